@@ -1,0 +1,80 @@
+"""Small likelihoods whose statistics are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import zfit
+import numpy as np
+from analytic import GaussianDeformation, GaussianFlow
+
+import zfit_fnf.loss
+from zfit_fnf.param import Nuisance, modified_yield, normsys, nuisance
+from zfit_fnf.pdf import FlowPDF, FNFPDF, SumPDF
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A likelihood, its parameter of interest and its nuisances."""
+
+    nll: zfit.loss.UnbinnedNLL
+    mu: zfit.Parameter
+    nuisances: tuple[Nuisance, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[zfit.Parameter, ...]:
+        return (self.mu, *self.nuisances)
+
+    def state(self) -> list[tuple[float, bool]]:
+        """Everything that inference may touch and has to put back."""
+        parameters = [*self.parameters, *(nu.observed for nu in self.nuisances)]
+        return [(float(parameter.value()), parameter.floating) for parameter in parameters]
+
+
+def signal_strength(low: float = 0.0, high: float = 20.0) -> zfit.Parameter:
+    return zfit.Parameter("mu", 1.0, low, high, stepsize=0.1)
+
+
+def counting(
+    counts: Sequence[int], s: float, b: float, *, change: tuple[float, float] | None = None, low: float = 0.0
+) -> Measurement:
+    """Count events in channels that share signal and background equally, whose densities are the same: only numbers matter."""
+    mu, rate = signal_strength(low), nuisance("rate")
+    modifiers = [normsys(rate, down=change[0], up=change[1])] if change else []
+    nlls = []
+    for channel, n in enumerate(counts):
+        flow = GaussianFlow([0.0], [1.0], obs=[f"x{channel}"])
+        n_sig = modified_yield(s / len(counts), [mu])
+        n_bkg = modified_yield(b / len(counts), modifiers)
+        model = SumPDF([FlowPDF(flow, extended=n_sig), FlowPDF(flow, extended=n_bkg)])
+        nlls.append(zfit_fnf.loss.ExtendedUnbinnedNLL(model, {f"x{channel}": np.linspace(-1, 1, n)}))
+    nll = nlls[0]
+    for other in nlls[1:]:
+        nll = nll + other
+    return Measurement(nll, mu, (rate,) if change else ())
+
+
+def gaussian_mean(mean: float, n: int, slope: float) -> tuple[Measurement, float]:
+    """Measure ``mu`` with events N(mu + slope * scale, 1), and the error that the measurement has."""
+    mu, scale = signal_strength(-5.0, 5.0), nuisance("scale")
+    centre = zfit.ComposedParameter("centre", lambda mu, scale: mu + slope * scale, params=[mu, scale])
+    obs = zfit.Space("x", limits=(-30.0, 30.0))
+    x = np.random.default_rng(7).normal(size=n)
+    nll = zfit_fnf.loss.UnbinnedNLL(zfit.pdf.Gauss(mu=centre, sigma=1.0, obs=obs), {"x": x - x.mean() + mean})
+    return Measurement(nll, mu, (scale,)), float(np.sqrt(1 / n + slope**2))
+
+
+def search(n_dim: int, s: float, b: float, *, seed: int, high: float = 20.0) -> Measurement:
+    """A Gaussian signal on a wider Gaussian background in any number of observables; a shape and a rate nuisance."""
+    mu, shape, rate = signal_strength(0.0, high), nuisance("shape"), nuisance("rate")
+    names = [f"y{j}" for j in range(n_dim)]
+    bump = GaussianFlow([1.0] * n_dim, [0.5] * n_dim, obs=names)
+    broad = GaussianFlow([0.0] * n_dim, [1.5] * n_dim, obs=names)
+    sig = GaussianDeformation(bump, {"shape": ((0.05, 0.2), (0.0, 0.02))})
+    bkg = GaussianDeformation(broad, {"shape": ((0.02, 0.05), (0.0, 0.0))})
+    n_sig, n_bkg = modified_yield(s, [mu]), modified_yield(b, [normsys(rate, down=0.93, up=1.08)])
+    model = SumPDF([FNFPDF(sig, {"shape": shape}, extended=n_sig), FNFPDF(bkg, {"shape": shape}, extended=n_bkg)])
+    zfit.settings.set_seed(seed)
+    nll = zfit_fnf.loss.ExtendedUnbinnedNLL(model, model.sample(n=round(0.5 * s + b)))
+    return Measurement(nll, mu, (shape, rate))

@@ -1,0 +1,374 @@
+"""Limits and significances against closed forms, pyhf and hepstats."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import zfit
+import numpy as np
+import pytest
+from likelihoods import Measurement, counting, gaussian_mean, search
+from scipy import stats
+from scipy.interpolate import PchipInterpolator
+
+import zfit_fnf.loss
+from zfit_fnf.limits import DiscoveryResult, LimitResult, discovery, log_cls, log_expected_cls, upper_limit
+from zfit_fnf.param import NuisanceConstraint
+from zfit_fnf.toys import asimov, default_minimizer
+
+BANDS = np.arange(-2, 3)
+
+
+def limits_of(result: LimitResult) -> np.ndarray:
+    return np.array([result.observed, *result.expected])
+
+
+# --- closed forms -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mean", [0.25, -0.1])
+def test_limit_of_a_gaussian_measurement(mean):
+    measurement, sigma = gaussian_mean(mean, 100, 0.1)
+    result = upper_limit(measurement.nll, measurement.mu, n_asimov=500)
+    observed = mean + sigma * stats.norm.isf(0.05 * stats.norm.cdf(mean / sigma))
+    expected = sigma * (stats.norm.isf(0.05 * stats.norm.cdf(BANDS)) + BANDS)
+    # The likelihood is exactly a parabola; what remains is the precision of the root finder.
+    np.testing.assert_allclose(limits_of(result), [observed, *expected], rtol=1e-3)
+    # An estimated distance to the minimum of 1e-4 in the likelihood, at which fits stop, is 1.4 % of the error.
+    assert result.best_fit == pytest.approx(max(mean, 0.0), abs=0.02 * sigma)
+
+
+def test_cls_of_the_asymptotic_formulae():
+    """With q = (mu - mu_hat)^2 and q_A = mu^2, CLs = (1 - Phi(mu - mu_hat)) / Phi(mu_hat), and beyond the boundary too."""
+    for best_fit in (0.7, 0.0, -0.8):
+        q = (2.0 - best_fit) ** 2 if best_fit >= 0 else 2.0**2 - 2 * 2.0 * best_fit
+        expected = stats.norm.logsf(2.0 - best_fit) - stats.norm.logcdf(best_fit)
+        assert log_cls(q, 2.0**2) == pytest.approx(expected, rel=1e-12)
+    assert log_cls(0.0, 0.0) == 0.0
+    assert np.isfinite(log_cls(1e4, 1e4))  # where the probabilities themselves vanish
+    assert log_expected_cls(1.64485**2, 0.0) == pytest.approx(np.log(0.1), rel=1e-4)
+
+
+def test_discovery_by_counting_events():
+    s, b = 25.0, 100.0
+    measurement = counting([125], s, b)
+    result = discovery(measurement.nll, measurement.mu, expected_at=1.0, n_asimov=100)
+    closed = np.sqrt(2 * ((s + b) * np.log(1 + s / b) - s))
+    # The tolerance of the fit, 1e-4 in the likelihood.
+    assert result.significance == pytest.approx(closed, abs=1e-4)
+    assert result.expected_significance == pytest.approx(closed, abs=1e-4)
+    assert result.p_value == pytest.approx(stats.norm.sf(closed), rel=1e-3)
+    assert result.best_fit == pytest.approx(1.0, abs=1e-2)
+
+
+def test_no_excess_is_no_discovery():
+    measurement = counting([80], 25.0, 100.0, low=-20.0)
+    result = discovery(measurement.nll, measurement.mu, expected_at=2.0, n_asimov=100)
+    assert (result.significance, result.p_value, result.best_fit) == (0.0, 0.5, 0.0)
+    assert result.expected_significance == pytest.approx(np.sqrt(2 * (150 * np.log(1.5) - 50)), abs=1e-4)
+
+
+# --- against pyhf -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "low"), [(55, 0.0), (43, -10.0)], ids=["excess", "deficit"])
+def test_counting_experiment_of_pyhf(n, low):
+    pyhf = pytest.importorskip("pyhf")
+    measurement = counting([n], 10.0, 50.0, change=(0.85, 1.2), low=low)
+    result = upper_limit(measurement.nll, measurement.mu, n_asimov=100)
+
+    rate = {"name": "rate", "type": "normsys", "data": {"lo": 0.85, "hi": 1.2}}
+    samples = [
+        {"name": "sig", "data": [10.0], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]},
+        {"name": "bkg", "data": [50.0], "modifiers": [rate]},
+    ]
+    model = pyhf.Model(
+        {"channels": [{"name": "c", "samples": samples}]},
+        poi_name="mu",
+        modifier_settings={"normsys": {"interpcode": "code4"}},
+    )
+    observed, expected = pyhf.infer.intervals.upper_limits.upper_limit([n, *model.config.auxdata], model, rtol=1e-5)
+    # Asked for: 1 %. The same formulae for the same likelihood: what differs is the tolerance of the fits.
+    np.testing.assert_allclose(limits_of(result), [observed, *expected], rtol=2e-3)
+
+
+def test_channels_of_a_counting_experiment_add_up():
+    one = counting([58], 10.0, 50.0, change=(0.85, 1.2))
+    two = counting([30, 28], 10.0, 50.0, change=(0.85, 1.2))
+    first, second = (limits_of(upper_limit(m.nll, m.mu, n_asimov=100)) for m in (one, two))
+    np.testing.assert_allclose(first, second, rtol=1e-3)
+
+
+# --- several dimensions, and hepstats -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["1-D", "3-D"])
+def bump(request) -> tuple[Measurement, LimitResult]:
+    measurement = search(request.param, 40.0, 400.0, seed=request.param)
+    return measurement, upper_limit(measurement.nll, measurement.mu)
+
+
+def test_limits_do_not_depend_on_the_seed_of_the_asimov_set(bump):
+    measurement, result = bump
+    again = upper_limit(measurement.nll, measurement.mu, seed=8)
+    np.testing.assert_allclose(limits_of(result), limits_of(again), rtol=0.01)
+    assert list(result.expected) == sorted(result.expected)
+
+
+def test_scan_crosses_at_the_limits(bump):
+    _, result = bump
+    assert result.scan.index.is_monotonic_increasing
+    assert (result.scan.loc[0.0] == 1.0).all()
+    for limit, column in zip(limits_of(result), result.scan, strict=True):
+        curve = PchipInterpolator(result.scan.index, np.log(result.scan[column]))
+        # The curve between a dozen points: the logarithm of CLs falls by about 3 where the limit doubles.
+        assert curve(limit) == pytest.approx(np.log(0.05), abs=0.03)
+
+
+def test_hepstats_with_the_asymptotic_calculator(bump):
+    pytest.importorskip("hepstats")
+    from hepstats.hypotests import ConfidenceInterval, Discovery
+    from hepstats.hypotests.parameters import POI, POIarray
+
+    from zfit_fnf.calculators import AsymptoticCalculator, UpperLimit
+
+    measurement, ours = bump
+    nll, mu = measurement.nll, measurement.mu
+    minimizer = default_minimizer()
+    best = minimizer.minimize(nll)
+    calculator = AsymptoticCalculator(best, minimizer)
+    values = POIarray(mu, np.linspace(0.02, 1.2 * max(limits_of(ours)), 16))
+    limits = UpperLimit(calculator, values, POI(mu, 0), qtilde=True).upperlimit()
+    names = ["observed", "expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2"]
+    # Interpolation between 16 points against a root finder.
+    np.testing.assert_allclose([limits[name] for name in names], limits_of(ours), rtol=0.02)
+
+    p_value, significance = Discovery(AsymptoticCalculator(nll, minimizer), POI(mu, 0)).result(printlevel=0)
+    discovered = discovery(nll, mu)
+    assert significance == pytest.approx(discovered.significance, rel=1e-3)
+    assert p_value == pytest.approx(discovered.p_value, rel=1e-2)
+    # The Asimov set of the best fit has, up to the curvature of the likelihood, the observed significance.
+    assert discovered.expected_significance == pytest.approx(significance, rel=0.05)
+
+    minos, _ = best.errors(params=mu, cl=0.68)
+    scan = POIarray(mu, np.linspace(max(best.params[mu]["value"] - 0.5, 0.02), best.params[mu]["value"] + 0.8, 12))
+    interval = ConfidenceInterval(calculator, scan).interval(printlevel=0)
+    width = minos[mu]["upper"] - minos[mu]["lower"]
+    assert interval["upper"] == pytest.approx(best.params[mu]["value"] + minos[mu]["upper"], abs=0.02 * width)
+
+
+@pytest.mark.slow
+def test_unbinned_asimov_against_the_binned_one_of_hepstats():
+    """A likelihood of zfit's own, in one dimension, with which hepstats' calculator works."""
+    pytest.importorskip("hepstats")
+    from hepstats.hypotests import UpperLimit
+    from hepstats.hypotests.calculators import AsymptoticCalculator
+    from hepstats.hypotests.parameters import POI, POIarray
+
+    obs = zfit.Space("x", limits=(0.0, 3.0))
+    n_sig, n_bkg = zfit.Parameter("n_sig", 5.0, -20.0, 200.0), zfit.Parameter("n_bkg", 300.0, 0.0, 1000.0)
+    slope = zfit.Parameter("slope", -1.0, -3.0, 0.0)
+    sig = zfit.pdf.Gauss(mu=1.2, sigma=0.1, obs=obs, extended=n_sig)
+    bkg = zfit.pdf.Exponential(slope, obs=obs, extended=n_bkg)
+    zfit.settings.set_seed(4)
+    data = zfit.pdf.SumPDF([sig, bkg]).sample(n=305)
+    model = zfit.pdf.SumPDF([sig, bkg])
+    ours = upper_limit(zfit_fnf.loss.ExtendedUnbinnedNLL(model, data), n_sig)
+    calculator = AsymptoticCalculator(zfit.loss.ExtendedUnbinnedNLL(model, data), default_minimizer(), asimov_bins=200)
+    test = UpperLimit(calculator, POIarray(n_sig, np.array(ours.expected)), POI(n_sig, 0))
+    names = ["expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2"]
+    pvalues = [test.pvalues()[name][index] for index, name in enumerate(names)]
+    # CLs at the limits; a change of a limit by one per cent changes it by about three.
+    np.testing.assert_allclose(pvalues, 0.05, rtol=0.05)
+
+
+def test_hepstats_with_toys():
+    pytest.importorskip("hepstats")
+    from hepstats.hypotests.parameters import POI, POIarray
+
+    from zfit_fnf.calculators import FrequentistCalculator
+
+    measurement = counting([480], 20.0, 400.0, change=(0.9, 1.1), low=-20.0)
+    nll, mu = measurement.nll, measurement.mu
+    minimizer = default_minimizer()
+    best = minimizer.minimize(nll)
+    before = measurement.state()
+    calculator = FrequentistCalculator(best, minimizer, ntoysnull=25, ntoysalt=0, seed=5)
+    (toys,) = calculator.get_toys_null(POIarray(mu, [6.0]), POIarray(mu, [6.0])).values()
+    assert measurement.state() == before
+    # At mu = 6 the best background is 380, with an error of 38 from the constraint; hepstats' own toys spread by 1 only.
+    spread = np.sqrt(480 + 40**2) / 20
+    low, high = np.sqrt(np.array(stats.chi2(24).interval(1 - 1e-4)) / 24)
+    assert low < toys.bestfit.std(ddof=1) / spread < high
+    # Every fit sees the same outcome of the auxiliary measurement: none is below the best fit.
+    q = 2 * (toys.nlls[POI(mu, 6.0)] - toys.nll_bestfit)
+    assert (q > -1e-3).all()
+    np.testing.assert_allclose(np.sqrt(np.maximum(q, 0)), np.abs(toys.bestfit - 6.0) / spread, rtol=0.25, atol=0.1)
+
+
+@pytest.mark.slow
+def test_hepstats_limit_with_toys_agrees_with_the_asymptotic_one(tmp_path):
+    pytest.importorskip("hepstats")
+    from hepstats.hypotests.parameters import POI, POIarray
+
+    from zfit_fnf.calculators import AsymptoticCalculator, FrequentistCalculator, UpperLimit
+
+    measurement = counting([430], 20.0, 400.0, change=(0.9, 1.1), low=-20.0)
+    nll, mu = measurement.nll, measurement.mu
+    minimizer = default_minimizer()
+    best = minimizer.minimize(nll)
+    limit = upper_limit(nll, mu).observed
+    null, alternative = POIarray(mu, [limit]), POI(mu, 0)
+    asymptotic = UpperLimit(AsymptoticCalculator(best, minimizer), null, alternative, qtilde=True).pvalues()
+    calculator = FrequentistCalculator(best, minimizer, 250, 250, seed=1)
+    toys = UpperLimit(calculator, null, alternative, qtilde=True).pvalues()
+    for name in ("clsb", "clb"):
+        p = asymptotic[name][0]
+        # Binomial errors, at a probability of 1e-4, and 0.02 for the asymptotic formulae with 400 events.
+        assert abs(toys[name][0] - p) < stats.norm.isf(0.5e-4) * np.sqrt(p * (1 - p) / 250) + 0.02
+    calculator.to_yaml(str(tmp_path / "toys.yml"))
+    read = FrequentistCalculator.from_yaml(str(tmp_path / "toys.yml"), best, minimizer, ntoysnull=250, ntoysalt=250)
+    np.testing.assert_array_equal(UpperLimit(read, null, alternative, qtilde=True).pvalues()["cls"], toys["cls"])
+
+
+def test_interpolated_limit_of_hepstats_and_its_range():
+    pytest.importorskip("hepstats")
+    from hepstats.hypotests.exceptions import POIRangeError
+    from hepstats.hypotests.parameters import POI, POIarray
+
+    from zfit_fnf.calculators import AsymptoticCalculator, UpperLimit
+
+    measurement = counting([55], 10.0, 50.0)
+    minimizer = default_minimizer()
+    calculator = AsymptoticCalculator(minimizer.minimize(measurement.nll), minimizer, n_asimov=100)
+    with pytest.raises(POIRangeError, match="limit is above mu = 1"):
+        UpperLimit(calculator, POIarray(measurement.mu, [0.5, 1.0]), POI(measurement.mu, 0)).upperlimit()
+    limits = UpperLimit(calculator, POIarray(measurement.mu, [1.0, 1.5, 2.0, 2.1]), POI(measurement.mu, 0)).upperlimit()
+    assert limits["expected_p2"] is None
+    assert 1.5 < limits["observed"] < 2.1
+
+
+# --- any likelihood of zfit's -------------------------------------------------------------------------------------------
+
+
+def test_likelihoods_of_zfit_have_the_same_limit():
+    ours = counting([55], 10.0, 50.0, change=(0.85, 1.2))
+    constraint = NuisanceConstraint(ours.nuisances)
+    theirs = zfit.loss.ExtendedUnbinnedNLL(ours.nll.model[0], ours.nll.data[0], constraints=constraint)
+    np.testing.assert_allclose(
+        limits_of(upper_limit(theirs, ours.mu, n_asimov=100)),
+        limits_of(upper_limit(ours.nll, ours.mu, n_asimov=100)),
+        rtol=1e-3,
+    )
+
+
+# --- input, state and output --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def counter() -> Measurement:
+    return counting([55], 10.0, 50.0, change=(0.85, 1.2))
+
+
+@pytest.mark.parametrize("infer", [upper_limit, discovery])
+def test_everything_is_restored(counter, infer):
+    counter.mu.set_value(1.7)
+    before = counter.state()
+    infer(counter.nll, counter.mu, n_asimov=100)
+    assert counter.state() == before
+
+
+def test_everything_is_restored_after_an_error(counter):
+    class Hopeless(zfit.minimize.Minuit):
+        def minimize(self, loss, *args, **kwargs):
+            result = super().minimize(loss, *args, **kwargs)
+            result._converged = False
+            return result
+
+    before = counter.state()
+    with pytest.raises(RuntimeError, match=r"a fit with mu = .* did not converge"):
+        upper_limit(counter.nll, counter.mu, minimizer=Hopeless(gradient="zfit"))
+    assert counter.state() == before
+
+
+def test_a_limit_above_the_range_is_an_error():
+    narrow = counting([55], 10.0, 50.0)
+    narrow.mu.upper = 1.5
+    with pytest.raises(ValueError, match=r"above mu = 1\.5, the upper limit .* make that larger"):
+        upper_limit(narrow.nll, narrow.mu, n_asimov=100)
+
+
+@pytest.mark.parametrize("infer", [upper_limit, discovery])
+def test_parameters_that_are_not_of_interest(counter, infer):
+    with pytest.raises(TypeError, match=r"must be a zfit\.Parameter"):
+        infer(counter.nll, "mu")
+    with pytest.raises(ValueError, match=r"'other' is not a parameter of the likelihood; it depends on \['mu', 'rate'\]"):
+        infer(counter.nll, zfit.Parameter("other", 1.0))
+    counter.mu.floating = False
+    try:
+        with pytest.raises(ValueError, match="does not float"):
+            infer(counter.nll, counter.mu)
+    finally:
+        counter.mu.floating = True
+
+
+def test_values_outside_of_the_range(counter):
+    positive = counting([55], 10.0, 50.0, low=0.1)
+    with pytest.raises(ValueError, match=r"'mu' cannot be 0: its limits are \(0\.1, 20\.0\)"):
+        upper_limit(positive.nll, positive.mu)
+    with pytest.raises(ValueError, match="'mu' cannot be 30"):
+        discovery(counter.nll, counter.mu, expected_at=30.0)
+    with pytest.raises(ValueError, match="between 0.5 and 1"):
+        upper_limit(counter.nll, counter.mu, cl=95)
+
+
+def test_weights_that_fluctuate_too_much(counter):
+    (model,) = counter.nll.model
+    for weight in (2.0, -1.0):
+        weighted = zfit_fnf.loss.ExtendedUnbinnedNLL(model, {"x0": np.zeros(30)}, weights=np.r_[np.full(28, 2.0), weight, 2.0])
+        with pytest.raises(ValueError, match="fluctuate more than a Poisson number"):
+            upper_limit(weighted, counter.mu)
+
+
+def test_limits_of_an_asimov_set_are_the_expected_ones(counter):
+    """Weights that scale a sample down are welcome: that is how an analysis stays blind."""
+    (rate,) = counter.nuisances
+    experiment = asimov(counter.nll, params={counter.mu: 0.0, rate: 0.0}, n_events=100)
+    with zfit.param.set_values(experiment.observed):
+        result = upper_limit(experiment.loss(counter.nll), counter.mu, n_asimov=100)
+    assert result.observed == pytest.approx(result.expected[2], rel=1e-3)
+
+
+def test_results_print_as_tables():
+    limit = LimitResult("mu", 0.9, 1.5, (0.5, 0.7, 1.0, 1.4, 2.0), 0.25, None)
+    assert str(limit).splitlines()[0] == "90 % CLs upper limits on mu (best fit 0.25)"
+    assert "expected -2 sigma 0.5" in str(limit)
+    assert "observed          1.5" in str(limit)
+    excess = DiscoveryResult("mu", 0.0, 1.2, 3.0, 0.00135, 1.0, 2.5, 0.00621)
+    assert "3 sigma, p = 0.00135" in str(excess)
+    assert "expected for mu = 1  2.5 sigma, p = 0.00621" in str(excess)
+
+
+def test_plot(bump, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    _, result = bump
+    _, ax = plt.subplots()
+    assert result.plot(ax=ax) is ax
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert {"expected", "observed"} < set(labels)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r'pip install "zfit_fnf\[plot\]"'):
+        result.plot()
+
+
+def test_only_the_calculators_need_hepstats(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "hepstats"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "hepstats", None)
+    for module in ("zfit_fnf.limits", "zfit_fnf.calculators"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    importlib.import_module("zfit_fnf.limits")
+    with pytest.raises(ImportError, match=r'pip install "zfit_fnf\[limits\]"'):
+        importlib.import_module("zfit_fnf.calculators")

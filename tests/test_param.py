@@ -1,0 +1,177 @@
+"""Nuisances, their constraint, and the modifiers of yields."""
+
+from __future__ import annotations
+
+import zfit
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zfit_fnf.deformation import YieldChange
+from zfit_fnf.param import Modifier, NuisanceConstraint, interpolate_code4, lnN, modified_yield, normsys, nuisance
+
+
+def test_nuisance_is_a_unit_gaussian_parameter_with_an_observation():
+    jes = nuisance("jes", label="jet energy scale")
+    assert isinstance(jes, zfit.Parameter)
+    assert (float(jes.value()), float(jes.lower), float(jes.upper)) == (0.0, -5.0, 5.0)
+    assert jes.label == "jet energy scale"
+    assert jes.floating
+    assert jes.observed.name == "jes_observed"
+    assert not jes.observed.floating
+    assert nuisance("jes") is not jes
+
+
+def test_nuisance_refuses_limits_without_zero():
+    with pytest.raises(ValueError, match="must enclose 0"):
+        nuisance("jes", limits=(1.0, 5.0))
+
+
+def test_constraint_is_the_gaussian_constraint_without_its_constant():
+    nuisances = [nuisance("jes"), nuisance("jer")]
+    for nu, value, observed in zip(nuisances, (0.7, -1.2), (0.1, 0.3), strict=True):
+        nu.set_value(value)
+        nu.observed.set_value(observed)
+    ours = NuisanceConstraint(nuisances)
+    theirs = zfit.constraint.GaussianConstraint(nuisances, [0.1, 0.3], sigma=[1.0, 1.0])
+    np.testing.assert_allclose(ours.value(), theirs.value() - np.log(2 * np.pi), rtol=1e-12)
+    np.testing.assert_allclose(ours.gradient(), [0.6, -1.5], rtol=1e-12)
+    assert ours.get_params(floating=None) == set(nuisances)
+
+
+def test_constraint_does_not_saturate_at_the_limits():
+    jes = nuisance("jes", limits=(-1.0, 1.0))
+    jes.assign(3.0)  # as MINOS may
+    assert float(NuisanceConstraint([jes]).value()) == pytest.approx(4.5)
+
+
+def test_constraint_samples_observations_around_the_current_values():
+    jes, jer = nuisance("jes"), nuisance("jer")
+    jes.set_value(2.0)
+    zfit.settings.set_seed(1)
+    sample = NuisanceConstraint([jes, jer]).sample(10_000)
+    assert set(sample) == {jes.observed, jer.observed}
+    # Five standard errors of mean (0.01) and standard deviation (0.007).
+    np.testing.assert_allclose([np.mean(sample[jes.observed]), np.mean(sample[jer.observed])], [2.0, 0.0], atol=0.05)
+    np.testing.assert_allclose([np.std(sample[jes.observed]), np.std(sample[jer.observed])], 1.0, atol=0.035)
+    np.testing.assert_allclose(np.corrcoef(sample[jes.observed], sample[jer.observed])[0, 1], 0.0, atol=0.05)
+
+
+def test_constraint_refuses_what_it_cannot_constrain():
+    jes = nuisance("jes")
+    with pytest.raises(ValueError, match="at least one"):
+        NuisanceConstraint([])
+    with pytest.raises(TypeError, match=r"made by zfit_fnf\.nuisance"):
+        NuisanceConstraint([zfit.Parameter("mu", 1.0)])
+    with pytest.raises(ValueError, match="twice"):
+        NuisanceConstraint([jes, jes])
+
+
+def test_code4_is_that_of_pyhf():
+    interpolators = pytest.importorskip("pyhf.interpolators")
+    down, up = np.array([0.9, 0.5, 1.2, 0.97]), np.array([1.15, 1.01, 1.4, 0.95])
+    points = np.append(np.linspace(-4, 4, 81), [-1.0, 1.0])
+    histograms = [[[[d], [1.0], [u]]] for d, u in zip(down, up, strict=True)]
+    expected = np.asarray(interpolators.code4(histograms)(np.tile(points, (len(up), 1))))[:, 0, :, 0]
+    ours = [interpolate_code4(tf.fill((len(up),), nu), down, up) for nu in points]
+    np.testing.assert_allclose(np.transpose(ours), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("edge", [-1.0, 1.0])
+def test_code4_is_twice_differentiable_at_one_sigma(edge):
+    down, up = np.array([0.8]), np.array([1.3])
+
+    def derivatives(nu):
+        nu = tf.constant([nu], tf.float64)
+        with tf.GradientTape() as outer:
+            outer.watch(nu)
+            with tf.GradientTape() as inner:
+                inner.watch(nu)
+                value = interpolate_code4(nu, down, up)
+            slope = inner.gradient(value, nu)
+        return np.concatenate([value, slope, outer.gradient(slope, nu)])
+
+    # The third derivative jumps by less than 1, so second derivatives 2e-8 apart differ by less than 2e-8.
+    np.testing.assert_allclose(derivatives(edge - 1e-8), derivatives(edge + 1e-8), atol=1e-7)
+    assert np.all(np.isfinite(derivatives(edge)))
+
+
+def test_code4_has_finite_derivatives_far_outside():
+    nu = tf.constant([-500.0, 500.0], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(nu)
+        value = interpolate_code4(nu, np.array([0.9, 0.9]), np.array([1.1, 1.1]))
+    assert np.all(np.isfinite(value))
+    assert np.all(np.isfinite(tape.gradient(value, nu)))
+
+
+def test_lnN_is_kappa_to_the_nu():
+    lumi = nuisance("lumi")
+    rate = modified_yield(100.0, [lnN(lumi, 1.05)])
+    for value in (-2.3, 0.0, 0.4, 3.0):
+        lumi.set_value(value)
+        assert float(rate.value()) == pytest.approx(100.0 * 1.05**value, rel=1e-12)
+
+
+def test_normsys_takes_yield_changes_and_mirrors_a_missing_side():
+    jes = nuisance("jes")
+    assert normsys(jes, YieldChange(up=1.1, down=0.8)) == _like(Modifier(jes, 0.8, 1.1, "code4"))
+    assert normsys(jes, up=1.25) == _like(Modifier(jes, 0.8, 1.25, "code4"))
+    assert normsys(jes, down=0.5) == _like(Modifier(jes, 0.5, 2.0, "code4"))
+    assert normsys(jes, YieldChange(up=1.25)) == _like(Modifier(jes, 0.8, 1.25, "code4"))
+
+
+class _like:
+    def __init__(self, modifier: Modifier):
+        self.fields = vars(modifier)
+
+    def __eq__(self, other: object) -> bool:
+        return vars(other) == self.fields
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda nu: lnN(nu, -1.0), "kappa of lnN"),
+        (lambda nu: lnN(nu, float("nan")), "kappa of lnN"),
+        (lambda nu: normsys(nu), "at least one side"),
+        (lambda nu: normsys(nu, YieldChange()), "at least one side"),
+        (lambda nu: normsys(nu, up=0.0), "up= of normsys.* must be positive"),
+        (lambda nu: normsys(nu, down=-0.1, up=1.1), "down= of normsys.* must be positive"),
+        (lambda nu: normsys(nu, YieldChange(up=1.1), up=1.1), "not both"),
+    ],
+)
+def test_modifiers_refuse_unusable_factors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(nuisance("jes"))
+
+
+def test_modified_yield_is_the_product():
+    mu, lumi, jes, jer = zfit.Parameter("mu", 2.0), nuisance("lumi"), nuisance("jes"), nuisance("jer")
+    rate = modified_yield(
+        50.0, [mu, lnN(lumi, 1.02), lnN(jes, 0.9), normsys(jes, down=0.95, up=1.06), normsys(jer, up=1.3)], name="n_sig"
+    )
+    lumi.set_value(1.5)
+    jes.set_value(1.2)
+    jer.set_value(-1.0)
+    assert rate.name == "n_sig"
+    assert float(rate.value()) == pytest.approx(50 * 2 * 1.02**1.5 * 0.9**1.2 * 1.06**1.2 / 1.3, rel=1e-12)
+    assert rate.get_params() == {mu, lumi, jes, jer}
+
+
+def test_modified_yield_without_modifiers_or_with_a_nominal_parameter():
+    n = zfit.Parameter("n", 7.0)
+    assert float(modified_yield(3.0, []).value()) == 3.0
+    assert float(modified_yield(n, [n]).value()) == 49.0
+    first, second = modified_yield(1.0, []), modified_yield(1.0, [])
+    assert first.name != second.name
+
+
+def test_modified_yield_refuses_mistakes():
+    jes = nuisance("jes")
+    with pytest.raises(TypeError, match="needs lnN or normsys"):
+        modified_yield(10.0, [jes])
+    with pytest.raises(TypeError, match="constant factor"):
+        modified_yield(10.0, [2.0])
+    with pytest.raises(ValueError, match="called 'jes'"):
+        modified_yield(10.0, [lnN(jes, 1.1), lnN(nuisance("jes"), 1.1)])

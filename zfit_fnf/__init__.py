@@ -1,0 +1,1 @@
+"""Learned, unbinned, multidimensional likelihoods with profiled systematic uncertainties, for zfit."""

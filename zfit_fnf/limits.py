@@ -1,0 +1,423 @@
+r"""CLs upper limits and discovery significances from asymptotic formulae (arXiv:1007.1727).
+
+The test statistics are ratios of profile likelihoods,
+
+.. math::
+    \tilde q_\mu = -2 \ln \frac{L(\mu, \hat{\hat\nu}(\mu))}{L(\max(\hat\mu, 0), \hat\nu)} \quad (\mu \ge \hat\mu), \qquad
+    q_0 = -2 \ln \frac{L(0, \hat{\hat\nu}(0))}{L(\hat\mu, \hat\nu)} \quad (\hat\mu > 0),
+
+and zero otherwise. Their distributions follow from the same ratio in the Asimov set of the other hypothesis
+(:func:`zfit_fnf.toys.asimov`), which needs no histogram. Limits are crossings found by a bracketing root finder in which
+every point costs a fit that starts from the nuisances of its nearest neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+from scipy.interpolate import BarycentricInterpolator, PchipInterpolator
+from scipy.stats import norm
+
+from .toys import Values, asimov, current_axes, current_values, default_minimizer, global_observables, preserved
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BANDS = (-2, -1, 0, 1, 2)
+"""Standard deviations of the background-only fluctuations behind the five expected limits."""
+
+_COLUMNS = ("expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2")
+_TRIALS = 30  # values to try at most in search of one limit
+_FURTHEST = 10.0  # times the largest value that was tried: how far to extrapolate
+_CLOSE = 0.01  # how close to a value that was tried, relative to the range searched, a limit may be interpolated
+_SLACK = 1e-2  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
+
+
+@dataclass(frozen=True, eq=False)
+class LimitResult:
+    """CLs upper limits, made by `upper_limit`; prints as a table.
+
+    Attributes:
+        poi: Name of the parameter of interest.
+        cl: Confidence level.
+        observed: The observed limit.
+        expected: The limits expected from background only: -2, -1, 0, +1, +2 standard deviations, ascending.
+        best_fit: Best-fit value of the parameter; values below zero count as zero.
+        scan: CLs at values of the parameter (the index): ``observed``, and ``expected_m2``, ``expected_m1``, ``expected``,
+            ``expected_p1``, ``expected_p2`` for -2 to +2 standard deviations.
+    """
+
+    poi: str
+    cl: float
+    observed: float
+    expected: tuple[float, ...]
+    best_fit: float
+    scan: pd.DataFrame
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """CLs against the parameter of interest, with the expected bands.
+
+        Args:
+            ax: Where to draw; by default in the current figure.
+
+        Returns:
+            The axes.
+        """
+        ax = current_axes() if ax is None else ax
+        values = np.linspace(0, self.scan.index.max(), 200)
+        cls = {name: PchipInterpolator(self.scan.index, self.scan[name])(values) for name in self.scan}
+        ax.fill_between(values, cls["expected_m2"], cls["expected_p2"], color="#ffdf7f", label=r"expected $\pm 2\sigma$")
+        ax.fill_between(values, cls["expected_m1"], cls["expected_p1"], color="#85d17c", label=r"expected $\pm 1\sigma$")
+        ax.plot(values, cls["expected"], color="black", linestyle="dashed", label="expected")
+        ax.plot(values, cls["observed"], color="black", label="observed")
+        ax.axhline(1 - self.cl, color="red", linewidth=1)
+        ax.set(xlabel=self.poi, ylabel=r"CL$_s$", ylim=(0, 1), xlim=(0, values[-1]))
+        ax.legend()
+        return ax
+
+    def __str__(self) -> str:
+        names = ["observed", *(f"expected {band:+d} sigma" if band else "expected" for band in BANDS)]
+        rows = zip(names, (self.observed, *self.expected), strict=True)
+        title = f"{100 * self.cl:g} % CLs upper limits on {self.poi} (best fit {self.best_fit:.4g})"
+        return "\n".join([title, *(f"  {name:<17} {value:.4g}" for name, value in rows)])
+
+
+@dataclass(frozen=True)
+class DiscoveryResult:
+    """Significance of an excess, made by `discovery`; prints as a table.
+
+    Attributes:
+        poi: Name of the parameter of interest.
+        null: Its value without the signal.
+        best_fit: Its best-fit value.
+        significance: Observed significance in standard deviations, one-sided; zero if there is no excess.
+        p_value: Probability of an excess at least as large without signal.
+        expected_at: Value of the parameter for which the following two are expected.
+        expected_significance: Median significance.
+        expected_p_value: The corresponding probability.
+    """
+
+    poi: str
+    null: float
+    best_fit: float
+    significance: float
+    p_value: float
+    expected_at: float
+    expected_significance: float
+    expected_p_value: float
+
+    def __str__(self) -> str:
+        expected = f"expected for {self.poi} = {self.expected_at:.4g}"
+        return (
+            f"excess over {self.poi} = {self.null:g} (best fit {self.best_fit:.4g})\n"
+            f"  {'observed':<{len(expected)}}  {self.significance:.3g} sigma, p = {self.p_value:.3g}\n"
+            f"  {expected}  {self.expected_significance:.3g} sigma, p = {self.expected_p_value:.3g}"
+        )
+
+
+def upper_limit(
+    nll: zfit.loss.UnbinnedNLL,
+    poi: zfit.Parameter,
+    *,
+    cl: float = 0.95,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    n_asimov: int = 20_000,
+    seed: int = 0,
+) -> LimitResult:
+    r"""CLs upper limit on a parameter that is zero without signal, by asymptotic formulae.
+
+    The test statistic is :math:`\tilde q_\mu`, for which best-fit values below zero count as zero. Expected limits are
+    those of background only, with the nuisances that fit the data best at zero (as in pyhf). Parameters and global
+    observables are restored at the end.
+
+    Args:
+        nll: The likelihood.
+        poi: The parameter of interest, floating; zero and all limits on it have to be inside of its own limits.
+        cl: Confidence level.
+        minimizer: By default `zfit_fnf.toys.default_minimizer`.
+        n_asimov: Events for each component of the Asimov set.
+        seed: Seed of the Asimov set.
+
+    Returns:
+        The observed and the five expected limits, and the scan.
+
+    Raises:
+        TypeError: If the parameter of interest is not a `zfit.Parameter`.
+        ValueError: If it is not in the likelihood, does not float, cannot be zero, or may not become as large as a limit;
+            if the data have weights with which the formulae do not hold; if a constraint's outcome cannot be moved.
+        RuntimeError: If a fit does not converge.
+
+    Example:
+        >>> limit = upper_limit(nll, mu)
+        >>> limit.observed, limit.expected[2]
+        >>> print(limit)
+    """
+    if not 0.5 < cl < 1:
+        raise ValueError(f"cl must be between 0.5 and 1, e.g. 0.95; got {cl}")
+    _check(nll, poi, 0.0)
+    with preserved(nll):
+        data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
+        best_fit = data.best(above=0.0).values[poi]
+        experiment = asimov(nll, params=data.at(0.0).values, n_events=n_asimov, seed=seed)
+        background = ProfileLikelihood(experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth)
+
+        expected = _expected_limits(background, 1 - cl)
+        observed = _observed_limit(data, background, 1 - cl, sigma=expected[2] / norm.isf((1 - cl) / 2))
+        scan = _scan(data, background)
+    return LimitResult(poi.name, cl, observed, expected, best_fit, scan)
+
+
+def discovery(
+    nll: zfit.loss.UnbinnedNLL,
+    poi: zfit.Parameter,
+    *,
+    null: float = 0.0,
+    expected_at: float | None = None,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    n_asimov: int = 20_000,
+    seed: int = 0,
+) -> DiscoveryResult:
+    r"""Significance of an excess of a parameter over its value without signal, by asymptotic formulae.
+
+    The test statistic is :math:`q_0`. The expected significance is that of an Asimov set with the nuisances that fit the data
+    best at ``expected_at``. Parameters and global observables are restored at the end.
+
+    Args:
+        nll: The likelihood.
+        poi: The parameter of interest, floating.
+        null: Its value without signal.
+        expected_at: Its value for the expected significance; by default the best fit.
+        minimizer: By default `zfit_fnf.toys.default_minimizer`.
+        n_asimov: Events for each component of the Asimov set.
+        seed: Seed of the Asimov set.
+
+    Returns:
+        Observed and expected significances and p-values.
+
+    Raises:
+        TypeError: If the parameter of interest is not a `zfit.Parameter`.
+        ValueError: As for `upper_limit`, or if ``null`` or ``expected_at`` are outside of the parameter's limits.
+        RuntimeError: If a fit does not converge.
+
+    Example:
+        >>> discovery(nll, mu, expected_at=1.0).expected_significance
+    """
+    _check(nll, poi, null)
+    if expected_at is not None:
+        _check(nll, poi, expected_at)
+    with preserved(nll):
+        data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
+        best_fit = data.best(above=null).values[poi]
+        observed = data.excess(null)
+        at = best_fit if expected_at is None else expected_at
+        experiment = asimov(nll, params=data.at(at).values, n_events=n_asimov, seed=seed)
+        expected = ProfileLikelihood(experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth).excess(null)
+    return DiscoveryResult(
+        poi.name, null, best_fit, observed, float(norm.sf(observed)), at, expected, float(norm.sf(expected))
+    )
+
+
+def log_cls(q: float, q_asimov: float) -> float:
+    r"""Logarithm of CLs from :math:`\tilde q_\mu` in data and in the background-only Asimov set.
+
+    Args:
+        q: In data.
+        q_asimov: In the Asimov set.
+    """
+    root = math.sqrt(max(q_asimov, 1e-300))
+    if q <= q_asimov:
+        return float(norm.logsf(math.sqrt(q)) - norm.logsf(math.sqrt(q) - root))
+    return float(norm.logsf((q + q_asimov) / (2 * root)) - norm.logsf((q - q_asimov) / (2 * root)))
+
+
+def log_expected_cls(q_asimov: float, band: float) -> float:
+    """Logarithm of the CLs that background only gives if it fluctuates.
+
+    Args:
+        q_asimov: Test statistic in the background-only Asimov set.
+        band: The fluctuation in standard deviations; 0 for the median.
+    """
+    return float(norm.logsf(math.sqrt(q_asimov) - band) - norm.logcdf(band))
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """A minimum of the negative log-likelihood, and where it is."""
+
+    nll: float
+    values: dict[zfit.Parameter, float]
+
+
+class ProfileLikelihood:
+    """Profile likelihood of one parameter; remembers its points, and starts each fit from the nearest of them.
+
+    Args:
+        loss: The likelihood.
+        poi: The parameter.
+        minimizer: What fits; by default `default_minimizer`.
+        observed: Global observables that belong to the likelihood.
+        truth: Where its minimum is, if that is known: in an Asimov set.
+    """
+
+    def __init__(
+        self,
+        loss: zfit.loss.UnbinnedNLL,
+        poi: zfit.Parameter,
+        minimizer: zfit.minimize.BaseMinimizer | None,
+        observed: Values,
+        *,
+        truth: Values | None = None,
+    ):
+        self.loss, self.poi = loss, poi
+        self._minimizer = default_minimizer() if minimizer is None else minimizer
+        self._observed = observed
+        self._floating = list(loss.get_params())
+        zfit.param.set_values({**observed, **(truth or {})}, clip=True)
+        self._best = self._minimum(self._floating if truth is None else [])
+        self._points = {self._best.values[poi]: self._best}
+
+    def at(self, value: float) -> _Point:
+        """The minimum with the parameter fixed to a value."""
+        if value not in self._points:
+            zfit.param.set_values({**self._observed, **self._start(value), self.poi: value}, clip=True)
+            point = self._points[value] = self._minimum([p for p in self._floating if p is not self.poi])
+            if point.nll < self._best.nll - _SLACK:
+                raise RuntimeError(
+                    f"with {self.poi.name} = {value:g} the fit ended {self._best.nll - point.nll:.3g} below that of all "
+                    "parameters, which has stopped at a local minimum: start from other values, or give another minimizer="
+                )
+        return self._points[value]
+
+    def best(self, above: float) -> _Point:
+        """The minimum where the parameter is not below a value; at the edge fits are not exact, so that is tried too."""
+        edge = self.at(above)
+        return edge if self._best.values[self.poi] < above or edge.nll < self._best.nll else self._best
+
+    def q(self, value: float) -> float:
+        r"""Test statistic :math:`\tilde q` of upper limits."""
+        best = self.best(0.0)
+        return 0.0 if value <= best.values[self.poi] else max(2 * (self.at(value).nll - best.nll), 0.0)
+
+    def excess(self, null: float) -> float:
+        """Root of the test statistic of discovery: the significance."""
+        return math.sqrt(2 * (self.at(null).nll - self.best(null).nll))
+
+    def known(self) -> set[float]:
+        """Values at which the minimum is known."""
+        return set(self._points)
+
+    def _start(self, value: float) -> dict[zfit.Parameter, float]:
+        """Where the minimum should be, on the straight line through the two nearest points."""
+        first, *others = sorted(self._points, key=lambda known: abs(known - value))[:2]
+        here = self._points[first].values
+        if not others:
+            return here
+        there, fraction = self._points[others[0]].values, (value - first) / (others[0] - first)
+        return {parameter: here[parameter] + fraction * (there[parameter] - here[parameter]) for parameter in here}
+
+    def _minimum(self, floating: list[zfit.Parameter]) -> _Point:
+        """Fit from the current values; a fit that does not converge is continued once."""
+        for _ in range(2 if floating else 0):
+            result = self._minimizer.minimize(self.loss, floating)
+            zfit.param.set_values(floating, result, clip=True)
+            if result.converged:
+                break
+        else:
+            if floating:
+                raise RuntimeError(
+                    f"a fit with {self.poi.name} = {float(self.poi.value()):g} did not converge: {result.message}. Check that "
+                    "the data constrain all parameters, start from other values, or give another minimizer="
+                )
+        return _Point(float(self.loss.value(full=False)), current_values(self._floating))
+
+
+def _expected_limits(background: ProfileLikelihood, alpha: float) -> tuple[float, ...]:
+    """Where the root of the test statistic, almost a straight line, has the value that belongs to each band."""
+    step = float(background.poi.stepsize)
+
+    def limit(root: float) -> float:
+        return _crossing(lambda value: math.sqrt(background.q(value)) - root, background.known(), step, background.poi)
+
+    return tuple(limit(norm.isf(alpha * norm.cdf(band)) + band) for band in BANDS)
+
+
+def _observed_limit(data: ProfileLikelihood, background: ProfileLikelihood, alpha: float, *, sigma: float) -> float:
+    """Where CLs is ``alpha``, on a scale on which it is a straight line if the likelihood is a parabola of this width."""
+    best_fit = data.best(above=0.0).values[data.poi]
+    clb = norm.cdf(best_fit / sigma)
+
+    def scale(log_cls: float) -> float:
+        return float(norm.isf(clb * max(math.exp(log_cls), 1e-300)))
+
+    target = scale(math.log(alpha))
+    return _crossing(
+        lambda value: scale(log_cls(data.q(value), background.q(value))) - target,
+        {best_fit},
+        best_fit + sigma * target,
+        data.poi,
+    )
+
+
+def _crossing(function: Callable[[float], float], tried: set[float], guess: float, poi: zfit.Parameter) -> float:
+    """Where an almost linear, increasing function is zero; it is negative at the least of the values tried before."""
+    low, highest = min(tried), math.inf if poi.upper is None else float(poi.upper)
+    known = {value: function(value) for value in tried}
+    trial = guess if len(known) == 1 else _interpolate(known)
+    for _ in range(_TRIALS):
+        trial = min(trial, highest)
+        known[trial] = function(trial)
+        if trial == highest and known[trial] < 0:
+            raise ValueError(
+                f"a limit is above {poi.name} = {highest:g}, the upper limit that the parameter {poi.name!r} has: make that "
+                "larger"
+            )
+        root = _interpolate(known)
+        if abs(root - trial) < _CLOSE * (trial - low):
+            return root
+        trial = root
+    raise RuntimeError(f"no limit found: the likelihood around {poi.name} = {trial:g} is not smooth")
+
+
+def _interpolate(known: Mapping[float, float]) -> float:
+    """Where a function is zero, from the three known points that come closest; inside of the interval where it must be."""
+    low = max(value for value, function in known.items() if function <= 0)
+    high = min((value for value, function in known.items() if function > 0), default=_FURTHEST * low)
+    closest = sorted(known, key=lambda value: abs(known[value]))[:3]
+    root = float(BarycentricInterpolator([known[value] for value in closest], closest)(0.0))
+    return root if low < root < high else 0.5 * (low + high)
+
+
+def _scan(data: ProfileLikelihood, background: ProfileLikelihood) -> pd.DataFrame:
+    """CLs at all values that were tried."""
+    index = pd.Index(sorted(background.known()), name=data.poi.name)
+    columns = {"observed": [math.exp(log_cls(data.q(value), background.q(value))) for value in index]}
+    for name, band in zip(_COLUMNS, BANDS, strict=True):
+        columns[name] = [math.exp(log_expected_cls(background.q(value), band)) for value in index]
+    return pd.DataFrame(columns, index=index)
+
+
+def _check(nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter, value: float) -> None:
+    if not isinstance(poi, zfit.Parameter):
+        raise TypeError(f"the parameter of interest must be a zfit.Parameter; got {poi!r}")
+    if poi not in nll.get_params(floating=None):
+        names = sorted(parameter.name for parameter in nll.get_params())
+        raise ValueError(f"{poi.name!r} is not a parameter of the likelihood; it depends on {names}")
+    if not poi.floating:
+        raise ValueError(f"{poi.name!r} does not float: set {poi.name}.floating = True")
+    low, high = (limit if limit is None else float(limit) for limit in (poi.lower, poi.upper))
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{poi.name!r} cannot be {value:g}: its limits are ({low}, {high}); make them wider")
+    for data in nll.data:
+        weights = np.ones(1) if data.weights is None else np.asarray(data.weights)
+        if np.sum(weights**2) > np.sum(weights) * (1 + 1e-6):
+            raise ValueError(
+                f"the weights of {data.name!r} make it fluctuate more than a Poisson number of events does (sum of squares "
+                f"{np.sum(weights**2):.6g}, sum {np.sum(weights):.6g}), so that asymptotic formulae do not hold. Use "
+                "unweighted events, or a sample whose weights scale it down"
+            )

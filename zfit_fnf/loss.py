@@ -1,0 +1,549 @@
+r"""Unbinned likelihoods of learned densities: drop-in replacements of zfit's losses that never leave log space.
+
+.. math::
+    \mathrm{NLL}(\theta) = \sum_\mathrm{channels} \Big[ n(\theta)
+    - \sum_i w_i \log\big( n(\theta)\, p(x_i | \theta) \big) \Big] + \tfrac12 \sum_k (\nu_k - \nu_k^\mathrm{obs})^2
+
+A loss is a sum of terms, each one a :class:`Kernel`: a function of zfit parameters with its derivatives, compiled
+once. The kernel of the events belongs to the *model* and is called on chunks of one size, with the events as
+arguments: a new loss of the same model, with other data, compiles nothing, and memory is bounded by the chunk.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+import zfit.minimizers.fitresult
+from zfit.core.constraint import BaseConstraint
+from zfit.core.loss import BaseUnbinnedNLL
+from zfit.minimizers.errors import WeightCorr, dict_to_matrix, matrix_to_dict
+
+from .param import Nuisance, NuisanceConstraint
+from .pdf import FNFPDF, components, is_compilable, log_density, prepare, space_ranges
+from .samples import as_sample, check_inside
+
+XLA_CHUNK, GRAPH_CHUNK = 1024, 16384
+"""Events per call of a kernel: XLA code is as fast in small chunks, which suit toys; a TensorFlow graph is not."""
+
+PREPARED_LIMIT = 4e9
+"""Bytes of prepared events that a loss keeps; above, they are prepared anew in every evaluation."""
+
+Parameters = Sequence[zfit.Parameter]
+
+
+class Compiled:
+    """A tensor function, compiled when first called, once per shape of its arguments.
+
+    Args:
+        function: Takes nests of tensors.
+        xla: Whether XLA compiles it.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, xla: bool):
+        self._graph = tf.function(function, autograph=False)
+        self._compiled = tf.function(self._graph, autograph=False, jit_compile=True) if xla else self._graph
+        self._shapes: set[tuple[Any, ...]] = set()
+
+    @property
+    def n_traces(self) -> int:
+        """How often it was traced so far."""
+        return self._compiled.experimental_get_tracing_count()
+
+    def __call__(self, *args: Any) -> Any:
+        shapes = tuple(tuple(tensor.shape) for tensor in tf.nest.flatten(args))
+        if shapes not in self._shapes:
+            # Under XLA, TensorFlow differentiates concatenations into an operation that has no derivative of its own.
+            # A graph that exists before XLA sees it has all derivatives.
+            self._graph.get_concrete_function(*args)
+            self._shapes.add(shapes)
+        return self._compiled(*args)
+
+
+class Kernel:
+    """A scalar function of zfit parameters with its derivatives, each compiled when first called, once per shape.
+
+    Args:
+        function: Takes tensors, reads parameters, returns a scalar.
+        params: The independent parameters it may depend on; derivatives with respect to the others are zero.
+        xla: Whether XLA compiles it.
+
+    Attributes:
+        value: ``value(*args)``, the function.
+        value_gradient: ``value_gradient(*args)``, the function and its gradient ``(P,)`` in the order of ``params``.
+        hessian_vector: ``hessian_vector(tangent, *args)``, the Hessian times a vector ``(P,)``.
+    """
+
+    def __init__(self, function: Callable[..., tf.Tensor], params: Iterable[zfit.Parameter], *, xla: bool):
+        self.params = tuple(params)
+        self._function = function
+        self.value = Compiled(function, xla=xla)
+        self.value_gradient = Compiled(self._value_gradient, xla=xla)
+        self.hessian_vector = Compiled(self._hessian_vector, xla=xla)
+
+    @property
+    def n_traces(self) -> int:
+        """How often anything was traced so far."""
+        return sum(part.n_traces for part in vars(self).values() if isinstance(part, Compiled))
+
+    def _value_gradient(self, *args: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.params)
+            value = self._function(*args)
+        return value, _vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
+
+    def _hessian_vector(self, tangent: tf.Tensor, *args: Any) -> tf.Tensor:
+        return self._along(tangent, lambda: self._value_gradient(*args)[1])
+
+    def _along(self, tangent: tf.Tensor, function: Callable[[], tf.Tensor]) -> tf.Tensor:
+        """Derivative of a tensor along a direction in the space of the parameters."""
+        tangents = tuple(tf.unstack(tangent, num=len(self.params)))
+        with tf.autodiff.ForwardAccumulator(self.params, tangents) as accumulator:
+            output = function()
+        return accumulator.jvp(output, unconnected_gradients=_ZERO)
+
+
+class EventKernel(Kernel):
+    """Minus the weighted sum of the log-densities of a chunk of prepared events, ``(prepared, weights)``.
+
+    Attributes:
+        chunk: Number of events per call.
+        prepare: ``prepare(x)``, the prepared events ``(n, n_obs)``.
+        score: ``score(tangent, prepared)``, the derivative ``(n,)`` of every log-density along a direction.
+    """
+
+    def __init__(self, model: zfit.pdf.BasePDF):
+        self._log_density = functools.partial(log_density, model)
+        xla = is_compilable(model)
+        self.chunk = XLA_CHUNK if xla else GRAPH_CHUNK
+        super().__init__(self._sum, model.get_params(floating=None, is_yield=False), xla=xla)
+        self.prepare = Compiled(functools.partial(prepare, model), xla=xla)
+        self.score = Compiled(self._score, xla=xla)
+
+    def _sum(self, prepared: Any, weights: tf.Tensor) -> tf.Tensor:
+        return -tf.reduce_sum(weights * self._log_density(prepared))
+
+    def _score(self, tangent: tf.Tensor, prepared: Any) -> tf.Tensor:
+        return self._along(tangent, lambda: self._log_density(prepared))
+
+
+class NuisanceTerm:
+    """A :class:`NuisanceConstraint` in the guise of a kernel: its derivatives are known and need no compilation."""
+
+    def __init__(self, constraint: NuisanceConstraint):
+        self.params = constraint.nuisances
+        self._gradient = constraint.gradient
+        self.value = constraint.value
+
+    def value_gradient(self) -> tuple[tf.Tensor, tf.Tensor]:
+        gradient = self._gradient()
+        return 0.5 * tf.reduce_sum(tf.square(gradient)), gradient
+
+    def hessian_vector(self, tangent: tf.Tensor) -> tf.Tensor:
+        return tangent
+
+
+class Events:
+    """A data set in chunks of one size, prepared for the kernel of its model.
+
+    Args:
+        kernel: The kernel.
+        x: Events ``(n, n_obs)``, in the order of the model's observables.
+        weights: Weights ``(n,)``, or ``None``.
+    """
+
+    def __init__(self, kernel: EventKernel, x: np.ndarray, weights: np.ndarray | None):
+        size = kernel.chunk
+        weights = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+        self._prepare = kernel.prepare
+        self.sum_weights = tf.constant(weights.sum())
+        self.sum_weights2 = float(np.square(weights).sum())
+        starts = range(0, len(x), size)
+        self._weights = [tf.constant(_padded(weights[start : start + size], size, 0.0)) for start in starts]
+        self._chunks = [tf.constant(_padded(x[start : start + size], size, x[0])) for start in starts]
+        first = kernel.prepare(self._chunks[0])
+        self._kept = (
+            len(starts) * sum(t.dtype.size * t.shape.num_elements() for t in tf.nest.flatten(first)) < PREPARED_LIMIT
+        )
+        if self._kept:
+            self._chunks = [first, *map(kernel.prepare, self._chunks[1:])]
+
+    def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
+        """Prepared events and weights, chunk by chunk."""
+        chunks = self._chunks if self._kept else map(self._prepare, self._chunks)
+        return zip(chunks, self._weights, strict=True)
+
+
+class _LearnedLoss(BaseUnbinnedNLL):
+    """What the losses of this package share.
+
+    zfit would compile value, gradient and Hessian anew for every loss. The methods that it compiles, ``_call_*``, are
+    replaced here by ones that run eagerly and add up kernels. They consist of tensor operations, because
+    zfit's `FitResult.errors` with its own method traces them.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        fit_range: Any = None,
+        constraints: Any = None,
+        options: Mapping[str, object] | None = None,
+        *,
+        weights: Any = None,
+    ):
+        if any(limits is not None for limits in _as_list(fit_range)):
+            raise ValueError(
+                "fit_range= is not supported: cut the data, and give the narrower range to the model as obs="
+            )
+        models = _as_list(model)
+        if self.is_extended and (plain := [pdf.name for pdf in models if not pdf.is_extended]):
+            raise ValueError(f"an extended likelihood needs a yield for {plain}: give them extended=")
+        super().__init__(
+            model=models,
+            data=_channels(models, data, weights),
+            constraints=_merge_constraints(models, _as_list(constraints), extended=self.is_extended),
+            options={**(options or {}), "subtr_const": False},
+        )
+        self._events: list[tuple[Any, Events] | None] = [None] * len(models)
+        self._warned: set[str] = set()
+
+    def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
+        """The negative log-likelihood, without the constant ``log n!`` of an extended one.
+
+        Args:
+            params: Values of parameters, by name; those left out have their current values.
+            full: Nothing is left out in either case; unless ``False``, nuisances outside of the range in which their
+                deformation was trained are reported in a warning, once each.
+
+        Returns:
+            Scalar, float64.
+        """
+        if full is not False and tf.executing_eagerly():
+            self._warn_outside_windows()
+        return super().value(params=params, full=full)
+
+    # --- the terms ----------------------------------------------------------------------------------------------------
+
+    def _terms(self) -> Iterator[tuple[Any, Iterable[tuple[Any, ...]]]]:
+        """Kernels, with the arguments of all calls whose results add up."""
+        for index, model in enumerate(self.model):
+            events = self._prepared(index)
+            yield event_kernel(model), events
+            if self.is_extended:
+                yield rate_kernel(model), [(events.sum_weights,)]
+        yield from ((constraint_kernel(constraint), [()]) for constraint in self.constraints)
+
+    def _prepared(self, index: int) -> Events:
+        data = self.data[index]
+        version = getattr(data, "n_samples", None)  # SamplerData: a new object whenever its events are replaced
+        cached = self._events[index]
+        if cached is None or cached[0] is not version:
+            with tf.init_scope():
+                weights = None if data.weights is None else np.asarray(data.weights)
+                events = Events(event_kernel(self.model[index]), np.asarray(data.value()), weights)
+            cached = self._events[index] = (version, events)
+        return cached[1]
+
+    # --- what zfit calls ----------------------------------------------------------------------------------------------
+
+    def _call_value(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        del args, kwargs  # its own model, data and constraints
+        return tf.add_n([kernel.value(*arguments) for kernel, calls in self._terms() for arguments in calls])
+
+    def _call_value_gradient(
+        self, params: Parameters, numgrad: Any = None, full: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        del numgrad, full  # derivatives are always exact
+        params = self._input_check_params(params, only_independent=True)
+        values, gradients = [], []
+        for kernel, calls in self._terms():
+            results = [kernel.value_gradient(*arguments) for arguments in calls]
+            values.append(tf.add_n([value for value, _ in results]))
+            gradients.append(_select(tf.add_n([gradient for _, gradient in results]), kernel.params, params))
+        return tf.add_n(values), tf.add_n(gradients)
+
+    def _call_gradient(self, params: Parameters, numgrad: Any = None) -> tf.Tensor:
+        return self._call_value_gradient(params, numgrad)[1]
+
+    def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
+        del numgrad
+        params = self._input_check_params(params, only_independent=True)
+        matrix = tf.add_n([_hessian(kernel, list(calls), params) for kernel, calls in self._terms()])
+        return tf.linalg.diag_part(matrix) if hessian == "diag" else matrix
+
+    def _call_value_gradient_hessian(
+        self, params: Parameters, numgrad: Any = None, full: Any = None, hessian: str | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return *self._call_value_gradient(params, numgrad, full), self._call_hessian(params, numgrad, hessian)
+
+    # --- weighted data ------------------------------------------------------------------------------------------------
+
+    def _score_covariance(self, params: Parameters) -> np.ndarray:
+        r"""Covariance ``(P, P)`` of the data's score, :math:`\sum w_i^2 g_i g_i^T`, g the gradient of ``log n p``."""
+        total = np.zeros((len(params), len(params)))
+        for index, model in enumerate(self.model):
+            kernel = event_kernel(model)
+            offset = self._log_rate_gradient(model, params) if self.is_extended else np.zeros(len(params))
+            directions = _directions(kernel.params, params)
+            for prepared, weights in self._prepared(index):
+                scores = np.stack([kernel.score(direction, prepared) for direction in directions], axis=1) + offset
+                weighted = scores * np.asarray(weights)[:, None]
+                total += weighted.T @ weighted
+        return total
+
+    @staticmethod
+    def _log_rate_gradient(model: zfit.pdf.BasePDF, params: Parameters) -> np.ndarray:
+        kernel = rate_kernel(model)
+        rate, gradient = kernel.value_gradient(tf.constant(0.0, tf.float64))
+        return np.asarray(_select(gradient / rate, kernel.params, params))
+
+    def _weighted_covariance(
+        self, inverse_hessian: np.ndarray, params: Parameters, correction: WeightCorr
+    ) -> np.ndarray:
+        r"""Sandwich :math:`H^{-1} (D + C) H^{-1}` with the covariances of the scores of data and constraints.
+
+        The outcome of an auxiliary measurement fluctuates as the constraint says: the covariance ``C`` of its score is
+        its Hessian (the identity for nuisances), not the square of its gradient at the one outcome that was observed.
+        """
+        constraint = sum(
+            (np.asarray(_hessian(constraint_kernel(c), [()], params)) for c in self.constraints),
+            start=np.zeros_like(inverse_hessian),
+        )
+        if correction == WeightCorr.ASYMPTOTIC:
+            data = self._score_covariance(params)
+        else:
+            events = [self._prepared(index) for index in range(len(self.model))]
+            scale = sum(e.sum_weights2 for e in events) / sum(float(e.sum_weights) for e in events)
+            data = scale * (np.linalg.inv(inverse_hessian) - constraint)
+        return inverse_hessian @ (data + constraint) @ inverse_hessian
+
+    # --- the trained range --------------------------------------------------------------------------------------------
+
+    def _warn_outside_windows(self) -> None:
+        for pdf in (part for model in self.model for part in components(model) if isinstance(part, FNFPDF)):
+            for name, (low, high) in pdf.deformation.windows.items():
+                value = float(pdf.params[name].value())
+                if not low <= value <= high and name not in self._warned:
+                    self._warned.add(name)
+                    warnings.warn(
+                        f"nuisance {name!r} is at {value:.3g}, outside of the range ({low:g}, {high:g}) in which the "
+                        f"deformation of {pdf.name!r} was trained: the density there is an extrapolation. Train with "
+                        "variations further out, or check the model",
+                        stacklevel=3,
+                    )
+
+
+class UnbinnedNLL(_LearnedLoss, zfit.loss.UnbinnedNLL):
+    r"""Unbinned negative log-likelihood, :math:`-\sum_i w_i \log p(x_i | \theta)` plus constraints.
+
+    A `zfit.loss.UnbinnedNLL` for learned densities (and any others). Nuisances of the model are constrained without
+    being asked, once each, also when losses are added; a nuisance that an explicit constraint covers is left to it. To
+    leave one free, use a plain `zfit.Parameter` in its place.
+
+    Args:
+        model: PDF, or list of PDFs for several channels.
+        data: Events with the model's observables as columns: DataFrame, dict of arrays, `zfit.Data`, `Sample` or file;
+            one for each channel.
+        fit_range: Not supported, see below.
+        constraints: Further constraints (of zfit, or a `NuisanceConstraint`).
+        options: As for zfit's loss; derivatives are always automatic.
+        weights: Name of the column, or the event weights, one for each channel; by default those of the data. With
+            weights, errors come from `FitResult.hesse`, which corrects for them.
+
+    Raises:
+        TypeError: If data are of an unknown kind.
+        ValueError: If columns are missing, events are outside of the model's range, lists differ in length, or
+            ``fit_range`` is given: cut the data and give the model a narrower range instead.
+
+    Example:
+        >>> mean = zfit.Parameter("mean", 0.5)
+        >>> gauss = zfit.pdf.Gauss(mean, 1.0, obs=zfit.Space("y", -10, 10))
+        >>> nll = UnbinnedNLL(gauss, {"y": [-1.0, 0.5, 2.0], "w": [1.0, 1.0, 2.0]}, weights="w")
+        >>> result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+        >>> round(result.params[mean]["value"], 3)
+        0.875
+    """
+
+
+class ExtendedUnbinnedNLL(_LearnedLoss, zfit.loss.ExtendedUnbinnedNLL):
+    r"""Extended likelihood, :math:`n(\theta) - \sum_i w_i \log( n(\theta) p(x_i | \theta))` plus constraints.
+
+    The constant :math:`\log n!` is left out. Everything else is as for :class:`UnbinnedNLL`.
+
+    Args:
+        model: Extended PDF, or list of extended PDFs for several channels.
+        data: As for `UnbinnedNLL`.
+        fit_range: Not supported.
+        constraints: As for `UnbinnedNLL`.
+        options: As for `UnbinnedNLL`.
+        weights: As for `UnbinnedNLL`.
+
+    Raises:
+        ValueError: If a model is not extended; as for `UnbinnedNLL`.
+
+    Example:
+        >>> n = zfit.Parameter("n", 3.0, 0, 100)
+        >>> flat = zfit.pdf.Uniform(0.0, 1.0, obs=zfit.Space("y", 0, 1), extended=n)
+        >>> nll = ExtendedUnbinnedNLL(flat, {"y": [0.3, 0.8]})
+        >>> float(nll.gradient([n])[0])  # 1 - 2 / 3
+        0.333333...
+    """
+
+
+# --- kernels, each kept by the object that it belongs to ------------------------------------------------------------
+
+_KERNEL = "_zfit_fnf_{}_kernel"
+_ZERO = tf.UnconnectedGradients.ZERO
+
+
+def _kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
+    attribute = _KERNEL.format(kind)
+    if attribute not in vars(owner):
+        with tf.init_scope():
+            setattr(owner, attribute, make())
+    return vars(owner)[attribute]
+
+
+def event_kernel(model: zfit.pdf.BasePDF) -> EventKernel:
+    """The kernel of a model's events, one for the life of the model."""
+    return _kept_by(model, "event", lambda: EventKernel(model))
+
+
+def rate_kernel(model: zfit.pdf.BasePDF) -> Kernel:
+    """The kernel of an extended model's rate, ``n - W log n`` as a function of the sum of weights ``W``."""
+
+    def rate(sum_weights: tf.Tensor) -> tf.Tensor:
+        expected = tf.reshape(model.get_yield().value(), ())
+        return expected - sum_weights * tf.math.log(expected)
+
+    return _kept_by(model, "rate", lambda: Kernel(rate, model.get_params(floating=None, is_yield=True), xla=False))
+
+
+def constraint_kernel(constraint: BaseConstraint) -> Kernel | NuisanceTerm:
+    """The kernel of a constraint, one for the life of the constraint."""
+    if isinstance(constraint, NuisanceConstraint):
+        return NuisanceTerm(constraint)
+
+    def value() -> tf.Tensor:
+        return tf.reshape(constraint.value(), ())
+
+    return _kept_by(constraint, "constraint", lambda: Kernel(value, constraint.get_params(floating=None), xla=False))
+
+
+def _hessian(kernel: Any, calls: Sequence[tuple[Any, ...]], params: Parameters) -> tf.Tensor:
+    columns = [
+        _select(tf.add_n([kernel.hessian_vector(direction, *arguments) for arguments in calls]), kernel.params, params)
+        if parameter in kernel.params
+        else tf.zeros(len(params), tf.float64)
+        for parameter, direction in zip(params, _directions(kernel.params, params), strict=True)
+    ]
+    return tf.stack(columns)
+
+
+def _directions(own: Parameters, params: Parameters) -> list[tf.Tensor]:
+    """Unit vectors in the space of ``own`` along each of ``params``; zero for a parameter that is not among them."""
+    return [tf.constant([float(mine is parameter) for mine in own], tf.float64) for parameter in params]
+
+
+def _select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
+    """Values by parameter of ``own``, in the order of ``params``; zero for a parameter that is not among them."""
+    position = {parameter: index for index, parameter in enumerate(own)}
+    return tf.gather(tf.pad(values, [[0, 1]]), [position.get(parameter, len(own)) for parameter in params])
+
+
+def _vector(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.stack(values) if values else tf.zeros((0,), tf.float64)
+
+
+def _padded(values: np.ndarray, size: int, fill: Any) -> np.ndarray:
+    padding = np.broadcast_to(fill, (size - len(values), *values.shape[1:]))
+    return np.concatenate([values, padding]) if len(padding) else values
+
+
+# --- what goes in -----------------------------------------------------------------------------------------------------
+
+
+def _as_list(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _channels(models: Sequence[zfit.pdf.BasePDF], data: Any, weights: Any) -> list[zfit.Data]:
+    sets = _as_list(data)
+    if len(models) == 1:
+        columns = [weights]
+    else:
+        columns = [weights] * len(models) if weights is None or isinstance(weights, str) else list(weights)
+    if not len(models) == len(sets) == len(columns):
+        raise ValueError(
+            f"{len(models)} models need as many data sets and weights; got {len(sets)} data sets"
+            + ("" if weights is None else f" and {len(columns)} weights")
+        )
+    return [_channel(*channel) for channel in zip(models, sets, columns, strict=True)]
+
+
+def _channel(model: zfit.pdf.BasePDF, data: Any, weights: Any) -> zfit.Data:
+    """Events of one channel, checked, with the observables in the order of the model."""
+    sample = as_sample(data, model.obs, weights=weights)
+    check_inside(sample, space_ranges(model.norm))
+    if isinstance(data, zfit.Data) and weights is None and data.obs == model.obs:
+        return data  # the object itself: SamplerData change
+    return zfit.Data.from_numpy(
+        obs=model.norm,
+        array=sample.array(model.obs),
+        weights=sample.weights,
+        name=_data_name(sample.name),
+        guarantee_limits=True,
+    )
+
+
+def _data_name(name: str) -> str:
+    """A name that zfit accepts without complaint."""
+    return "data_" + "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def _merge_constraints(
+    models: Sequence[zfit.pdf.BasePDF], given: Sequence[BaseConstraint], *, extended: bool
+) -> list[BaseConstraint]:
+    """Every constraint once: one of all nuisances that no other constraint covers, and those others by identity."""
+    merged = [c for c in given if isinstance(c, NuisanceConstraint)]
+    others = list({id(c): c for c in given if not isinstance(c, NuisanceConstraint)}.values())
+    covered = {p for c in others if isinstance(c, BaseConstraint) for p in c.get_params(floating=None)}
+    is_yield = None if extended else False
+    known = [p for model in models for p in model.get_params(floating=None, is_yield=is_yield)]
+    candidates = [nu for c in merged for nu in c.nuisances] + [p for p in known if isinstance(p, Nuisance)]
+    nuisances = tuple(dict.fromkeys(nu for nu in candidates if nu not in covered))
+    if not nuisances:
+        return others
+    same = [c for c in merged if c.nuisances == nuisances]
+    return [same[0] if same else NuisanceConstraint(nuisances), *others]
+
+
+# --- zfit has no hook for the covariance of weighted fits, so its function is replaced by one that asks the loss ------
+
+
+def _ask_our_losses(zfits_own: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(zfits_own)
+    def covariance_with_weights(
+        hinv: Callable[..., Any], result: Any, params: list[zfit.Parameter], *, weightcorr: WeightCorr | None = None
+    ) -> dict[Any, float]:
+        if not isinstance(result.loss, _LearnedLoss):
+            return zfits_own(hinv, result, params, weightcorr=weightcorr)
+        inverse_hessian = hinv(result=result, params=params)
+        if not inverse_hessian:
+            return {}
+        correction = WeightCorr.ASYMPTOTIC if weightcorr is None else WeightCorr(weightcorr)
+        matrix = dict_to_matrix(params, inverse_hessian)
+        return matrix_to_dict(params, result.loss._weighted_covariance(matrix, params, correction))
+
+    return covariance_with_weights
+
+
+zfit.minimizers.fitresult.covariance_with_weights = _ask_our_losses(zfit.minimizers.fitresult.covariance_with_weights)

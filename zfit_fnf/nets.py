@@ -1,0 +1,123 @@
+"""Masked networks: the autoregressive conditioners of every density and deformation.
+
+A conditioner maps ``d`` inputs and ``m`` context values to ``p`` numbers per input, such that the numbers of input ``j``
+depend on the context and on the inputs ``0 .. j-1`` only (MADE, arXiv:1502.03509). The activation is SiLU throughout:
+the likelihood has to be smooth in the nuisances, and they move the *inputs* of the networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+class Model(tf.Module):
+    """A module that is determined by its constructor arguments and the values of its variables.
+
+    That is enough to send one to another process, and to compare two.
+    """
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments that construct a module of the same architecture."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is constructed")
+
+    def weights_list(self) -> list[np.ndarray]:
+        """Values of all variables, in a fixed order."""
+        return [variable.numpy() for variable in self.variables]
+
+    def assign(self, values: Sequence[np.ndarray]) -> None:
+        """Set all variables, in the order of :meth:`weights_list`."""
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.config(), self.weights_list())
+
+
+def _rebuild(cls: type[Model], config: dict[str, Any], values: Sequence[np.ndarray]) -> Model:
+    model = cls(**config)
+    model.assign(values)
+    return model
+
+
+class MaskedMLP(tf.Module):
+    """Autoregressive multilayer perceptron with SiLU activations.
+
+    Weights are kept in ``dtype``; the arithmetic follows the dtype of the inputs, so that a network trained in float32
+    is evaluated in float64 without a second copy.
+
+    Args:
+        n_inputs: Number ``d`` of inputs.
+        n_context: Number ``m >= 0`` of context values, seen by every output.
+        n_outputs: Numbers ``p`` per input.
+        hidden: Widths of the hidden layers.
+        seed: Seed of the initial weights.
+        zero_init: Start with all outputs exactly zero (used by deformations, which start as the identity).
+        dtype: Storage type of the weights.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_context: int,
+        n_outputs: int,
+        *,
+        hidden: Sequence[int],
+        seed: int,
+        zero_init: bool = False,
+        dtype: tf.DType = tf.float32,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.n_inputs, self.n_context, self.n_outputs = n_inputs, n_context, n_outputs
+        # Without a context the first input has nothing to depend on: hidden units of degree 0 would be constants.
+        lowest = 0 if n_context else 1
+        self.hidden = tuple(hidden) if n_inputs > lowest else ()
+        self._masks = _masks(n_inputs, n_context, n_outputs, self.hidden, lowest)
+        rng = np.random.default_rng(seed)
+        self.weights, self.biases = [], []
+        for layer, mask in enumerate(self._masks):
+            fan_in = np.maximum(mask.sum(axis=0), 1.0)
+            kernel = rng.normal(size=mask.shape) * mask / np.sqrt(fan_in)
+            if zero_init and layer == len(self._masks) - 1:
+                kernel = np.zeros_like(kernel)
+            self.weights.append(tf.Variable(kernel, dtype=dtype, name=f"weights_{layer}"))
+            self.biases.append(tf.Variable(np.zeros(mask.shape[1]), dtype=dtype, name=f"biases_{layer}"))
+
+    def __call__(self, inputs: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+        """Evaluate the network.
+
+        Args:
+            inputs: ``(n, d)``.
+            context: ``(n, m)``.
+
+        Returns:
+            ``(n, d, p)`` in the dtype of the inputs.
+        """
+        dtype = inputs.dtype
+        layer = tf.concat([context, inputs], axis=-1)
+        for index, (weights, biases, mask) in enumerate(zip(self.weights, self.biases, self._masks, strict=True)):
+            if index:
+                layer = tf.nn.silu(layer)
+            layer = layer @ (tf.cast(weights, dtype) * tf.constant(mask, dtype)) + tf.cast(biases, dtype)
+        return tf.reshape(layer, (-1, self.n_inputs, self.n_outputs))
+
+
+def default_hidden(n_inputs: int) -> tuple[int, int]:
+    """Widths that leave every input of a masked network enough units: they are shared out between the inputs."""
+    width = max(64, 16 * n_inputs)
+    return (width, width)
+
+
+def _masks(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int], lowest: int) -> list[np.ndarray]:
+    """Zero-one masks ``(fan_in, fan_out)``: a unit of degree ``k`` sees the context and the first ``k`` inputs."""
+    degrees = [np.concatenate([np.zeros(n_context, int), np.arange(1, n_inputs + 1)])]
+    degrees += [lowest + np.arange(width) % max(n_inputs - lowest, 1) for width in hidden]
+    degrees += [np.repeat(np.arange(n_inputs), n_outputs)]
+    return [
+        (before[:, None] <= after[None, :]).astype(float)
+        for before, after in zip(degrees[:-1], degrees[1:], strict=True)
+    ]

@@ -1,0 +1,427 @@
+"""The one training loop: maximise a weighted mean log-likelihood over minibatches, compiled with XLA."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from .samples import Sample
+
+_STEPS_PER_CALL = 100
+_CHECKS = 20
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: Number of minibatch steps.
+        batch_size: Events per step.
+        learning_rate: Peak of the learning rate: linear warm-up, then cosine decay to zero.
+        warmup: Steps of the warm-up.
+        weight_decay: Decoupled weight decay, as in AdamW.
+        rotate_every: Steps between updates of the eigenbasis in which Adam runs (SOAP, arXiv:2409.11321); zero is plain
+            Adam (or AdamW).
+        averaging: Decay per step of the exponential average of the weights; zero uses the last weights.
+        validation: Share of the events set aside to choose the best weights, at most 50 000 of them.
+        patience: Stop after this many of the 20 evenly spaced validations without improvement; ``None`` never stops.
+    """
+
+    steps: int = 4000
+    batch_size: int = 2048
+    learning_rate: float = 1e-2
+    warmup: int = 200
+    weight_decay: float = 0.0
+    rotate_every: int = 10
+    averaging: float = 0.998
+    validation: float = 0.1
+    patience: int | None = 8
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0.0 <= self.averaging < 1.0:
+            raise ValueError(f"averaging must be in [0, 1), got {self.averaging}")
+        if not 0.0 < self.validation < 1.0:
+            raise ValueError(f"validation must be in (0, 1), got {self.validation}")
+
+    def learning_rates(self, first: int, count: int) -> np.ndarray:
+        """Learning rates of the steps ``first .. first + count - 1``."""
+        step = np.arange(first, first + count)
+        decay = 0.5 * (1.0 + np.cos(np.pi * np.minimum(step / self.steps, 1.0)))
+        return self.learning_rate * np.minimum((step + 1) / max(self.warmup, 1), 1.0) * decay
+
+
+@dataclass(frozen=True)
+class History:
+    """Record of one training.
+
+    Attributes:
+        name: What was trained.
+        steps: Steps at which the losses below were recorded.
+        training: Mean negative log-density per event since the previous record, in nats.
+        validation: The same on the validation events, in standardised coordinates.
+        best_step: Step whose weights were kept.
+        n_events: Training events.
+        effective_size: Their Kish effective number, smaller than ``n_events`` for weighted samples.
+        seconds: Wall time.
+        stopped_early: Whether ``patience`` ended the training.
+    """
+
+    name: str
+    steps: list[int] = field(default_factory=list)
+    training: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    best_step: int = 0
+    n_events: int = 0
+    effective_size: float = 0.0
+    seconds: float = 0.0
+    stopped_early: bool = False
+
+    @property
+    def best_validation(self) -> float:
+        """Smallest validation loss: minus the mean validation log-density, in nats per event."""
+        return min(self.validation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON."""
+        return asdict(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Training and validation loss against the step.
+
+        Args:
+            ax: Matplotlib axes; default the current ones.
+
+        Returns:
+            The axes.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise ImportError('plots need matplotlib: pip install "zfit_fnf[plot]"') from error
+        ax = plt.gca() if ax is None else ax
+        ax.plot(self.steps, self.training, label="training")
+        ax.plot(self.steps, self.validation, label="validation (averaged weights)")
+        ax.axvline(self.best_step, color="grey", linestyle=":", label="kept")
+        ax.set(xlabel="step", ylabel="negative log-density [nats/event]", title=self.name)
+        ax.legend()
+        return ax
+
+    def __str__(self) -> str:
+        early = ", stopped early" if self.stopped_early else ""
+        return (
+            f"{self.name}: validation log-density {-self.best_validation:.5f} nats/event at step {self.best_step}{early}; "
+            f"{self.n_events} events (effective {self.effective_size:.0f}), {self.seconds:.0f} s"
+        )
+
+
+class TrainingStopped(RuntimeError):
+    """A training that could not go on: its loss is no longer finite, or the user interrupted it.
+
+    Attributes:
+        model: The model with the best weights so far; ``None`` if no validation was reached.
+        step: Step at which it stopped.
+        learning_rate: Learning rate at that step.
+    """
+
+    def __init__(self, message: str, *, step: int, learning_rate: float):
+        super().__init__(message)
+        self.step, self.learning_rate = step, learning_rate
+        self.model: Flow | Deformation | None = None
+
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+LogProb = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+class Source(Protocol):
+    """Training events at one point of the nuisances."""
+
+    sample: Sample
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """``u, c, basis, w`` of some rows, in float32; the weights average to one over the sample."""
+
+
+class _Feed:
+    """Endless shuffled minibatches, in equal shares from several sources, and a fixed validation set."""
+
+    def __init__(self, sources: Sequence[Source], schedule: Schedule, seed: int):
+        rng = np.random.default_rng(seed)
+        self.sources = sources
+        self._share = max(1, schedule.batch_size // len(sources))
+        self.batch_size = self._share * len(sources)
+        splits = [self._split(source, schedule, rng, len(sources)) for source in sources]
+        self.validation = [source.batch(held) for source, (held, _) in zip(sources, splits, strict=True)]
+        self.n_events = sum(len(rows) for _, rows in splits)
+        self._rows = [_Shuffler(rows, rng) for _, rows in splits]
+
+    @staticmethod
+    def _split(
+        source: Source, schedule: Schedule, rng: np.random.Generator, n_sources: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        n = source.sample.n_events
+        held = min(int(np.ceil(schedule.validation * n)), 50_000 // n_sources)
+        if n - held < 1:
+            raise ValueError(f"{source.sample.name!r} has {n} event(s): too few to train and to validate on")
+        rows = rng.permutation(n)
+        return np.sort(rows[:held]), rows[held:]
+
+    def steps(self, count: int) -> Batch:
+        """Minibatches of ``count`` steps, stacked: ``(count, batch_size, ...)``."""
+        parts = []
+        for source, rows in zip(self.sources, self._rows, strict=True):
+            batch = source.batch(rows.take(count * self._share))
+            parts.append([column.reshape(count, self._share, *column.shape[1:]) for column in batch])
+        return tuple(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+class _Shuffler:
+    """Row numbers without end: every row once, in random order, before any comes again."""
+
+    def __init__(self, rows: np.ndarray, rng: np.random.Generator):
+        self._rows, self._rng, self._next = rows, rng, 0
+
+    def take(self, count: int) -> np.ndarray:
+        taken = []
+        while count:
+            if self._next == len(self._rows):
+                self._rng.shuffle(self._rows)
+                self._next = 0
+            part = self._rows[self._next : self._next + count]
+            taken.append(part.copy())
+            self._next, count = self._next + len(part), count - len(part)
+        return np.concatenate(taken)
+
+
+class _Optimiser(tf.Module):
+    """Adam in the eigenbasis of the gradients' second moments (SOAP, arXiv:2409.11321), with averaged weights.
+
+    The conditioners are small and their losses badly conditioned: rotating each weight matrix into the eigenbasis of
+    ``E[G G^T]`` and ``E[G^T G]`` before Adam's elementwise step reaches the accuracy of plain Adam with a fifth of the
+    events. Biases, and sides too long for a cheap QR decomposition, are not rotated.
+    """
+
+    _BETA, _EPSILON = 0.95, 1e-8
+    _LONGEST_SIDE = 256
+
+    def __init__(self, variables: Sequence[tf.Variable], schedule: Schedule):
+        super().__init__()
+        self.targets, self.schedule = list(variables), schedule
+        self.first, self.second = ([_state(tf.zeros_like(v)) for v in self.targets] for _ in range(2))
+        self.average = [_state(v) for v in self.targets]
+        rotated = schedule.rotate_every > 0
+        sizes = [
+            [n if rotated and len(v.shape) == 2 and n <= self._LONGEST_SIDE else 0 for n in v.shape]
+            for v in self.targets
+        ]
+        self.moments = [[_state(tf.zeros((n, n))) for n in sides] for sides in sizes]
+        self.bases = [[_state(tf.eye(n)) for n in sides] for sides in sizes]
+
+    def step(self, gradients: Sequence[tf.Tensor], number: tf.Tensor, rate: tf.Tensor) -> None:
+        """One update; ``number`` counts from one."""
+        # The average starts short and grows to its full length, so that it forgets the initial weights.
+        keep = tf.minimum(self.schedule.averaging, number / (number + 10.0))
+        scale = tf.sqrt(1.0 - self._BETA**number) / (1.0 - self._BETA**number)
+        slots = zip(self.targets, self.first, self.second, self.average, self.moments, self.bases, strict=True)
+        for gradient, (target, first, second, average, moments, bases) in zip(gradients, slots, strict=True):
+            rotations = self._rotations(gradient, moments, bases, number)
+            m = self._BETA * first + (1.0 - self._BETA) * gradient
+            v = self._BETA * second + (1.0 - self._BETA) * _rotate(gradient, rotations) ** 2
+            direction = _rotate(scale * _rotate(m, rotations) / (tf.sqrt(v) + self._EPSILON), rotations, back=True)
+            value = target - rate * (direction + self.schedule.weight_decay * target)
+            first.assign(m)
+            second.assign(v)
+            target.assign(value)
+            average.assign(keep * average + (1.0 - keep) * value)
+
+    def _rotations(
+        self, gradient: tf.Tensor, moments: Sequence[tf.Variable], bases: Sequence[tf.Variable], number: tf.Tensor
+    ) -> list[tf.Tensor | None]:
+        """Update the second moments and, every few steps, the eigenbases by one step of orthogonal iteration."""
+        rotations: list[tf.Tensor | None] = []
+        for side, (moment, basis) in enumerate(zip(moments, bases, strict=True)):
+            if not basis.shape[0]:
+                rotations.append(None)
+                continue
+            outer = tf.matmul(gradient, gradient, transpose_a=side == 1, transpose_b=side == 0)
+            updated, current = self._BETA * moment + (1.0 - self._BETA) * outer, basis.read_value()
+            due = tf.equal(tf.math.floormod(number, float(self.schedule.rotate_every)), 0.0)
+            rotation = tf.cond(due, lambda m=updated, q=current: _improved_basis(m, q), lambda q=current: q)
+            moment.assign(updated)
+            basis.assign(rotation)
+            rotations.append(rotation)
+        return rotations
+
+
+def _state(value: tf.Tensor) -> tf.Variable:
+    return tf.Variable(value, trainable=False)
+
+
+def _improved_basis(moment: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
+    # The small multiple of the old basis keeps directions without any gradient (masked weights) well defined.
+    power = tf.matmul(moment / (tf.linalg.trace(moment) + 1e-30), basis) + 1e-7 * basis
+    return tf.linalg.qr(power)[0]
+
+
+def _rotate(matrix: tf.Tensor, rotations: Sequence[tf.Tensor | None], *, back: bool = False) -> tf.Tensor:
+    """Rotate the rows' and the columns' side of a matrix; sides without a rotation (and vectors) are left alone."""
+    for side, rotation in enumerate(rotations):
+        if rotation is None:
+            continue
+        if side == 0:
+            matrix = tf.matmul(rotation, matrix, transpose_a=not back)
+        else:
+            matrix = tf.matmul(matrix, rotation, transpose_b=back)
+    return matrix
+
+
+def maximise(
+    name: str,
+    log_prob: LogProb,
+    variables: Sequence[tf.Variable],
+    sources: Sequence[Source],
+    *,
+    schedule: Schedule,
+    seed: int,
+    progress: bool,
+) -> History:
+    """Maximise the mean of ``log_prob`` over the sources; the variables end at the best validated average."""
+    started = time.monotonic()
+    feed = _Feed(sources, schedule, seed)
+    optimiser = _Optimiser(variables, schedule)
+    run, validate = _compiled_steps(log_prob, optimiser), _compiled_validation(log_prob, feed.validation)
+    best = _Best(optimiser)
+    history = History(name, n_events=feed.n_events, effective_size=sum(s.sample.effective_size for s in sources))
+    check_every = max(1, round(schedule.steps / _CHECKS))
+    stale, losses, done = 0, [], 0
+    bar = tqdm(total=schedule.steps, desc=name, disable=not progress, unit="step")
+    try:
+        while done < schedule.steps and (schedule.patience is None or stale <= schedule.patience):
+            count = min(_STEPS_PER_CALL, schedule.steps - done, check_every - done % check_every)
+            rates = schedule.learning_rates(done, count)
+            losses.append(run(feed.steps(count), done, rates).numpy())
+            _stop_if_diverged(name, losses[-1], done, rates)
+            done += count
+            bar.update(count)
+            if done % check_every == 0 or done == schedule.steps:
+                improved = best.offer(done, validate)
+                stale = 0 if improved else stale + 1
+                history.steps.append(done)
+                history.training.append(float(np.concatenate(losses).mean()))
+                history.validation.append(best.latest)
+                bar.set_postfix(validation=f"{best.latest:.5f}")
+                losses = []
+    except KeyboardInterrupt as error:
+        raise TrainingStopped(
+            f"training of {name} was interrupted at step {done}; .model holds the best weights so far",
+            step=done,
+            learning_rate=float(schedule.learning_rates(done, 1)[0]),
+        ) from error
+    finally:
+        bar.close()
+        best.restore()
+    return replace(
+        history, best_step=best.step, seconds=time.monotonic() - started, stopped_early=done < schedule.steps
+    )
+
+
+class _Best:
+    """The averaged weights with the smallest validation loss so far."""
+
+    def __init__(self, optimiser: _Optimiser):
+        self._optimiser = optimiser
+        self._values = [variable.numpy() for variable in optimiser.targets]
+        self.step, self.loss, self.latest = 0, np.inf, np.inf
+
+    def offer(self, step: int, validate: Callable[[], float]) -> bool:
+        """Validate the current average; keep it if it is the best."""
+        live = [variable.numpy() for variable in self._optimiser.targets]
+        averaged = [variable.numpy() for variable in self._optimiser.average]
+        self._set(averaged)
+        self.latest = validate()
+        self._set(live)
+        improved = self.latest < self.loss
+        if improved:
+            self.step, self.loss, self._values = step, self.latest, averaged
+        return improved
+
+    def restore(self) -> None:
+        """Put the best weights into the model."""
+        self._set(self._values)
+
+    def _set(self, values: Sequence[np.ndarray]) -> None:
+        for variable, value in zip(self._optimiser.targets, values, strict=True):
+            variable.assign(value)
+
+
+def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser) -> Callable[..., tf.Tensor]:
+    """Many optimiser steps in one XLA program: no host round trips between minibatches."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(batches: tuple[tf.Tensor, ...], first: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
+        count = rates.shape[0]
+
+        def body(i: tf.Tensor, losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            u, c, basis, w = (column[i] for column in batches)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(optimiser.targets)
+                loss = -tf.reduce_mean(w * log_prob(u, c, basis))
+            gradients = tape.gradient(loss, optimiser.targets, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            optimiser.step(gradients, tf.cast(first + i + 1, tf.float32), rates[i])
+            return i + 1, tf.tensor_scatter_nd_update(losses, [[i]], [loss])
+
+        return tf.while_loop(lambda i, _: i < count, body, (0, tf.zeros(count)), parallel_iterations=1)[1]
+
+    return lambda batches, first, rates: run(
+        tuple(map(tf.constant, batches)), tf.constant(first), tf.constant(rates, tf.float32)
+    )
+
+
+def _compiled_validation(log_prob: LogProb, batches: Sequence[Batch]) -> Callable[[], float]:
+    """Mean loss over the validation sets, each source with the same share; fixed-size pieces, compiled once."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def total(u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.cast(w * log_prob(u, c, basis), tf.float64))
+
+    size = min(16384, max(len(batch[0]) for batch in batches))
+
+    def pieces(batch: Batch) -> Iterator[tuple[tf.Tensor, ...]]:
+        for start in range(0, len(batch[0]), size):
+            # Repeating the last event with weight zero fills the last piece without a new shape.
+            rows = np.arange(start, start + size)
+            columns = [column[np.minimum(rows, len(column) - 1)] for column in batch]
+            columns[3] = np.where(rows < len(batch[0]), columns[3], np.float32(0.0))
+            yield tuple(map(tf.constant, columns))
+
+    prepared = [(list(pieces(batch)), float(batch[3].sum())) for batch in batches]
+
+    def validate() -> float:
+        means = [sum(float(total(*piece)) for piece in parts) / weight for parts, weight in prepared]
+        return -float(np.mean(means))
+
+    return validate
+
+
+def _stop_if_diverged(name: str, losses: np.ndarray, first: int, rates: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if not len(bad):
+        return
+    step, rate = first + int(bad[0]), float(rates[bad[0]])
+    raise TrainingStopped(
+        f"training of {name} diverged: the loss is {losses[bad[0]]} at step {step} (learning rate {rate:.2g}). The best "
+        "weights so far are kept in .model. Try a smaller learning_rate, a longer warmup, or larger batches in the "
+        "Schedule, and look for extreme values or large negative weights in the sample",
+        step=step,
+        learning_rate=rate,
+    )

@@ -1,0 +1,700 @@
+r"""Learned densities as zfit PDFs, and sums and products of them that stay in log space.
+
+The density of a whole model is evaluated in two steps, which is what makes fits fast:
+
+1. *prepare*: everything that depends on the events alone (coordinates, coefficients of the deformations), once per data
+   set;
+2. *log-density*: the rest, a function of the parameters.
+
+:func:`prepare` and :func:`log_density` do this for any PDF, also for those of zfit (which prepare nothing);
+:mod:`zfit_fnf.loss` calls them. All densities are normalised by construction.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+from zfit.core.parameter import BaseParameter
+
+from .deformation import Deformation
+from .flows import Flow
+
+UNBOUNDED = 1e12
+"""Limit of unbounded observables: zfit cannot compare spaces with infinite limits."""
+
+INTEGRATION_SAMPLE = 2**15
+"""Size of the fixed nominal sample behind integrals over a part of the range."""
+
+_INTEGRATION_SEED = (20, 26)
+_ROUNDS, _ROUND_SIZE = 1000, 4096  # of accept-reject sampling in a part of the range
+_TINY = 1e-300  # densities of foreign PDFs are not smaller: the logarithm and its derivatives stay finite
+
+Ranges = dict[str, tuple[float, float]]
+
+_sums = itertools.count()
+
+
+class LearnedPDF(zfit.pdf.BasePDF):
+    """What the PDFs of this package share.
+
+    A subclass implements ``_prepare``, ``_log_shape`` (normalised over `ranges`), ``_draw`` and ``_fraction``.
+
+    Attributes:
+        ranges: Where the shape is normalised, ``(low, high)`` by observable.
+        cond: Observables that the density is conditional on; they are among `obs`, but not integrated over.
+    """
+
+    ranges: Ranges
+    cond: tuple[str, ...]
+    _arguments: dict[str, Any]  # of the constructor
+
+    def _prepare(self, x: tf.Tensor) -> Any:
+        """Nest of tensors from events ``(n, n_obs)``, independent of all parameters."""
+        raise NotImplementedError
+
+    def _log_shape(self, prepared: Any) -> tf.Tensor:
+        """Log-density ``(n,)``, normalised over `ranges`."""
+        raise NotImplementedError
+
+    def _draw(self, context: tf.Tensor) -> tf.Tensor:
+        """Events ``(n, d)`` over `ranges` for the rows of the conditions ``(n, n_cond)``: the columns `outputs`."""
+        raise NotImplementedError
+
+    def _fraction(self, ranges: Ranges) -> tf.Tensor:
+        """Integral of the shape over a part of `ranges`, a scalar."""
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The observables that the density describes: `obs` without the conditions."""
+        return tuple(name for name in self.obs if name not in self.cond)
+
+    @property
+    def compilable(self) -> bool:
+        """Whether XLA may compile the density."""
+        return True
+
+    def _log_density(self, prepared: Any) -> tf.Tensor:
+        return self._log_shape(prepared) - self._log_integral(self.norm)
+
+    def _log_integral(self, space: zfit.Space | bool) -> tf.Tensor | float:
+        return 0.0 if self._covers(space) else tf.math.log(self._integral(space))
+
+    def _covers(self, space: zfit.Space | bool) -> bool:
+        if not isinstance(space, zfit.Space) or not space.has_limits:  # zfit's norm=False: the density as it is
+            return True
+        given = space_ranges(space)
+        return all(given[name][0] <= low and given[name][1] >= high for name, (low, high) in self.ranges.items())
+
+    def _integral(self, space: zfit.Space | bool) -> tf.Tensor:
+        self._refuse_conditional()
+        return tf.ones((), tf.float64) if self._covers(space) else self._fraction(space_ranges(space))
+
+    def _refuse_conditional(self) -> None:
+        if self.cond:
+            raise ValueError(
+                f"{self.name!r} is conditional on {list(self.cond)} and cannot be integrated, sampled or normalised "
+                f"over a part of its range {self.ranges} by itself; multiply it by their density with "
+                "ConditionalProductPDF"
+            )
+
+    @zfit.supports(norm=True)
+    def _log_pdf(self, x: zfit.Data, norm: zfit.Space | bool) -> tf.Tensor:
+        return self._log_shape(self._prepare(x.value())) - self._log_integral(norm)
+
+    @zfit.supports(norm=True)
+    def _integrate(self, limits: zfit.Space, norm: zfit.Space | bool, options: Any = None) -> tf.Tensor:
+        del options
+        return tf.reshape(self._integral(limits) / self._integral(norm), (1,))
+
+    @zfit.supports()
+    def _sample(self, n: tf.Tensor, limits: zfit.Space) -> tf.Tensor:
+        self._refuse_conditional()
+        if self._covers(limits):
+            return self._draw(tf.zeros((n, 0), tf.float64))
+        return self._draw_inside(n, space_ranges(limits))
+
+    def _draw_inside(self, n: tf.Tensor, ranges: Ranges) -> tf.Tensor:
+        """Accept-reject, up to ``_ROUNDS`` times."""
+        rows = tf.maximum(n, _ROUND_SIZE)
+
+        def more(events: tf.Tensor) -> tuple[tf.Tensor]:
+            new = self._draw(tf.zeros((rows, 0), tf.float64))
+            return (tf.concat([events, tf.boolean_mask(new, _inside(new, self.obs, ranges))], axis=0),)
+
+        (events,) = tf.while_loop(
+            lambda events: tf.shape(events)[0] < n,
+            more,
+            (tf.zeros((0, len(self.obs)), tf.float64),),
+            shape_invariants=(tf.TensorShape([None, len(self.obs)]),),
+            maximum_iterations=_ROUNDS,
+            parallel_iterations=1,
+        )
+        enough = tf.debugging.assert_less_equal(n, tf.shape(events)[0], f"hardly any event of {self.name} in {ranges}")
+        with tf.control_dependencies([] if enough is None else [enough]):
+            return events[:n]
+
+    def copy(self, **overrides: Any) -> Any:
+        """A new PDF from the same constructor arguments, some of them replaced.
+
+        Args:
+            **overrides: Arguments of the constructor.
+        """
+        arguments = dict(self._arguments)
+        if self.is_extended and arguments["extended"] is not True:
+            arguments["extended"] = self.get_yield()
+        return type(self)(**{**arguments, **overrides})
+
+
+class _FlowBasedPDF(LearnedPDF):
+    """A flow, or a flow behind a deformation, with the observables bound by name."""
+
+    def __init__(self, flow: Flow, obs: Any, params: Mapping[str, Any], **settings: Any):
+        self._flow = flow
+        self.cond = tuple(flow.cond)
+        self.ranges = {name: _finite(*flow.ranges[name]) for name in flow.obs}
+        default = {**self.ranges, **dict.fromkeys(self.cond, (-UNBOUNDED, UNBOUNDED))}
+        super().__init__(obs=_space_within(obs, default, settings["name"]), params=dict(params), **settings)
+        if not self._covers(self.norm):
+            self._refuse_conditional()
+
+    def _encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return self._flow.encode(_columns(x, self.obs, self._flow.obs), _columns(x, self.obs, self.cond))
+
+    def _context(self, context: tf.Tensor) -> tf.Tensor:
+        """Standardised conditions; the encoder wants observables too, so it gets the centre of the density."""
+        centre = self._flow.decode(tf.zeros((tf.shape(context)[0], len(self._flow.obs)), tf.float64))
+        return self._flow.encode(centre, context)[1]
+
+    def _decode(self, u: tf.Tensor) -> tf.Tensor:
+        return _columns(self._flow.decode(u), self._flow.obs, self.outputs)
+
+    def _fraction(self, ranges: Ranges) -> tf.Tensor:
+        """Self-normalised importance sampling: exactly one over the whole range, whatever the nuisances."""
+        events, prepared, log_nominal = self._nominal_sample
+        weights = tf.exp(self._log_shape(prepared) - log_nominal)
+        inside = tf.cast(_inside(events, self.obs, ranges), tf.float64)
+        return tf.reduce_sum(weights * inside) / tf.reduce_sum(weights)
+
+    @functools.cached_property
+    def _nominal_sample(self) -> tuple[tf.Tensor, Any, tf.Tensor]:
+        """A fixed sample of the nominal density: its events, prepared, and their nominal log-density."""
+        with tf.init_scope():
+            u = self._flow.draw(tf.zeros((INTEGRATION_SAMPLE, 0), tf.float64), tf.constant(_INTEGRATION_SEED))
+            events = self._decode(u)
+            u, c, log_jacobian = self._encode(events)
+            return events, self._prepare(events), self._flow.log_density(u, c) + log_jacobian
+
+
+class FlowPDF(_FlowBasedPDF):
+    r"""A nominal density :math:`p(y | x)` without parameters.
+
+    Args:
+        flow: The density.
+        obs: Names, or a `zfit.Space`, of the observables and conditions, in any order; by default those of the flow,
+            over its ranges (unbounded ones: ± ``UNBOUNDED``). In a narrower space the density is divided by its
+            integral there.
+        extended: Yield: a number or parameter.
+        norm: Range over which it is normalised; by default ``obs``.
+        name: Name of the PDF.
+        label: Text for plots and tables.
+
+    Raises:
+        ValueError: If the observables are not those of the flow, or their range is wider; if a conditional density
+            should be normalised over a part of its range.
+
+    Example:
+        >>> flow = Flow(["mass"], ranges={"mass": (60.0, 120.0)})
+        >>> pdf = FlowPDF(flow)
+        >>> float(pdf.integrate((60.0, 120.0))[0])
+        1.0
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        obs: Any = None,
+        extended: Any = None,
+        norm: Any = None,
+        name: str = "FlowPDF",
+        label: str | None = None,
+    ):
+        self._arguments = {"flow": flow, "obs": obs, "extended": extended, "norm": norm, "name": name, "label": label}
+        super().__init__(flow, obs, {}, extended=extended, norm=norm, name=name, label=label)
+
+    def _prepare(self, x: tf.Tensor) -> Any:
+        return self._encode(x)
+
+    def _log_shape(self, prepared: Any) -> tf.Tensor:
+        u, c, log_jacobian = prepared
+        return self._flow.log_density(u, c) + log_jacobian
+
+    def _draw(self, context: tf.Tensor) -> tf.Tensor:
+        return self._decode(self._flow.draw(self._context(context), _seed()))
+
+
+class FNFPDF(_FlowBasedPDF):
+    r"""A density that nuisances deform.
+
+    A factorizable normalizing flow (arXiv:2602.13184),
+    :math:`p(y|x,\nu) = p_\mathrm{nom}(T_\nu(y;x)|x) \, |\det \partial T_\nu/\partial y|`. The coefficients of the
+    deformation are computed once per data set.
+
+    Where the range is narrower than that of the deformation, the normalisation comes from ``INTEGRATION_SAMPLE``
+    nominal events with importance weights, the same ones at every point. It is smooth in the nuisances, and adds a bias
+    of up to ``sqrt(f N / INTEGRATION_SAMPLE)`` standard deviations to a fit of ``N`` events, with ``f`` the fraction
+    that is cut away.
+
+    Args:
+        deformation: The deformation, which carries its flow.
+        params: A parameter for each of its nuisances, by name.
+        obs: As for `FlowPDF`.
+        extended: Yield: a number or parameter, e.g. from :func:`zfit_fnf.modified_yield`.
+        norm: Range over which it is normalised; by default ``obs``.
+        name: Name of the PDF.
+        label: Text for plots and tables.
+
+    Raises:
+        ValueError: If ``params`` lacks a nuisance or names another one; as for `FlowPDF`.
+
+    Example:
+        >>> from zfit_fnf.deformation import Response
+        >>> from zfit_fnf.param import nuisance
+        >>> response = Response(["jes"], ((1,), (2,)), n_dim=1, n_context=0)
+        >>> deformation = Deformation(Flow(["mass"]), [response], windows={"jes": (-1.0, 1.0)})
+        >>> pdf = FNFPDF(deformation, params={"jes": nuisance("jes")}, extended=1000.0)
+        >>> len(pdf.sample(5).value())
+        5
+    """
+
+    def __init__(
+        self,
+        deformation: Deformation,
+        params: Mapping[str, Any],
+        obs: Any = None,
+        extended: Any = None,
+        norm: Any = None,
+        name: str = "FNFPDF",
+        label: str | None = None,
+    ):
+        self._arguments = {
+            "deformation": deformation,
+            "params": params,
+            "obs": obs,
+            "extended": extended,
+            "norm": norm,
+            "name": name,
+            "label": label,
+        }
+        self._deformation = deformation
+        known = deformation.nuisances
+        if missing := [name for name in known if name not in params]:
+            raise ValueError(
+                f"params= lacks a parameter for {missing}; the nuisances of the deformation are {list(known)}"
+            )
+        if unknown := sorted(set(params) - set(known)):
+            raise ValueError(f"params= names {unknown}, but the nuisances of the deformation are {list(known)}")
+        bound = {nuisance: params[nuisance] for nuisance in known}
+        super().__init__(deformation.flow, obs, bound, extended=extended, norm=norm, name=name, label=label)
+
+    @property
+    def deformation(self) -> Deformation:
+        """The deformation."""
+        return self._deformation
+
+    def _nu(self) -> tf.Tensor:
+        return tf.stack([self.params[name].value() for name in self._deformation.nuisances])
+
+    def _prepare(self, x: tf.Tensor) -> Any:
+        u, c, log_jacobian = self._encode(x)
+        return u, c, log_jacobian, self._deformation.coefficients(u, c)
+
+    def _log_shape(self, prepared: Any) -> tf.Tensor:
+        u, c, log_jacobian, coefficients = prepared
+        nominal, log_det = self._deformation.apply(u, coefficients, self._deformation.basis(self._nu()))
+        return self._flow.log_density(nominal, c) + log_det + log_jacobian
+
+    def _draw(self, context: tf.Tensor) -> tf.Tensor:
+        return self._decode(self._deformation.draw(self._context(context), self._nu(), _seed()))
+
+
+class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
+    r"""Mixture :math:`\sum_c f_c p_c` of any PDFs, learned or of zfit, evaluated in log space.
+
+    The shares are either the yields of the components, :math:`f_c = n_c / \sum n`, or ``fracs``. Each yield is
+    evaluated once per evaluation; a yield may be zero.
+
+    Args:
+        pdfs: At least two PDFs of the same observables over the same range: all extended, or none of them.
+        fracs: Shares, if the PDFs are not extended: one for each, or all but the last. Their sum is divided out.
+        obs: Names, or a `zfit.Space`, that give the order of the observables; by default those of the first PDF.
+        extended: If the PDFs are extended: ``False`` to use their yields as shares only, by default the sum is extended
+            by the sum of yields. With ``fracs``: the total yield, if any.
+        norm: Range over which it is normalised, which has to be that of the PDFs.
+        name: Name of the PDF.
+        label: Text for plots and tables.
+
+    Raises:
+        ValueError: If PDFs do not fit together, or yields and ``fracs`` are mixed.
+
+    Example:
+        >>> space = zfit.Space("mass", 60.0, 120.0)
+        >>> sig = FlowPDF(Flow(["mass"], ranges={"mass": (60.0, 120.0)}), extended=100.0)
+        >>> bkg = zfit.pdf.Exponential(-0.02, obs=space, extended=900.0)
+        >>> float(SumPDF([sig, bkg]).get_yield().value())
+        1000.0
+    """
+
+    def __init__(
+        self,
+        pdfs: Sequence[zfit.pdf.BasePDF],
+        fracs: Any = None,
+        obs: Any = None,
+        extended: Any = None,
+        norm: Any = None,
+        name: str = "SumPDF",
+        label: str | None = None,
+    ):
+        pdfs = _as_list(pdfs)
+        _check_components(pdfs, name)
+        shares = _shares(pdfs, fracs, name)
+        self._arguments = {
+            "pdfs": pdfs,
+            "fracs": fracs,
+            "obs": obs,
+            "extended": extended,
+            "norm": norm,
+            "name": name,
+            "label": label,
+        }
+        self._complete = len(shares) == len(pdfs)
+        if fracs is None:
+            extended = self._total_yield(shares, extended, name)
+        self.cond = conditions(pdfs[0])
+        self.ranges = {o: limits for o, limits in space_ranges(pdfs[0].norm).items() if o not in self.cond}
+        space = _same_space(obs, pdfs[0].norm, name)
+        kind = "yield" if fracs is None else "frac"
+        params = {f"{kind}_{index}": share for index, share in enumerate(shares)}
+        super().__init__(pdfs=pdfs, obs=space, params=params, extended=extended, norm=norm, name=name, label=label)
+        if not self._covers(self.norm):
+            raise ValueError(
+                f"norm= of {name!r} is narrower than its components' {self.ranges}: give it to each of them"
+            )
+
+    def _total_yield(self, yields: Sequence[Any], extended: Any, name: str) -> Any:
+        if extended is False:
+            return None
+        if extended is not None and extended is not True:
+            raise ValueError(f"{name!r} gets its yield from its components; extended={extended!r} needs fracs= instead")
+        self._arguments["extended"] = True
+        return zfit.ComposedParameter(
+            f"{name}_yield_{next(_sums)}",
+            lambda params: tf.add_n([value.value() for value in params.values()]),
+            params={f"yield_{index}": value for index, value in enumerate(yields)},
+            unpack_params=False,
+        )
+
+    def weights(self) -> tf.Tensor:
+        """Yields or fractions of the components at the current parameters, ``(C,)``."""
+        values = [share.value() for share in self.params.values()]
+        return tf.stack(values if self._complete else [*values, 1.0 - tf.add_n(values)])
+
+    @property
+    def compilable(self) -> bool:
+        """Whether XLA may compile the density."""
+        return all(is_compilable(pdf) for pdf in self.pdfs)
+
+    def _prepare(self, x: tf.Tensor) -> Any:
+        return [prepare(pdf, _columns(x, self.obs, pdf.obs)) for pdf in self.pdfs]
+
+    def _log_shape(self, prepared: Any) -> tf.Tensor:
+        log_p = tf.stack([log_density(pdf, part) for pdf, part in zip(self.pdfs, prepared, strict=True)], axis=-1)
+        weights = self.weights()
+        # A logarithm of the weights would have no derivative where a yield is zero.
+        largest = tf.stop_gradient(tf.reduce_max(tf.where(weights > 0, log_p, -np.inf), axis=-1, keepdims=True))
+        mixture = tf.linalg.matvec(tf.exp(log_p - largest), weights)
+        return largest[:, 0] + tf.math.log(mixture) - tf.math.log(tf.reduce_sum(weights))
+
+    def _draw(self, context: tf.Tensor) -> tf.Tensor:
+        """Labels first, then every component for the rows with its label."""
+        n = tf.shape(context)[0]
+        log_weights = tf.math.log(tf.maximum(self.weights(), 0.0))[None, :]
+        labels = tf.random.stateless_categorical(log_weights, n, _seed())[0]
+        rows = tf.dynamic_partition(tf.range(n), tf.cast(labels, tf.int32), len(self.pdfs))
+        parts = [
+            _columns(_draw(pdf, tf.gather(context, chosen)), outputs(pdf), self.outputs)
+            for pdf, chosen in zip(self.pdfs, rows, strict=True)
+        ]
+        return tf.gather(tf.concat(parts, axis=0), tf.math.invert_permutation(tf.concat(rows, axis=0)))
+
+    def _fraction(self, ranges: Ranges) -> tf.Tensor:
+        parts = tf.stack([_integral(pdf, ranges) for pdf in self.pdfs])
+        weights = self.weights()
+        return tf.tensordot(weights, parts, 1) / tf.reduce_sum(weights)
+
+
+class ConditionalProductPDF(LearnedPDF, zfit.pdf.BaseFunctor):
+    r"""Chain rule: :math:`p(y, x) = p(y | x)\, p(x)`, with any number of factors.
+
+    Every observable is described by exactly one factor; the factors may be given in any order. Sampling draws the
+    conditions first.
+
+    Args:
+        pdfs: Conditional and unconditional PDFs, learned or of zfit, none of them extended.
+        obs: Names, or a `zfit.Space`, that give the order of the observables; by default that of the factors.
+        extended: Yield: a number or parameter.
+        norm: Range over which it is normalised, which has to be that of the factors.
+        name: Name of the PDF.
+        label: Text for plots and tables.
+
+    Raises:
+        ValueError: If an observable is described twice, a condition by no factor, or factors condition each other in a
+            circle; if a factor is extended; if the range is not that of the factors.
+
+    Example:
+        >>> p_y_given_x, p_x = FlowPDF(Flow(["y"], ["x"])), FlowPDF(Flow(["x"]))
+        >>> ConditionalProductPDF([p_y_given_x, p_x], extended=1000.0).obs
+        ('y', 'x')
+    """
+
+    def __init__(
+        self,
+        pdfs: Sequence[zfit.pdf.BasePDF],
+        obs: Any = None,
+        extended: Any = None,
+        norm: Any = None,
+        name: str = "ConditionalProductPDF",
+        label: str | None = None,
+    ):
+        pdfs = _as_list(pdfs)
+        self._arguments = {"pdfs": pdfs, "obs": obs, "extended": extended, "norm": norm, "name": name, "label": label}
+        if extended_factors := [pdf.name for pdf in pdfs if pdf.is_extended]:
+            raise ValueError(f"factors {extended_factors} of {name!r} are extended; give the yield to the product")
+        self._in_order = _causal_order(pdfs, name)
+        self.cond = ()
+        self.ranges = {o: space_ranges(pdf.norm)[o] for pdf in pdfs for o in outputs(pdf)}
+        space = _same_space(obs, _make_space(self.ranges), name)
+        super().__init__(pdfs=pdfs, obs=space, extended=extended, norm=norm, name=name, label=label)
+        if not self._covers(self.norm):
+            raise ValueError(f"norm= of {name!r} is narrower than its factors' {self.ranges}: give it to the factors")
+
+    @property
+    def compilable(self) -> bool:
+        """Whether XLA may compile the density."""
+        return all(is_compilable(pdf) for pdf in self.pdfs)
+
+    def _prepare(self, x: tf.Tensor) -> Any:
+        return [prepare(pdf, _columns(x, self.obs, pdf.obs)) for pdf in self.pdfs]
+
+    def _log_shape(self, prepared: Any) -> tf.Tensor:
+        return tf.add_n([log_density(pdf, part) for pdf, part in zip(self.pdfs, prepared, strict=True)])
+
+    def _draw(self, context: tf.Tensor) -> tf.Tensor:
+        columns: dict[str, tf.Tensor] = {}
+        for pdf in self._in_order:
+            given = tf.stack([columns[o] for o in conditions(pdf)], axis=1) if conditions(pdf) else context
+            columns.update(zip(outputs(pdf), tf.unstack(_draw(pdf, given), axis=1), strict=True))
+        return tf.stack([columns[name] for name in self.obs], axis=1)
+
+    def _fraction(self, ranges: Ranges) -> tf.Tensor:
+        raise ValueError(
+            f"{self.name!r} cannot be integrated over a part of its range: {ranges} is narrower than {self.ranges}. "
+            "Restrict the factors instead, each over its own observables"
+        )
+
+
+# --- any PDF, learned or of zfit ------------------------------------------------------------------------------------
+
+
+def prepare(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
+    """What the density of ``pdf`` needs to know about events ``(n, n_obs)``: a nest of tensors, free of parameters."""
+    return pdf._prepare(x) if isinstance(pdf, LearnedPDF) else x
+
+
+def log_density(pdf: zfit.pdf.BasePDF, prepared: Any) -> tf.Tensor:
+    """Log-density ``(n,)`` float64 of prepared events at the current parameters, normalised over ``pdf.norm``."""
+    if isinstance(pdf, LearnedPDF):
+        return pdf._log_density(prepared)
+    data = zfit.Data.from_tensor(obs=pdf.space, tensor=prepared, name="events", guarantee_limits=True)
+    if type(pdf)._log_pdf is not zfit.pdf.BasePDF._log_pdf:
+        return pdf.log_pdf(data)
+    # zfit would take log(pdf), whose derivative is not finite where the density underflows.
+    return tf.math.log(tf.maximum(pdf.pdf(data), _TINY))
+
+
+def conditions(pdf: zfit.pdf.BasePDF) -> tuple[str, ...]:
+    """The observables that a PDF is conditional on; none for PDFs of zfit."""
+    return pdf.cond if isinstance(pdf, LearnedPDF) else ()
+
+
+def outputs(pdf: zfit.pdf.BasePDF) -> tuple[str, ...]:
+    """The observables that a PDF describes."""
+    return tuple(name for name in pdf.obs if name not in conditions(pdf))
+
+
+def is_compilable(pdf: zfit.pdf.BasePDF) -> bool:
+    """Whether XLA may compile the density of ``pdf``: yes for ours, not in general for those of zfit."""
+    return isinstance(pdf, LearnedPDF) and pdf.compilable
+
+
+def components(pdf: zfit.pdf.BasePDF) -> Iterable[zfit.pdf.BasePDF]:
+    """The PDF and, recursively, all those that it is made of."""
+    yield pdf
+    for daughter in getattr(pdf, "pdfs", ()):
+        yield from components(daughter)
+
+
+def space_ranges(space: zfit.Space) -> Ranges:
+    """Limits ``(low, high)`` of each observable of a space with one rectangle of limits."""
+    with tf.init_scope():
+        lower, upper = (np.asarray(edges, dtype=float) for edges in space.v1.limits)
+    return {name: (float(low), float(high)) for name, low, high in zip(space.obs, lower, upper, strict=True)}
+
+
+def _draw(pdf: zfit.pdf.BasePDF, context: tf.Tensor) -> tf.Tensor:
+    if conditions(pdf):
+        return pdf._draw(context)
+    return pdf.sample(n=tf.shape(context)[0], limits=pdf.norm).value()
+
+
+def _integral(pdf: zfit.pdf.BasePDF, ranges: Ranges) -> tf.Tensor:
+    return tf.reshape(pdf.integrate(_make_space({name: ranges[name] for name in pdf.obs})), ())
+
+
+def _seed() -> tf.Tensor:
+    """A fresh seed pair from zfit's generator, so that `zfit.settings.set_seed` makes samples reproducible."""
+    return zfit.z.random.get_prng().make_seeds(1)[:, 0]
+
+
+def _inside(events: tf.Tensor, names: Sequence[str], ranges: Ranges) -> tf.Tensor:
+    low, high = (np.array([ranges[name][side] for name in names]) for side in (0, 1))
+    return tf.reduce_all((events >= low) & (events <= high), axis=1)
+
+
+def _columns(x: tf.Tensor, names: Sequence[str], wanted: Sequence[str]) -> tf.Tensor:
+    if tuple(names) == tuple(wanted):
+        return x
+    return tf.gather(x, [tuple(names).index(name) for name in wanted], axis=1) if wanted else x[:, :0]
+
+
+# --- spaces ---------------------------------------------------------------------------------------------------------
+
+
+def _finite(low: float, high: float) -> tuple[float, float]:
+    return max(low, -UNBOUNDED), min(high, UNBOUNDED)
+
+
+def _make_space(ranges: Ranges) -> zfit.Space:
+    lower, upper = zip(*ranges.values(), strict=True)
+    return zfit.Space(list(ranges), lower=list(lower), upper=list(upper))
+
+
+def _requested(obs: Any, available: Ranges, name: str) -> Ranges | None:
+    """Ranges that the user asks for, or ``None`` by default; checks the names."""
+    if obs is None:
+        return None
+    space = obs if isinstance(obs, zfit.Space) else zfit.Space(obs)
+    if set(space.obs) != set(available):
+        raise ValueError(f"obs= of {name!r} names {list(space.obs)}; expected {list(available)}, in any order")
+    if not space.has_limits:
+        return {o: available[o] for o in space.obs}
+    return {o: _finite(*limits) for o, limits in space_ranges(space).items()}
+
+
+def _space_within(obs: Any, available: Ranges, name: str) -> zfit.Space:
+    requested = _requested(obs, available, name) or available
+    for o, (low, high) in requested.items():
+        allowed = available[o]
+        if low < allowed[0] or high > allowed[1]:
+            raise ValueError(
+                f"obs= of {name!r} has the range ({low:g}, {high:g}) for {o!r}, but the density exists in "
+                f"({allowed[0]:g}, {allowed[1]:g}) only; use this range, or train with "
+                f"ranges={{{o!r}: ({low:g}, {high:g})}}"
+            )
+    return _make_space(requested)
+
+
+def _same_space(obs: Any, space: zfit.Space, name: str) -> zfit.Space:
+    available = space_ranges(space)
+    requested = _requested(obs, available, name) or available
+    if any(not np.allclose(requested[o], available[o]) for o in available):
+        raise ValueError(
+            f"obs= of {name!r} has the ranges {requested}, but its components have {available}; restrict each of them"
+        )
+    return _make_space({o: available[o] for o in requested})
+
+
+# --- how PDFs fit together ------------------------------------------------------------------------------------------
+
+
+def _as_list(pdfs: Any) -> list[zfit.pdf.BasePDF]:
+    pdfs = [pdfs] if isinstance(pdfs, zfit.pdf.BasePDF) else list(pdfs)
+    for pdf in pdfs:
+        if not isinstance(pdf, zfit.pdf.BasePDF):
+            raise TypeError(f"expected PDFs, got {pdf!r}")
+    return pdfs
+
+
+def _check_components(pdfs: Sequence[zfit.pdf.BasePDF], name: str) -> None:
+    if len(pdfs) < 2:
+        raise ValueError(f"{name!r} needs at least two PDFs to sum, got {len(pdfs)}")
+    first = pdfs[0]
+    for pdf in pdfs[1:]:
+        if set(pdf.obs) != set(first.obs) or set(conditions(pdf)) != set(conditions(first)):
+            raise ValueError(
+                f"components of {name!r} differ in their observables: {first.name!r} describes {_signature(first)}, "
+                f"{pdf.name!r} describes {_signature(pdf)}"
+            )
+        theirs, ours = space_ranges(pdf.norm), space_ranges(first.norm)
+        if differing := [o for o in outputs(first) if not np.allclose(theirs[o], ours[o])]:
+            shown = {o: (ours[o], theirs[o]) for o in differing}
+            raise ValueError(
+                f"components {first.name!r} and {pdf.name!r} of {name!r} are normalised over different ranges {shown}; "
+                "give them the same obs="
+            )
+
+
+def _signature(pdf: zfit.pdf.BasePDF) -> str:
+    given = f" | {', '.join(conditions(pdf))}" if conditions(pdf) else ""
+    return f"p({', '.join(outputs(pdf))}{given})"
+
+
+def _shares(pdfs: Sequence[zfit.pdf.BasePDF], fracs: Any, name: str) -> list[Any]:
+    """Yields of the components, or the fractions given."""
+    extended = [pdf.name for pdf in pdfs if pdf.is_extended]
+    if fracs is None:
+        if len(extended) < len(pdfs):
+            others = [pdf.name for pdf in pdfs if not pdf.is_extended]
+            raise ValueError(f"{name!r} needs fracs=, or a yield for each component: {others} are not extended")
+        return [pdf.get_yield() for pdf in pdfs]
+    if extended:
+        raise ValueError(f"{name!r} has fracs=, but its components {extended} are extended; use either")
+    fracs = list(fracs) if isinstance(fracs, Sequence) and not isinstance(fracs, BaseParameter) else [fracs]
+    if len(fracs) not in (len(pdfs) - 1, len(pdfs)):
+        raise ValueError(f"{name!r} has {len(pdfs)} components and {len(fracs)} fracs; expected as many, or one less")
+    return fracs
+
+
+def _causal_order(pdfs: Sequence[zfit.pdf.BasePDF], name: str) -> list[zfit.pdf.BasePDF]:
+    """The factors in an order in which all conditions are known before they are needed."""
+    described = [o for pdf in pdfs for o in outputs(pdf)]
+    if twice := sorted({o for o in described if described.count(o) > 1}):
+        raise ValueError(f"observables {twice} are described by more than one factor of {name!r}")
+    for pdf in pdfs:
+        if missing := [o for o in conditions(pdf) if o not in described]:
+            raise ValueError(f"no factor of {name!r} describes {missing}, on which {pdf.name!r} is conditional")
+    order: list[zfit.pdf.BasePDF] = []
+    while waiting := [pdf for pdf in pdfs if pdf not in order]:
+        known = {o for pdf in order for o in outputs(pdf)}
+        ready = [pdf for pdf in waiting if known.issuperset(conditions(pdf))]
+        if not ready:
+            circle = ", ".join(_signature(pdf) for pdf in waiting)
+            raise ValueError(f"the factors of {name!r} condition each other in a circle: {circle}")
+        order += ready
+    return order

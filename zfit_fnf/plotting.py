@@ -1,0 +1,350 @@
+"""Plots of data, models and fit results: results in, axes out; nothing is fitted or scanned here.
+
+Every function draws on the Matplotlib axes that it is given, or on the current ones, and returns them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+from scipy.interpolate import CubicSpline, RectBivariateSpline
+from zfit.result import FitResult
+
+from .param import Nuisance
+from .projections import VariedSample, fitted_nuisances, hesse_error
+from .samples import Sample, as_sample
+from .scans import ContourScan, ProfileScan
+from .toys import current_axes
+
+if TYPE_CHECKING:
+    from hist import Hist
+    from matplotlib.axes import Axes
+
+Bins = int | tuple[int, float, float] | Sequence[float] | np.ndarray
+
+REGIONS = {"68.3 %": 2.30, "95.4 %": 6.18}
+"""Probability of a region of two parameters, and twice the rise of the negative log-likelihood at its edge."""
+
+_FILLS = ("#92bfdb", "#fdc086", "#a8d8a0", "#c7b5de", "#e9d18b", "#d0d0d0")
+_INK, _RED, _BLUE, _GREEN, _YELLOW = "#1a1a1a", "#b2182b", "#2166ac", "#85d17c", "#ffdf7f"
+_FINE = 200  # points along a smooth line
+
+
+def projection(
+    data: Any,
+    components: Mapping[str, Sample],
+    column: str,
+    *,
+    bins: Bins = 50,
+    weights: str | np.ndarray | None = None,
+    stack: bool = True,
+    ax: Axes | None = None,
+    ax_pulls: Axes | None = None,
+) -> Axes:
+    r"""Distribution of the data in one column with the model, and pulls below.
+
+    The pull of a bin is :math:`(n - m) / \sqrt{m + \sigma_m^2}`, with :math:`n` events in data, :math:`m` expected ones and
+    :math:`\sigma_m` the error of :math:`m` from the finite size of the model's samples. For weighted data the sum of their
+    squared weights takes the place of the first :math:`m`.
+
+    Args:
+        data: The data: anything that `zfit_fnf.samples.as_sample` takes.
+        components: Weighted events of each component, by its label, from
+            `zfit_fnf.projections.component_samples` or from simulation.
+        column: Which column.
+        bins: Number of bins over the range of the data, ``(number, low, high)``, or the edges.
+        weights: Weights of the data: a column or an array; by default their own.
+        stack: Whether the components are stacked, the first at the bottom; otherwise they are lines below their sum.
+        ax: Where to draw; by default in the current figure.
+        ax_pulls: Where to draw the pulls; by default they are not drawn.
+
+    Returns:
+        The axes of the distribution.
+
+    Raises:
+        ImportError: If a plotting library is missing, with what to install.
+        ValueError: If a column is missing, or the bins are none.
+
+    Example:
+        >>> fig, (ax, ax_pulls) = plt.subplots(2, sharex=True, height_ratios=[3, 1])
+        >>> projection(data, component_samples(model), "mass", bins=(60, 60, 120), ax=ax, ax_pulls=ax_pulls)
+    """
+    ax = current_axes() if ax is None else ax
+    sample = as_sample(data, [column], weights=weights)
+    edges = _edges(bins, sample.columns[column])
+    parts = {label: _histogram(as_sample(part, [column]), column, edges) for label, part in components.items()}
+    observed, expected = _histogram(sample, column, edges), sum(parts.values())
+    _draw_model(parts, expected, stack, ax)
+    _draw_data(observed, ax)
+    ax.set(xlabel=column if ax_pulls is None else "", ylabel=f"events / {_per_bin(edges)}", xlim=(edges[0], edges[-1]))
+    ax.set_ylim(0, 1.3 * max(expected.values().max(), observed.values().max()))  # room for the legend
+    ax.legend(ncols=2, frameon=False)
+    if ax_pulls is not None:
+        statistical = expected.values() if sample.weights is None else observed.variances()
+        _draw_pulls(observed, expected, expected.variances() + statistical, ax_pulls)
+        ax_pulls.set(xlabel=column, xlim=(edges[0], edges[-1]))
+    return ax
+
+
+def variations(
+    varied: VariedSample, nuisance: Nuisance | str, column: str, *, bins: Bins = 30, ax: Axes | None = None
+) -> Axes:
+    """What one nuisance does to the distribution of a column: pre-fit at ±1 sigma, and post-fit within its error.
+
+    Both are ratios to the prediction with all nuisances at their observed values.
+
+    Args:
+        varied: The prediction, from `zfit_fnf.projections.vary`.
+        nuisance: The nuisance, or its name.
+        column: Which column.
+        bins: Number of bins between the 0.5 % quantiles, ``(number, low, high)``, or the edges.
+        ax: Where to draw; by default in the current figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If a plotting library is missing, with what to install.
+        ValueError: If the nuisance or the column is not there.
+
+    Example:
+        >>> variations(vary(model, result), "jes", "mass")
+    """
+    ax = current_axes() if ax is None else ax
+    name = nuisance if isinstance(nuisance, str) else nuisance.name
+    if name not in varied.titles:
+        raise ValueError(f"nuisance {name!r} was not varied; those that were are {list(varied.titles)}")
+    nominal = as_sample(varied.nominal, [column])
+    edges = _edges(bins, nominal.columns[column], tails=0.005)
+    reference = _histogram(nominal, column, edges).values()
+
+    def ratio(weights: np.ndarray) -> np.ndarray:
+        counts = _histogram(Sample(nominal.columns, weights), column, edges).values()
+        return np.divide(counts, reference, out=np.full(len(counts), np.nan), where=reference > 0)
+
+    down, up = map(ratio, varied.prefit[name])
+    low, high = map(ratio, varied.postfit[name])
+    ax.axhline(1.0, color="grey", linewidth=0.8)
+    ax.stairs(up, edges, baseline=None, color=_RED, linewidth=1.5, label=r"pre-fit $+1\sigma$")
+    ax.stairs(down, edges, baseline=None, color=_BLUE, linewidth=1.5, linestyle="dashed", label=r"pre-fit $-1\sigma$")
+    ax.stairs(high, edges, baseline=low, fill=True, color=_INK, alpha=0.7, linewidth=1.5, label=r"post-fit $\pm$ error")
+    ax.set(xlabel=column, ylabel="ratio to nominal", title=varied.titles[name], xlim=(edges[0], edges[-1]))
+    ax.legend(frameon=False)
+    return ax
+
+
+def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax: Axes | None = None) -> Axes:
+    """Best fit and post-fit error of each nuisance, over the bands of one and two pre-fit standard deviations.
+
+    Args:
+        result: The fit, with errors by `FitResult.hesse`.
+        nuisances: Which to show, from top to bottom; by default all that were fitted.
+        ax: Where to draw; by default in the current figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing, with what to install.
+        ValueError: If a nuisance was not fitted or has no HESSE error, or there is none.
+
+    Example:
+        >>> result.hesse()
+        >>> pulls(result)
+    """
+    ax = current_axes() if ax is None else ax
+    shown = fitted_nuisances(result) if nuisances is None else list(nuisances)
+    if not shown:
+        raise ValueError("there are no nuisances to show: the fit has none made by zfit_fnf.nuisance")
+    errors = np.array([hesse_error(result, nuisance) for nuisance in shown])
+    values = np.array([float(result.params[nuisance]["value"]) for nuisance in shown])
+    rows = np.arange(len(shown))
+    ax.axvspan(-2, 2, color=_YELLOW, linewidth=0, label=r"pre-fit $\pm 2\sigma$")
+    ax.axvspan(-1, 1, color=_GREEN, linewidth=0, label=r"pre-fit $\pm 1\sigma$")
+    ax.axvline(0, color="white", linewidth=1)
+    ax.errorbar(values, rows, xerr=errors, fmt="o", color=_INK, markersize=5, capsize=3, label="post-fit")
+    for row, value, error in zip(rows, values, errors, strict=True):
+        ax.annotate(_rounded(value, error), (1.01, row), xycoords=("axes fraction", "data"), va="center")
+    reach = 1.1 * max(2.0, float(np.max(np.abs(values) + errors)))
+    ax.set(xlabel=r"nuisance parameter [$\sigma$]", xlim=(-reach, reach), ylim=(len(shown) - 0.4, -0.6))
+    ax.set_yticks(rows, [str(nuisance.label) for nuisance in shown])
+    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    return ax
+
+
+def correlation(
+    result: FitResult, params: Sequence[zfit.Parameter] | None = None, *, ax: Axes | None = None
+) -> Axes:
+    """Matrix of the correlations of the fitted parameters, from their covariance by HESSE.
+
+    Args:
+        result: The fit.
+        params: Which parameters; by default all that were fitted.
+        ax: Where to draw; by default in the current figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing, with what to install.
+
+    Example:
+        >>> correlation(result)
+    """
+    ax = current_axes() if ax is None else ax
+    shown = list(result.params) if params is None else list(params)
+    matrix = np.asarray(result.correlation(shown))
+    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    for (row, column), value in np.ndenumerate(matrix):
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if abs(value) > 0.6 else _INK)
+    labels = [str(parameter.label) for parameter in shown]
+    ax.set_xticks(range(len(shown)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(shown)), labels)
+    ax.tick_params(length=0)
+    ax.figure.colorbar(image, ax=ax, label="correlation", shrink=0.9)
+    return ax
+
+
+def profile(scan: ProfileScan, *, ax: Axes | None = None) -> Axes:
+    """Profile likelihood of one parameter, with the rise at one and two standard deviations.
+
+    Args:
+        scan: The scan, from `zfit_fnf.scans.profile`; a cubic spline is drawn through its points.
+        ax: Where to draw; by default in the current figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing, with what to install.
+
+    Example:
+        >>> profile(zfit_fnf.scans.profile(nll, result, jes))
+    """
+    ax = current_axes() if ax is None else ax
+    good = np.isfinite(scan.delta)
+    values, delta = scan.values[good], scan.delta[good]
+    fine = np.linspace(values[0], values[-1], _FINE)
+    ax.plot(fine, CubicSpline(values, delta)(fine), color=_BLUE, linewidth=1.8, label="profile likelihood")
+    ax.plot(values, delta, ".", color=_BLUE)
+    ax.axvline(scan.best_fit, color=_INK, linestyle="dotted", linewidth=1.2, label="best fit")
+    for n_sigma in (1, 2):
+        ax.axhline(n_sigma**2, color="grey", linewidth=0.9, linestyle="dashed")
+        ax.annotate(rf"${n_sigma}\sigma$", (0.985, n_sigma**2 + 0.12), xycoords=("axes fraction", "data"), ha="right")
+    ax.set(xlabel=scan.title, ylabel=r"$-2\,\Delta \ln L$", xlim=(values[0], values[-1]), ylim=(0, None))
+    ax.legend(loc="upper center", frameon=False)
+    return ax
+
+
+def contour(scan: ContourScan, *, truth: Mapping[str, float] | None = None, ax: Axes | None = None) -> Axes:
+    """Regions of two parameters with 68.3 and 95.4 % probability, and the best fit.
+
+    Args:
+        scan: The scan, from `zfit_fnf.scans.contour`; a cubic spline is drawn through its points.
+        truth: True values of the parameters, by name, where they are known.
+        ax: Where to draw; by default in the current figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing, with what to install.
+
+    Example:
+        >>> contour(zfit_fnf.scans.contour(nll, result, (jes, jer)), truth={"jes": 0.5, "jer": -0.5})
+    """
+    ax = current_axes() if ax is None else ax
+    (x, y), delta = scan.values, scan.delta
+    if np.isfinite(delta).all():
+        spline = RectBivariateSpline(x, y, delta)
+        x, y = np.linspace(x[0], x[-1], _FINE), np.linspace(y[0], y[-1], _FINE)
+        delta = spline(x, y)
+    for (label, level), style in zip(REGIONS.items(), ("solid", "dashed"), strict=True):
+        ax.contourf(x, y, delta.T, levels=[-np.inf, level], colors=[_BLUE], alpha=0.18)
+        ax.contour(x, y, delta.T, levels=[level], colors=[_BLUE], linestyles=style, linewidths=1.5)
+        ax.plot([], [], color=_BLUE, linestyle=style, label=label)
+    ax.plot(*scan.best_fit, "+", color=_INK, markersize=11, markeredgewidth=1.8, linestyle="none", label="best fit")
+    if truth is not None:
+        point = [truth[name] for name in scan.parameters]
+        ax.plot(*point, "*", color=_RED, markersize=11, linestyle="none", label="truth")
+    ax.set(xlabel=scan.titles[0], ylabel=scan.titles[1])
+    ax.legend(frameon=False)
+    return ax
+
+
+# --- histograms -----------------------------------------------------------------------------------------------------
+
+
+def _histogram(sample: Sample, column: str, edges: np.ndarray) -> Hist:
+    hist = _library("hist")
+    histogram = hist.Hist(hist.axis.Variable(edges, name=column), storage=hist.storage.Weight())
+    return histogram.fill(sample.columns[column], weight=sample.weights)
+
+
+def _edges(bins: Bins, values: np.ndarray, *, tails: float = 0.0) -> np.ndarray:
+    """Bin edges; a mere number of bins spans the values, apart from a fraction in each tail."""
+    if isinstance(bins, int):
+        low, high = np.quantile(values, [tails, 1.0 - tails])
+        bins = (bins, float(low), float(np.nextafter(high, np.inf)))
+    if isinstance(bins, tuple) and len(bins) == 3 and isinstance(bins[0], int):
+        edges = np.linspace(bins[1], bins[2], bins[0] + 1)
+    else:
+        edges = np.asarray(bins, float)
+    if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
+        raise ValueError(f"bins= is a number, (number, low, high) or ascending edges; got {bins!r}")
+    return edges
+
+
+def _per_bin(edges: np.ndarray) -> str:
+    widths = np.diff(edges)
+    return f"{widths[0]:.3g}" if np.allclose(widths, widths[0]) else "bin"
+
+
+def _draw_model(parts: Mapping[str, Hist], total: Hist, stack: bool, ax: Axes) -> None:
+    histplot = _library("mplhep").histplot
+    colours = [_FILLS[index % len(_FILLS)] for index in range(len(parts))]
+    common = {"ax": ax, "flow": "none", "yerr": False, "label": list(parts), "color": colours}
+    if stack:
+        histplot(list(parts.values()), stack=True, histtype="fill", **common)
+    else:
+        histplot(list(parts.values()), linewidth=2, **common)
+    histplot(total, ax=ax, flow="none", yerr=False, color=_INK, linewidth=1.2, label="model")
+
+
+def _draw_data(observed: Hist, ax: Axes) -> None:
+    histplot = _library("mplhep").histplot
+    error = np.sqrt(observed.variances())
+    histplot(observed, histtype="errorbar", yerr=error, color=_INK, markersize=4, label="data", ax=ax, flow="none")
+
+
+def _draw_pulls(observed: Hist, expected: Hist, variance: np.ndarray, ax: Axes) -> None:
+    (edges,) = observed.axes.edges
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    known = variance > 0
+    pull = (observed.values() - expected.values())[known] / np.sqrt(variance[known])
+    ax.axhspan(-2, 2, color=_YELLOW, linewidth=0)
+    ax.axhspan(-1, 1, color=_GREEN, linewidth=0)
+    ax.axhline(0, color="white", linewidth=1)
+    ax.errorbar(centres[known], pull, yerr=1.0, fmt="o", color=_INK, markersize=3, linewidth=1)
+    reach = max(4.0, 1.2 * float(np.max(np.abs(pull), initial=0.0)) + 1.0)
+    ax.set(ylabel="pull", ylim=(-reach, reach))
+
+
+# --- small things ---------------------------------------------------------------------------------------------------
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f'{name} is needed for plots: pip install "zfit_fnf[plot]"') from error
+
+
+def _rounded(value: float, error: float) -> str:
+    """Value and error with two digits of the error."""
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    return rf"${value:.{digits}f} \pm {error:.{digits}f}$"

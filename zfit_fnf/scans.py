@@ -1,0 +1,253 @@
+r"""Scans of the profile likelihood in one and in two parameters.
+
+At each point all other parameters are at the values that fit best there. Likelihoods of many events are nearly
+parabolic, so the other parameters are first placed by the Hessian of the best fit; most points then need a single
+evaluation. Points where a few Newton steps are not enough are left to a minimiser.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+from tqdm.auto import tqdm
+from zfit.result import FitResult
+
+from .param import Nuisance
+from .toys import default_minimizer, preserved
+
+_NEWTON_STEPS = 6
+_TOLERANCE = 1e-3  # of the distance to the minimum, which is then added: what remains is of higher order
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileScan:
+    """Profile likelihood of one parameter, made by `profile`.
+
+    Attributes:
+        parameter: Name of the parameter.
+        title: Its label, with the unit.
+        values: Where it was fixed, ``(n,)``.
+        delta: Twice the rise of the negative log-likelihood above the best fit, ``(n,)``; not a number where a fit did
+            not converge.
+        best_fit: Best-fit value.
+    """
+
+    parameter: str
+    title: str
+    values: np.ndarray
+    delta: np.ndarray
+    best_fit: float
+
+    def __str__(self) -> str:
+        rows = (f"  {value:>12.6g}  {delta:>10.4f}" for value, delta in zip(self.values, self.delta, strict=True))
+        return "\n".join([f"profile of {self.parameter}, best fit {self.best_fit:.6g}: value, 2 delta NLL", *rows])
+
+
+@dataclass(frozen=True, eq=False)
+class ContourScan:
+    """Profile likelihood of two parameters on a grid, made by `contour`.
+
+    Attributes:
+        parameters: Names of the two parameters.
+        titles: Their labels, with units.
+        values: Grid of each, ``(n,)``.
+        delta: Twice the rise of the negative log-likelihood above the best fit, ``(n, n)``, the first parameter along
+            the first axis; not a number where a fit did not converge.
+        best_fit: Best-fit value of each.
+    """
+
+    parameters: tuple[str, str]
+    titles: tuple[str, str]
+    values: tuple[np.ndarray, np.ndarray]
+    delta: np.ndarray
+    best_fit: tuple[float, float]
+
+    def __str__(self) -> str:
+        grid = " x ".join(str(len(values)) for values in self.values)
+        best = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.parameters, self.best_fit, strict=True))
+        return f"2 delta NLL of {' and '.join(self.parameters)} at {grid} points, best fit {best}"
+
+
+def profile(
+    nll: zfit.loss.UnbinnedNLL,
+    result: FitResult,
+    param: zfit.Parameter,
+    *,
+    values: Iterable[float] | None = None,
+    n_sigma: float = 3.0,
+    n_points: int = 21,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    progress: bool = True,
+) -> ProfileScan:
+    r"""Scan the profile likelihood :math:`-2 \ln L(\theta, \hat{\hat\nu}(\theta)) / L(\hat\theta, \hat\nu)` of a parameter.
+
+    All parameters are restored at the end.
+
+    Args:
+        nll: The likelihood.
+        result: Its best fit.
+        param: The parameter, one of those that were fitted.
+        values: Where to fix it; by default ``n_points`` evenly within ``n_sigma`` errors of the best fit.
+        n_sigma: Half width of the scan, in errors by the Hessian; parameter limits cut it off.
+        n_points: Number of points.
+        minimizer: What fits where Newton steps with the Hessian of the best fit do not get there; by default
+            `zfit_fnf.toys.default_minimizer`.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If the parameter was not fitted, or the Hessian at the best fit is not positive definite.
+
+    Example:
+        >>> ax = zfit_fnf.plotting.profile(profile(nll, result, jes))
+    """
+    with preserved(nll):
+        minima = _ConditionalMinima(nll, result, [param], minimizer)
+        grid = minima.grid(param, n_sigma, n_points) if values is None else np.asarray(list(values), float)
+        points = tqdm(grid, desc=f"profile of {param.name}", disable=not progress)
+        delta = np.array([minima.delta([value]) for value in points])
+    return ProfileScan(param.name, axis_title(param), grid, delta, minima.best[param])
+
+
+def contour(
+    nll: zfit.loss.UnbinnedNLL,
+    result: FitResult,
+    params: tuple[zfit.Parameter, zfit.Parameter],
+    *,
+    n_sigma: float = 3.0,
+    n_points: int = 21,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    progress: bool = True,
+) -> ContourScan:
+    """Scan the profile likelihood of two parameters on a grid.
+
+    All parameters are restored at the end.
+
+    Args:
+        nll: The likelihood.
+        result: Its best fit.
+        params: The two parameters, of those that were fitted.
+        n_sigma: Half width of the grid, in errors by the Hessian; parameter limits cut it off.
+        n_points: Number of points along each axis.
+        minimizer: As for `profile`.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: As for `profile`, or if there are not two different parameters.
+
+    Example:
+        >>> ax = zfit_fnf.plotting.contour(contour(nll, result, (jes, jer)))
+    """
+    first, second = params
+    if first is second:
+        raise ValueError(f"a contour needs two different parameters; got {first.name!r} twice")
+    with preserved(nll):
+        minima = _ConditionalMinima(nll, result, [first, second], minimizer)
+        grids = minima.grid(first, n_sigma, n_points), minima.grid(second, n_sigma, n_points)
+        points = tqdm(
+            itertools.product(*grids),
+            total=n_points**2,
+            desc=f"contour of {first.name}, {second.name}",
+            disable=not progress,
+        )
+        delta = np.array([minima.delta(point) for point in points]).reshape(n_points, n_points)
+    return ContourScan(
+        (first.name, second.name),
+        (axis_title(first), axis_title(second)),
+        grids,
+        delta,
+        (minima.best[first], minima.best[second]),
+    )
+
+
+def axis_title(parameter: zfit.Parameter) -> str:
+    """Label of a parameter for an axis: nuisances are in units of their standard deviation.
+
+    Args:
+        parameter: The parameter.
+    """
+    label = str(parameter.label or parameter.name)
+    return rf"{label} [$\sigma$]" if isinstance(parameter, Nuisance) else label
+
+
+class _ConditionalMinima:
+    """Minima of a likelihood with some parameters fixed.
+
+    Args:
+        nll: The likelihood.
+        result: Its best fit.
+        fixed: The parameters that are fixed.
+        minimizer: For the points that Newton steps do not solve.
+    """
+
+    def __init__(
+        self,
+        nll: zfit.loss.UnbinnedNLL,
+        result: FitResult,
+        fixed: Sequence[zfit.Parameter],
+        minimizer: zfit.minimize.BaseMinimizer | None,
+    ):
+        self.best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
+        if unknown := [parameter.name for parameter in fixed if parameter not in self.best]:
+            raise ValueError(f"cannot scan {unknown}: the fit has {[parameter.name for parameter in self.best]}")
+        self._nll, self._fixed = nll, list(fixed)
+        self._others = [parameter for parameter in self.best if parameter not in fixed]
+        self._minimizer = default_minimizer() if minimizer is None else minimizer
+        zfit.param.set_values(self.best, clip=True)
+        self._lowest = float(nll.value(full=False))
+        hessian = _positive(np.asarray(nll.hessian([*self._fixed, *self._others])))
+        self._errors = dict(zip(self._fixed, np.sqrt(np.diag(np.linalg.inv(hessian))), strict=False))
+        n = len(self._fixed)
+        self._curvature, self._mixed = hessian[n:, n:], hessian[n:, :n]
+
+    def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
+        """Even grid of a parameter around the best fit."""
+        centre, width = self.best[parameter], n_sigma * self._errors[parameter]
+        low, high = _limits(parameter)
+        return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
+
+    def delta(self, point: Sequence[float]) -> float:
+        """Twice the rise of the conditional minimum above the best fit."""
+        moved = np.asarray(point) - [self.best[parameter] for parameter in self._fixed]
+        start = np.array([self.best[parameter] for parameter in self._others])
+        if len(start):
+            start = start - np.linalg.solve(self._curvature, self._mixed @ moved)
+        zfit.param.set_values(self._fixed, point)
+        return 2.0 * (self._minimum(start) - self._lowest)
+
+    def _minimum(self, start: np.ndarray) -> float:
+        if not self._others:
+            return float(self._nll.value(full=False))
+        for value, distance in self._newton(start):
+            if distance < _TOLERANCE:
+                return value - distance
+        zfit.param.set_values(self._others, start, clip=True)
+        fit = self._minimizer.minimize(self._nll, self._others)
+        zfit.param.set_values(self._others, fit, clip=True)
+        return float(self._nll.value(full=False)) if fit.converged else float("nan")
+
+    def _newton(self, position: np.ndarray) -> Iterator[tuple[float, float]]:
+        """Value and expected distance to the minimum at every step, as long as the steps stay inside of the limits."""
+        low, high = np.transpose([_limits(parameter) for parameter in self._others])
+        for _ in range(_NEWTON_STEPS):
+            if not np.all((position >= low) & (position <= high)):  # a step that is not a number is not inside either
+                return
+            zfit.param.set_values(self._others, position)
+            value, gradient = self._nll.value_gradient(self._others, full=False)
+            step = np.linalg.solve(self._curvature, np.asarray(gradient))
+            yield float(value), float(0.5 * np.asarray(gradient) @ step)
+            position = position - step
+
+
+def _positive(hessian: np.ndarray) -> np.ndarray:
+    if not np.isfinite(hessian).all() or np.linalg.eigvalsh(hessian)[0] <= 0:
+        raise ValueError("the Hessian at the best fit is not positive definite: the fit did not end at a minimum")
+    return hessian
+
+
+def _limits(parameter: zfit.Parameter) -> tuple[float, float]:
+    low, high = parameter.lower, parameter.upper
+    return -np.inf if low is None else float(low), np.inf if high is None else float(high)

@@ -1,0 +1,492 @@
+r"""Pseudo-experiments: toys, which fluctuate as an experiment does, and the Asimov set, which does not fluctuate.
+
+An experiment has two kinds of outcomes, and both belong to a pseudo-experiment: the *events* of every channel (their number
+too, if the likelihood is extended), and the *global observables*, the outcomes of the auxiliary measurements behind the
+constraints. Global observables are fixed `zfit.Parameter` objects, such as `Nuisance.observed`, so that a constraint follows
+when they move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from scipy.special import logsumexp
+from tqdm.auto import tqdm
+from zfit.core.constraint import BaseConstraint
+
+from .loss import Events, event_kernel
+from .param import NuisanceConstraint
+from .pdf import SumPDF
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Values = Mapping[zfit.Parameter, float]
+Seed = int | Sequence[int]
+
+_CHUNK = 10_000  # events whose density is evaluated at once while an Asimov set is made
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoExperiment:
+    """Outcome of all measurements that enter a likelihood, made by `asimov` or `toy`.
+
+    Attributes:
+        data: Events of every channel.
+        observed: Values of the global observables, by parameter.
+        truth: Values of the floating parameters that it was made at, by parameter.
+
+    Example:
+        >>> experiment = toy(nll, seed=1)
+        >>> with zfit.param.set_values(experiment.observed):
+        ...     result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(experiment.loss(nll))
+    """
+
+    data: tuple[zfit.Data, ...]
+    observed: dict[zfit.Parameter, float]
+    truth: dict[zfit.Parameter, float]
+
+    def loss(self, nll: zfit.loss.UnbinnedNLL) -> zfit.loss.UnbinnedNLL:
+        """The likelihood ``nll`` of these events.
+
+        The global observables are shared by all likelihoods of a model: set them to `observed` while it is used.
+
+        Args:
+            nll: The likelihood that the pseudo-experiment was made from.
+        """
+        return nll.create_new(data=list(self.data))
+
+
+@dataclass(frozen=True, eq=False)
+class ToyFits:
+    """Fits to toys, made by `fit_toys`; prints as a table of the pulls.
+
+    Attributes:
+        truth: Values that the toys were drawn at, by name of the parameter.
+        values: Best-fit values: a row for each toy, a column for each parameter.
+        errors: HESSE errors, likewise; not a number where the Hessian is not positive definite.
+        valid: Whether each fit converged and has errors.
+    """
+
+    truth: dict[str, float]
+    values: pd.DataFrame
+    errors: pd.DataFrame
+    valid: np.ndarray
+
+    def pulls(self) -> pd.DataFrame:
+        """Mean and width of ``(fit - truth) / error`` of the valid fits; 0 and 1 if the errors are right.
+
+        Returns:
+            A row for each parameter with the columns ``mean``, ``mean_error``, ``width`` and ``width_error``.
+
+        Raises:
+            ValueError: If fewer than two fits are valid.
+        """
+        pulls = self._pulls()
+        n_valid = len(pulls)
+        if n_valid < 2:
+            raise ValueError(f"pulls need two valid fits at least; {n_valid} of {len(self.valid)} are valid")
+        width = pulls.std()
+        columns = {
+            "mean": pulls.mean(),
+            "mean_error": width / np.sqrt(n_valid),
+            "width": width,
+            "width_error": width / np.sqrt(2 * (n_valid - 1)),
+        }
+        return pd.DataFrame(columns)
+
+    def plot(self, parameter: zfit.Parameter | str, *, ax: Axes | None = None) -> Axes:
+        """Histogram of the pulls of one parameter, with the unit Gaussian.
+
+        Args:
+            parameter: The parameter, or its name.
+            ax: Where to draw; by default in the current figure.
+
+        Returns:
+            The axes.
+        """
+        name = parameter if isinstance(parameter, str) else parameter.name
+        ax = current_axes() if ax is None else ax
+        pulls = self._pulls()[name]
+        edges = np.linspace(-5, 5, 41)
+        centres = 0.5 * (edges[1:] + edges[:-1])
+        gauss = np.exp(-0.5 * centres**2) / np.sqrt(2 * np.pi)
+        ax.hist(pulls, bins=edges, histtype="stepfilled", alpha=0.5, label=f"{len(pulls)} toys")
+        ax.plot(centres, gauss * len(pulls) * (edges[1] - edges[0]), color="black", label="unit Gaussian")
+        ax.set(xlabel=f"pull of {name}", ylabel="toys")
+        ax.legend()
+        return ax
+
+    def _pulls(self) -> pd.DataFrame:
+        return ((self.values - pd.Series(self.truth)) / self.errors)[self.valid]
+
+    def __str__(self) -> str:
+        table = self.pulls().to_string(float_format=lambda number: f"{number:.3f}")
+        return f"pulls of {self.valid.sum()} valid fits to {len(self.valid)} toys\n{table}"
+
+
+def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed = 0) -> PseudoExperiment:
+    """Draw a toy: events from the models, and global observables from their auxiliary measurements.
+
+    The number of events of an extended model is a Poisson number, drawn anew for each toy; otherwise it is the number of
+    events in the data.
+
+    Args:
+        nll: The likelihood; its parameters are left as they are.
+        params: Parameter values to draw at; those left out have their current values.
+        seed: Seed of everything that is random.
+
+    Returns:
+        The toy.
+
+    Raises:
+        ValueError: If a constraint has an outcome that cannot be moved, a model's yield is negative, or weighted data do
+            not say how many events a model without a yield has.
+
+    Example:
+        >>> toy(nll, params={mu: 0.0}, seed=1).observed
+        {<zfit.Parameter 'jes_observed' floating=False value=0>: 0.345584192064786}
+    """
+    rng = np.random.default_rng(seed)
+    with preserved(nll), _seeded(int(rng.integers(2**31))):
+        zfit.param.set_values(params or {}, clip=True)
+        counts = [
+            int(rng.poisson(_expected(model, data))) if model.is_extended else _n_events(model, data)
+            for model, data in zip(nll.model, nll.data, strict=True)
+        ]
+        events = [_draw(model, count) for model, count in zip(nll.model, counts, strict=True)]
+        data = tuple(_as_data(model, x) for model, x in zip(nll.model, events, strict=True))
+        observed = {}
+        for values, parameters, covariance in map(_auxiliary, nll.constraints):
+            observed.update(zip(parameters, rng.multivariate_normal(values, covariance), strict=True))
+        return PseudoExperiment(data, observed, current_values(nll.get_params()))
+
+
+def asimov(
+    nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, n_events: int = 20_000, seed: Seed = 0
+) -> PseudoExperiment:
+    r"""Make the Asimov set: weighted events that stand for the expectation, and unfluctuated global observables.
+
+    Events ``x_i`` are drawn from all components of a sum in equal parts, the mixture :math:`q`, and get the weights
+    :math:`w_i = n p(x_i) / (N q(x_i))`: also a component whose yield is zero has its region populated. Then the
+    scores :math:`s_i = \partial \log(n p(x_i)) / \partial \theta` calibrate them, :math:`w_i \to w_i (1 + s_i \cdot
+    \lambda)` with :math:`\lambda` such that :math:`\sum_i w_i s_i = \partial n / \partial \theta`: the point where the set
+    is made is an exact stationary point of its likelihood, however few the events. No histogram is involved, so the number
+    of observables does not matter. (The Asimov set: arXiv:1007.1727.)
+
+    Fits to it have the expected values and test statistics. Their errors are those expected from data if the weights are
+    *not* corrected for: ``result.hesse(weightcorr=False)``, or MINOS.
+
+    Args:
+        nll: The likelihood; its parameters are left as they are.
+        params: Parameter values to make it at; those left out have their current values.
+        n_events: Number of events for each component of each channel; the precision of the curvature goes with its root.
+        seed: Seed of the events.
+
+    Returns:
+        The Asimov set.
+
+    Raises:
+        ValueError: If a constraint has an outcome that cannot be moved, or a model's yield is negative.
+
+    Example:
+        >>> background_only = asimov(nll, params={mu: 0.0})
+    """
+    with preserved(nll), _seeded(int(np.random.default_rng(seed).integers(2**31))):
+        zfit.param.set_values(params or {}, clip=True)
+        floating = list(nll.get_params())
+        data = tuple(
+            _asimov_channel(model, _expected(model, data), floating, n_events)
+            for model, data in zip(nll.model, nll.data, strict=True)
+        )
+        observed = {}
+        for values, parameters, _ in map(_auxiliary, nll.constraints):
+            observed.update(zip(parameters, values, strict=True))
+        return PseudoExperiment(data, observed, current_values(floating))
+
+
+def fit_toys(
+    nll: zfit.loss.UnbinnedNLL,
+    n_toys: int,
+    *,
+    params: Values | None = None,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> ToyFits:
+    """Draw toys and fit them all with one loss, from the true values.
+
+    Nothing is compiled again from toy to toy. Toy ``i`` is ``toy(nll, seed=(seed, i))``: to share the work between
+    processes give each one another seed, and concatenate. Parameters and global observables are restored at the end.
+
+    Args:
+        nll: The likelihood; of its data only the number of events is used, and that only without a yield.
+        n_toys: How many toys.
+        params: Parameter values to draw at; those left out have their current values.
+        minimizer: By default `default_minimizer`.
+        seed: Seed of all toys.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Best-fit values, errors and pulls.
+
+    Raises:
+        ValueError: As for `toy`.
+
+    Example:
+        >>> fits = fit_toys(nll, 200, params={mu: 1.0}, seed=1)
+        >>> fits.pulls().loc["mu", "width"]
+    """
+    minimizer = default_minimizer() if minimizer is None else minimizer
+    with preserved(nll):
+        zfit.param.set_values(params or {}, clip=True)
+        truth = current_values(nll.get_params())
+        loss = refillable(nll)
+        fits = []
+        for index in tqdm(range(n_toys), desc="toys", disable=not progress):
+            experiment = toy(nll, params=truth, seed=(seed, index))
+            refill(loss, experiment)
+            zfit.param.set_values(truth, clip=True)
+            valid = minimizer.minimize(loss).valid
+            fits.append((current_values(truth), hesse_errors(loss, list(truth)), valid))
+    names = [parameter.name for parameter in truth]
+    values, errors = (
+        pd.DataFrame([list(fit[part].values()) for fit in fits], columns=names, index=pd.RangeIndex(n_toys, name="toy"))
+        for part in (0, 1)
+    )
+    valid = np.array([fit[2] for fit in fits]) & np.isfinite(errors).all(axis=1).to_numpy()
+    return ToyFits(dict(zip(names, truth.values(), strict=True)), values, errors, valid)
+
+
+# --- building blocks, also of the limits ------------------------------------------------------------------------------
+
+
+def default_minimizer() -> zfit.minimize.Minuit:
+    """Minuit with exact gradients, and ten times the usual precision: limits need the value at the minimum."""
+    return zfit.minimize.Minuit(gradient="zfit", mode=0, tol=1e-4)
+
+
+@contextmanager
+def preserved(nll: zfit.loss.UnbinnedNLL) -> Iterator[None]:
+    """Set parameters and global observables of a likelihood back to what they were, also after an exception.
+
+    Args:
+        nll: The likelihood.
+    """
+    parameters = [*nll.get_params(floating=None), *global_observables(nll)]
+    before = [(parameter, float(parameter.value()), parameter.floating) for parameter in parameters]
+    try:
+        yield
+    finally:
+        for parameter, value, floating in before:
+            parameter.floating = floating
+            parameter.set_value(value, clip=True)
+
+
+def refillable(nll: zfit.loss.UnbinnedNLL) -> zfit.loss.UnbinnedNLL:
+    """A copy of a likelihood whose events `refill` replaces.
+
+    Args:
+        nll: The likelihood, of unweighted data.
+    """
+    return nll.create_new(data=[_refillable(model, data) for model, data in zip(nll.model, nll.data, strict=True)])
+
+
+def refill(loss: zfit.loss.UnbinnedNLL, experiment: PseudoExperiment) -> None:
+    """Put the events and global observables of a toy into a likelihood.
+
+    Args:
+        loss: Made by `refillable`.
+        experiment: The toy.
+    """
+    for data, events in zip(loss.data, experiment.data, strict=True):
+        data.update_data(events.value(), guarantee_limits=True)
+    zfit.param.set_values(experiment.observed)
+
+
+def global_observables(nll: zfit.loss.UnbinnedNLL) -> list[zfit.Parameter]:
+    """The parameters that hold outcomes of auxiliary measurements.
+
+    Args:
+        nll: The likelihood.
+    """
+    return [o for constraint in nll.constraints for o in _observations(constraint) if isinstance(o, zfit.Parameter)]
+
+
+def current_values(parameters: Sequence[zfit.Parameter] | Values) -> dict[zfit.Parameter, float]:
+    """The current values, by parameter.
+
+    Args:
+        parameters: The parameters.
+    """
+    return {parameter: float(parameter.value()) for parameter in parameters}
+
+
+def hesse_errors(loss: zfit.loss.UnbinnedNLL, parameters: Sequence[zfit.Parameter]) -> dict[zfit.Parameter, float]:
+    """Errors from the Hessian at the current values; not a number where it is not positive definite.
+
+    Args:
+        loss: The likelihood; weights of its data are not corrected for.
+        parameters: All its floating parameters.
+    """
+    hessian = np.asarray(loss.hessian(parameters))
+    try:
+        np.linalg.cholesky(hessian)
+        errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    except np.linalg.LinAlgError:
+        errors = np.full(len(parameters), np.nan)
+    return dict(zip(parameters, errors.tolist(), strict=True))
+
+
+def current_axes() -> Axes:
+    """Matplotlib's current axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing, with what to install.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('plots need Matplotlib: pip install "zfit_fnf[plot]"') from error
+    return plt.gca()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed zfit's and TensorFlow's generators, and let them go on afterwards as if nothing had been drawn from a seed."""
+    afterwards = int(zfit.z.random.get_prng().uniform((), maxval=2**31 - 1, dtype=tf.int32))
+    zfit.settings.set_seed(seed, numpy=False)
+    try:
+        yield
+    finally:
+        zfit.settings.set_seed(afterwards, numpy=False)
+
+
+# --- channels -----------------------------------------------------------------------------------------------------------
+
+
+def _expected(model: zfit.pdf.BasePDF, data: zfit.Data) -> float:
+    """Expected number of events."""
+    if not model.is_extended:
+        return float(data.samplesize)
+    expected = float(model.get_yield().value())
+    if not expected > 0:
+        raise ValueError(
+            f"model {model.name!r} expects {expected:g} events at the present parameters; pseudo-experiments need a "
+            "positive number"
+        )
+    return expected
+
+
+def _n_events(model: zfit.pdf.BasePDF, data: zfit.Data) -> int:
+    if data.has_weights:
+        raise ValueError(
+            f"toys of {model.name!r} need a number of events, which the weighted data {data.name!r} do not tell; "
+            "use an extended likelihood"
+        )
+    return int(data.n_events)
+
+
+def _draw(model: zfit.pdf.BasePDF, n: int) -> np.ndarray:
+    """Events ``(n, n_obs)`` in the order of the model's observables."""
+    return np.asarray(model.sample(n=n).with_obs(model.obs).value()) if n else np.zeros((0, len(model.obs)))
+
+
+def _as_data(model: zfit.pdf.BasePDF, x: np.ndarray, weights: np.ndarray | None = None) -> zfit.Data:
+    return zfit.Data.from_numpy(obs=model.norm, array=x, weights=weights, name="pseudo_data", guarantee_limits=True)
+
+
+def _refillable(model: zfit.pdf.BasePDF, data: zfit.Data) -> zfit.data.SamplerData:
+    x = np.asarray(data.with_obs(model.obs).value())
+    return zfit.data.SamplerData.from_sampler(
+        sample_func=lambda n, params: x, n=len(x), obs=model.norm, params={}, name="toy_data", guarantee_limits=True
+    )
+
+
+def _asimov_channel(
+    model: zfit.pdf.BasePDF, expected: float, floating: Sequence[zfit.Parameter], n_events: int
+) -> zfit.Data:
+    components = model.pdfs if isinstance(model, (SumPDF, zfit.pdf.SumPDF)) else [model]
+    x = np.concatenate([_draw_like(model, component, n_events) for component in components])
+    log_q = logsumexp([_log_density(model, component, x) for component in components], axis=0) - np.log(len(components))
+    weights = np.exp(_log_density(model, model, x) - log_q) * expected / len(x)
+    x, weights = x[weights > 0], weights[weights > 0]
+    gradient = _yield_gradient(model, floating)
+    scores = _shape_scores(model, x, floating) + gradient / expected
+    return _as_data(model, x, _calibrated(weights, scores, gradient))
+
+
+def _draw_like(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int) -> np.ndarray:
+    return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
+
+
+def _log_density(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:
+    """Log-density of a component at events in the order of the model's observables, chunk by chunk."""
+    chunks = (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))
+    return np.concatenate([np.asarray(component.log_pdf(_as_data(model, chunk))) for chunk in chunks])
+
+
+def _shape_scores(model: zfit.pdf.BasePDF, x: np.ndarray, floating: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Derivatives ``(n, P)`` of the log-density of events, by the kernel with which losses evaluate them."""
+    kernel = event_kernel(model)
+    scores = np.zeros((len(x), len(floating)))
+    chunks = [prepared for prepared, _ in Events(kernel, x, None)]
+    for column, parameter in enumerate(floating):
+        if parameter in kernel.params:
+            direction = tf.constant([float(own is parameter) for own in kernel.params], tf.float64)
+            scores[:, column] = np.concatenate([kernel.score(direction, chunk) for chunk in chunks])[: len(x)]
+    return scores
+
+
+def _yield_gradient(model: zfit.pdf.BasePDF, floating: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Derivative of the expected number of events, ``(P,)``; zero for a model without a yield."""
+    if not model.is_extended:
+        return np.zeros(len(floating))
+    with tf.GradientTape() as tape:
+        expected = tf.reshape(model.get_yield().value(), ())
+    return np.asarray(tape.gradient(expected, list(floating), unconnected_gradients=tf.UnconnectedGradients.ZERO))
+
+
+def _calibrated(weights: np.ndarray, scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Weights times ``1 + scores @ lambda`` such that the weighted sum of scores is the target.
+
+    Directions that the events do not constrain are left alone, and all are scaled to unit information.
+    """
+    weighted = scores * weights[:, None]
+    information = weighted.T @ scores
+    scale = np.sqrt(np.diag(information))
+    scale[scale == 0] = 1.0
+    missing = (target - weighted.sum(axis=0)) / scale
+    solution = np.linalg.lstsq(information / np.outer(scale, scale), missing, rcond=1e-10)[0]
+    return weights * (1.0 + scores @ (solution / scale))
+
+
+# --- auxiliary measurements ---------------------------------------------------------------------------------------------
+
+
+def _observations(constraint: BaseConstraint) -> tuple[Any, ...]:
+    return tuple(getattr(constraint, "observed" if isinstance(constraint, NuisanceConstraint) else "observation", ()))
+
+
+def _auxiliary(constraint: BaseConstraint) -> tuple[np.ndarray, tuple[zfit.Parameter, ...], np.ndarray]:
+    """Expected outcome of an auxiliary measurement at the current parameters, its global observables and covariance."""
+    observed = _observations(constraint)
+    if isinstance(constraint, NuisanceConstraint):
+        parameters, covariance = constraint.nuisances, np.eye(len(observed))
+    elif isinstance(constraint, zfit.constraint.GaussianConstraint) and all(isinstance(o, zfit.Parameter) for o in observed):
+        parameters, covariance = constraint._ordered_params, np.asarray(constraint.covariance)
+    else:
+        names = sorted(parameter.name for parameter in constraint.get_params(floating=None))
+        raise ValueError(
+            f"pseudo-experiments must move the outcome of the auxiliary measurement behind each constraint, but that of "
+            f"{type(constraint).__name__} on {names} is fixed. Use zfit_fnf.nuisance, or a zfit GaussianConstraint with "
+            "observation=zfit.Parameter(..., floating=False)"
+        )
+    return np.array([float(parameter.value()) for parameter in parameters]), observed, covariance
