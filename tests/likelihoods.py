@@ -11,7 +11,7 @@ from analytic import GaussianDeformation, GaussianFlow
 
 import zfit_fnf.loss
 from zfit_fnf.param import Nuisance, modified_yield, normsys, nuisance
-from zfit_fnf.pdf import FlowPDF, FNFPDF, SumPDF
+from zfit_fnf.pdf import FNFPDF, FlowPDF, SumPDF
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ def signal_strength(low: float = 0.0, high: float = 20.0) -> zfit.Parameter:
 def counting(
     counts: Sequence[int], s: float, b: float, *, change: tuple[float, float] | None = None, low: float = 0.0
 ) -> Measurement:
-    """Count events in channels that share signal and background equally, whose densities are the same: only numbers matter."""
+    """Count events in channels with equal shares; signal and background have one density, so only numbers matter."""
     mu, rate = signal_strength(low), nuisance("rate")
     modifiers = [normsys(rate, down=change[0], up=change[1])] if change else []
     nlls = []

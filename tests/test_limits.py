@@ -18,13 +18,14 @@ from zfit_fnf.param import NuisanceConstraint
 from zfit_fnf.toys import asimov, default_minimizer
 
 BANDS = np.arange(-2, 3)
+N_ASIMOV = 2000
 
 
 def limits_of(result: LimitResult) -> np.ndarray:
     return np.array([result.observed, *result.expected])
 
 
-# --- closed forms -------------------------------------------------------------------------------------------------------
+# --- closed forms ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mean", [0.25, -0.1])
@@ -40,7 +41,7 @@ def test_limit_of_a_gaussian_measurement(mean):
 
 
 def test_cls_of_the_asymptotic_formulae():
-    """With q = (mu - mu_hat)^2 and q_A = mu^2, CLs = (1 - Phi(mu - mu_hat)) / Phi(mu_hat), and beyond the boundary too."""
+    """With q = (mu - mu_hat)^2 and q_A = mu^2, CLs = (1 - Phi(mu - mu_hat)) / Phi(mu_hat), also for mu_hat < 0."""
     for best_fit in (0.7, 0.0, -0.8):
         q = (2.0 - best_fit) ** 2 if best_fit >= 0 else 2.0**2 - 2 * 2.0 * best_fit
         expected = stats.norm.logsf(2.0 - best_fit) - stats.norm.logcdf(best_fit)
@@ -69,50 +70,44 @@ def test_no_excess_is_no_discovery():
     assert result.expected_significance == pytest.approx(np.sqrt(2 * (150 * np.log(1.5) - 50)), abs=1e-4)
 
 
-# --- against pyhf -------------------------------------------------------------------------------------------------------
+# --- against pyhf ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "low"), [(55, 0.0), (43, -10.0)], ids=["excess", "deficit"])
-def test_counting_experiment_of_pyhf(n, low):
+@pytest.mark.parametrize(("counts", "low"), [([55], 0.0), ([22, 21], -10.0)], ids=["excess", "deficit in two channels"])
+def test_counting_experiment_of_pyhf(counts, low):
     pyhf = pytest.importorskip("pyhf")
-    measurement = counting([n], 10.0, 50.0, change=(0.85, 1.2), low=low)
+    measurement = counting(counts, 10.0, 50.0, change=(0.85, 1.2), low=low)
     result = upper_limit(measurement.nll, measurement.mu, n_asimov=100)
 
     rate = {"name": "rate", "type": "normsys", "data": {"lo": 0.85, "hi": 1.2}}
+    strength = {"name": "mu", "type": "normfactor", "data": None}
     samples = [
-        {"name": "sig", "data": [10.0], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]},
-        {"name": "bkg", "data": [50.0], "modifiers": [rate]},
+        {"name": "sig", "data": [10.0 / len(counts)], "modifiers": [strength]},
+        {"name": "bkg", "data": [50.0 / len(counts)], "modifiers": [rate]},
     ]
-    model = pyhf.Model(
-        {"channels": [{"name": "c", "samples": samples}]},
-        poi_name="mu",
-        modifier_settings={"normsys": {"interpcode": "code4"}},
-    )
-    observed, expected = pyhf.infer.intervals.upper_limits.upper_limit([n, *model.config.auxdata], model, rtol=1e-5)
+    channels = [{"name": f"channel{index}", "samples": samples} for index in range(len(counts))]
+    code4 = {"normsys": {"interpcode": "code4"}}
+    model = pyhf.Model({"channels": channels}, poi_name="mu", modifier_settings=code4)
+    data = [*counts, *model.config.auxdata]
+    observed, expected = pyhf.infer.intervals.upper_limits.upper_limit(data, model, rtol=1e-5)
     # Asked for: 1 %. The same formulae for the same likelihood: what differs is the tolerance of the fits.
-    np.testing.assert_allclose(limits_of(result), [observed, *expected], rtol=2e-3)
+    np.testing.assert_allclose(limits_of(result), [observed, *expected], rtol=1e-3)
 
 
-def test_channels_of_a_counting_experiment_add_up():
-    one = counting([58], 10.0, 50.0, change=(0.85, 1.2))
-    two = counting([30, 28], 10.0, 50.0, change=(0.85, 1.2))
-    first, second = (limits_of(upper_limit(m.nll, m.mu, n_asimov=100)) for m in (one, two))
-    np.testing.assert_allclose(first, second, rtol=1e-3)
-
-
-# --- several dimensions, and hepstats -----------------------------------------------------------------------------------
+# --- several dimensions, and hepstats --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["1-D", "3-D"])
 def bump(request) -> tuple[Measurement, LimitResult]:
     measurement = search(request.param, 40.0, 400.0, seed=request.param)
-    return measurement, upper_limit(measurement.nll, measurement.mu)
+    return measurement, upper_limit(measurement.nll, measurement.mu, n_asimov=N_ASIMOV)
 
 
 def test_limits_do_not_depend_on_the_seed_of_the_asimov_set(bump):
     measurement, result = bump
-    again = upper_limit(measurement.nll, measurement.mu, seed=8)
-    np.testing.assert_allclose(limits_of(result), limits_of(again), rtol=0.01)
+    again = upper_limit(measurement.nll, measurement.mu, n_asimov=N_ASIMOV, seed=8)
+    # The spread between seeds is about 0.8 %, and 0.2 % with the default number of events.
+    np.testing.assert_allclose(limits_of(result), limits_of(again), rtol=0.04)
     assert list(result.expected) == sorted(result.expected)
 
 
@@ -137,15 +132,15 @@ def test_hepstats_with_the_asymptotic_calculator(bump):
     nll, mu = measurement.nll, measurement.mu
     minimizer = default_minimizer()
     best = minimizer.minimize(nll)
-    calculator = AsymptoticCalculator(best, minimizer)
-    values = POIarray(mu, np.linspace(0.02, 1.2 * max(limits_of(ours)), 16))
+    calculator = AsymptoticCalculator(best, minimizer, n_asimov=N_ASIMOV)
+    values = POIarray(mu, np.linspace(0.02, 1.2 * max(limits_of(ours)), 12))
     limits = UpperLimit(calculator, values, POI(mu, 0), qtilde=True).upperlimit()
     names = ["observed", "expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2"]
-    # Interpolation between 16 points against a root finder.
+    # Interpolation between 12 points against a root finder.
     np.testing.assert_allclose([limits[name] for name in names], limits_of(ours), rtol=0.02)
 
     p_value, significance = Discovery(AsymptoticCalculator(nll, minimizer), POI(mu, 0)).result(printlevel=0)
-    discovered = discovery(nll, mu)
+    discovered = discovery(nll, mu, n_asimov=N_ASIMOV)
     assert significance == pytest.approx(discovered.significance, rel=1e-3)
     assert p_value == pytest.approx(discovered.p_value, rel=1e-2)
     # The Asimov set of the best fit has, up to the curvature of the likelihood, the observed significance.
@@ -189,22 +184,23 @@ def test_hepstats_with_toys():
 
     from zfit_fnf.calculators import FrequentistCalculator
 
-    measurement = counting([480], 20.0, 400.0, change=(0.9, 1.1), low=-20.0)
+    measurement = counting([480], 20.0, 400.0, change=(0.8, 1.2), low=-20.0)
     nll, mu = measurement.nll, measurement.mu
     minimizer = default_minimizer()
     best = minimizer.minimize(nll)
     before = measurement.state()
-    calculator = FrequentistCalculator(best, minimizer, ntoysnull=25, ntoysalt=0, seed=5)
+    calculator = FrequentistCalculator(best, minimizer, ntoysnull=15, ntoysalt=0, seed=5)
     (toys,) = calculator.get_toys_null(POIarray(mu, [6.0]), POIarray(mu, [6.0])).values()
     assert measurement.state() == before
-    # At mu = 6 the best background is 380, with an error of 38 from the constraint; hepstats' own toys spread by 1 only.
-    spread = np.sqrt(480 + 40**2) / 20
-    low, high = np.sqrt(np.array(stats.chi2(24).interval(1 - 1e-4)) / 24)
+    # Without the fluctuations of the constraint the ratio would be 0.26, below the interval (0.36, 1.8).
+    spread = np.sqrt(480 + 80**2) / 20
+    low, high = np.sqrt(np.array(stats.chi2(14).interval(1 - 1e-4)) / 14)
     assert low < toys.bestfit.std(ddof=1) / spread < high
     # Every fit sees the same outcome of the auxiliary measurement: none is below the best fit.
     q = 2 * (toys.nlls[POI(mu, 6.0)] - toys.nll_bestfit)
     assert (q > -1e-3).all()
-    np.testing.assert_allclose(np.sqrt(np.maximum(q, 0)), np.abs(toys.bestfit - 6.0) / spread, rtol=0.25, atol=0.1)
+    # A parabola, up to the change of the error with the outcome.
+    np.testing.assert_allclose(np.sqrt(np.maximum(q, 0)), np.abs(toys.bestfit - 6.0) / spread, rtol=0.3, atol=0.1)
 
 
 @pytest.mark.slow
@@ -221,14 +217,14 @@ def test_hepstats_limit_with_toys_agrees_with_the_asymptotic_one(tmp_path):
     limit = upper_limit(nll, mu).observed
     null, alternative = POIarray(mu, [limit]), POI(mu, 0)
     asymptotic = UpperLimit(AsymptoticCalculator(best, minimizer), null, alternative, qtilde=True).pvalues()
-    calculator = FrequentistCalculator(best, minimizer, 250, 250, seed=1)
+    calculator = FrequentistCalculator(best, minimizer, 120, 120, seed=1)
     toys = UpperLimit(calculator, null, alternative, qtilde=True).pvalues()
     for name in ("clsb", "clb"):
         p = asymptotic[name][0]
         # Binomial errors, at a probability of 1e-4, and 0.02 for the asymptotic formulae with 400 events.
-        assert abs(toys[name][0] - p) < stats.norm.isf(0.5e-4) * np.sqrt(p * (1 - p) / 250) + 0.02
+        assert abs(toys[name][0] - p) < stats.norm.isf(0.5e-4) * np.sqrt(p * (1 - p) / 120) + 0.02
     calculator.to_yaml(str(tmp_path / "toys.yml"))
-    read = FrequentistCalculator.from_yaml(str(tmp_path / "toys.yml"), best, minimizer, ntoysnull=250, ntoysalt=250)
+    read = FrequentistCalculator.from_yaml(str(tmp_path / "toys.yml"), best, minimizer, ntoysnull=120, ntoysalt=120)
     np.testing.assert_array_equal(UpperLimit(read, null, alternative, qtilde=True).pvalues()["cls"], toys["cls"])
 
 
@@ -249,9 +245,10 @@ def test_interpolated_limit_of_hepstats_and_its_range():
     assert 1.5 < limits["observed"] < 2.1
 
 
-# --- any likelihood of zfit's -------------------------------------------------------------------------------------------
+# --- any likelihood of zfit's ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_likelihoods_of_zfit_have_the_same_limit():
     ours = counting([55], 10.0, 50.0, change=(0.85, 1.2))
     constraint = NuisanceConstraint(ours.nuisances)
@@ -263,7 +260,7 @@ def test_likelihoods_of_zfit_have_the_same_limit():
     )
 
 
-# --- input, state and output --------------------------------------------------------------------------------------------
+# --- input, state and output -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +300,9 @@ def test_a_limit_above_the_range_is_an_error():
 def test_parameters_that_are_not_of_interest(counter, infer):
     with pytest.raises(TypeError, match=r"must be a zfit\.Parameter"):
         infer(counter.nll, "mu")
-    with pytest.raises(ValueError, match=r"'other' is not a parameter of the likelihood; it depends on \['mu', 'rate'\]"):
+    with pytest.raises(
+        ValueError, match=r"'other' is not a parameter of the likelihood; it depends on \['mu', 'rate'\]"
+    ):
         infer(counter.nll, zfit.Parameter("other", 1.0))
     counter.mu.floating = False
     try:
@@ -319,14 +318,16 @@ def test_values_outside_of_the_range(counter):
         upper_limit(positive.nll, positive.mu)
     with pytest.raises(ValueError, match="'mu' cannot be 30"):
         discovery(counter.nll, counter.mu, expected_at=30.0)
-    with pytest.raises(ValueError, match="between 0.5 and 1"):
+    with pytest.raises(ValueError, match=r"between 0\.5 and 1"):
         upper_limit(counter.nll, counter.mu, cl=95)
 
 
 def test_weights_that_fluctuate_too_much(counter):
     (model,) = counter.nll.model
     for weight in (2.0, -1.0):
-        weighted = zfit_fnf.loss.ExtendedUnbinnedNLL(model, {"x0": np.zeros(30)}, weights=np.r_[np.full(28, 2.0), weight, 2.0])
+        weighted = zfit_fnf.loss.ExtendedUnbinnedNLL(
+            model, {"x0": np.zeros(30)}, weights=np.r_[np.full(28, 2.0), weight, 2.0]
+        )
         with pytest.raises(ValueError, match="fluctuate more than a Poisson number"):
             upper_limit(weighted, counter.mu)
 

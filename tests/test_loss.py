@@ -17,7 +17,8 @@ from analytic import GaussianFlow, one_dimensional
 from scipy import stats
 
 import zfit_fnf.loss as losses
-from zfit_fnf.deformation import YieldChange
+from zfit_fnf.deformation import Deformation, Response, YieldChange
+from zfit_fnf.flows import Flow
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel, rate_kernel
 from zfit_fnf.param import NuisanceConstraint, lnN, modified_yield, normsys, nuisance
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
@@ -132,13 +133,15 @@ def test_derivatives_agree_with_central_differences(mixture, weighted):
 
 def test_chunks_do_not_change_anything(mixture, monkeypatch):
     exact = exact_mixture_nll(mixture, POINTS[1])
-    gradient = ExtendedUnbinnedNLL(mixture["model"], {"y": mixture["y"]}).gradient(mixture["params"])
+    whole = ExtendedUnbinnedNLL(mixture["model"], {"y": mixture["y"]})
+    gradient, hessian = whole.gradient(mixture["params"]), whole.hessian(mixture["params"])
     monkeypatch.setattr(event_kernel(mixture["model"]), "chunk", 97)
     for limit in (4e9, 0.0):  # prepared events kept, and not
         monkeypatch.setattr(losses, "PREPARED_LIMIT", limit)
         nll = ExtendedUnbinnedNLL(mixture["model"], {"y": mixture["y"]})
         assert float(nll.value()) == pytest.approx(exact, rel=1e-12)
         np.testing.assert_allclose(nll.gradient(mixture["params"]), gradient, rtol=1e-9)
+        np.testing.assert_allclose(nll.hessian(mixture["params"]), hessian, rtol=1e-9)
 
 
 def test_parameters_without_effect_have_zero_derivatives(mixture):
@@ -542,3 +545,35 @@ def test_conditional_products_are_fitted():
     y = x + 0.8 + rng.normal(size=300)
     result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(UnbinnedNLL(joint, pd.DataFrame({"x": x, "y": y})))
     assert result.params[jes]["value"] == pytest.approx(np.sum(y - x) / 301, abs=1e-4)
+
+
+@pytest.mark.parametrize("point", [(0.0, 0.0), (0.4, -0.3), (-1.7, 1.2)])
+def test_learned_densities_have_exact_derivatives(learned, point):
+    nll, params = learned
+    zfit.param.set_values(params, point)
+    gradient, hessian = nll.gradient(params).numpy(), nll.hessian(params).numpy()
+    step, slopes, curvatures = 1e-4, [], []
+    for unit in np.eye(len(params)):
+        zfit.param.set_values(params, point + step * unit)
+        up = nll.value_gradient(params)
+        zfit.param.set_values(params, point - step * unit)
+        down = nll.value_gradient(params)
+        slopes.append(float(up[0] - down[0]) / (2 * step))
+        curvatures.append((up[1] - down[1]).numpy() / (2 * step))
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-5 * np.abs(slopes).max())
+    np.testing.assert_allclose(hessian, curvatures, rtol=1e-5, atol=1e-5 * np.abs(curvatures).max())
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """An untrained network with random coefficients, and its own events."""
+    rng = np.random.default_rng(8)
+    names = ("jes", "jer")
+    responses = [Response([n], ((1,), (2,)), n_dim=2, n_context=0, hidden=(8, 8), seed=1) for n in names]
+    for variable in (v for response in responses for v in response.variables):
+        variable.assign_add(0.1 * rng.normal(size=variable.shape))
+    flow = Flow(["a", "b"], hidden=(8, 8), seed=2)
+    deformation = Deformation(flow, responses, windows=dict.fromkeys(names, (-1.0, 1.0)))
+    nuisances = {name: nuisance(name) for name in names}
+    nll = UnbinnedNLL(FNFPDF(deformation, nuisances), flow.sample(300, seed=3))
+    return nll, list(nuisances.values())

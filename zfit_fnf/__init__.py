@@ -1,1 +1,86 @@
-"""Learned, unbinned, multidimensional likelihoods with profiled systematic uncertainties, for zfit."""
+"""Learned, unbinned, multidimensional likelihoods with profiled systematic uncertainties, for zfit.
+
+Modules and names are imported when they are first used: evaluating a density does not load what trains one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+# Both have to be set before TensorFlow and zfit are imported, and both only silence: TensorFlow's notes on the
+# processor it was built for, and zfit's note that it silences them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("ZFIT_DISABLE_TF_WARNINGS", "1")
+
+if TYPE_CHECKING:
+    from . import calculators, datasets, limits, loss, pdf, plotting, samples, scans, toys, train
+    from .deformation import Deformation, YieldChange
+    from .flows import Flow
+    from .optimise import Schedule
+    from .param import Nuisance, lnN, modified_yield, normsys, nuisance
+    from .samples import Sample, Variation
+
+_MODULES = (
+    "calculators",
+    "datasets",
+    "limits",
+    "loss",
+    "pdf",
+    "plotting",
+    "samples",
+    "scans",
+    "toys",
+    "train",
+)
+_NAMES = {
+    "Deformation": "deformation",
+    "Flow": "flows",
+    "Nuisance": "param",
+    "Sample": "samples",
+    "Schedule": "optimise",
+    "Variation": "samples",
+    "YieldChange": "deformation",
+    "lnN": "param",
+    "modified_yield": "param",
+    "normsys": "param",
+    "nuisance": "param",
+}
+
+__version__ = "0.1.0.dev0"
+__all__ = [  # noqa: RUF022 (modules first)
+    "calculators",
+    "datasets",
+    "limits",
+    "loss",
+    "pdf",
+    "plotting",
+    "samples",
+    "scans",
+    "toys",
+    "train",
+    "Deformation",
+    "Flow",
+    "Nuisance",
+    "Sample",
+    "Schedule",
+    "Variation",
+    "YieldChange",
+    "lnN",
+    "modified_yield",
+    "normsys",
+    "nuisance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _NAMES:
+        return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -57,9 +57,10 @@ class PhysicalRanges:
         return tf.stack(unbounded, axis=-1), log_det
 
     def forward(self, unbounded: tf.Tensor) -> tf.Tensor:
-        """Unbounded ``(n, d)`` to physical ``(n, d)``."""
+        """Unbounded ``(n, d)`` to physical ``(n, d)``, strictly inside the ranges."""
         columns = [
-            bijector.forward(tf.identity(unbounded[:, column])) for column, bijector in enumerate(self._bijectors)
+            _off_the_edges(bijector.forward(tf.identity(unbounded[:, column])), *limits)
+            for column, (bijector, limits) in enumerate(zip(self._bijectors, self._ranges, strict=True))
         ]
         return tf.stack(columns, axis=-1)
 
@@ -82,8 +83,8 @@ class LogisticMixture:
     """Mixture-of-logistics law: infinitely differentiable in its argument and in its parameters.
 
     The distribution function ``F`` of a mixture of ``K`` logistics maps the element to the logistic base by
-    ``z = logit F(u)``. Besides its weight, mean and width for each component, the mixture has a common location and scale:
-    a conditional density mostly moves and stretches as a whole, and a network learns two numbers faster than ``2 K``.
+    ``z = logit F(u)``. Besides its weight, mean and width for each component, the mixture has a common location and
+    scale: a conditional density mostly moves and stretches as a whole, and two numbers are learned faster than ``2 K``.
 
     Args:
         n_components: ``K``.
@@ -100,9 +101,9 @@ class LogisticMixture:
     def log_prob(self, u: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """Log-density of the mixture, shape of ``u``; ``parameters`` has the shape of ``u`` plus ``(2 + 3 K,)``.
 
-        The sum over components is taken over densities scaled by the nearest one: one exponential for the weight and one
-        for the shape of each component, instead of the seven transcendental functions of the textbook formula. This is
-        the hot spot of training and of fitting.
+        The sum runs over densities scaled by the nearest component: one exponential for the weight and one for the
+        shape of each, instead of the seven transcendental functions of the textbook formula. This is the hot spot of training
+        and of fitting.
         """
         logits, mean, scale = self._unpack(parameters)
         weight = tf.exp(logits - _largest(logits))
@@ -132,10 +133,12 @@ class LogisticMixture:
         low, high = tf.reduce_min(quantiles, axis=-1), tf.reduce_max(quantiles, axis=-1)
         tolerance = tf.constant(8.0 * np.finfo(z.dtype.as_numpy_dtype).eps, z.dtype)
 
-        def unfinished(low, high, u, change):
+        def unfinished(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
+            del low, high
             return tf.reduce_any(tf.abs(change) > tolerance * (1.0 + tf.abs(u)))
 
-        def step(low, high, u, change):
+        def step(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            del change
             value, log_slope = self.inverse(u, parameters)
             low, high = tf.where(value < z, u, low), tf.where(value < z, high, u)
             newton = u - (value - z) * tf.exp(-log_slope)
@@ -187,7 +190,7 @@ class RationalQuadraticSpline:
         return logistic_log_prob(z) + log_slope
 
     def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Data to base, and ``log dz/du``. (The spline itself runs from data to base.)"""
+        """Data to base, and ``log dz/du``; the spline itself runs in this direction."""
         spline = self._spline(parameters)
         value = tf.identity(u)
         return spline.forward(value), spline.forward_log_det_jacobian(value, event_ndims=0)

@@ -2,13 +2,13 @@
 
 They take the places of their namesakes in hepstats (0.10):
 
-* `AsymptoticCalculator`: hepstats fills its Asimov set into bins, of which there are too many in several dimensions, and
-  leaves the global observables where they were.
+* `AsymptoticCalculator`: hepstats fills its Asimov set into bins, too many of them in several dimensions, and leaves
+  the global observables where they were.
 * `FrequentistCalculator`: hepstats draws one number of events for all toys, and does not move the global observables.
 * `UpperLimit`: with NumPy 2.4, hepstats returns ``None`` for every limit.
 
-Discovery tests and confidence intervals of hepstats run with these calculators as they are. For limits and significances
-alone, :mod:`zfit_fnf.limits` is faster.
+Discovery tests and confidence intervals of hepstats run with these calculators as they are. For limits and
+significances alone, :mod:`zfit_fnf.limits` is faster.
 
 Example:
     >>> from hepstats.hypotests import Discovery
@@ -186,7 +186,7 @@ class FrequentistCalculator(hepstats.hypotests.calculators.FrequentistCalculator
 class UpperLimit(hepstats.hypotests.UpperLimit):
     """Upper limits by interpolation of p-values; the arguments are those of hepstats."""
 
-    def upperlimit(self, alpha: float = 0.05, CLs: bool = True, printlevel: int = 1) -> dict[str, float | None]:  # noqa: N803
+    def upperlimit(self, alpha: float = 0.05, CLs: bool = True, printlevel: int = 1) -> dict[str, float | None]:
         """Observed and expected upper limits.
 
         Args:
@@ -195,8 +195,8 @@ class UpperLimit(hepstats.hypotests.UpperLimit):
             printlevel: Not used.
 
         Returns:
-            Limits by name: ``observed``, ``expected``, and ``expected_m2`` to ``expected_p2``, which are ``None`` if they are
-            above the largest value of the parameter.
+            Limits by name: ``observed``, ``expected``, and ``expected_m2`` to ``expected_p2``, which are ``None`` if
+            they are above the largest value of the parameter.
 
         Raises:
             POIRangeError: If the observed or expected limit is.
@@ -210,7 +210,9 @@ class UpperLimit(hepstats.hypotests.UpperLimit):
         limits = {name: _crossing(*curve, alpha) for name, curve in curves.items()}
         for name in ("observed", "expected"):
             if limits[name] is None:
-                raise POIRangeError(f"the {name} upper limit is above {self.poinull.name} = {values.max():g}; scan further")
+                raise POIRangeError(
+                    f"the {name} upper limit is above {self.poinull.name} = {values.max():g}; scan further"
+                )
         return limits
 
 

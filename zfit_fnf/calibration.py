@@ -1,23 +1,25 @@
 """Calibration of a response: what minibatches cannot see, fitted to all simulated events at once.
 
-At a simulated point the deformation is a weighted sum of coefficient functions, with the monomials of the point as weights.
-If the expected derivative of the log-density with respect to these weights vanishes, so does the expected score with
-respect to the nuisances: a fit of events from that point is unbiased there. Minibatch training leaves derivatives of the
-size of its own statistical noise. One Newton step over the whole sample removes them, at the price of one pass over the
-events, and the shifted weights of all points together determine the calibration matrix.
+At a simulated point the deformation is a weighted sum of coefficient functions, with the monomials of the point as
+weights. If the expected derivative of the log-density with respect to these weights vanishes, so does the expected score
+with respect to the nuisances: a fit of events from that point is unbiased there. Minibatch training leaves derivatives
+of the size of its own statistical noise. One Newton step over the whole sample removes them, at the price of one pass
+over the events, and the shifted weights of all points together determine the calibration matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from .deformation import Deformation, Response, calibrated_blocks
+from .deformation import Deformation, Response
 from .optimise import Source
 
 _CHUNK = 16384
+
+NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 
 def calibrate(deformation: Deformation, response: Response, sources: Sequence[Source]) -> None:
@@ -29,7 +31,7 @@ def calibrate(deformation: Deformation, response: Response, sources: Sequence[So
         sources: The samples that it was trained on.
     """
     newton_sums = _compiled_newton_sums(deformation)
-    fed = _fed_columns(deformation, response)
+    fed = deformation.positions(response)
     own = fed[-len(response.powers) :]
     monomials, shifts = [], []
     for source in sources:
@@ -40,18 +42,7 @@ def calibrate(deformation: Deformation, response: Response, sources: Sequence[So
     response.calibration.assign(solution)
 
 
-def _fed_columns(deformation: Deformation, response: Response) -> np.ndarray:
-    """Positions, in the basis of the deformation, of the coefficients that the response's calibration feeds."""
-    sizes = [len(part.powers) for part in deformation.responses]
-    starts = np.cumsum([0, *sizes])
-    columns = {
-        part.nuisances: np.arange(start, start + size)
-        for part, start, size in zip(deformation.responses, starts, sizes, strict=False)
-    }
-    return np.concatenate([columns[names] for names in calibrated_blocks(response)])
-
-
-def _newton_shift(newton_sums, source: Source, fed: np.ndarray) -> np.ndarray:
+def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> np.ndarray:
     """Shift of the weights towards the maximum of the mean log-density of one sample.
 
     A unit Gaussian prior on the shift keeps weights of coefficient functions that hardly matter where they are.
@@ -69,7 +60,7 @@ def _newton_shift(newton_sums, source: Source, fed: np.ndarray) -> np.ndarray:
     return np.linalg.solve(information, gradient)
 
 
-def _compiled_newton_sums(deformation: Deformation):
+def _compiled_newton_sums(deformation: Deformation) -> NewtonSums:
     @tf.function(jit_compile=True, autograph=False)
     def newton_sums(u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, w: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Sums over events of ``w F`` and ``w F F^T``, with ``F = d log p / d weights`` of the coefficients."""

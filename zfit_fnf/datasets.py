@@ -44,7 +44,7 @@ class ShiftSqueeze:
 
     * `x` (2-D) is Gaussian around `center` with widths `sigma`. The squeeze scales `x - center` by
       `(exp(-sgn a), exp(sgn a))`, `a = squeeze_x * squeeze`; then the shift adds `sgn * shift_x * shift` to `x1`.
-    * `y` (2-D) given `x` is Gaussian with `d = shift_y * shift`, `b = squeeze_y * squeeze` and
+    * `y` (2-D) given `x` is Gaussian with `d = shift_y * shift`, `b = squeeze_y * squeeze` and::
 
           mean  = (sin(frequency x1) + slope x2 + sgn d tanh x1,
                    curvature x1^2 - offset + amplitude sin x2 - sgn d tanh x1)

@@ -132,9 +132,14 @@ class Deformation(Model):
             raise ValueError(f"interactions with {unknown} need a response of each of these nuisances alone")
         if len(set(self.nuisances)) < len(self.nuisances) or set(windows) != set(self.nuisances):
             raise ValueError(
-                f"need one response and one window per nuisance, got responses of {self.nuisances}, windows of {list(windows)}"
+                "need one response and one window per nuisance, "
+                f"got responses of {self.nuisances} and windows of {list(windows)}"
             )
+        if not self.nuisances:
+            raise ValueError("a deformation needs the response of at least one nuisance")
         self.windows = {name: windows[name] for name in self.nuisances}
+        self._order = max(power for response in self.responses for powers in response.powers for power in powers)
+        self._factors, self._fed = self._factor_positions(), self._fed_positions()
         self.yields = {name: (yields or {}).get(name, YieldChange()) for name in self.nuisances}
 
     @property
@@ -198,28 +203,43 @@ class Deformation(Model):
 
     def basis(self, nu: tf.Tensor) -> tf.Tensor:
         """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows."""
-        blocks = {response.nuisances: self._monomials(response, nu) for response in self.responses}
-        total = dict(blocks)
-        for response in self.responses:
-            change = tf.linalg.matvec(tf.cast(response.calibration, nu.dtype), blocks[response.nuisances], transpose_a=True)
-            fed = calibrated_blocks(response)
-            for names, part in zip(fed, tf.split(change, [blocks[names].shape[0] for names in fed]), strict=True):
-                total[names] += part
-        return tf.concat(list(total.values()), axis=0)
+        low, high = (tf.constant(edge, nu.dtype) for edge in zip(*self.windows.values(), strict=True))
+        powers = [tf.ones_like(nu), *(continued_power(nu, power, low, high) for power in range(1, self._order + 1))]
+        table = tf.reshape(tf.stack(powers, axis=-1), (-1,))
+        monomials = tf.reduce_prod(tf.gather(table, self._factors), axis=-1)
+        values = tf.concat([tf.reshape(response.calibration, (-1,)) for response in self.responses], axis=0)
+        calibration = tf.scatter_nd(self._fed, tf.cast(values, nu.dtype), (len(self._factors),) * 2)
+        return monomials + tf.linalg.matvec(calibration, monomials, transpose_a=True)
 
-    def _monomials(self, response: Response, nu: tf.Tensor) -> tf.Tensor:
-        value = {name: nu[index] for index, name in enumerate(self.nuisances)}
-        return tf.stack(
+    def _factor_positions(self) -> np.ndarray:
+        """Factors ``(M, 2)`` of each monomial: places in the flat ``(K, order + 1)`` table of powers, where 0 is one."""
+        place = {name: index * (self._order + 1) for index, name in enumerate(self.nuisances)}
+        return np.array(
             [
-                tf.reduce_prod(
-                    [
-                        continued_power(value[name], power, *self.windows[name])
-                        for name, power in zip(response.nuisances, powers, strict=True)
-                    ]
-                )
-                for powers in response.powers
+                [place[name] + power for name, power in zip(r.nuisances, powers, strict=True)] + [0] * (2 - len(powers))
+                for r in self.responses
+                for powers in r.powers
             ]
         )
+
+    def _fed_positions(self) -> np.ndarray:
+        """Positions in the ``(M, M)`` calibration matrix of the entries of all responses' calibrations."""
+        entries = []
+        for response in self.responses:
+            fed = self.positions(response)
+            own = fed[-len(response.powers) :]
+            entries.append(np.stack(np.meshgrid(own, fed, indexing="ij"), axis=-1).reshape(-1, 2))
+        return np.concatenate(entries)
+
+    def positions(self, response: Response) -> np.ndarray:
+        """Positions, among the ``M`` coefficients, of those that the calibration of one response feeds.
+
+        For an interaction these are the coefficients of its nuisances alone, then its own.
+        """
+        starts = np.cumsum([0, *(len(r.powers) for r in self.responses)])
+        place = {r.nuisances: np.arange(a, b) for r, a, b in zip(self.responses, starts, starts[1:], strict=False)}
+        alone = [place[name,] for name in response.nuisances] if len(response.nuisances) > 1 else []
+        return np.concatenate([*alone, place[response.nuisances]])
 
     def coefficients(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Coefficients ``(n, M, d, 2)`` of all monomials: a function of the event, not of the nuisances."""
@@ -235,7 +255,7 @@ class Deformation(Model):
             contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
         else:
             contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
-        log_scale, shift = contracted[..., 0], contracted[..., 1]
+        log_scale, shift = _within_exponent(contracted[..., 0]), contracted[..., 1]
         return u * tf.exp(log_scale) + shift, tf.reduce_sum(log_scale, axis=-1)
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
@@ -252,7 +272,7 @@ class Deformation(Model):
 
         def coordinate(u: tf.Tensor, j: int) -> tf.Tensor:
             contracted = tf.einsum("nmk,m->nk", self.coefficients(u, c)[:, :, j], basis)
-            return (nominal[:, j] - contracted[:, 1]) * tf.exp(-contracted[:, 0])
+            return (nominal[:, j] - contracted[:, 1]) * tf.exp(-_within_exponent(contracted[:, 0]))
 
         return solve_autoregressive(coordinate, n_dim=len(self.obs), like=nominal)
 
@@ -265,14 +285,8 @@ class Deformation(Model):
         return f"<Deformation of {self.flow!r} by {', '.join(self.nuisances)}{pairs}>"
 
 
-def calibrated_blocks(response: Response) -> list[tuple[str, ...]]:
-    """Nuisances of the responses whose coefficients the calibration of one response feeds, in its column order."""
-    alone = [(name,) for name in response.nuisances] if len(response.nuisances) > 1 else []
-    return [*alone, response.nuisances]
-
-
-def continued_power(nu: tf.Tensor, power: int, low: float, high: float) -> tf.Tensor:
-    """``nu**power`` inside ``[low, high]``, continued linearly outside.
+def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """``nu**power`` inside ``[low, high]``, continued linearly outside (elementwise).
 
     Over the first half-width beyond an edge the second derivative fades quadratically to zero, which keeps the
     continuation twice differentiable: HESSE at a template point sees no kink.
@@ -280,10 +294,23 @@ def continued_power(nu: tf.Tensor, power: int, low: float, high: float) -> tf.Te
     if power == 1:
         return nu
     inside = tf.clip_by_value(nu, low, high)
-    fade = 0.5 * max(abs(low), abs(high))
+    fade = 0.5 * tf.maximum(tf.abs(low), tf.abs(high))
     excess = nu - inside
-    faded = tf.clip_by_value(tf.abs(excess), 0.0, fade)
+    left = 1.0 - tf.clip_by_value(tf.abs(excess) / fade, 0.0, 1.0)
     # Twice the integral of (1 - s/fade)^2 over the excess: the curvature term of the continuation.
-    bend = 2.0 * (fade * tf.abs(excess) / 3.0 - fade**2 / 12.0 * (1.0 - (1.0 - faded / fade) ** 4))
-    edge_curvature = 0.5 * power * (power - 1) * inside ** (power - 2)
-    return inside**power + power * inside ** (power - 1) * excess + edge_curvature * bend
+    bend = 2.0 * (fade * tf.abs(excess) / 3.0 - fade**2 / 12.0 * (1.0 - tf.square(tf.square(left))))
+    slope = power * _product(inside, power - 1)
+    return _product(inside, power) + slope * excess + 0.5 * power * (power - 1) * _product(inside, power - 2) * bend
+
+
+def _within_exponent(log_scale: tf.Tensor) -> tf.Tensor:
+    """Far beyond any trained effect, where a minimiser may still look, the exponential must not overflow."""
+    return tf.clip_by_value(log_scale, -50.0, 50.0)
+
+
+def _product(x: tf.Tensor, count: int) -> tf.Tensor:
+    """``x**count`` by multiplication: the derivatives of ``tf.pow`` are not finite at zero."""
+    result = tf.ones_like(x)
+    for _ in range(count):
+        result *= x
+    return result

@@ -27,14 +27,14 @@ import typer
 from iminuit import Minuit
 from zfit.result import FitResult
 
-from . import plotting, scans
+from . import __version__, plotting, scans
 from .datasets import ShiftSqueeze
 from .deformation import Deformation
 from .limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from .loss import ExtendedUnbinnedNLL
 from .optimise import History, Schedule
 from .param import Nuisance, interpolate_code4, lnN, modified_yield, normsys, nuisance
-from .pdf import ConditionalProductPDF, FNFPDF, SumPDF
+from .pdf import FNFPDF, ConditionalProductPDF, SumPDF
 from .projections import component_samples, vary
 from .samples import Sample, Variation, write_sample
 from .train import fit_deformation, fit_flow
@@ -59,6 +59,9 @@ POINTS: dict[str, dict[str, float]] = {
 
 EFFICIENCY = {"A": {"squeeze": (0.98, 1.03)}, "B": {"shift": (0.97, 1.04)}}
 """What nuisances do to the yield of each process: factors at -1 and at +1 standard deviation."""
+
+BINS = {"x1": (50, -3.5, 2.5), "x2": (50, -2.0, 2.0), "y1": (50, -3.0, 4.0), "y2": (50, -4.0, 3.0)}
+"""Binning of the plots; the fit has none."""
 
 LUMINOSITY = 1.02
 """Log-normal uncertainty of the luminosity, to which both yields are proportional."""
@@ -396,16 +399,9 @@ def results_table(findings: Findings, settings: DemoSettings, seconds: Mapping[s
 
 def versions() -> dict[str, str]:
     """Versions of what decides about the numbers."""
-    packages = ("zfit_fnf", "zfit", "tensorflow", "iminuit", "numpy", "scipy")
-    return {"python": platform.python_version(), **{package: version_of(package) for package in packages}}
-
-
-def version_of(package: str) -> str:
-    """Version of an installed package; a source tree has none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    packages = ("zfit", "tensorflow", "iminuit", "numpy", "scipy")
+    installed = {package: importlib.metadata.version(package) for package in packages}
+    return {"zfit_fnf": __version__, "python": platform.python_version(), **installed}
 
 
 # --- plots ----------------------------------------------------------------------------------------------------------------
@@ -428,33 +424,39 @@ def draw_plots(
             plotting.profile(scan, ax=fig.subplots())
     with figure(folder / "contour.png", (5, 4.5)) as fig:
         plotting.contour(findings.contour, truth=settings.truth, ax=fig.subplots())
-    with figure(folder / "limit.png", (5.5, 4)) as fig:
-        findings.limit.plot(ax=fig.subplots())
 
 
 def draw_histories(folder: Path, densities: Mapping[str, Densities]) -> None:
     """The training histories of each process."""
     for process, learned in densities.items():
         histories = learned.histories()
-        with figure(folder / f"training_{process}.png", (15, 6)) as fig:
-            for ax, (name, history) in zip(fig.subplots(2, len(histories) // 2).flat, histories.items(), strict=True):
-                history.plot(ax=ax).set_title(f"process {process}, {name}")
+        with figure(folder / f"training_{process}.png", (14, 6)) as fig:
+            axes = fig.subplots(2, len(histories) // 2)
+            for ax, (name, history) in zip(axes.flat, histories.items(), strict=True):
+                history.plot(ax=ax).set(title=name, ylabel="")
+                ax.get_legend().remove()
+            fig.supylabel("negative log-density [nats/event]")
+            fig.suptitle(f"process {process}")
+            fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
 def draw_distributions(folder: Path, findings: Findings, settings: DemoSettings, seed: int) -> None:
     """The data in each observable with the post-fit model, and what each nuisance does to it."""
     model, result = findings.model, findings.result
-    with zfit.param.set_values(list(result.params), result):
-        parts = component_samples(model.pdf, n_events=settings.n_drawn, seed=seed)
+    parts = component_samples(model.pdf, params=result.values, n_events=settings.n_drawn, seed=seed)
     for column in TOY.x + TOY.y:
         with figure(folder / f"projection_{column}.png", (6, 5)) as fig:
             ax, ax_pulls = fig.subplots(2, sharex=True, height_ratios=[3, 1])
-            plotting.projection(findings.data, parts, column, ax=ax, ax_pulls=ax_pulls)
-    varied = vary(model.pdf, result, n_events=settings.n_drawn // 4, seed=seed)
+            plotting.projection(findings.data, parts, column, bins=BINS[column], ax=ax, ax_pulls=ax_pulls)
+    varied = vary(model.pdf, result, parts)
     for name in model.nuisances:
         with figure(folder / f"variations_{name}.png", (10, 7)) as fig:
-            for ax, column in zip(fig.subplots(2, 2).flat, TOY.x + TOY.y, strict=True):
-                plotting.variations(varied, name, column, ax=ax)
+            axes = fig.subplots(2, 2)
+            for ax, column in zip(axes.flat, TOY.x + TOY.y, strict=True):
+                plotting.variations(varied, name, column, ax=ax).set_title("")
+                ax.get_legend().remove()
+            fig.suptitle(varied.labels[name])
+            fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
 # --- files and stages -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ Everything that varies (nuisances, see :mod:`zfit_fnf.deformation`) acts between
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,9 @@ class AutoregressiveLayer(tf.Module):
         )
 
 
-def solve_autoregressive(coordinate, *, n_dim: int, like: tf.Tensor) -> tf.Tensor:
+def solve_autoregressive(
+    coordinate: Callable[[tf.Tensor, int], tf.Tensor], *, n_dim: int, like: tf.Tensor
+) -> tf.Tensor:
     """Build ``(n, d)`` columnwise: ``coordinate(u, j)`` may depend on the columns of ``u`` before ``j`` only."""
     solved = tf.zeros_like(like)
     for j in range(n_dim):
@@ -234,7 +236,7 @@ class Flow(Model):
         return f"<Flow p({', '.join(self.obs)}{given}), {self.family}, {len(self.layers)} layer(s)>"
 
 
-def in_chunks(function, *arrays: np.ndarray) -> np.ndarray:
+def in_chunks(function: Callable[..., tf.Tensor], *arrays: np.ndarray) -> np.ndarray:
     """Apply a tensor function to rows of arrays, a bounded number at a time; returns the concatenated result."""
     n = len(arrays[0])
     parts = [
@@ -244,7 +246,9 @@ def in_chunks(function, *arrays: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def sample_table(flow: Flow, draw, n: int | None, cond: Any, seed: int | None) -> pd.DataFrame:
+def sample_table(
+    flow: Flow, draw: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], n: int | None, cond: Any, seed: int | None
+) -> pd.DataFrame:
     """Sample with ``draw(c, seed)`` and give the events, with their conditions, as a table."""
     x = _condition_rows(flow, n, cond)
     pairs = np.random.SeedSequence(seed).generate_state(2 * math.ceil(len(x) / _CHUNK)).astype(np.int32).reshape(-1, 2)
@@ -292,7 +296,10 @@ def _checked_names(obs: Sequence[str], cond: Sequence[str]) -> tuple[tuple[str, 
 def _checked_ranges(ranges: Mapping[str, tuple[float, float]], obs: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     if unknown := sorted(set(ranges) - set(obs)):
         raise ValueError(f"ranges given for {unknown}, which are not among the observables {list(obs)}")
-    full = {name: tuple(float(edge) for edge in ranges.get(name, (-math.inf, math.inf))) for name in obs}
+    full = {}
+    for name in obs:
+        low, high = ranges.get(name, (-math.inf, math.inf))
+        full[name] = (float(low), float(high))
     for name, (low, high) in full.items():
         if not low < high:
             raise ValueError(f"range of {name!r} needs low < high, got ({low}, {high})")

@@ -3,12 +3,13 @@ r"""CLs upper limits and discovery significances from asymptotic formulae (arXiv
 The test statistics are ratios of profile likelihoods,
 
 .. math::
-    \tilde q_\mu = -2 \ln \frac{L(\mu, \hat{\hat\nu}(\mu))}{L(\max(\hat\mu, 0), \hat\nu)} \quad (\mu \ge \hat\mu), \qquad
+    \tilde q_\mu = -2 \ln \frac{L(\mu, \hat{\hat\nu}(\mu))}{L(\max(\hat\mu, 0), \hat\nu)} \quad (\mu \ge \hat\mu),
+    \qquad
     q_0 = -2 \ln \frac{L(0, \hat{\hat\nu}(0))}{L(\hat\mu, \hat\nu)} \quad (\hat\mu > 0),
 
 and zero otherwise. Their distributions follow from the same ratio in the Asimov set of the other hypothesis
-(:func:`zfit_fnf.toys.asimov`), which needs no histogram. Limits are crossings found by a bracketing root finder in which
-every point costs a fit that starts from the nuisances of its nearest neighbour.
+(:func:`zfit_fnf.toys.asimov`), which needs no histogram. A limit is where CLs crosses a line; it is found by
+interpolation between points each of which costs a fit, two or three of them for a limit.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _COLUMNS = ("expected_m2", "expected_m1", "expected", "expected_p1", "expected_p
 _TRIALS = 30  # values to try at most in search of one limit
 _FURTHEST = 10.0  # times the largest value that was tried: how far to extrapolate
 _CLOSE = 0.01  # how close to a value that was tried, relative to the range searched, a limit may be interpolated
-_SLACK = 1e-2  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
+_SLACK = 0.05  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,8 @@ class LimitResult:
         observed: The observed limit.
         expected: The limits expected from background only: -2, -1, 0, +1, +2 standard deviations, ascending.
         best_fit: Best-fit value of the parameter; values below zero count as zero.
-        scan: CLs at values of the parameter (the index): ``observed``, and ``expected_m2``, ``expected_m1``, ``expected``,
-            ``expected_p1``, ``expected_p2`` for -2 to +2 standard deviations.
+        scan: CLs at the values of the parameter that were tried (the index): ``observed``, and ``expected_m2``,
+            ``expected_m1``, ``expected``, ``expected_p1``, ``expected_p2`` for -2 to +2 standard deviations.
     """
 
     poi: str
@@ -72,8 +73,12 @@ class LimitResult:
         ax = current_axes() if ax is None else ax
         values = np.linspace(0, self.scan.index.max(), 200)
         cls = {name: PchipInterpolator(self.scan.index, self.scan[name])(values) for name in self.scan}
-        ax.fill_between(values, cls["expected_m2"], cls["expected_p2"], color="#ffdf7f", label=r"expected $\pm 2\sigma$")
-        ax.fill_between(values, cls["expected_m1"], cls["expected_p1"], color="#85d17c", label=r"expected $\pm 1\sigma$")
+        ax.fill_between(
+            values, cls["expected_m2"], cls["expected_p2"], color="#ffdf7f", label=r"expected $\pm 2\sigma$"
+        )
+        ax.fill_between(
+            values, cls["expected_m1"], cls["expected_p1"], color="#85d17c", label=r"expected $\pm 1\sigma$"
+        )
         ax.plot(values, cls["expected"], color="black", linestyle="dashed", label="expected")
         ax.plot(values, cls["observed"], color="black", label="observed")
         ax.axhline(1 - self.cl, color="red", linewidth=1)
@@ -149,8 +154,9 @@ def upper_limit(
 
     Raises:
         TypeError: If the parameter of interest is not a `zfit.Parameter`.
-        ValueError: If it is not in the likelihood, does not float, cannot be zero, or may not become as large as a limit;
-            if the data have weights with which the formulae do not hold; if a constraint's outcome cannot be moved.
+        ValueError: If it is not in the likelihood, does not float, cannot be zero, or may not become as large as a
+            limit; if the data have weights with which the formulae do not hold; if the outcome behind a constraint
+            cannot be moved.
         RuntimeError: If a fit does not converge.
 
     Example:
@@ -165,7 +171,9 @@ def upper_limit(
         data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
         best_fit = data.best(above=0.0).values[poi]
         experiment = asimov(nll, params=data.at(0.0).values, n_events=n_asimov, seed=seed)
-        background = ProfileLikelihood(experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth)
+        background = ProfileLikelihood(
+            experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth
+        )
 
         expected = _expected_limits(background, 1 - cl)
         observed = _observed_limit(data, background, 1 - cl, sigma=expected[2] / norm.isf((1 - cl) / 2))
@@ -185,8 +193,8 @@ def discovery(
 ) -> DiscoveryResult:
     r"""Significance of an excess of a parameter over its value without signal, by asymptotic formulae.
 
-    The test statistic is :math:`q_0`. The expected significance is that of an Asimov set with the nuisances that fit the data
-    best at ``expected_at``. Parameters and global observables are restored at the end.
+    The test statistic is :math:`q_0`. The expected significance is that of an Asimov set with the nuisances that fit
+    the data best at ``expected_at``. Parameters and global observables are restored at the end.
 
     Args:
         nll: The likelihood.
@@ -217,7 +225,9 @@ def discovery(
         observed = data.excess(null)
         at = best_fit if expected_at is None else expected_at
         experiment = asimov(nll, params=data.at(at).values, n_events=n_asimov, seed=seed)
-        expected = ProfileLikelihood(experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth).excess(null)
+        expected = ProfileLikelihood(
+            experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth
+        ).excess(null)
     return DiscoveryResult(
         poi.name, null, best_fit, observed, float(norm.sf(observed)), at, expected, float(norm.sf(expected))
     )
@@ -289,13 +299,13 @@ class ProfileLikelihood:
             point = self._points[value] = self._minimum([p for p in self._floating if p is not self.poi])
             if point.nll < self._best.nll - _SLACK:
                 raise RuntimeError(
-                    f"with {self.poi.name} = {value:g} the fit ended {self._best.nll - point.nll:.3g} below that of all "
-                    "parameters, which has stopped at a local minimum: start from other values, or give another minimizer="
+                    f"with {self.poi.name} = {value:g} the fit ended {self._best.nll - point.nll:.3g} below that of "
+                    "all parameters, a local minimum: start from other values, or give another minimizer="
                 )
         return self._points[value]
 
     def best(self, above: float) -> _Point:
-        """The minimum where the parameter is not below a value; at the edge fits are not exact, so that is tried too."""
+        """The minimum where the parameter is not below a value; fits are not exact at the edge, so it is tried too."""
         edge = self.at(above)
         return edge if self._best.values[self.poi] < above or edge.nll < self._best.nll else self._best
 
@@ -322,19 +332,21 @@ class ProfileLikelihood:
         return {parameter: here[parameter] + fraction * (there[parameter] - here[parameter]) for parameter in here}
 
     def _minimum(self, floating: list[zfit.Parameter]) -> _Point:
+        if floating:
+            self._fit(floating)
+        return _Point(float(self.loss.value(full=False)), current_values(self._floating))
+
+    def _fit(self, floating: list[zfit.Parameter]) -> None:
         """Fit from the current values; a fit that does not converge is continued once."""
-        for _ in range(2 if floating else 0):
+        for _ in range(2):
             result = self._minimizer.minimize(self.loss, floating)
             zfit.param.set_values(floating, result, clip=True)
             if result.converged:
-                break
-        else:
-            if floating:
-                raise RuntimeError(
-                    f"a fit with {self.poi.name} = {float(self.poi.value()):g} did not converge: {result.message}. Check that "
-                    "the data constrain all parameters, start from other values, or give another minimizer="
-                )
-        return _Point(float(self.loss.value(full=False)), current_values(self._floating))
+                return
+        raise RuntimeError(
+            f"a fit with {self.poi.name} = {float(self.poi.value()):g} did not converge: {result.message}. Check that "
+            "the data constrain all parameters, start from other values, or give another minimizer="
+        )
 
 
 def _expected_limits(background: ProfileLikelihood, alpha: float) -> tuple[float, ...]:
@@ -348,20 +360,19 @@ def _expected_limits(background: ProfileLikelihood, alpha: float) -> tuple[float
 
 
 def _observed_limit(data: ProfileLikelihood, background: ProfileLikelihood, alpha: float, *, sigma: float) -> float:
-    """Where CLs is ``alpha``, on a scale on which it is a straight line if the likelihood is a parabola of this width."""
+    """Where CLs is ``alpha``; found on a scale on which it is a straight line for a parabola of width ``sigma``."""
     best_fit = data.best(above=0.0).values[data.poi]
     clb = norm.cdf(best_fit / sigma)
 
-    def scale(log_cls: float) -> float:
-        return float(norm.isf(clb * max(math.exp(log_cls), 1e-300)))
+    def straight(log_p: float) -> float:
+        return float(norm.isf(clb * max(math.exp(log_p), 1e-300)))
 
-    target = scale(math.log(alpha))
-    return _crossing(
-        lambda value: scale(log_cls(data.q(value), background.q(value))) - target,
-        {best_fit},
-        best_fit + sigma * target,
-        data.poi,
-    )
+    target = straight(math.log(alpha))
+
+    def excluded(value: float) -> float:
+        return straight(log_cls(data.q(value), background.q(value))) - target
+
+    return _crossing(excluded, {best_fit}, best_fit + sigma * target, data.poi)
 
 
 def _crossing(function: Callable[[float], float], tried: set[float], guess: float, poi: zfit.Parameter) -> float:
@@ -374,8 +385,8 @@ def _crossing(function: Callable[[float], float], tried: set[float], guess: floa
         known[trial] = function(trial)
         if trial == highest and known[trial] < 0:
             raise ValueError(
-                f"a limit is above {poi.name} = {highest:g}, the upper limit that the parameter {poi.name!r} has: make that "
-                "larger"
+                f"a limit is above {poi.name} = {highest:g}, the upper limit that the parameter {poi.name!r} has: make "
+                "that larger"
             )
         root = _interpolate(known)
         if abs(root - trial) < _CLOSE * (trial - low):
@@ -385,7 +396,7 @@ def _crossing(function: Callable[[float], float], tried: set[float], guess: floa
 
 
 def _interpolate(known: Mapping[float, float]) -> float:
-    """Where a function is zero, from the three known points that come closest; inside of the interval where it must be."""
+    """Where a function is zero, from the three known points that come closest; inside of where it must be."""
     low = max(value for value, function in known.items() if function <= 0)
     high = min((value for value, function in known.items() if function > 0), default=_FURTHEST * low)
     closest = sorted(known, key=lambda value: abs(known[value]))[:3]
@@ -417,7 +428,7 @@ def _check(nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter, value: float) -> Non
         weights = np.ones(1) if data.weights is None else np.asarray(data.weights)
         if np.sum(weights**2) > np.sum(weights) * (1 + 1e-6):
             raise ValueError(
-                f"the weights of {data.name!r} make it fluctuate more than a Poisson number of events does (sum of squares "
-                f"{np.sum(weights**2):.6g}, sum {np.sum(weights):.6g}), so that asymptotic formulae do not hold. Use "
-                "unweighted events, or a sample whose weights scale it down"
+                f"the weights of {data.name!r} make it fluctuate more than a Poisson number of events does (sum of "
+                f"squares {np.sum(weights**2):.6g}, sum {np.sum(weights):.6g}), so that asymptotic formulae do not "
+                "hold. Use unweighted events, or a sample whose weights scale it down"
             )

@@ -166,12 +166,18 @@ class Events:
         starts = range(0, len(x), size)
         self._weights = [tf.constant(_padded(weights[start : start + size], size, 0.0)) for start in starts]
         self._chunks = [tf.constant(_padded(x[start : start + size], size, x[0])) for start in starts]
+        self._kept = False
+        if not self._chunks:  # a toy may have no events
+            return
         first = kernel.prepare(self._chunks[0])
         self._kept = (
             len(starts) * sum(t.dtype.size * t.shape.num_elements() for t in tf.nest.flatten(first)) < PREPARED_LIMIT
         )
         if self._kept:
             self._chunks = [first, *map(kernel.prepare, self._chunks[1:])]
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
     def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
         """Prepared events and weights, chunk by chunk."""
@@ -210,7 +216,7 @@ class _LearnedLoss(BaseUnbinnedNLL):
             constraints=_merge_constraints(models, _as_list(constraints), extended=self.is_extended),
             options={**(options or {}), "subtr_const": False},
         )
-        self._events: list[tuple[Any, Events] | None] = [None] * len(models)
+        self._events: list[tuple[tuple[Any, Any], Events] | None] = [None] * len(models)
         self._warned: set[str] = set()
 
     def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
@@ -234,16 +240,18 @@ class _LearnedLoss(BaseUnbinnedNLL):
         """Kernels, with the arguments of all calls whose results add up."""
         for index, model in enumerate(self.model):
             events = self._prepared(index)
-            yield event_kernel(model), events
+            if len(events):
+                yield event_kernel(model), events
             if self.is_extended:
                 yield rate_kernel(model), [(events.sum_weights,)]
         yield from ((constraint_kernel(constraint), [()]) for constraint in self.constraints)
 
     def _prepared(self, index: int) -> Events:
         data = self.data[index]
-        version = getattr(data, "n_samples", None)  # SamplerData: a new object whenever its events are replaced
+        # The former is a new object whenever the events of SamplerData are replaced.
+        version = (getattr(data, "n_samples", None), data.weights)
         cached = self._events[index]
-        if cached is None or cached[0] is not version:
+        if cached is None or any(then is not now for then, now in zip(cached[0], version, strict=True)):
             with tf.init_scope():
                 weights = None if data.weights is None else np.asarray(data.weights)
                 events = Events(event_kernel(self.model[index]), np.asarray(data.value()), weights)
@@ -274,7 +282,7 @@ class _LearnedLoss(BaseUnbinnedNLL):
     def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
         del numgrad
         params = self._input_check_params(params, only_independent=True)
-        matrix = tf.add_n([_hessian(kernel, list(calls), params) for kernel, calls in self._terms()])
+        matrix = tf.add_n([_hessian(kernel, calls, params) for kernel, calls in self._terms()])
         return tf.linalg.diag_part(matrix) if hessian == "diag" else matrix
 
     def _call_value_gradient_hessian(
@@ -436,14 +444,14 @@ def constraint_kernel(constraint: BaseConstraint) -> Kernel | NuisanceTerm:
     return _kept_by(constraint, "constraint", lambda: Kernel(value, constraint.get_params(floating=None), xla=False))
 
 
-def _hessian(kernel: Any, calls: Sequence[tuple[Any, ...]], params: Parameters) -> tf.Tensor:
-    columns = [
-        _select(tf.add_n([kernel.hessian_vector(direction, *arguments) for arguments in calls]), kernel.params, params)
-        if parameter in kernel.params
-        else tf.zeros(len(params), tf.float64)
-        for parameter, direction in zip(params, _directions(kernel.params, params), strict=True)
-    ]
-    return tf.stack(columns)
+def _hessian(kernel: Any, calls: Iterable[tuple[Any, ...]], params: Parameters) -> tf.Tensor:
+    """Hessian ``(P, P)`` with respect to ``params`` of a sum of calls; one call is in memory at a time."""
+    own = [parameter for parameter in params if parameter in kernel.params]
+    if not own:
+        return tf.zeros((len(params), len(params)), tf.float64)
+    directions = _directions(kernel.params, own)
+    rows = tf.add_n([tf.stack([kernel.hessian_vector(d, *arguments) for d in directions]) for arguments in calls])
+    return _select(tf.transpose(_select(tf.transpose(rows), kernel.params, params)), own, params)
 
 
 def _directions(own: Parameters, params: Parameters) -> list[tf.Tensor]:
@@ -452,9 +460,10 @@ def _directions(own: Parameters, params: Parameters) -> list[tf.Tensor]:
 
 
 def _select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
-    """Values by parameter of ``own``, in the order of ``params``; zero for a parameter that is not among them."""
+    """Rows by parameter of ``own``, in the order of ``params``; zero for a parameter that is not among them."""
     position = {parameter: index for index, parameter in enumerate(own)}
-    return tf.gather(tf.pad(values, [[0, 1]]), [position.get(parameter, len(own)) for parameter in params])
+    padded = tf.pad(values, [[0, 1]] + [[0, 0]] * (values.shape.rank - 1))
+    return tf.gather(padded, [position.get(parameter, len(own)) for parameter in params])
 
 
 def _vector(values: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -1,12 +1,13 @@
 """Masked networks: the autoregressive conditioners of every density and deformation.
 
-A conditioner maps ``d`` inputs and ``m`` context values to ``p`` numbers per input, such that the numbers of input ``j``
-depend on the context and on the inputs ``0 .. j-1`` only (MADE, arXiv:1502.03509). The activation is SiLU throughout:
-the likelihood has to be smooth in the nuisances, and they move the *inputs* of the networks.
+A conditioner maps ``d`` inputs and ``m`` context values to ``p`` numbers per input, such that the numbers of input
+``j`` depend on the context and on the inputs ``0 .. j-1`` only (MADE, arXiv:1502.03509). The activation is SiLU
+throughout: the likelihood has to be smooth in the nuisances, and they move the *inputs* of the networks.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,7 +118,4 @@ def _masks(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int],
     degrees = [np.concatenate([np.zeros(n_context, int), np.arange(1, n_inputs + 1)])]
     degrees += [lowest + np.arange(width) % max(n_inputs - lowest, 1) for width in hidden]
     degrees += [np.repeat(np.arange(n_inputs), n_outputs)]
-    return [
-        (before[:, None] <= after[None, :]).astype(float)
-        for before, after in zip(degrees[:-1], degrees[1:], strict=True)
-    ]
+    return [(before[:, None] <= after[None, :]).astype(float) for before, after in itertools.pairwise(degrees)]

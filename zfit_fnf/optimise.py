@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from .nets import Model
 from .samples import Sample
 
 _STEPS_PER_CALL = 100
@@ -34,8 +35,8 @@ class Schedule:
         patience: Stop after this many of the 20 evenly spaced validations without improvement; ``None`` never stops.
     """
 
-    steps: int = 4000
-    batch_size: int = 2048
+    steps: int = 8000
+    batch_size: int = 3072
     learning_rate: float = 1e-2
     warmup: int = 200
     weight_decay: float = 0.0
@@ -119,8 +120,8 @@ class History:
     def __str__(self) -> str:
         early = ", stopped early" if self.stopped_early else ""
         return (
-            f"{self.name}: validation log-density {-self.best_validation:.5f} nats/event at step {self.best_step}{early}; "
-            f"{self.n_events} events (effective {self.effective_size:.0f}), {self.seconds:.0f} s"
+            f"{self.name}: validation log-density {-self.best_validation:.5f} nats/event "
+            f"at step {self.best_step}{early}; {self.n_events} events (effective {self.effective_size:.0f}), {self.seconds:.0f} s"
         )
 
 
@@ -136,7 +137,7 @@ class TrainingStopped(RuntimeError):
     def __init__(self, message: str, *, step: int, learning_rate: float):
         super().__init__(message)
         self.step, self.learning_rate = step, learning_rate
-        self.model: Flow | Deformation | None = None
+        self.model: Model | None = None
 
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -146,7 +147,9 @@ LogProb = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 class Source(Protocol):
     """Training events at one point of the nuisances."""
 
-    sample: Sample
+    @property
+    def sample(self) -> Sample:
+        """The events."""
 
     def batch(self, rows: np.ndarray) -> Batch:
         """``u, c, basis, w`` of some rows, in float32; the weights average to one over the sample."""
@@ -419,8 +422,8 @@ def _stop_if_diverged(name: str, losses: np.ndarray, first: int, rates: np.ndarr
         return
     step, rate = first + int(bad[0]), float(rates[bad[0]])
     raise TrainingStopped(
-        f"training of {name} diverged: the loss is {losses[bad[0]]} at step {step} (learning rate {rate:.2g}). The best "
-        "weights so far are kept in .model. Try a smaller learning_rate, a longer warmup, or larger batches in the "
+        f"training of {name} diverged: the loss is {losses[bad[0]]} at step {step} (learning rate {rate:.2g}). The "
+        "best weights so far are kept in .model. Try a smaller learning_rate, a longer warmup, or larger batches in the "
         "Schedule, and look for extreme values or large negative weights in the sample",
         step=step,
         learning_rate=rate,

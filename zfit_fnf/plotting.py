@@ -71,7 +71,8 @@ def projection(
 
     Example:
         >>> fig, (ax, ax_pulls) = plt.subplots(2, sharex=True, height_ratios=[3, 1])
-        >>> projection(data, component_samples(model), "mass", bins=(60, 60, 120), ax=ax, ax_pulls=ax_pulls)
+        >>> parts = component_samples(model, params=result.values)
+        >>> projection(data, parts, "mass", bins=(60, 60, 120), ax=ax, ax_pulls=ax_pulls)
     """
     ax = current_axes() if ax is None else ax
     sample = as_sample(data, [column], weights=weights)
@@ -82,7 +83,9 @@ def projection(
     _draw_data(observed, ax)
     ax.set(xlabel=column if ax_pulls is None else "", ylabel=f"events / {_per_bin(edges)}", xlim=(edges[0], edges[-1]))
     ax.set_ylim(0, 1.3 * max(expected.values().max(), observed.values().max()))  # room for the legend
-    ax.legend(ncols=2, frameon=False)
+    handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    order = ["data", "model", *reversed(parts)]  # as they lie on top of each other
+    ax.legend([handles[label] for label in order], order, ncols=2, frameon=False)
     if ax_pulls is not None:
         statistical = expected.values() if sample.weights is None else observed.variances()
         _draw_pulls(observed, expected, expected.variances() + statistical, ax_pulls)
@@ -91,7 +94,7 @@ def projection(
 
 
 def variations(
-    varied: VariedSample, nuisance: Nuisance | str, column: str, *, bins: Bins = 30, ax: Axes | None = None
+    varied: VariedSample, nuisance: Nuisance | str, column: str, *, bins: Bins = 20, ax: Axes | None = None
 ) -> Axes:
     """What one nuisance does to the distribution of a column: pre-fit at ±1 sigma, and post-fit within its error.
 
@@ -112,12 +115,13 @@ def variations(
         ValueError: If the nuisance or the column is not there.
 
     Example:
-        >>> variations(vary(model, result), "jes", "mass")
+        >>> parts = component_samples(model, params=result.values)
+        >>> variations(vary(model, result, parts), "jes", "mass")
     """
     ax = current_axes() if ax is None else ax
     name = nuisance if isinstance(nuisance, str) else nuisance.name
-    if name not in varied.titles:
-        raise ValueError(f"nuisance {name!r} was not varied; those that were are {list(varied.titles)}")
+    if name not in varied.labels:
+        raise ValueError(f"nuisance {name!r} was not varied; those that were are {list(varied.labels)}")
     nominal = as_sample(varied.nominal, [column])
     edges = _edges(bins, nominal.columns[column], tails=0.005)
     reference = _histogram(nominal, column, edges).values()
@@ -131,8 +135,9 @@ def variations(
     ax.axhline(1.0, color="grey", linewidth=0.8)
     ax.stairs(up, edges, baseline=None, color=_RED, linewidth=1.5, label=r"pre-fit $+1\sigma$")
     ax.stairs(down, edges, baseline=None, color=_BLUE, linewidth=1.5, linestyle="dashed", label=r"pre-fit $-1\sigma$")
-    ax.stairs(high, edges, baseline=low, fill=True, color=_INK, alpha=0.7, linewidth=1.5, label=r"post-fit $\pm$ error")
-    ax.set(xlabel=column, ylabel="ratio to nominal", title=varied.titles[name], xlim=(edges[0], edges[-1]))
+    ax.stairs(0.5 * (low + high), edges, baseline=None, color=_INK, linewidth=1.5, label="post-fit")
+    ax.stairs(high, edges, baseline=low, fill=True, color=_INK, alpha=0.35, linewidth=0, label="post-fit error")
+    ax.set(xlabel=column, ylabel="ratio to nominal", title=varied.labels[name], xlim=(edges[0], edges[-1]))
     ax.legend(frameon=False)
     return ax
 
@@ -172,7 +177,8 @@ def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax:
     reach = 1.1 * max(2.0, float(np.max(np.abs(values) + errors)))
     ax.set(xlabel=r"nuisance parameter [$\sigma$]", xlim=(-reach, reach), ylim=(len(shown) - 0.4, -0.6))
     ax.set_yticks(rows, [str(nuisance.label) for nuisance in shown])
-    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    ax.tick_params(axis="y", length=0)
+    _legend_above(ax)
     return ax
 
 
@@ -200,7 +206,8 @@ def correlation(
     matrix = np.asarray(result.correlation(shown))
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(matrix):
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if abs(value) > 0.6 else _INK)
+        text = f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+        ax.text(column, row, text, ha="center", va="center", color="white" if abs(value) > 0.6 else _INK)
     labels = [str(parameter.label) for parameter in shown]
     ax.set_xticks(range(len(shown)), labels, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(shown)), labels)
@@ -236,7 +243,7 @@ def profile(scan: ProfileScan, *, ax: Axes | None = None) -> Axes:
         ax.axhline(n_sigma**2, color="grey", linewidth=0.9, linestyle="dashed")
         ax.annotate(rf"${n_sigma}\sigma$", (0.985, n_sigma**2 + 0.12), xycoords=("axes fraction", "data"), ha="right")
     ax.set(xlabel=scan.title, ylabel=r"$-2\,\Delta \ln L$", xlim=(values[0], values[-1]), ylim=(0, None))
-    ax.legend(loc="upper center", frameon=False)
+    _legend_above(ax)
     return ax
 
 
@@ -272,7 +279,7 @@ def contour(scan: ContourScan, *, truth: Mapping[str, float] | None = None, ax: 
         point = [truth[name] for name in scan.parameters]
         ax.plot(*point, "*", color=_RED, markersize=11, linestyle="none", label="truth")
     ax.set(xlabel=scan.titles[0], ylabel=scan.titles[1])
-    ax.legend(frameon=False)
+    _legend_above(ax)
     return ax
 
 
@@ -331,10 +338,16 @@ def _draw_pulls(observed: Hist, expected: Hist, variance: np.ndarray, ax: Axes) 
     ax.axhline(0, color="white", linewidth=1)
     ax.errorbar(centres[known], pull, yerr=1.0, fmt="o", color=_INK, markersize=3, linewidth=1)
     reach = max(4.0, 1.2 * float(np.max(np.abs(pull), initial=0.0)) + 1.0)
-    ax.set(ylabel="pull", ylim=(-reach, reach))
+    ax.set(ylabel="pull", ylim=(-reach, reach), yticks=[-2, 0, 2])
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
+
+
+def _legend_above(ax: Axes) -> None:
+    """A legend that covers nothing."""
+    ncols = len(ax.get_legend_handles_labels()[0])
+    ax.legend(ncols=ncols, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, columnspacing=1.2)
 
 
 def _library(name: str) -> Any:

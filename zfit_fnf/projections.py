@@ -1,34 +1,39 @@
 r"""A model's prediction as weighted events, from which its distribution in any column can be histogrammed.
 
-Integrating a density over all observables but one has no closed form; a large sample of each component has it for free, in
-any dimension and for any PDF.
+The integral of a density over all observables but one has no closed form; a large sample of each component has it for
+free, in any dimension and for any PDF.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
-import tensorflow as tf
 from zfit.result import FitResult
 
+from .loss import Compiled, Events, event_kernel
 from .param import Nuisance
-from .pdf import SumPDF, log_density, prepare
+from .pdf import SumPDF, is_compilable, log_density
 from .samples import Sample
-from .toys import _seeded
-
-_CHUNK = 10_000
+from .toys import Values, _seeded
 
 
 def component_samples(
-    model: zfit.pdf.BasePDF, *, total: float | None = None, n_events: int = 100_000, seed: int = 0
+    model: zfit.pdf.BasePDF,
+    *,
+    params: Values | None = None,
+    total: float | None = None,
+    n_events: int = 100_000,
+    seed: int = 0,
 ) -> dict[str, Sample]:
-    """Draw events of each component of a model at the current values of the parameters.
+    """Draw events of each component of a model.
 
     Args:
         model: The model: a sum of PDFs, or a PDF, which then is its only component.
+        params: Parameter values to draw at, e.g. ``result.values``; those left out have their current values.
         total: Number of events that the model stands for; by default its yield.
         n_events: Number of events to draw of each component.
         seed: Seed of the events.
@@ -40,21 +45,21 @@ def component_samples(
         ValueError: If the model has no yield and ``total`` is not given, or components have the same label.
 
     Example:
-        >>> parts = component_samples(model, seed=1)
+        >>> parts = component_samples(model, params=result.values, seed=1)
         >>> zfit_fnf.plotting.projection(data, parts, "mass")
     """
-    if total is None:
-        if not model.is_extended:
-            raise ValueError(f"model {model.name!r} has no yield: give the number of events as total=")
-        total = float(model.get_yield().value())
-    parts = list(model.pdfs) if isinstance(model, (SumPDF, zfit.pdf.SumPDF)) else [model]
+    if total is None and not model.is_extended:
+        raise ValueError(f"model {model.name!r} has no yield: give the number of events as total=")
+    parts = list(model.pdfs) if _is_sum(model) else [model]
     labels = [str(part.label or part.name) for part in parts]
     if len(set(labels)) < len(labels):
         raise ValueError(f"the components of {model.name!r} have the labels {labels}: give each its own label=")
-    with _seeded(seed):
+    values = dict(params.items()) if params else {}  # a dict also of `FitResult.values`, which is not one
+    with zfit.param.set_values(values, clip=True), _seeded(seed):
+        yields = _shares(model) * (float(model.get_yield().value()) if total is None else total)
         return {
-            label: _sample(part, model, share * total, n_events)
-            for label, part, share in zip(labels, parts, _shares(model), strict=True)
+            label: _sample(part, model, expected, n_events)
+            for label, part, expected in zip(labels, parts, yields, strict=True)
         }
 
 
@@ -62,41 +67,37 @@ def component_samples(
 class VariedSample:
     """A model's prediction with one nuisance moved at a time, made by `vary`.
 
-    The events are drawn once and get other weights where a nuisance has moved: the statistical fluctuations of the sample
-    cancel in ratios.
-
     Attributes:
-        nominal: Events of the prediction before the fit, with all nuisances at their observed values.
-        prefit: Weights for each nuisance at -1 and +1 standard deviation, by name.
-        postfit: Weights for each nuisance at its best fit minus and plus its error, by name.
-        titles: Label of each nuisance, by name.
+        nominal: Events of the prediction with all nuisances at their observed values.
+        prefit: Weights of the events with a nuisance at -1 and at +1 standard deviation, by its name.
+        postfit: Weights with a nuisance at its best fit minus and plus its error, by its name.
+        labels: Label of each nuisance, by its name.
     """
 
     nominal: Sample
     prefit: dict[str, tuple[np.ndarray, np.ndarray]]
     postfit: dict[str, tuple[np.ndarray, np.ndarray]]
-    titles: dict[str, str]
+    labels: dict[str, str]
 
 
 def vary(
     model: zfit.pdf.BasePDF,
     result: FitResult,
+    components: Mapping[str, Sample],
     *,
     nuisances: Sequence[Nuisance] | None = None,
-    n_events: int = 50_000,
-    seed: int = 0,
 ) -> VariedSample:
     r"""Predict what each nuisance does to the distributions of a model, before and after a fit.
 
-    One nuisance is moved, the others stay at their observed values, and all other parameters at their best fit. An event with
-    density :math:`p` and :math:`n` expected events gets the weight :math:`n' p' / (n p)` relative to the nominal one.
+    One nuisance is moved, the others stay at their observed values, and all other parameters at their best fit. Nothing is
+    drawn: with the expected density :math:`n p` at the best fit and :math:`n' p'` elsewhere, an event's weight changes by
+    :math:`n' p' / (n p)`. Most of the statistical fluctuations cancel in ratios.
 
     Args:
         model: The model.
         result: The fit, with errors by `FitResult.hesse`.
+        components: Events of its components at the best fit, from `component_samples`.
         nuisances: Which to move; by default all that were fitted.
-        n_events: Number of events to draw.
-        seed: Seed of the events.
 
     Returns:
         The events with their weights. Parameters are left as they are.
@@ -105,21 +106,28 @@ def vary(
         ValueError: If a nuisance was not fitted, or has no HESSE error.
 
     Example:
-        >>> varied = vary(model, result)
+        >>> varied = vary(model, result, component_samples(model, params=result.values))
         >>> zfit_fnf.plotting.variations(varied, "jes", "mass")
     """
-    known = fitted_nuisances(result)
-    moved = known if nuisances is None else list(nuisances)
-    best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
+    moved = fitted_nuisances(result) if nuisances is None else list(nuisances)
     errors = {nuisance: hesse_error(result, nuisance) for nuisance in moved}
-    before = {**best, **{nuisance: float(nuisance.observed.value()) for nuisance in known}}
-    with zfit.param.set_values(before, clip=True):
-        with _seeded(seed):
-            nominal = _sample(model, model, float(model.get_yield().value()) if model.is_extended else 1.0, n_events)
-        weights = _Reweighting(model, nominal)
-        prefit = {nu.name: (weights(nu, before[nu] - 1.0), weights(nu, before[nu] + 1.0)) for nu in moved}
-        postfit = {nu.name: (weights(nu, best[nu] - errors[nu]), weights(nu, best[nu] + errors[nu])) for nu in moved}
-    return VariedSample(nominal, prefit, postfit, {nu.name: str(nu.label) for nu in moved})
+    best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
+    before = {**best, **{nuisance: float(nuisance.observed.value()) for nuisance in fitted_nuisances(result)}}
+    events = {name: np.concatenate([part.columns[name] for part in components.values()]) for name in model.obs}
+    drawn = Sample(events, np.concatenate([part.weights for part in components.values()]))
+    log_rate = _LogRate(model, drawn)
+    reference = log_rate(best)
+
+    def weights(nuisance: Nuisance, centre: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+        down, up = (log_rate({**before, nuisance: centre + side * width}) for side in (-1, 1))
+        return drawn.weights * np.exp(down - reference), drawn.weights * np.exp(up - reference)
+
+    return VariedSample(
+        nominal=Sample(events, drawn.weights * np.exp(log_rate(before) - reference), name=model.name),
+        prefit={nuisance.name: weights(nuisance, before[nuisance], 1.0) for nuisance in moved},
+        postfit={nuisance.name: weights(nuisance, best[nuisance], errors[nuisance]) for nuisance in moved},
+        labels={nuisance.name: str(nuisance.label) for nuisance in moved},
+    )
 
 
 def fitted_nuisances(result: FitResult) -> list[Nuisance]:
@@ -149,40 +157,40 @@ def hesse_error(result: FitResult, parameter: zfit.Parameter) -> float:
     return float(found["error"])
 
 
-class _Reweighting:
-    """Weights that events of a model have when a parameter is moved from where it is now.
+class _LogRate:
+    """Logarithm of the expected density of events, at any values of the parameters.
 
     Args:
         model: The model.
-        events: Its events, with their weights now.
+        events: The events.
     """
 
     def __init__(self, model: zfit.pdf.BasePDF, events: Sample):
-        self._model, self._now = model, events.weights
-        x = events.array(model.obs)
-        self._prepared = [prepare(model, tf.constant(x[start : start + _CHUNK])) for start in range(0, len(x), _CHUNK)]
-        self._reference = self._log_rate()
+        self._model, self._n_events = model, events.n_events
+        self._chunks = [prepared for prepared, _ in Events(event_kernel(model), events.array(model.obs), None)]
+        self._log_density = Compiled(functools.partial(log_density, model), xla=is_compilable(model))
 
-    def __call__(self, parameter: zfit.Parameter, value: float) -> np.ndarray:
-        with zfit.param.set_values([parameter], [value], clip=True):
-            return self._now * np.exp(self._log_rate() - self._reference)
-
-    def _log_rate(self) -> np.ndarray:
-        """Logarithm of the expected density of events."""
-        total = self._model.get_yield().value() if self._model.is_extended else 1.0
-        return np.concatenate([log_density(self._model, chunk) for chunk in self._prepared]) + np.log(total)
+    def __call__(self, params: Values) -> np.ndarray:
+        with zfit.param.set_values(params, clip=True):
+            log_p = np.concatenate([self._log_density(chunk) for chunk in self._chunks])[: self._n_events]
+            expected = float(self._model.get_yield().value()) if self._model.is_extended else 1.0
+        return log_p + np.log(expected)
 
 
-def _sample(pdf: zfit.pdf.BasePDF, model: zfit.pdf.BasePDF, total: float, n_events: int) -> Sample:
-    """Events of a component, with weights that sum to ``total``, over the range and in the observables of the model."""
-    events = np.asarray(pdf.sample(n=n_events, limits=model.norm).with_obs(model.obs).value())
-    columns = dict(zip(model.obs, events.T, strict=True))
-    return Sample(columns, weights=np.full(n_events, total / n_events), name=str(pdf.label or pdf.name))
+def _is_sum(model: zfit.pdf.BasePDF) -> bool:
+    return isinstance(model, (SumPDF, zfit.pdf.SumPDF))
 
 
 def _shares(model: zfit.pdf.BasePDF) -> np.ndarray:
     """Fractions of the components."""
-    if not isinstance(model, (SumPDF, zfit.pdf.SumPDF)):
+    if not _is_sum(model):
         return np.ones(1)
     weights = model.weights() if isinstance(model, SumPDF) else [fraction.value() for fraction in model.params.values()]
     return np.asarray(weights, float) / np.sum(weights)
+
+
+def _sample(pdf: zfit.pdf.BasePDF, model: zfit.pdf.BasePDF, expected: float, n_events: int) -> Sample:
+    """Events of a component in the observables and the range of the model, with weights that sum to what is expected."""
+    events = np.asarray(pdf.sample(n=n_events, limits=model.norm).with_obs(model.obs).value())
+    columns = dict(zip(model.obs, events.T, strict=True))
+    return Sample(columns, weights=np.full(n_events, expected / n_events), name=str(pdf.label or pdf.name))

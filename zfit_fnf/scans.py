@@ -198,7 +198,7 @@ class _ConditionalMinima:
         self._minimizer = default_minimizer() if minimizer is None else minimizer
         zfit.param.set_values(self.best, clip=True)
         self._lowest = float(nll.value(full=False))
-        hessian = _positive(np.asarray(nll.hessian([*self._fixed, *self._others])))
+        hessian = _hessian(result, [*self._fixed, *self._others])
         self._errors = dict(zip(self._fixed, np.sqrt(np.diag(np.linalg.inv(hessian))), strict=False))
         n = len(self._fixed)
         self._curvature, self._mixed = hessian[n:, n:], hessian[n:, :n]
@@ -242,7 +242,9 @@ class _ConditionalMinima:
             position = position - step
 
 
-def _positive(hessian: np.ndarray) -> np.ndarray:
+def _hessian(result: FitResult, parameters: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Second derivatives at the best fit: from the covariance that HESSE may have found already, without weight corrections."""
+    hessian = np.linalg.inv(np.asarray(result.covariance(parameters, weightcorr=False), float))
     if not np.isfinite(hessian).all() or np.linalg.eigvalsh(hessian)[0] <= 0:
         raise ValueError("the Hessian at the best fit is not positive definite: the fit did not end at a minimum")
     return hessian

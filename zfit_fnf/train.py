@@ -49,8 +49,10 @@ def fit_flow(
         cond: Columns it is conditional on.
         weights: Event weights: a column name or an array; negative ones are allowed.
         ranges: Physical ``(low, high)`` of the observables that have them.
-        family: ``"mixture"`` (smooth, default) or ``"spline"``; with ``n_layers``, ``n_components`` and ``hidden`` as
-            in :class:`~zfit_fnf.Flow`.
+        family: ``"mixture"`` (smooth, default) or ``"spline"``.
+        n_layers: Autoregressive layers.
+        n_components: Components of the mixture, or bins of the spline.
+        hidden: Widths of the hidden layers; default two of ``max(64, 16 d)``.
         schedule: Length and speed of the training.
         seed: Seed of the initial weights, of the validation split and of the shuffling.
         progress: Show a progress bar.
@@ -117,12 +119,13 @@ def fit_deformation(
         variations: Samples, each at a point of one nuisance, or of two for an interaction.
         weights: Column of event weights, the same in all samples.
         order: Highest power of a nuisance, 1 to 3. A nuisance with samples on one side only gets order 1.
-        interactions: Pairs of nuisances; the default ``"auto"`` takes all pairs with joint samples. The monomials go up to ``order`` in each nuisance, as far as the joint points tell them apart: one point gives the
-            product, the four corners all of ``nu_k^a nu_l^b`` with ``a, b <= 2``.
+        interactions: Pairs of nuisances; the default ``"auto"`` takes all pairs with joint samples. The monomials go
+            up to ``order`` in each nuisance, as far as the joint points tell them apart: one point gives the product, the
+            four corners all of ``nu_k^a nu_l^b`` with ``a, b <= 2``.
         mirror: Trust the linear response of a nuisance with samples on one side at the mirrored point too: its window
             becomes symmetric, and its yield change is inverted there.
         hidden: Widths of the hidden layers.
-        schedule: Length and speed of each training; default 4000 steps of 4096 events.
+        schedule: Length and speed of each training; default 1500 steps of 2048 events.
         seed: Seed; each response derives its own from it and from its name.
         executor: ``concurrent.futures`` executor to train single nuisances in parallel, e.g. a
             ``ProcessPoolExecutor`` with the ``spawn`` method; likewise the interactions afterwards.
@@ -141,7 +144,7 @@ def fit_deformation(
     """
     plan = _Plan.make(variations, order=order, interactions=interactions, mirror=mirror)
     sources = {id(v): _Source.make(flow, v.events, weights, at=v.at, name=v.name) for v in variations}
-    schedule = schedule or Schedule(steps=4000, batch_size=4096, learning_rate=2e-3)
+    schedule = schedule or Schedule(steps=1500, batch_size=2048)
     trained: dict[tuple[str, ...], Response] = {}
     history: dict[str, History] = {}
 
@@ -210,7 +213,9 @@ class _Plan:
         singles, joint = _grouped(variations)
         pairs = _chosen_pairs(interactions, singles, joint)
         orders = {names[0]: _order_of(names[0], group, order) for names, group in singles.items()}
-        powers = {names: tuple((p,) for p in range(1, orders[names[0]] + 1)) for names in singles}
+        powers: dict[tuple[str, ...], Powers] = {
+            names: tuple((power,) for power in range(1, orders[names[0]] + 1)) for names in singles
+        }
         powers |= {names: _interaction_powers(names, group, orders) for names, group in pairs.items()}
         windows = {names[0]: _window(names[0], variations, mirror) for names in singles}
         return cls(singles, pairs, powers, windows)
@@ -237,7 +242,8 @@ def _grouped(
     for variation in variations:
         if len(variation.at) > 2:
             raise ValueError(
-                f"variation at {dict(variation.at)} moves {len(variation.at)} nuisances: give joint samples of two at a time"
+                f"variation at {dict(variation.at)} moves {len(variation.at)} nuisances: "
+                "give joint samples of two at a time"
             )
         (joint if variation.is_joint else singles).setdefault(tuple(sorted(variation.at)), []).append(variation)
     for names in joint:
@@ -265,7 +271,8 @@ def _chosen_pairs(
             raise ValueError(f"interaction {tuple(pair)} names {unknown}, for which there are no variations")
         if names not in joint:
             raise ValueError(
-                f"interaction {tuple(pair)} needs joint samples: add Variation(events, at={{{names[0]!r}: +1, {names[1]!r}: +1}})"
+                f"interaction {tuple(pair)} needs joint samples: "
+                f"add Variation(events, at={{{names[0]!r}: +1, {names[1]!r}: +1}})"
             )
         chosen[names] = joint[names]
     if unused := sorted(set(joint) - set(chosen)):
@@ -281,7 +288,8 @@ def _order_of(name: str, group: Sequence[Variation], order: int) -> int:
         return 1
     if len(points) < order:
         raise ValueError(
-            f"order {order} needs samples of {name!r} at {order} or more points, got {points}: lower the order or add samples"
+            f"order {order} needs samples of {name!r} at {order} or more points, got {points}: "
+            "lower the order or add samples"
         )
     return order
 

@@ -1,0 +1,93 @@
+"""Invariants of every univariate law and of the physical ranges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zfit_fnf.bijectors import LogisticMixture, PhysicalRanges, RationalQuadraticSpline
+
+LAWS = {
+    "one logistic": LogisticMixture(1),
+    "mixture": LogisticMixture(8),
+    "spline": RationalQuadraticSpline(8),
+}
+RANGES = [(-np.inf, np.inf), (0.0, np.inf), (-np.inf, 2.0), (-1.0, 3.0)]
+
+
+def parameters(law, n, seed, spread=1.0):
+    return tf.constant(np.random.default_rng(seed).normal(scale=spread, size=(n, law.n_parameters)))
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**31), spread=st.floats(0.1, 3.0))
+def test_round_trip_and_slope(law, seed, spread):
+    u = tf.constant(np.random.default_rng(seed).uniform(-5.0, 5.0, size=50))
+    raw = parameters(law, 50, seed, spread)
+    with tf.GradientTape() as tape:
+        tape.watch(u)
+        z, log_slope = law.inverse(u, raw)
+    slope = tape.gradient(z, u)
+    np.testing.assert_allclose(log_slope, np.log(slope), atol=1e-8)  # float64 algebra
+    again = law.forward(tf.identity(z), raw)
+    # z is known to a few eps * (1 + |z|); where the map is flat that is divided by its slope.
+    tolerance = 1e-13 * (1.0 + np.abs(z)) / np.minimum(slope, 1.0) + 1e-12
+    assert np.all(np.abs(again - u) < tolerance)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_density_integrates_to_one(law):
+    raw = parameters(law, 1, seed=3)
+    u = np.linspace(-200.0, 200.0, 400_001)  # logistic tails: e^-200 at the ends
+    density = np.exp(law.log_prob(tf.constant(u), tf.repeat(raw, len(u), axis=0)))
+    assert np.sum(density) * (u[1] - u[0]) == pytest.approx(1.0, abs=1e-6)  # trapezoidal rule, knots of the spline
+
+
+def test_fast_mixture_density_is_the_derivative_of_its_distribution_function():
+    law = LogisticMixture(8)
+    u, raw = tf.constant(np.linspace(-60.0, 60.0, 241)), parameters(law, 241, seed=5)
+    z, log_slope = law.inverse(u, raw)
+    expected = -z - 2.0 * tf.math.softplus(-z) + log_slope
+    np.testing.assert_allclose(law.log_prob(u, raw), expected, atol=1e-9)
+
+
+def test_mixture_density_is_finite_far_outside():
+    law = LogisticMixture(8)
+    u = tf.constant([-1e8, -1e3, 1e3, 1e8])
+    for dtype in (tf.float32, tf.float64):
+        values = law.log_prob(tf.cast(u, dtype), tf.cast(parameters(law, 4, seed=1), dtype))
+        assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize("limits", RANGES, ids=str)
+def test_physical_range_round_trip_and_jacobian(limits):
+    ranges = PhysicalRanges([limits])
+    unbounded = tf.constant(np.linspace(-8.0, 8.0, 33)[:, None])
+    y = ranges.forward(unbounded)
+    assert np.all((y > limits[0]) & (y < limits[1]))
+    y = tf.identity(y)
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        again, log_det = ranges.inverse(y)
+    np.testing.assert_allclose(again, unbounded, atol=1e-10)
+    np.testing.assert_allclose(log_det, np.log(np.abs(tape.gradient(again, y)))[:, 0], atol=1e-10)
+
+
+@pytest.mark.parametrize("limits", [(-1.0, 3.0), (0.0, np.inf)])
+def test_values_on_an_edge_stay_finite(limits):
+    unbounded, log_det = PhysicalRanges([limits]).inverse(tf.constant([[limits[0]]], tf.float64))
+    assert np.isfinite(unbounded.numpy()).all()
+    assert np.isfinite(log_det.numpy()).all()
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="low < high"):
+        PhysicalRanges([(1.0, 1.0)])
+    with pytest.raises(ValueError, match="n_components"):
+        LogisticMixture(0)
+    with pytest.raises(ValueError, match="n_bins"):
+        RationalQuadraticSpline(1)

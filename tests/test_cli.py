@@ -1,0 +1,239 @@
+"""The command line, and the demonstration behind it: complete, only tiny."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import zfit
+import numpy as np
+import pytest
+import tensorflow as tf
+from typer.testing import CliRunner
+
+import zfit_fnf
+from zfit_fnf import demo, loss, projections
+from zfit_fnf.cli import app
+from zfit_fnf.optimise import Schedule, TrainingStopped
+
+SHORT = Schedule(steps=20, batch_size=256, warmup=5, averaging=0.8, rotate_every=0)
+TINY = demo.DemoSettings(
+    n_simulated=5_000,
+    expected={"A": 250.0, "B": 250.0},
+    flow=SHORT,
+    deformation=SHORT,
+    n_drawn=1_000,
+    profile_points=5,
+    contour_points=5,
+    n_asimov=500,
+)
+PLOTS = {
+    *(f"training_{process}" for process in "AB"),
+    *(f"projection_{column}" for column in ("x1", "x2", "y1", "y2")),
+    *(f"{kind}_{name}" for kind in ("variations", "profile") for name in ("shift", "squeeze", "lumi")),
+    "pulls",
+    "correlation",
+    "contour",
+}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder that `zfit-fnf demo --quick` leaves behind, and what it printed."""
+    out = tmp_path_factory.mktemp("demo") / "made" / "here"
+    train = demo.train
+
+    # Compilations take longer than everything else together, and are tested elsewhere.
+    def train_without_compiling(*arguments, **options):
+        tf.config.run_functions_eagerly(True)
+        try:
+            return train(*arguments, **options)
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "QUICK", TINY)
+        patch.setattr(demo, "train", train_without_compiling)
+        for module in (loss, projections):
+            patch.setattr(module, "is_compilable", lambda model: False)
+        done = invoke("demo", "--out", out, "--quick", "--seed", 3)
+    assert done.exit_code == 0, done.output
+    return out, done.output
+
+
+class TestDemo:
+    def test_leaves_everything_and_nothing_half_written(self, finished):
+        out, _ = finished
+        assert {path.name for path in out.iterdir()} == {
+            "events",
+            "plots",
+            "results.txt",
+            "results.json",
+            "histories.json",
+        }
+        assert {path.name for path in (out / "plots").iterdir()} == {f"{name}.png" for name in PLOTS}
+        assert len(list((out / "events").iterdir())) == 2 * len(demo.POINTS) + 1
+
+    def test_announces_its_stages_and_prints_the_table(self, finished):
+        out, output = finished
+        for word in (
+            "simulating 9 samples of 5,000 events",
+            "process A",
+            "process B",
+            "MIGRAD",
+            "HESSE",
+            "MINOS",
+            "CLs",
+        ):
+            assert word in output
+        assert (out / "results.txt").read_text() in output
+        assert f"results and plots are in {out}" in output.replace("\n", "")
+
+    def test_results_hold_the_named_entries(self, finished):
+        out, _ = finished
+        results = json.loads((out / "results.json").read_text())
+        assert results["seed"] == 3
+        assert results["settings"]["n_simulated"] == 5_000
+        assert results["versions"]["zfit_fnf"] == zfit_fnf.__version__
+        assert results["versions"]["zfit"] == zfit.__version__
+        parameters = results["fit"]["parameters"]
+        assert list(parameters) == ["mu", "shift", "squeeze", "lumi"]
+        for name, found in parameters.items():
+            assert set(found) == {"value", "hesse", "minos", "truth", "exact"}
+            assert found["truth"] == TINY.truth[name]
+            assert found["hesse"] > 0
+            assert results["fit"]["correlation"][name][name] == pytest.approx(1.0)
+        assert len(results["limit"]["expected"]) == 5
+        assert results["limit"]["expected"] == sorted(results["limit"]["expected"])
+        assert results["limit"]["observed"] > parameters["mu"]["value"]
+        assert results["discovery"]["significance"] > 0
+        for seconds in results["timings"].values():
+            assert set(seconds) == {"wall", "cpu"}
+
+    def test_the_exact_fit_is_a_reference(self, finished):
+        """500 events at the truth: the exact fit finds it within five of its errors."""
+        out, _ = finished
+        parameters = json.loads((out / "results.json").read_text())["fit"]["parameters"]
+        for name, found in parameters.items():
+            assert abs(found["exact"]["value"] - found["truth"]) < 5 * found["exact"]["error"], name
+        # The constraint leaves nothing to be learned about the luminosity but a little.
+        assert 0.5 < parameters["lumi"]["exact"]["error"] <= 1.0
+
+    def test_histories_can_be_drawn_again(self, finished):
+        out, _ = finished
+        histories = json.loads((out / "histories.json").read_text())
+        assert set(histories) == {"A", "B"}
+        for process in histories.values():
+            assert len(process) == 8
+            for history in process.values():
+                assert len(history["steps"]) == len(history["validation"]) == len(history["training"]) > 0
+
+    def test_samples_carry_the_yields(self, finished):
+        out, _ = finished
+        samples = demo.read(out / "events", "B")
+        assert samples["nominal"].sum_weights == pytest.approx(250.0)
+        assert samples["shift_up"].sum_weights == pytest.approx(250.0 * 1.04)
+        assert samples["shift_down"].sum_weights == pytest.approx(250.0 * 0.97)
+        assert samples["squeeze_up"].sum_weights == pytest.approx(250.0)
+
+
+class TestExactLikelihood:
+    def test_the_yield_follows_all_parameters(self):
+        values = {"mu": 2.0, "shift": 1.0, "squeeze": 1.0, "lumi": -1.0}
+        assert demo.expected_events("A", values, TINY) == pytest.approx(250.0 * 1.03 / 1.02)
+        assert demo.expected_events("B", values, TINY) == pytest.approx(2.0 * 250.0 * 1.04 / 1.02)
+
+    def test_the_model_has_the_same_yields(self, finished):
+        """Learned from the weights in the files, where the exact ones went in."""
+        out, _ = finished
+        learned = {process: yields_of(demo.read(out / "events", process)) for process in "AB"}
+        for process, effects in learned.items():
+            for nuisance, (down, up) in effects.items():
+                exact = demo.EFFICIENCY[process].get(nuisance, (1.0, 1.0))
+                assert (down, up) == pytest.approx(exact, rel=1e-6)
+
+    def test_fit_of_many_events_finds_the_truth(self):
+        settings = replace(TINY, expected={"A": 10_000.0, "B": 10_000.0})
+        exact = demo.fit_exactly(demo.observe(settings, seed=4), settings)
+        truth = np.array([settings.truth[name] for name in exact.index])
+        assert np.all(np.abs(exact["value"] - truth) < 5 * exact["error"])
+        # With 100k events the errors of shift and squeeze are 0.0063 and 0.0066; they go with the root of the number.
+        np.testing.assert_allclose(
+            exact.loc[["shift", "squeeze"], "error"], np.sqrt(5) * np.array([63e-4, 66e-4]), rtol=0.15
+        )
+
+
+def yields_of(samples):
+    nominal = samples["nominal"].sum_weights
+    return {
+        name: tuple(samples[f"{name}_{side}"].sum_weights / nominal for side in ("down", "up"))
+        for name in ("shift", "squeeze")
+    }
+
+
+class TestFolder:
+    def test_refuses_a_folder_with_files(self, tmp_path):
+        (tmp_path / "thesis.tex").write_text("x")
+        done = invoke("demo", "--out", tmp_path)
+        assert done.exit_code == 1
+        assert "is not empty; choose another one, or use --overwrite" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_refuses_a_file(self, tmp_path):
+        (tmp_path / "file").write_text("x")
+        done = invoke("demo", "--out", tmp_path / "file", "--overwrite")
+        assert done.exit_code == 1
+        assert "is a file; --out needs a folder" in done.stderr
+
+    def test_overwrite_deletes_earlier_results_and_nothing_else(self, tmp_path):
+        for name in ("results.txt", "results.json", "histories.json", "thesis.tex"):
+            (tmp_path / name).write_text("x")
+        for name in ("events", "plots", "chapters"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x").write_text("x")
+        demo.prepare_folder(tmp_path, overwrite=True)
+        assert {path.name for path in tmp_path.rglob("*")} == {"thesis.tex", "chapters", "x"}
+
+    def test_an_interrupted_file_is_not_there(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt), demo.complete(tmp_path / "results.json") as draft:
+            draft.write_text("{")
+            raise KeyboardInterrupt
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestErrors:
+    def test_a_missing_library_is_named_before_anything_is_done(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        done = invoke("demo", "--out", tmp_path / "out")
+        assert done.exit_code == 1
+        assert 'the demonstration needs pyarrow: pip install "zfit_fnf[plot,io]"' in done.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_a_training_that_stops_leaves_no_results(self, tmp_path, monkeypatch):
+        def stop(*_, **__):
+            raise TrainingStopped("training of p(x1, x2) was interrupted at step 7", step=7, learning_rate=0.01)
+
+        monkeypatch.setattr(demo, "QUICK", TINY)
+        monkeypatch.setattr(demo, "train", stop)
+        done = invoke("demo", "--out", tmp_path, "--quick")
+        assert done.exit_code == 1
+        assert "error: training of p(x1, x2) was interrupted at step 7" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["events"]
+
+
+class TestCommand:
+    def test_version(self):
+        assert invoke("--version").output == f"zfit_fnf {zfit_fnf.__version__}\n"
+
+    def test_help_lists_the_options(self):
+        output = invoke("demo", "--help").output
+        for option in ("--out", "--quick", "--seed", "--overwrite"):
+            assert option in output
+
+    def test_needs_a_folder(self):
+        assert invoke("demo").exit_code == 2

@@ -1,0 +1,172 @@
+"""The map T_nu with random coefficient networks: equations, identity, Jacobian, continuation, additivity."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zfit_fnf import Deformation, Flow, YieldChange
+from zfit_fnf.deformation import Response, continued_power
+
+WINDOWS = {"jes": (-1.0, 1.0), "jer": (-1.0, 2.0)}
+
+
+def shaken_response(names, powers, seed, n_single=0):
+    response = Response(names, powers, n_dim=2, n_context=1, n_single=n_single, hidden=(8, 8), seed=seed)
+    rng = np.random.default_rng(seed)
+    for variable in response.trainable_variables:
+        variable.assign(variable + 0.2 * rng.normal(size=variable.shape))
+    return response
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return Flow(["a", "b"], ["x"], ranges={"a": (0.0, 5.0)}, hidden=(8, 8), n_components=3, seed=2)
+
+
+@pytest.fixture(scope="module")
+def deformation(flow):
+    responses = [
+        shaken_response(["jes"], ((1,), (2,)), 1),
+        shaken_response(["jer"], ((1,), (2,), (3,)), 2),
+        shaken_response(["jes", "jer"], ((1, 1), (2, 1)), 3, n_single=5),
+    ]
+    responses[0].calibration.assign([[0.1, -0.05], [0.02, 0.03]])
+    responses[2].calibration.assign(0.05 * np.random.default_rng(4).normal(size=(2, 7)))
+    return Deformation(flow, responses, windows=WINDOWS, yields={"jes": YieldChange(1.1, 0.9)})
+
+
+@pytest.fixture(scope="module")
+def events():
+    rng = np.random.default_rng(0)
+    return {"a": rng.uniform(0.1, 4.9, 40), "b": rng.normal(size=40), "x": rng.normal(size=40)}
+
+
+def test_identity_at_zero_is_exact(deformation, flow, events):
+    np.testing.assert_array_equal(deformation.log_prob(events), flow.log_prob(events))
+
+
+def test_against_a_slow_loop_of_the_equations(deformation, flow, events):
+    """Event by event, nuisance by nuisance, written from the equations."""
+    jes, jer = 0.7, -0.4
+    y, x = flow.columns(events)
+    u, c, log_jacobian = (np.asarray(part) for part in flow.encode(tf.constant(y), tf.constant(x)))
+    monomials = {("jes",): [jes, jes**2], ("jer",): [jer, jer**2, jer**3], ("jes", "jer"): [jes * jer, jes**2 * jer]}
+    weights = {names: np.array(values) for names, values in monomials.items()}
+    first, _, pair = deformation.responses
+    weights["jes",] = weights["jes",] + np.array(monomials["jes",]) @ first.calibration.numpy()
+    fed = np.array(monomials["jes", "jer"]) @ pair.calibration.numpy()
+    weights["jes",], weights["jer",] = weights["jes",] + fed[:2], weights["jer",] + fed[2:5]
+    weights["jes", "jer"] = weights["jes", "jer"] + fed[5:]
+    expected = []
+    for event in range(len(u)):
+        nominal, log_det = u[event].copy(), 0.0
+        for j in range(2):
+            s = t = 0.0
+            for response in deformation.responses:
+                single = response.coefficients(tf.constant(u[event : event + 1]), tf.constant(c[event : event + 1]))[0]
+                for weight, coefficient in zip(weights[response.nuisances], single.numpy(), strict=True):
+                    s, t = s + weight * coefficient[j, 0], t + weight * coefficient[j, 1]
+            nominal[j], log_det = u[event, j] * np.exp(s) + t, log_det + s
+        density = flow.log_density(tf.constant(nominal[None]), tf.constant(c[event : event + 1])).numpy()[0]
+        expected.append(density + log_det + log_jacobian[event])
+    np.testing.assert_allclose(deformation.log_prob(events, nu={"jes": jes, "jer": jer}), expected, atol=1e-10)
+
+
+@settings(max_examples=3, deadline=None)
+@given(jes=st.floats(-1.5, 1.5), jer=st.floats(-1.5, 1.5))
+def test_inverse_and_jacobian(deformation, events, jes, jer):
+    u, c, _ = deformation.flow.encode(*map(tf.constant, deformation.flow.columns(events)))
+    basis = deformation.basis(tf.constant([jes, jer], tf.float64))
+    with tf.GradientTape() as tape:
+        tape.watch(u)
+        nominal, log_det = deformation.apply(u, deformation.coefficients(u, c), basis)
+    jacobian = tape.batch_jacobian(nominal, u).numpy()
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-9)
+    assert np.all(jacobian[:, 0, 1] == 0.0)
+    np.testing.assert_allclose(deformation.forward(tf.identity(nominal), c, basis), u, rtol=1e-7, atol=1e-7)
+
+
+def test_one_nuisance_at_zero_drops_out(deformation, flow, events):
+    alone = Deformation(flow, deformation.responses[:1], windows={"jes": WINDOWS["jes"]})
+    np.testing.assert_allclose(
+        deformation.log_prob(events, nu={"jes": 0.8}), alone.log_prob(events, nu={"jes": 0.8}), atol=1e-12
+    )
+
+
+def test_density_integrates_to_one_at_a_deformed_point(deformation):
+    axis = np.linspace(-30.0, 30.0, 601)
+    u = tf.constant(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2))
+    c = tf.zeros((len(u), 1), tf.float64)
+    basis = deformation.basis(tf.constant([0.9, -0.6], tf.float64))
+    assert np.exp(deformation.log_density(u, c, basis)).sum() * 0.1**2 == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+@pytest.mark.parametrize("window", [(-1.0, 1.0), (-1.0, 2.0), (0.0, 1.0)])
+def test_continuation_of_powers(power, window):
+    """Exact inside; value, slope and curvature continuous at the edges; linear far outside."""
+
+    def derivatives(nu):
+        nu = tf.constant(nu, tf.float64)
+        with tf.GradientTape() as outer:
+            outer.watch(nu)
+            with tf.GradientTape() as inner:
+                inner.watch(nu)
+                value = continued_power(nu, power, *map(tf.constant, map(np.float64, window)))
+            slope = inner.gradient(value, nu)
+        curvature = outer.gradient(slope, nu)
+        return np.array([float(v) if v is not None else 0.0 for v in (value, slope, curvature)])
+
+    low, high = window
+    for nu in np.linspace(low, high, 5):
+        expected = [nu**power, power * nu ** (power - 1), power * (power - 1) * nu ** max(power - 2, 0)]
+        np.testing.assert_allclose(derivatives(nu), expected, atol=1e-12)
+    for edge in window:
+        np.testing.assert_allclose(derivatives(edge - 1e-7), derivatives(edge + 1e-7), atol=1e-4)
+    far = [derivatives(high + 1.5 + step) for step in (0.0, 10.0, 100.0)]
+    np.testing.assert_allclose([d[1] for d in far], far[0][1], rtol=1e-12)
+    np.testing.assert_allclose([d[2] for d in far], 0.0, atol=1e-12)
+    # The continuation is the integral of its slope: compare with quadrature across the fade.
+    grid = np.linspace(high, high + 2.0, 2001)
+    slopes = np.array([derivatives(nu)[1] for nu in grid[::100]])
+    area = np.sum((slopes[1:] + slopes[:-1]) / 2) * (grid[100] - grid[0])
+    assert derivatives(high + 2.0)[0] - derivatives(high)[0] == pytest.approx(area, rel=5e-3)
+
+
+def test_nothing_overflows_far_outside(deformation, events):
+    assert np.all(np.isfinite(deformation.log_prob(events, nu={"jes": 5.0, "jer": -5.0})))
+
+
+def test_sampling_follows_the_deformed_density(deformation, flow):
+    """Base values of samples, undone with T_nu, are uniform: the same threshold as for flows, for two columns."""
+    table = deformation.sample(nu={"jes": 1.0, "jer": 0.5}, cond={"x": np.linspace(-2.0, 2.0, 2000)}, seed=3)
+    u, c, _ = flow.encode(*map(tf.constant, flow.columns(table)))
+    basis = deformation.basis(tf.constant([1.0, 0.5], tf.float64))
+    nominal, _ = deformation.apply(u, deformation.coefficients(u, c), basis)
+    z = np.sort(tf.sigmoid(flow.layers[0].inverse(nominal, c)[0]).numpy(), axis=0)
+    assert np.all(np.abs(z - (np.arange(2000)[:, None] + 0.5) / 2000).max(axis=0) < 0.055)
+
+
+def test_pickle_round_trip(deformation, events):
+    again = pickle.loads(pickle.dumps(deformation))
+    np.testing.assert_array_equal(
+        again.log_prob(events, nu={"jes": 0.3, "jer": 1.2}), deformation.log_prob(events, nu={"jes": 0.3, "jer": 1.2})
+    )
+    assert again.yields["jes"] == YieldChange(1.1, 0.9)
+
+
+def test_bad_input(deformation, flow, events):
+    with pytest.raises(ValueError, match=r"unknown nuisance \['jec'\]: this deformation knows \['jes', 'jer'\]"):
+        deformation.log_prob(events, nu={"jec": 1.0})
+    with pytest.raises(ValueError, match="interactions with"):
+        Deformation(flow, [shaken_response(["p", "q"], ((1, 1),), 1)], windows={})
+    with pytest.raises(ValueError, match="one exponent for each"):
+        Response(["a"], ((1, 1),), n_dim=1, n_context=0)
+    with pytest.raises(ValueError, match="one window per nuisance"):
+        Deformation(flow, [shaken_response(["p"], ((1,),), 1)], windows={})

@@ -1,0 +1,57 @@
+"""The examples run, and what they measure is right."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ZMUMU = ROOT.parent / "shared" / "data" / "uproot-Zmumu.root"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_quickstart_finds_what_it_simulated(tmp_path):
+    quickstart = load("quickstart")
+    result, limit = quickstart.main(events=10_000, steps=200, seed=3, out=tmp_path)
+
+    assert result.valid
+    found = {parameter.name: values for parameter, values in result.params.items()}
+    for name, truth in quickstart.TRUTH.items():
+        # Densities from ten thousand events have errors comparable with those of the fit: 5 sigma is not loose.
+        assert abs(found[name]["value"] - truth) < 5 * found[name]["hesse"]["error"]
+    assert found["mu"]["hesse"]["error"] < 0.2  # 1000 of 5000 events: counting alone would give about 0.07
+    assert limit.expected[2] < limit.observed  # there is a signal
+    assert (tmp_path / "fit.png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
+def test_momentum_scale_comes_back(tmp_path):
+    measurement = load("zmumu_scale").main(ZMUMU, steps=300, seed=1, out=tmp_path)
+
+    assert abs(measurement.pull) < 5
+    # Half of the events, with a width of 2 to 4 GeV, know the scale to 0.15 to 0.4 %.
+    assert 0.1 < measurement.hesse < 0.5
+    assert -measurement.minos[0] == pytest.approx(measurement.hesse, rel=0.5)
+    assert (tmp_path / "mass.png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
+def test_every_event_counts_once_and_its_mass_is_recomputed():
+    zmumu = load("zmumu_scale")
+    events = zmumu.read_events(ZMUMU)
+
+    assert not events.duplicated(["Run", "Event"]).any()
+    assert zmumu.observables(events).mass.to_numpy() == pytest.approx(events.M.to_numpy(), rel=1e-6)
+    # Muons are nearly massless: the mass is proportional to the momenta up to (2 m_mu / M)^2 = 1e-5.
+    scaled = zmumu.observables(events, scale=1.01).mass
+    assert scaled.to_numpy() == pytest.approx(1.01 * events.M[scaled.index].to_numpy(), rel=1e-5)

@@ -1,0 +1,287 @@
+"""Plots: what the artists hold, not what it looks like."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import zfit
+import numpy as np
+import pytest
+from likelihoods import search
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from zfit_fnf import plotting
+from zfit_fnf.projections import VariedSample
+from zfit_fnf.samples import Sample
+from zfit_fnf.scans import ContourScan, ProfileScan
+
+EDGES = [0.0, 1.0, 2.0, 4.0]
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A fit with a signal strength and the nuisances shape and rate."""
+    measurement = search(1, 300.0, 700.0, seed=5)
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(measurement.nll)
+    result.hesse()
+    return measurement, result
+
+
+def errorbars(ax):
+    """Points ``(n, 2)`` and half lengths of the vertical or horizontal bars of the only error bars."""
+    (container,) = ax.containers
+    points = np.column_stack(container[0].get_data())
+    segments = np.array(container[2][0].get_segments())
+    return points, np.ptp(segments, axis=1).max(axis=1) / 2
+
+
+def steps(ax, label):
+    """Heights of the step line with a label."""
+    (patch,) = [patch for patch in ax.patches if patch.get_label() == label]
+    return patch.get_data().values
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+class TestProjection:
+    data = {"x": np.array([0.2, 0.4, 0.6, 0.8, 1.5, 1.6, 1.7, 1.8, 1.9, 3.0])}  # 4, 5 and 1 events
+    components = {
+        "background": Sample({"x": np.array([0.5, 1.5, 1.5, 3.0])}, np.array([2.0, 1.0, 1.0, 3.0])),  # 2, 2 and 3
+        "signal": Sample({"x": np.array([0.5, 1.5, 5.0])}, np.array([1.0, 2.0, 100.0])),  # 1, 2 and 0
+    }
+
+    def draw(self, data=None, **options):
+        ax, ax_pulls = Figure().subplots(2)
+        given = self.data if data is None else data
+        plotting.projection(given, self.components, "x", bins=EDGES, ax=ax, ax_pulls=ax_pulls, **options)
+        return ax, ax_pulls
+
+    def test_data_have_root_n_errors(self):
+        ax, _ = self.draw()
+        points, errors = errorbars(ax)
+        np.testing.assert_allclose(points, [[0.5, 4], [1.5, 5], [3.0, 1]])
+        np.testing.assert_allclose(errors, np.sqrt([4, 5, 1]))
+
+    def test_pulls_count_the_errors_of_data_and_model(self):
+        _, ax_pulls = self.draw()
+        points, errors = errorbars(ax_pulls)
+        expected, model_variance = np.array([3.0, 4.0, 3.0]), np.array([4.0 + 1.0, 1.0 + 1.0 + 4.0, 9.0])
+        np.testing.assert_allclose(points[:, 0], [0.5, 1.5, 3.0])
+        np.testing.assert_allclose(points[:, 1], [1, 1, -2] / np.sqrt(expected + model_variance))
+        np.testing.assert_allclose(errors, 1.0)
+
+    def test_weighted_data_have_the_errors_of_their_weights(self):
+        weights = np.full(10, 0.5)
+        ax, ax_pulls = self.draw(weights=weights)
+        points, errors = errorbars(ax)
+        np.testing.assert_allclose(points[:, 1], [2, 2.5, 0.5])
+        np.testing.assert_allclose(errors, 0.5 * np.sqrt([4, 5, 1]))
+        variance = 0.25 * np.array([4, 5, 1]) + [5, 6, 9]
+        np.testing.assert_allclose(errorbars(ax_pulls)[0][:, 1], [-1, -1.5, -2.5] / np.sqrt(variance))
+
+    def test_components_are_stacked_in_order(self):
+        ax, _ = self.draw()
+        layers = [patch for patch in ax.patches if patch.get_label() in self.components]
+        tops = {patch.get_label(): patch.get_data().values for patch in layers}
+        np.testing.assert_allclose(tops["background"], [2, 2, 3])
+        np.testing.assert_allclose(tops["signal"], [3, 4, 3])
+        np.testing.assert_allclose(steps(ax, "model"), [3, 4, 3])
+        assert labels(ax) == ["data", "model", "signal", "background"]
+
+    def test_or_are_lines(self):
+        ax, _ = self.draw(stack=False)
+        np.testing.assert_allclose(steps(ax, "background"), [2, 2, 3])
+        np.testing.assert_allclose(steps(ax, "signal"), [1, 2, 0])
+        np.testing.assert_allclose(steps(ax, "model"), [3, 4, 3])
+
+    def test_axes_are_labelled(self, ax):
+        top, bottom = self.draw()
+        assert (top.get_xlabel(), top.get_ylabel()) == ("", "events / bin")
+        assert (bottom.get_xlabel(), bottom.get_ylabel()) == ("x", "pull")
+        assert plotting.projection(self.data, self.components, "x", bins=(4, 0.0, 2.0), ax=ax) is ax
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "events / 0.5")
+        assert ax.get_xlim() == (0.0, 2.0)
+
+    def test_a_number_of_bins_covers_all_data(self, ax):
+        plotting.projection(self.data, self.components, "x", bins=7, ax=ax)
+        points, _ = errorbars(ax)
+        assert len(points) == 7
+        assert points[:, 1].sum() == 10
+
+    @pytest.mark.parametrize("bins", [[1.0], [2.0, 1.0], (3, 1.0, 1.0), [[1.0, 2.0]]])
+    def test_refuses_bins_that_are_none(self, bins):
+        with pytest.raises(ValueError, match=r"bins= is a number, \(number, low, high\) or ascending edges; got"):
+            plotting.projection(self.data, self.components, "x", bins=bins, ax=Figure().subplots())
+
+    def test_refuses_a_column_that_is_not_there(self, ax):
+        with pytest.raises(ValueError, match="'data' has no column 'y'"):
+            plotting.projection(self.data, self.components, "y", ax=ax)
+
+    def test_says_what_to_install(self, ax, monkeypatch):
+        monkeypatch.setitem(sys.modules, "mplhep", None)
+        with pytest.raises(ImportError, match=r'mplhep is needed for plots: pip install "zfit_fnf\[plot\]"'):
+            plotting.projection(self.data, self.components, "x", bins=EDGES, ax=ax)
+
+
+class TestVariations:
+    varied = VariedSample(
+        nominal=Sample({"x": np.array([0.5, 1.5, 1.5, 9.0])}, np.array([2.0, 1.0, 3.0, 1.0])),  # 2, 4 and 0
+        prefit={"jes": (np.array([1.0, 1.0, 1.0, 1.0]), np.array([3.0, 3.0, 3.0, 1.0]))},  # 1, 2 and 3, 6
+        postfit={"jes": (np.array([2.0, 2.0, 2.0, 1.0]), np.array([2.2, 2.0, 2.8, 1.0]))},  # 2, 4 and 2.2, 4.8
+        labels={"jes": "jet energy scale"},
+    )
+
+    def test_draws_ratios_to_nominal(self, ax):
+        assert plotting.variations(self.varied, "jes", "x", bins=EDGES, ax=ax) is ax
+        np.testing.assert_allclose(steps(ax, r"pre-fit $+1\sigma$"), [1.5, 1.5, np.nan])
+        np.testing.assert_allclose(steps(ax, r"pre-fit $-1\sigma$"), [0.5, 0.5, np.nan])
+        np.testing.assert_allclose(steps(ax, "post-fit"), [1.05, 1.1, np.nan])
+        (band,) = [patch for patch in ax.patches if patch.get_label() == "post-fit error"]
+        np.testing.assert_allclose(band.get_data().baseline, [1.0, 1.0, np.nan])
+        np.testing.assert_allclose(band.get_data().values, [1.1, 1.2, np.nan])
+
+    def test_is_labelled(self, ax):
+        plotting.variations(self.varied, "jes", "x", bins=EDGES, ax=ax)
+        assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("x", "ratio to nominal", "jet energy scale")
+        assert labels(ax) == [r"pre-fit $+1\sigma$", r"pre-fit $-1\sigma$", "post-fit", "post-fit error"]
+
+    def test_refuses_an_unknown_nuisance(self, ax):
+        with pytest.raises(ValueError, match=r"nuisance 'jer' was not varied; those that were are \['jes'\]"):
+            plotting.variations(self.varied, "jer", "x", ax=ax)
+
+
+class TestPulls:
+    def test_best_fit_and_error_of_each_nuisance(self, ax, fitted):
+        measurement, result = fitted
+        assert plotting.pulls(result, measurement.nuisances, ax=ax) is ax
+        points, errors = errorbars(ax)
+        np.testing.assert_allclose(points[:, 0], [result.params[nu]["value"] for nu in measurement.nuisances])
+        np.testing.assert_allclose(points[:, 1], [0, 1])
+        np.testing.assert_allclose(errors, [result.params[nu]["hesse"]["error"] for nu in measurement.nuisances])
+
+    def test_is_labelled(self, ax, fitted):
+        measurement, result = fitted
+        plotting.pulls(result, measurement.nuisances, ax=ax)
+        assert ax.get_xlabel() == r"nuisance parameter [$\sigma$]"
+        assert [text.get_text() for text in ax.get_yticklabels()] == ["shape", "rate"]
+        bottom, top = ax.get_ylim()
+        assert bottom > top  # the first is at the top
+        bands = [patch.get_x() for patch in ax.patches]
+        assert bands == [-2, -1]
+        shown = result.params[measurement.nuisances[1]]
+        assert f"{shown['value']:.2f} \\pm {shown['hesse']['error']:.2f}" in ax.texts[1].get_text()
+
+    def test_takes_the_nuisances_of_the_fit(self, ax, fitted):
+        measurement, result = fitted
+        plotting.pulls(result, ax=ax)
+        assert {text.get_text() for text in ax.get_yticklabels()} == {nu.name for nu in measurement.nuisances}
+
+    def test_refuses_when_there_are_none(self, ax, fitted):
+        with pytest.raises(ValueError, match="no nuisances to show"):
+            plotting.pulls(fitted[1], [], ax=ax)
+
+
+class TestCorrelation:
+    def test_matrix_and_numbers(self, ax, fitted):
+        measurement, result = fitted
+        assert plotting.correlation(result, measurement.parameters, ax=ax) is ax
+        matrix = result.correlation(measurement.parameters)
+        (image,) = ax.images
+        np.testing.assert_allclose(image.get_array(), matrix)
+        assert image.get_clim() == (-1, 1)
+        numbers = [float(text.get_text().replace("\N{MINUS SIGN}", "-")) for text in ax.texts]
+        np.testing.assert_allclose(numbers, np.ravel(matrix), atol=0.00501)  # two digits
+
+    def test_is_labelled(self, ax, fitted):
+        measurement, result = fitted
+        plotting.correlation(result, measurement.parameters, ax=ax)
+        for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
+            assert [text.get_text() for text in ticks] == ["mu", "shape", "rate"]
+        assert ax.figure.axes[-1].get_ylabel() == "correlation"
+
+
+class TestProfile:
+    values = np.linspace(0.2, 0.8, 13)
+    scan = ProfileScan("jes", r"jes [$\sigma$]", values, ((values - 0.5) / 0.1) ** 2, 0.5)
+
+    def test_curve_and_levels(self, ax):
+        assert plotting.profile(self.scan, ax=ax) is ax
+        curve = ax.lines[0].get_data()
+        np.testing.assert_allclose(curve[1], ((curve[0] - 0.5) / 0.1) ** 2, atol=1e-9)  # a spline keeps a parabola
+        horizontal = [line.get_ydata()[0] for line in ax.lines if np.ptp(line.get_ydata()) == 0]
+        assert horizontal == [1, 4]
+        assert [text.get_text() for text in ax.texts] == [r"$1\sigma$", r"$2\sigma$"]
+        assert [list(line.get_xdata()) for line in ax.lines if line.get_label() == "best fit"] == [[0.5, 0.5]]
+
+    def test_is_labelled(self, ax):
+        plotting.profile(self.scan, ax=ax)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == (r"jes [$\sigma$]", r"$-2\,\Delta \ln L$")
+        assert ax.get_ylim()[0] == 0
+
+    def test_leaves_out_what_did_not_converge(self, ax):
+        delta = self.scan.delta.copy()
+        delta[[0, 5]] = np.nan
+        plotting.profile(ProfileScan("jes", "jes", self.values, delta, 0.5), ax=ax)
+        curve = ax.lines[0].get_data()
+        assert curve[0][0] == pytest.approx(self.values[1])
+        np.testing.assert_allclose(curve[1], ((curve[0] - 0.5) / 0.1) ** 2, atol=1e-9)
+
+
+class TestContour:
+    x, y = np.linspace(-3.0, 3.0, 9), np.linspace(-1.5, 1.5, 9)
+    scan = ContourScan(
+        ("jes", "jer"), (r"jes [$\sigma$]", r"jer [$\sigma$]"), (x, y), x[:, None] ** 2 + (2 * y) ** 2, (0.0, 0.0)
+    )
+
+    def lines(self, ax):
+        """Points on each contour line, by the style of the line."""
+        drawn = [c for c in ax.collections if c.get_linewidth()[0] and len(c.get_edgecolor())]
+        return [np.concatenate([path.vertices for path in c.get_paths()]) for c in drawn]
+
+    def test_regions_are_where_the_likelihood_has_fallen(self, ax):
+        assert plotting.contour(self.scan, ax=ax) is ax
+        lines = self.lines(ax)
+        assert len(lines) == 2
+        for points, level in zip(lines, (2.30, 6.18), strict=True):
+            # Lines are straight between points of the fine grid.
+            np.testing.assert_allclose(points[:, 0] ** 2 + (2 * points[:, 1]) ** 2, level, atol=5e-3)
+
+    def test_best_fit_and_truth(self, ax):
+        plotting.contour(self.scan, truth={"jer": -0.5, "jes": 0.5, "mu": 1.0}, ax=ax)
+        points = {line.get_label(): np.ravel(line.get_data()) for line in ax.lines}
+        np.testing.assert_allclose(points["best fit"], [0, 0])
+        np.testing.assert_allclose(points["truth"], [0.5, -0.5])
+        assert labels(ax) == ["68.3 %", "95.4 %", "best fit", "truth"]
+        (star,) = [line for line in ax.lines if line.get_label() == "truth"]
+        assert to_hex(star.get_color()) == "#b2182b"
+
+    def test_is_labelled(self, ax):
+        plotting.contour(self.scan, ax=ax)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == (r"jes [$\sigma$]", r"jer [$\sigma$]")
+        assert "truth" not in labels(ax)
+
+    def test_a_point_that_did_not_converge_leaves_a_hole(self, ax):
+        delta = self.scan.delta.copy()
+        delta[4, 4] = np.nan
+        plotting.contour(
+            ContourScan(self.scan.parameters, self.scan.titles, self.scan.values, delta, (0.0, 0.0)), ax=ax
+        )
+        assert len(self.lines(ax)) == 2
+
+
+def test_importing_needs_no_plotting_library():
+    code = (
+        "import sys; sys.modules.update(matplotlib=None, mplhep=None); import zfit_fnf.plotting as p\n"
+        "try: p.profile(None)\nexcept ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert 'pip install "zfit_fnf[plot]"' in done.stdout

@@ -1,0 +1,143 @@
+"""Model predictions as weighted events, against the distributions of Gaussians."""
+
+from __future__ import annotations
+
+import zfit
+import numpy as np
+import pytest
+from likelihoods import search
+from scipy.stats import norm
+
+from zfit_fnf.projections import component_samples, fitted_nuisances, hesse_error, vary
+
+N = 40_000
+OBS = zfit.Space("x", limits=(-20.0, 20.0))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A signal N(1, 0.5) on a background N(0, 1.5); `shape` deforms both, `rate` scales the background."""
+    measurement = search(1, 300.0, 700.0, seed=5)
+    for part, label in zip(measurement.nll.model[0].pdfs, ("signal", "background"), strict=True):
+        part._label = label
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(measurement.nll)
+    result.hesse()
+    return measurement, result
+
+
+def expected(measurement, edges, values):
+    """Exact expectation in bins of y0, by the closed form of the components."""
+    with zfit.param.set_values(values):
+        nu = [float(measurement.nuisances[0].value())]
+        total = np.zeros(len(edges) - 1)
+        for part in measurement.nll.model[0].pdfs:
+            mean, sigma = part.deformation.moments(nu)
+            total += float(part.get_yield().value()) * np.diff(norm.cdf(edges, mean[0], sigma[0]))
+    return total
+
+
+class TestComponentSamples:
+    def test_weights_sum_to_the_yields_at_the_parameters_given(self, fitted):
+        measurement, _ = fitted
+        model = measurement.nll.model[0]
+        parts = component_samples(model, params={measurement.mu: 0.5, measurement.nuisances[1]: 1.0}, n_events=N)
+        assert list(parts) == ["signal", "background"]
+        assert parts["signal"].sum_weights == pytest.approx(150.0)
+        assert parts["background"].sum_weights == pytest.approx(700.0 * 1.08)
+        assert parts["signal"].n_events == N
+
+    def test_parameters_are_left_as_they_are(self, fitted):
+        measurement, _ = fitted
+        before = measurement.state()
+        component_samples(measurement.nll.model[0], params={measurement.mu: 0.5}, n_events=10)
+        assert measurement.state() == before
+
+    def test_the_seed_makes_the_sample(self, fitted):
+        model = fitted[0].nll.model[0]
+        first, again, other = (component_samples(model, n_events=10, seed=seed) for seed in (3, 3, 4))
+        np.testing.assert_array_equal(first["signal"].columns["y0"], again["signal"].columns["y0"])
+        assert not np.any(first["signal"].columns["y0"] == other["signal"].columns["y0"])
+
+    def test_sums_of_zfit_with_fractions(self):
+        fraction = zfit.Parameter("fraction", 0.3, 0, 1)
+        pdfs = [zfit.pdf.Gauss(0.0, 1.0, obs=OBS, label="low"), zfit.pdf.Gauss(5.0, 2.0, obs=OBS, label="high")]
+        parts = component_samples(zfit.pdf.SumPDF(pdfs, fracs=fraction), total=1000.0, n_events=N, seed=1)
+        assert {label: part.sum_weights for label, part in parts.items()} == pytest.approx({"low": 300, "high": 700})
+        for label, mean, width in (("low", 0.0, 1.0), ("high", 5.0, 2.0)):
+            # Four standard deviations of the mean.
+            assert np.mean(parts[label].columns["x"]) == pytest.approx(mean, abs=4 * width / np.sqrt(N))
+
+    def test_a_pdf_is_its_only_component(self):
+        parts = component_samples(zfit.pdf.Gauss(0.0, 1.0, obs=OBS, extended=50.0, name="peak"), n_events=100)
+        assert [(label, part.sum_weights) for label, part in parts.items()] == [("peak", pytest.approx(50.0))]
+
+    def test_without_a_yield_the_total_is_needed(self):
+        with pytest.raises(ValueError, match="'peak' has no yield: give the number of events as total="):
+            component_samples(zfit.pdf.Gauss(0.0, 1.0, obs=OBS, name="peak"))
+
+    def test_labels_have_to_differ(self):
+        pdfs = [zfit.pdf.Gauss(mean, 1.0, obs=OBS, extended=1.0) for mean in (0.0, 1.0)]
+        with pytest.raises(ValueError, match=r"labels \['Gauss', 'Gauss'\]: give each its own label="):
+            component_samples(zfit.pdf.SumPDF(pdfs))
+
+
+class TestVary:
+    @pytest.fixture(scope="class")
+    def varied(self, fitted):
+        measurement, result = fitted
+        model = measurement.nll.model[0]
+        return vary(model, result, component_samples(model, params=result.values, n_events=N, seed=2))
+
+    def check(self, fitted, varied, weights, values):
+        """Weighted counts agree with the closed form within five of their errors, in ten bins."""
+        measurement, result = fitted
+        edges = np.linspace(-3.0, 3.0, 11)
+        y = varied.nominal.columns["y0"]
+        counts, variances = (np.histogram(y, edges, weights=w)[0] for w in (weights, weights**2))
+        best = {parameter: found["value"] for parameter, found in result.params.items()}
+        exact = expected(measurement, edges, {**best, **values})
+        assert np.all(np.abs(counts - exact) < 5 * np.sqrt(variances))
+        # The test would notice a nuisance that moves by a fraction of its effect.
+        assert np.max(np.sqrt(variances) / exact) < 0.03
+
+    def test_nominal_is_before_the_fit(self, fitted, varied):
+        shape, rate = fitted[0].nuisances
+        self.check(fitted, varied, varied.nominal.weights, {shape: 0.0, rate: 0.0})
+
+    @pytest.mark.parametrize("index", [0, 1])
+    def test_prefit_moves_one_nuisance_by_one_sigma(self, fitted, varied, index):
+        nuisances = fitted[0].nuisances
+        for side, weights in zip((-1.0, 1.0), varied.prefit[nuisances[index].name], strict=True):
+            values = dict.fromkeys(nuisances, 0.0) | {nuisances[index]: side}
+            self.check(fitted, varied, weights, values)
+
+    def test_postfit_moves_it_to_the_best_fit_and_by_its_error(self, fitted, varied):
+        _, result = fitted
+        shape, rate = fitted[0].nuisances
+        found = result.params[shape]
+        for side, weights in zip((-1.0, 1.0), varied.postfit["shape"], strict=True):
+            self.check(fitted, varied, weights, {shape: found["value"] + side * found["hesse"]["error"], rate: 0.0})
+
+    def test_labels_and_choice(self, fitted, varied):
+        measurement, result = fitted
+        assert varied.labels == {"shape": "shape", "rate": "rate"}
+        model = measurement.nll.model[0]
+        parts = component_samples(model, params=result.values, n_events=10)
+        before = measurement.state()
+        assert list(vary(model, result, parts, nuisances=measurement.nuisances[1:]).prefit) == ["rate"]
+        assert measurement.state() == before
+
+
+def test_nuisances_and_errors_of_a_fit(fitted):
+    measurement, result = fitted
+    assert set(fitted_nuisances(result)) == set(measurement.nuisances)
+    assert hesse_error(result, measurement.mu) == result.params[measurement.mu]["hesse"]["error"]
+    with pytest.raises(ValueError, match="'other' was not fitted; the fit has"):
+        hesse_error(result, zfit.Parameter("other", 1.0))
+
+
+def test_hesse_has_to_run_first(fitted):
+    measurement, _ = fitted
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(measurement.nll)
+    with pytest.raises(ValueError, match=r"'mu' has no HESSE error: call result\.hesse\(\) first"):
+        hesse_error(result, measurement.mu)

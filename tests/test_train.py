@@ -1,0 +1,274 @@
+"""Training on samples whose truth is known, and what it says when it cannot go on."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zfit_fnf import Schedule, Variation
+from zfit_fnf.optimise import TrainingStopped, _Optimiser, _Shuffler
+from zfit_fnf.train import _interaction_powers, fit_deformation, fit_flow
+
+N = 40_000
+SHORT = Schedule(steps=150, batch_size=512, warmup=20, averaging=0.98)
+
+
+def simulate(shift=0.0, width=0.0, seed=0, n=N):
+    """``y | x ~ N(0.5 x + 0.4 shift (1 + 0.3 width), exp(0.2 width))``, weights that average to one."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    y = 0.5 * x + 0.4 * shift * (1.0 + 0.3 * width) + np.exp(0.2 * width) * rng.normal(size=n)
+    return {"y": y, "x": x, "w": np.ones(n)}
+
+
+def exact_log_prob(events, shift=0.0, width=0.0):
+    z = (events["y"] - 0.5 * events["x"] - 0.4 * shift * (1.0 + 0.3 * width)) * np.exp(-0.2 * width)
+    return -0.5 * z**2 - 0.2 * width - 0.5 * np.log(2 * np.pi)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return fit_flow(simulate(), obs=["y"], cond=["x"], schedule=SHORT, seed=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def variations():
+    points = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+    return [
+        Variation(simulate(*point, seed=i), at={k: v for k, v in zip(("shift", "width"), point, strict=True) if v})
+        for i, point in enumerate(points, start=1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def deformation(flow, variations):
+    return fit_deformation(flow, variations, schedule=SHORT, seed=1, progress=False)
+
+
+def gap(model, shift=0.0, width=0.0, **nu):
+    events = simulate(shift, width, seed=99)
+    return np.mean(exact_log_prob(events, shift, width) - model.log_prob(events, **nu))
+
+
+def test_flow_reaches_the_truth(flow):
+    assert abs(gap(flow)) < 5e-3  # 150 steps; statistical noise of the difference is 3e-4
+
+
+@pytest.mark.parametrize("point", [(1, 0), (-1, 0), (0, 1), (1, 1), (-1, 1), (0.5, -0.5)])
+def test_deformation_reaches_the_truth(deformation, point):
+    shift, width = point
+    assert abs(gap(deformation, shift, width, nu={"shift": shift, "width": width})) < 6e-3
+
+
+def test_calibration_zeroes_the_score_at_the_simulated_points(deformation, variations):
+    """The mean score of a training sample, one Newton step from its optimum, is far below its statistical size."""
+    for variation in variations[:4]:
+        (name, value), h = next(iter(variation.at.items())), 1e-3
+        up, down = (deformation.log_prob(variation.events, nu={name: value + s * h}) for s in (1, -1))
+        score = (up - down) / (2 * h)
+        assert abs(score.mean()) < 0.5 * score.std() / np.sqrt(N)
+
+
+def test_interaction_has_all_monomials_that_corners_determine(deformation):
+    assert deformation.interactions == (("shift", "width"),)
+    assert deformation.responses[-1].powers == ((1, 1), (1, 2), (2, 1), (2, 2))
+
+
+def test_history(flow, deformation, tmp_path):
+    history = flow.history
+    assert history.n_events == 36_000
+    assert history.effective_size == pytest.approx(N)
+    assert history.validation[-1] < history.validation[0]
+    assert history.best_validation == min(history.validation)
+    assert history.steps[np.argmin(history.validation)] == history.best_step
+    assert "validation log-density" in str(history)
+    assert set(deformation.history) == {"shift", "width", "shift x width"}
+    pytest.importorskip("matplotlib").use("agg")
+    axes = history.plot()
+    assert axes.get_xlabel() == "step"
+    assert "nats" in axes.get_ylabel()
+
+
+def test_yields_are_ratios_of_summed_weights(flow):
+    up = simulate(1.0, seed=5) | {"w": np.full(N, 1.2)}
+    weighted = fit_flow(
+        simulate(), obs=["y"], cond=["x"], weights="w", schedule=Schedule(steps=2, batch_size=64), progress=False
+    )
+    model = fit_deformation(
+        weighted,
+        [Variation(up, at={"shift": 1})],
+        weights="w",
+        mirror=True,
+        schedule=Schedule(steps=2, batch_size=64),
+        progress=False,
+    )
+    assert model.yields["shift"].up == pytest.approx(1.2)
+    assert model.yields["shift"].down == pytest.approx(1 / 1.2)
+    assert model.windows["shift"] == (-1.0, 1.0)
+    assert model.responses[0].powers == ((1,),)
+
+
+def test_negative_weights_subtract():
+    """Signal plus background minus background is the signal."""
+    rng = np.random.default_rng(3)
+    signal, background = rng.normal(0.0, 1.0, N), rng.normal(0.5, 2.0, N // 2)
+    events = {
+        "y": np.concatenate([signal, background, rng.normal(0.5, 2.0, N // 2)]),
+        "w": np.concatenate([np.ones(N), np.ones(N // 2), -np.ones(N // 2)]),
+    }
+    flow = fit_flow(events, obs=["y"], weights="w", schedule=Schedule(steps=300, batch_size=2048), progress=False)
+    y = np.linspace(-2.5, 2.5, 11)
+    exact = -0.5 * y**2 - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(flow.log_prob({"y": y}), exact, atol=0.15)  # the noise of the subtraction
+
+
+def test_same_seed_same_model_and_another_seed_another(flow):
+    again = fit_flow(simulate(), obs=["y"], cond=["x"], schedule=SHORT, seed=1, progress=False)
+    other = fit_flow(simulate(), obs=["y"], cond=["x"], schedule=SHORT, seed=2, progress=False)
+    probe = simulate(n=100)
+    np.testing.assert_allclose(again.log_prob(probe), flow.log_prob(probe), atol=1e-4)  # thread order of float32 sums
+    assert np.abs(other.log_prob(probe) - flow.log_prob(probe)).max() > 1e-4
+
+
+def test_adding_a_nuisance_changes_no_other(flow, variations):
+    tiny = Schedule(steps=10, batch_size=128)
+    alone = fit_deformation(flow, variations[:2], schedule=tiny, seed=4, progress=False)
+    both = fit_deformation(flow, variations[2:4] + variations[:2], schedule=tiny, seed=4, progress=False)
+    probe, nu = simulate(n=100), {"shift": 0.8}
+    np.testing.assert_allclose(both.log_prob(probe, nu=nu), alone.log_prob(probe, nu=nu), atol=1e-5)
+
+
+def test_executor_gives_the_same_model(flow, variations):
+    tiny = Schedule(steps=10, batch_size=128)
+    serial = fit_deformation(flow, variations[:4], schedule=tiny, seed=4, progress=False)
+    with ThreadPoolExecutor(2) as executor:
+        parallel = fit_deformation(flow, variations[:4], schedule=tiny, seed=4, executor=executor)
+    probe, nu = simulate(n=100), {"shift": 0.8, "width": -0.3}
+    np.testing.assert_allclose(parallel.log_prob(probe, nu=nu), serial.log_prob(probe, nu=nu), atol=1e-5)
+
+
+def test_divergence_names_step_and_rate_and_keeps_the_best_weights():
+    events = simulate(n=2000)
+    with pytest.raises(TrainingStopped, match=r"diverged: .* at step \d+ \(learning rate .*smaller") as caught:
+        fit_flow(
+            events,
+            obs=["y"],
+            schedule=Schedule(steps=400, batch_size=128, learning_rate=1e30, warmup=400),
+            progress=False,
+        )
+    assert caught.value.step < 400
+    assert np.all(np.isfinite(caught.value.model.log_prob(events)))
+
+
+def test_interrupt_keeps_the_best_weights(monkeypatch):
+    from zfit_fnf import optimise
+
+    real, calls = optimise._Feed.steps, []
+
+    def interrupted(self, count):
+        calls.append(count)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return real(self, count)
+
+    monkeypatch.setattr(optimise._Feed, "steps", interrupted)
+    with pytest.raises(TrainingStopped, match="interrupted at step") as caught:
+        fit_flow(simulate(n=2000), obs=["y"], schedule=Schedule(steps=2000, batch_size=64), progress=False)
+    assert np.all(np.isfinite(caught.value.model.log_prob(simulate(n=10))))
+
+
+def test_every_weight_receives_a_gradient(flow):
+    u, c = tf.random.stateless_normal((64, 1), (1, 2)), tf.random.stateless_normal((64, 1), (3, 4))
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(flow.log_density(u, c))
+    gradients = tape.gradient(value, flow.trainable_variables)
+    assert all(gradient is not None for gradient in gradients)
+    assert all(np.any(gradient.numpy() != 0.0) for gradient in gradients)
+
+
+def test_rotated_adam_solves_a_badly_conditioned_problem_that_plain_adam_does_not():
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(12, 12)))[0] for _ in range(2))
+    stretch = tf.constant(left @ np.diag(np.logspace(0, -2, 12)) @ right, tf.float32)
+
+    def final_loss(rotate_every):
+        weights = tf.Variable(tf.ones((12, 12)))
+        optimiser = _Optimiser([weights], Schedule(steps=300, rotate_every=rotate_every))
+        for number in range(1, 301):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum((stretch @ weights) ** 2)
+            optimiser.step(tape.gradient(loss, [weights]), tf.constant(float(number)), tf.constant(0.02))
+        return float(loss)
+
+    assert final_loss(rotate_every=10) < 0.5 * final_loss(rotate_every=0)
+
+
+def test_every_event_is_used_before_any_comes_again():
+    rows = _Shuffler(np.arange(10), np.random.default_rng(0))
+    first = np.concatenate([rows.take(4), rows.take(4), rows.take(4)])
+    assert sorted(first[:10]) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([(1, 1)], ((1, 1),)),
+        ([(1, 1), (-1, -1)], ((1, 1),)),
+        ([(1, 1), (1, -1), (-1, 1), (-1, -1)], ((1, 1), (1, 2), (2, 1), (2, 2))),
+    ],
+)
+def test_interaction_powers(points, expected):
+    group = [Variation(None, at={"a": p, "b": q}) for p, q in points]
+    assert _interaction_powers(("a", "b"), group, {"a": 2, "b": 2}) == expected
+
+
+TINY = {"y": np.array([0.1, 0.7, 0.3]), "x": np.array([1.0, 2.0, 3.0])}
+
+
+@pytest.mark.parametrize(
+    ("variations", "kwargs", "message"),
+    [
+        ([], {}, "at least one variation"),
+        ([Variation(TINY, at={"a": 1, "b": 1})], {}, "need samples of a and b alone"),
+        ([Variation(TINY, at={"a": 1})], {"interactions": [("a", "b")]}, "for which there are no variations"),
+        (
+            [Variation(TINY, at={"a": 1}), Variation(TINY, at={"b": 1})],
+            {"interactions": [("a", "b")]},
+            "needs joint samples",
+        ),
+        ([Variation(TINY, at={"a": 1}), Variation(TINY, at={"a": -1})], {"order": 3}, "order 3 needs samples of 'a'"),
+        ([Variation(TINY, at={"a": 1})], {"order": 4}, "order must be 1, 2 or 3"),
+        ([Variation(TINY, at={"a": 1, "b": 1, "c": 1})], {}, "two at a time"),
+        ([Variation({"y": [1.0]}, at={"a": 1})], {}, "x"),
+    ],
+)
+def test_bad_variations(flow, variations, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        fit_deformation(flow, variations, progress=False, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"steps": 0}, "steps must be positive"),
+        ({"averaging": 1.0}, "averaging"),
+        ({"validation": 0.0}, "validation"),
+    ],
+)
+def test_bad_schedules(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(**kwargs)
+
+
+def test_discrete_observables_are_refused():
+    jets = {"n_jets": np.random.default_rng(0).integers(2, 8, 5000).astype(float)}
+    with pytest.raises(ValueError, match="n_jets"):
+        fit_flow(jets, obs=["n_jets"], progress=False)
+
+
+def test_events_outside_their_range_are_refused():
+    with pytest.raises(ValueError, match="y"):
+        fit_flow({"y": [0.5, 1.5, 0.2]}, obs=["y"], ranges={"y": (0, 1)}, progress=False)

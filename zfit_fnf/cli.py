@@ -1,0 +1,48 @@
+"""The command ``zfit-fnf``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zfit_fnf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Unbinned likelihood fits with learned densities and factorizable systematic uncertainties."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for events, results and plots.", show_default=False)],
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer events and shorter trainings: about a minute.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is random.", min=0)] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Use a folder that is not empty.")] = False,
+) -> None:
+    """Simulate a toy analysis, train its densities, fit it, and leave tables and plots in a folder."""
+    # Imported here, because TensorFlow takes seconds and neither --help nor --version needs it.
+    from . import demo as analysis
+    from .optimise import TrainingStopped
+
+    settings = analysis.QUICK if quick else analysis.FULL
+    try:
+        table = analysis.run(out, settings, seed=seed, overwrite=overwrite)
+    except (ImportError, OSError, TrainingStopped) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"\n{table}\nresults and plots are in {out}")
