@@ -373,3 +373,11 @@ def test_only_the_calculators_need_hepstats(monkeypatch):
     importlib.import_module("zfit_fnf.limits")
     with pytest.raises(ImportError, match=r'pip install "zfit_fnf\[limits\]"'):
         importlib.import_module("zfit_fnf.calculators")
+
+
+def test_crossing_between_values_that_are_alike():
+    """Two values on a plateau, as a coarse Asimov set makes them, do not stop the search."""
+    from zfit_fnf.limits import _interpolate
+
+    assert 0.01 < _interpolate({0.0: -1.05, 0.01: -1.05}) < np.inf
+    assert _interpolate({0.0: -1.05, 0.01: -1.05, 1.01: 0.95}) == pytest.approx(0.535)

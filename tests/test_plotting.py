@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from typing import ClassVar
 
 import zfit
 import numpy as np
@@ -53,8 +55,8 @@ def labels(ax):
 
 
 class TestProjection:
-    data = {"x": np.array([0.2, 0.4, 0.6, 0.8, 1.5, 1.6, 1.7, 1.8, 1.9, 3.0])}  # 4, 5 and 1 events
-    components = {
+    data: ClassVar = {"x": np.array([0.2, 0.4, 0.6, 0.8, 1.5, 1.6, 1.7, 1.8, 1.9, 3.0])}  # 4, 5 and 1 events
+    components: ClassVar = {
         "background": Sample({"x": np.array([0.5, 1.5, 1.5, 3.0])}, np.array([2.0, 1.0, 1.0, 3.0])),  # 2, 2 and 3
         "signal": Sample({"x": np.array([0.5, 1.5, 5.0])}, np.array([1.0, 2.0, 100.0])),  # 1, 2 and 0
     }
@@ -230,7 +232,7 @@ class TestProfile:
     def test_leaves_out_what_did_not_converge(self, ax):
         delta = self.scan.delta.copy()
         delta[[0, 5]] = np.nan
-        plotting.profile(ProfileScan("jes", "jes", self.values, delta, 0.5), ax=ax)
+        plotting.profile(replace(self.scan, delta=delta), ax=ax)
         curve = ax.lines[0].get_data()
         assert curve[0][0] == pytest.approx(self.values[1])
         np.testing.assert_allclose(curve[1], ((curve[0] - 0.5) / 0.1) ** 2, atol=1e-9)

@@ -53,7 +53,7 @@ class TestProfile:
         assert scan.best_fit == pytest.approx(0.3, abs=0.01 * error)
 
     def test_takes_values_and_labels_nuisances_with_their_unit(self, fitted):
-        measurement, result, error = fitted
+        measurement, result, _ = fitted
         (scale,) = measurement.nuisances
         scan = scans.profile(measurement.nll, result, scale, values=[-1.0, 0.0, 2.0], progress=False)
         assert scan.title == r"scale [$\sigma$]"
@@ -125,7 +125,7 @@ class TestBeyondParabolas:
 
 class TestContour:
     def test_equals_the_closed_form(self, fitted):
-        measurement, result, error = fitted
+        measurement, result, _ = fitted
         (scale,) = measurement.nuisances
         scan = scans.contour(measurement.nll, result, (measurement.mu, scale), n_points=7, progress=False)
         mu, nu = np.meshgrid(*scan.values, indexing="ij")

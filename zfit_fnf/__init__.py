@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("ZFIT_DISABLE_TF_WARNINGS", "1")
 
 if TYPE_CHECKING:
-    from . import calculators, datasets, limits, loss, pdf, plotting, samples, scans, toys, train
+    from . import calculators, datasets, limits, loss, pdf, plotting, projections, samples, scans, toys, train
     from .deformation import Deformation, YieldChange
     from .flows import Flow
     from .optimise import Schedule
@@ -29,6 +29,7 @@ _MODULES = (
     "loss",
     "pdf",
     "plotting",
+    "projections",
     "samples",
     "scans",
     "toys",
@@ -56,6 +57,7 @@ __all__ = [  # noqa: RUF022 (modules first)
     "loss",
     "pdf",
     "plotting",
+    "projections",
     "samples",
     "scans",
     "toys",

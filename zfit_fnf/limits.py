@@ -399,8 +399,10 @@ def _interpolate(known: Mapping[float, float]) -> float:
     """Where a function is zero, from the three known points that come closest; inside of where it must be."""
     low = max(value for value, function in known.items() if function <= 0)
     high = min((value for value, function in known.items() if function > 0), default=_FURTHEST * low)
-    closest = sorted(known, key=lambda value: abs(known[value]))[:3]
-    root = float(BarycentricInterpolator([known[value] for value in closest], closest)(0.0))
+    # A coarse Asimov set can give several values the same function: an inverse exists between distinct ones only.
+    inverse = {function: value for value, function in known.items()}
+    closest = sorted(inverse, key=abs)[:3]
+    root = float(BarycentricInterpolator(closest, [inverse[function] for function in closest])(0.0))
     return root if low < root < high else 0.5 * (low + high)
 
 

@@ -84,7 +84,8 @@ class Kernel:
         self._function = function
         self.value = Compiled(function, xla=xla)
         self.value_gradient = Compiled(self._value_gradient, xla=xla)
-        self.hessian_vector = Compiled(self._hessian_vector, xla=xla)
+        # XLA would fold the many constant tangents of forward mode with its slow interpreter, for minutes.
+        self.hessian_vector = Compiled(self._hessian_vector, xla=False)
 
     @property
     def n_traces(self) -> int:

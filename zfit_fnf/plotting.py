@@ -5,7 +5,9 @@ Every function draws on the Matplotlib axes that it is given, or on the current 
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,6 @@ from .scans import ContourScan, ProfileScan
 from .toys import current_axes
 
 if TYPE_CHECKING:
-    from hist import Hist
     from matplotlib.axes import Axes
 
 Bins = int | tuple[int, float, float] | Sequence[float] | np.ndarray
@@ -36,7 +37,7 @@ _FINE = 200  # points along a smooth line
 
 def projection(
     data: Any,
-    components: Mapping[str, Sample],
+    components: Mapping[str, Any],
     column: str,
     *,
     bins: Bins = 50,
@@ -47,14 +48,14 @@ def projection(
 ) -> Axes:
     r"""Distribution of the data in one column with the model, and pulls below.
 
-    The pull of a bin is :math:`(n - m) / \sqrt{m + \sigma_m^2}`, with :math:`n` events in data, :math:`m` expected ones and
-    :math:`\sigma_m` the error of :math:`m` from the finite size of the model's samples. For weighted data the sum of their
-    squared weights takes the place of the first :math:`m`.
+    The pull of a bin is :math:`(n - m) / \sqrt{m + \sigma_m^2}`, with :math:`n` events in data, :math:`m` expected ones
+    and :math:`\sigma_m` the error of :math:`m` from the finite size of the model's samples. For weighted data the sum of
+    their squared weights takes the place of the first :math:`m`.
 
     Args:
         data: The data: anything that `zfit_fnf.samples.as_sample` takes.
-        components: Weighted events of each component, by its label, from
-            `zfit_fnf.projections.component_samples` or from simulation.
+        components: Weighted events of each component, by its label, from `zfit_fnf.projections.component_samples` or
+            from simulation.
         column: Which column.
         bins: Number of bins over the range of the data, ``(number, low, high)``, or the edges.
         weights: Weights of the data: a column or an array; by default their own.
@@ -78,7 +79,7 @@ def projection(
     sample = as_sample(data, [column], weights=weights)
     edges = _edges(bins, sample.columns[column])
     parts = {label: _histogram(as_sample(part, [column]), column, edges) for label, part in components.items()}
-    observed, expected = _histogram(sample, column, edges), sum(parts.values())
+    observed, expected = _histogram(sample, column, edges), functools.reduce(operator.add, parts.values())
     _draw_model(parts, expected, stack, ax)
     _draw_data(observed, ax)
     ax.set(xlabel=column if ax_pulls is None else "", ylabel=f"events / {_per_bin(edges)}", xlim=(edges[0], edges[-1]))
@@ -182,9 +183,7 @@ def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax:
     return ax
 
 
-def correlation(
-    result: FitResult, params: Sequence[zfit.Parameter] | None = None, *, ax: Axes | None = None
-) -> Axes:
+def correlation(result: FitResult, params: Sequence[zfit.Parameter] | None = None, *, ax: Axes | None = None) -> Axes:
     """Matrix of the correlations of the fitted parameters, from their covariance by HESSE.
 
     Args:
@@ -286,7 +285,7 @@ def contour(scan: ContourScan, *, truth: Mapping[str, float] | None = None, ax: 
 # --- histograms -----------------------------------------------------------------------------------------------------
 
 
-def _histogram(sample: Sample, column: str, edges: np.ndarray) -> Hist:
+def _histogram(sample: Sample, column: str, edges: np.ndarray) -> Any:
     hist = _library("hist")
     histogram = hist.Hist(hist.axis.Variable(edges, name=column), storage=hist.storage.Weight())
     return histogram.fill(sample.columns[column], weight=sample.weights)
@@ -311,7 +310,7 @@ def _per_bin(edges: np.ndarray) -> str:
     return f"{widths[0]:.3g}" if np.allclose(widths, widths[0]) else "bin"
 
 
-def _draw_model(parts: Mapping[str, Hist], total: Hist, stack: bool, ax: Axes) -> None:
+def _draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> None:
     histplot = _library("mplhep").histplot
     colours = [_FILLS[index % len(_FILLS)] for index in range(len(parts))]
     common = {"ax": ax, "flow": "none", "yerr": False, "label": list(parts), "color": colours}
@@ -322,13 +321,13 @@ def _draw_model(parts: Mapping[str, Hist], total: Hist, stack: bool, ax: Axes) -
     histplot(total, ax=ax, flow="none", yerr=False, color=_INK, linewidth=1.2, label="model")
 
 
-def _draw_data(observed: Hist, ax: Axes) -> None:
+def _draw_data(observed: Any, ax: Axes) -> None:
     histplot = _library("mplhep").histplot
     error = np.sqrt(observed.variances())
     histplot(observed, histtype="errorbar", yerr=error, color=_INK, markersize=4, label="data", ax=ax, flow="none")
 
 
-def _draw_pulls(observed: Hist, expected: Hist, variance: np.ndarray, ax: Axes) -> None:
+def _draw_pulls(observed: Any, expected: Any, variance: np.ndarray, ax: Axes) -> None:
     (edges,) = observed.axes.edges
     centres = 0.5 * (edges[1:] + edges[:-1])
     known = variance > 0

@@ -18,7 +18,7 @@ from .loss import Compiled, Events, event_kernel
 from .param import Nuisance
 from .pdf import SumPDF, is_compilable, log_density
 from .samples import Sample
-from .toys import Values, _seeded
+from .toys import Values, seeded
 
 
 def component_samples(
@@ -55,7 +55,7 @@ def component_samples(
     if len(set(labels)) < len(labels):
         raise ValueError(f"the components of {model.name!r} have the labels {labels}: give each its own label=")
     values = dict(params.items()) if params else {}  # a dict also of `FitResult.values`, which is not one
-    with zfit.param.set_values(values, clip=True), _seeded(seed):
+    with zfit.param.set_values(values, clip=True), seeded(seed):
         yields = _shares(model) * (float(model.get_yield().value()) if total is None else total)
         return {
             label: _sample(part, model, expected, n_events)
@@ -89,9 +89,9 @@ def vary(
 ) -> VariedSample:
     r"""Predict what each nuisance does to the distributions of a model, before and after a fit.
 
-    One nuisance is moved, the others stay at their observed values, and all other parameters at their best fit. Nothing is
-    drawn: with the expected density :math:`n p` at the best fit and :math:`n' p'` elsewhere, an event's weight changes by
-    :math:`n' p' / (n p)`. Most of the statistical fluctuations cancel in ratios.
+    One nuisance is moved, the others stay at their observed values, and all other parameters at their best fit. Nothing
+    is drawn: with the expected density :math:`n p` at the best fit and :math:`n' p'` elsewhere, an event's weight
+    changes by :math:`n' p' / (n p)`. Most of the statistical fluctuations cancel in ratios.
 
     Args:
         model: The model.
@@ -190,7 +190,7 @@ def _shares(model: zfit.pdf.BasePDF) -> np.ndarray:
 
 
 def _sample(pdf: zfit.pdf.BasePDF, model: zfit.pdf.BasePDF, expected: float, n_events: int) -> Sample:
-    """Events of a component in the observables and the range of the model, with weights that sum to what is expected."""
+    """Events of a component in the observables and range of the model, with weights that sum to what is expected."""
     events = np.asarray(pdf.sample(n=n_events, limits=model.norm).with_obs(model.obs).value())
     columns = dict(zip(model.obs, events.T, strict=True))
     return Sample(columns, weights=np.full(n_events, expected / n_events), name=str(pdf.label or pdf.name))

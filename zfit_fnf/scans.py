@@ -20,7 +20,7 @@ from .param import Nuisance
 from .toys import default_minimizer, preserved
 
 _NEWTON_STEPS = 6
-_TOLERANCE = 1e-3  # of the distance to the minimum, which is then added: what remains is of higher order
+_TOLERANCE = 1e-2  # of the distance to the minimum, which is then added: what remains is of higher order
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,9 @@ def profile(
     minimizer: zfit.minimize.BaseMinimizer | None = None,
     progress: bool = True,
 ) -> ProfileScan:
-    r"""Scan the profile likelihood :math:`-2 \ln L(\theta, \hat{\hat\nu}(\theta)) / L(\hat\theta, \hat\nu)` of a parameter.
+    r"""Scan the profile likelihood of a parameter.
+
+    .. math:: -2 \ln \frac{L(\theta, \hat{\hat\nu}(\theta))}{L(\hat\theta, \hat\nu)}
 
     All parameters are restored at the end.
 
@@ -243,7 +245,8 @@ class _ConditionalMinima:
 
 
 def _hessian(result: FitResult, parameters: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Second derivatives at the best fit: from the covariance that HESSE may have found already, without weight corrections."""
+    """Second derivatives at the best fit, from the covariance, which HESSE may have found already."""
+    # Scans follow the likelihood itself: what weights do to errors is not in it.
     hessian = np.linalg.inv(np.asarray(result.covariance(parameters, weightcorr=False), float))
     if not np.isfinite(hessian).all() or np.linalg.eigvalsh(hessian)[0] <= 0:
         raise ValueError("the Hessian at the best fit is not positive definite: the fit did not end at a minimum")

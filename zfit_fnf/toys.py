@@ -155,7 +155,7 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
         {<zfit.Parameter 'jes_observed' floating=False value=0>: 0.345584192064786}
     """
     rng = np.random.default_rng(seed)
-    with preserved(nll), _seeded(int(rng.integers(2**31))):
+    with preserved(nll), seeded(int(rng.integers(2**31))):
         zfit.param.set_values(params or {}, clip=True)
         counts = [
             int(rng.poisson(_expected(model, data))) if model.is_extended else _n_events(model, data)
@@ -200,7 +200,7 @@ def asimov(
     Example:
         >>> background_only = asimov(nll, params={mu: 0.0})
     """
-    with preserved(nll), _seeded(int(np.random.default_rng(seed).integers(2**31))):
+    with preserved(nll), seeded(int(np.random.default_rng(seed).integers(2**31))):
         zfit.param.set_values(params or {}, clip=True)
         floating = list(nll.get_params())
         data = tuple(
@@ -360,7 +360,7 @@ def current_axes() -> Axes:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed zfit's and TensorFlow's generators; afterwards they go on as what was before determines."""
     afterwards = int(zfit.z.random.get_prng().uniform((), maxval=2**31 - 1, dtype=tf.int32))
     zfit.settings.set_seed(seed, numpy=False)

@@ -1,0 +1,102 @@
+"""The package as a whole: what it exports, which way its imports point, and that it is quiet."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zfit_fnf
+
+PACKAGE = Path(zfit_fnf.__file__).parent
+
+LAYERS = [
+    {"samples", "datasets", "nets", "bijectors"},
+    {"flows"},
+    {"deformation"},
+    {"optimise"},
+    {"calibration"},
+    {"train"},
+    {"param"},
+    {"pdf"},
+    {"loss"},
+    {"toys"},
+    {"scans", "projections", "limits"},
+    {"calculators"},
+    {"plotting"},
+    {"demo"},
+    {"cli"},
+]
+"""Each module imports from the layers before its own, and from its own; see the data flow in the docs."""
+
+DENSITIES = {"samples", "nets", "bijectors", "flows", "deformation", "optimise", "calibration", "train"}
+
+
+def imports(module: str) -> tuple[set[str], set[str]]:
+    """Sibling modules and external packages that a module imports, at any depth of its code."""
+    siblings, external = set(), set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            siblings |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            external.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            external |= {alias.name.split(".")[0] for alias in node.names}
+    return siblings, external
+
+
+def test_every_module_has_a_layer():
+    assert set().union(*LAYERS) | {"__init__"} == {path.stem for path in PACKAGE.glob("*.py")}
+
+
+@pytest.mark.parametrize("index", range(len(LAYERS)))
+def test_imports_point_one_way(index):
+    allowed = set().union(*LAYERS[: index + 1]) | {"__version__"}
+    for module in LAYERS[index]:
+        assert imports(module)[0] <= allowed, module
+
+
+@pytest.mark.parametrize("module", sorted(DENSITIES))
+def test_densities_and_training_do_not_know_zfit(module):
+    assert "zfit" not in imports(module)[1]
+
+
+def test_public_names():
+    assert set(zfit_fnf.__all__) == {
+        "Deformation",
+        "Flow",
+        "Nuisance",
+        "Sample",
+        "Schedule",
+        "Variation",
+        "YieldChange",
+        "calculators",
+        "datasets",
+        "lnN",
+        "limits",
+        "loss",
+        "modified_yield",
+        "normsys",
+        "nuisance",
+        "pdf",
+        "plotting",
+        "projections",
+        "samples",
+        "scans",
+        "toys",
+        "train",
+    }
+    for name in set(zfit_fnf.__all__) - {"calculators", "plotting"}:
+        assert getattr(zfit_fnf, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        zfit_fnf.nothing  # noqa: B018
+
+
+def test_import_is_quiet_and_loads_no_training():
+    program = "import zfit_fnf, sys; zfit_fnf.Flow(['a']); assert 'zfit_fnf.train' not in sys.modules, 'training'"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == ""
+    assert "zfit" not in run.stderr  # notes of TensorFlow's runtime about missing accelerators are not ours to silence
