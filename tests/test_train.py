@@ -119,9 +119,9 @@ def test_negative_weights_subtract():
         "w": np.concatenate([np.ones(N), np.ones(N // 5), -np.ones(N // 5)]),
     }
     flow = fit_flow(events, obs=["y"], weights="w", schedule=Schedule(steps=600, learning_rate=0.03), progress=False)
-    y = np.linspace(-2.5, 2.5, 11)
+    y = np.linspace(-2.0, 2.0, 11)
     exact = -0.5 * y**2 - 0.5 * np.log(2 * np.pi)
-    np.testing.assert_allclose(flow.log_prob({"y": y}), exact, atol=0.15)  # the noise of the subtraction
+    np.testing.assert_allclose(flow.log_prob({"y": y}), exact, atol=0.15)  # 6 sigma of the subtraction at the ends
 
 
 def test_same_seed_same_model_and_another_seed_another(flow):

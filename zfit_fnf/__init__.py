@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from .param import Nuisance, lnN, modified_yield, normsys, nuisance
     from .samples import Sample, Variation
 
-_MODULES = (
-    "calculators",
-    "datasets",
-    "limits",
-    "loss",
-    "pdf",
-    "plotting",
-    "projections",
-    "samples",
-    "scans",
-    "toys",
-    "train",
-)
 _NAMES = {
     "Deformation": "deformation",
     "Flow": "flows",
@@ -77,10 +64,10 @@ __all__ = [  # noqa: RUF022 (modules first)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
     if name in _NAMES:
         return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    if name in __all__:
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
