@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -158,6 +159,15 @@ def test_divergence_names_step_and_rate_and_keeps_the_best_weights():
         )
     assert caught.value.step < 400
     assert np.all(np.isfinite(caught.value.model.log_prob(events)))
+
+
+def test_a_stopped_training_survives_the_way_from_another_process(flow):
+    stopped = TrainingStopped("diverged", step=7, learning_rate=0.1)
+    stopped.model = flow
+    again = pickle.loads(pickle.dumps(stopped))
+    assert (str(again), again.step, again.learning_rate) == ("diverged", 7, 0.1)
+    probe = simulate(n=10)
+    np.testing.assert_array_equal(again.model.log_prob(probe), flow.log_prob(probe))
 
 
 def test_interrupt_keeps_the_best_weights(monkeypatch):

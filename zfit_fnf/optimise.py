@@ -134,10 +134,14 @@ class TrainingStopped(RuntimeError):
         learning_rate: Learning rate at that step.
     """
 
-    def __init__(self, message: str, *, step: int, learning_rate: float):
-        super().__init__(message)
+    def __init__(self, message: str, step: int, learning_rate: float):
+        # All arguments go to the base class, so that the exception survives the way back from another process.
+        super().__init__(message, step, learning_rate)
         self.step, self.learning_rate = step, learning_rate
         self.model: Model | None = None
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
