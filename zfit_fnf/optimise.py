@@ -214,7 +214,7 @@ class _Optimiser(tf.Module):
     """Adam in the eigenbasis of the gradients' second moments (SOAP, arXiv:2409.11321), with averaged weights.
 
     The conditioners are small and their losses badly conditioned: rotating each weight matrix into the eigenbasis of
-    ``E[G G^T]`` and ``E[G^T G]`` before Adam's elementwise step reaches the accuracy of plain Adam with a fifth of the
+    ``E[G G^T]`` and ``E[G^T G]`` before Adam's elementwise step reaches the accuracy of plain Adam with a quarter of the
     events. Biases, and sides too long for a cheap QR decomposition, are not rotated.
     """
 
