@@ -56,7 +56,9 @@ def test_integrates_to_one(flow):
         context = tf.fill((len(grid), len(flow.cond)), tf.constant(0.7, tf.float64))
         total += np.exp(log_density(tf.constant(grid), context)).sum()
     # The narrowest random components and spline bins are as wide as a few steps of the grid.
-    assert total * (axis[1] - axis[0]) ** d == pytest.approx(1.0, abs=1e-3 if flow.family == "mixture" else 5e-3)
+    assert total * (axis[1] - axis[0]) ** d == pytest.approx(
+        1.0, abs=1e-3 if flow.density.family == "mixture" else 5e-3
+    )
 
 
 def test_jacobian_of_encode_and_layers(flow):
@@ -65,7 +67,7 @@ def test_jacobian_of_encode_and_layers(flow):
         tape.watch(y)
         u, c, log_jacobian = flow.encode(y, x)
     np.testing.assert_allclose(log_jacobian, np.linalg.slogdet(tape.batch_jacobian(u, y).numpy())[1], atol=1e-9)
-    for layer in flow.layers:
+    for layer in flow.density.layers:
         with tf.GradientTape() as tape:
             tape.watch(u)
             z, log_det = layer.inverse(u, c)
@@ -89,9 +91,9 @@ def test_samples_follow_the_density(flow):
     cond = {name: np.random.default_rng(3).normal(size=2000) for name in flow.cond} if flow.cond else None
     events = flow.sample(2000, cond=cond, seed=7)
     u, c, _ = flow.encode(*map(tf.constant, flow.columns(events)))
-    for layer in flow.layers[:-1]:
+    for layer in flow.density.layers[:-1]:
         u = tf.reverse(layer.inverse(u, c)[0], axis=[-1])
-    z = np.sort(1.0 / (1.0 + np.exp(-flow.layers[-1].inverse(u, c)[0].numpy())), axis=0)
+    z = np.sort(1.0 / (1.0 + np.exp(-flow.density.layers[-1].inverse(u, c)[0].numpy())), axis=0)
     distance = np.abs(z - (np.arange(2000)[:, None] + 0.5) / 2000).max(axis=0)
     assert np.all(distance < 0.055)
 

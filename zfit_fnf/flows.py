@@ -1,13 +1,12 @@
 """Nominal conditional densities: normalizing flows whose parts are all exactly normalised.
 
-A :class:`Flow` takes an event through three steps, and multiplies the Jacobians on the way:
+A :class:`Flow` takes an event through two steps, and multiplies the Jacobians on the way:
 
 1. *encode*: physical ranges to the real line (fixed bijections), then standardisation learned from the training sample;
-2. autoregressive layers from the standardised coordinates ``u`` towards the base, with the order of the observables
-   reversed between layers;
-3. the density of the last layer.
+2. the :class:`Density` of the standardised coordinates ``u``. Ours is autoregressive; others come from elsewhere, see
+   :mod:`zfit_fnf.interop`.
 
-Everything that varies (nuisances, see :mod:`zfit_fnf.deformation`) acts between steps 1 and 2.
+Everything that varies (nuisances, see :mod:`zfit_fnf.deformation`) acts between the two.
 """
 
 from __future__ import annotations
@@ -69,6 +68,94 @@ def solve_autoregressive(
     return solved
 
 
+class Density(Model):
+    """Conditional density of standardised coordinates, what a :class:`Flow` is made of.
+
+    A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``.
+
+    Attributes:
+        n_dim: Number ``d`` of coordinates.
+        n_context: Number ``m`` of conditions.
+    """
+
+    n_dim: int
+    n_context: int
+
+    def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        """Log-density ``(n,)`` of ``u (n, d)`` given ``c (n, m)``; dtype of the arguments."""
+        raise NotImplementedError(f"{type(self).__name__} has no density")
+
+    def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be sampled")
+
+
+class AutoregressiveDensity(Density):
+    """Masked autoregressive layers from the coordinates towards a logistic base, in reversed order from one to the next.
+
+    Args:
+        n_dim: Number of coordinates.
+        n_context: Number of conditions.
+        family: ``"mixture"`` or ``"spline"``.
+        n_layers: Number of layers.
+        n_components: Components of the mixture, or bins of the spline.
+        hidden: Widths of the hidden layers of each network; default two layers of ``max(64, 16 d)``.
+        seed: Seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        n_dim: int,
+        n_context: int,
+        *,
+        family: str = "mixture",
+        n_layers: int = 1,
+        n_components: int = 8,
+        hidden: Sequence[int] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.n_dim, self.n_context = n_dim, n_context
+        self.family, self.n_components = family, n_components
+        self.hidden = tuple(hidden) if hidden is not None else default_hidden(n_dim)
+        if n_layers < 1:
+            raise ValueError(f"n_layers must be at least 1, got {n_layers}")
+        law = _make_law(family, n_components)
+        seeds = np.random.SeedSequence(seed).generate_state(n_layers)
+        self.layers = [AutoregressiveLayer(law, n_dim, n_context, self.hidden, int(layer_seed)) for layer_seed in seeds]
+
+    def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        """Log-density ``(n,)``: the Jacobians of all layers but the last, and the density of that one."""
+        log_det = tf.zeros_like(u[:, 0])
+        for layer in self.layers[:-1]:
+            u, layer_log_det = layer.inverse(u, c)
+            u, log_det = tf.reverse(u, axis=[-1]), log_det + layer_log_det
+        return log_det + self.layers[-1].log_prob(u, c)
+
+    def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Sample ``u (n, d)`` given ``c (n, m)``."""
+        tiny = np.finfo(c.dtype.as_numpy_dtype).tiny
+        uniform = tf.random.stateless_uniform((tf.shape(c)[0], self.n_dim), seed, minval=tiny, dtype=c.dtype)
+        z = tf.math.log(uniform) - tf.math.log1p(-uniform)
+        for layer in self.layers[:0:-1]:
+            z = tf.reverse(layer.forward(z, c), axis=[-1])
+        return self.layers[0].forward(z, c)
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments that construct a density of the same architecture."""
+        return {
+            "n_dim": self.n_dim,
+            "n_context": self.n_context,
+            "family": self.family,
+            "n_layers": len(self.layers),
+            "n_components": self.n_components,
+            "hidden": self.hidden,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.family}, {len(self.layers)} layer(s)"
+
+
 class Flow(Model):
     """Conditional density ``p(y | x)`` of the observables ``y`` given the conditions ``x``, normalised exactly.
 
@@ -78,6 +165,9 @@ class Flow(Model):
         obs: Names of the observables, in autoregressive order; at least one.
         cond: Names of the conditioning observables; may be empty.
         ranges: Physical ``(low, high)`` of observables that have them; the others are unbounded.
+        density: Density of the standardised coordinates; default a new :class:`AutoregressiveDensity`, which the
+            arguments from ``family`` to ``seed`` describe.
+        sum_weights: Summed weights of the events it describes: the nominal yield that variations refer to.
         family: ``"mixture"`` (mixture of logistics, smooth, the default) or ``"spline"`` (rational-quadratic; read the
             warning of :class:`~zfit_fnf.bijectors.RationalQuadraticSpline` on Hessian errors).
         n_layers: Autoregressive layers; more than one lets couplings run in both directions of the order.
@@ -86,7 +176,7 @@ class Flow(Model):
         seed: Seed of the initial weights.
 
     Raises:
-        ValueError: For names that repeat, ranges of unknown observables, an unknown family.
+        ValueError: For names that repeat, ranges of unknown observables, an unknown family, a density of other dimensions.
 
     Example:
         >>> flow = Flow(["mass"], ["pt"], ranges={"mass": (60.0, 120.0)})
@@ -100,6 +190,8 @@ class Flow(Model):
         cond: Sequence[str] = (),
         *,
         ranges: Mapping[str, tuple[float, float]] | None = None,
+        density: Density | None = None,
+        sum_weights: float | None = None,
         family: str = "mixture",
         n_layers: int = 1,
         n_components: int = 8,
@@ -108,18 +200,22 @@ class Flow(Model):
     ):
         super().__init__()
         self.obs, self.cond = _checked_names(obs, cond)
-        self.sum_weights: float | None = None  # of the training sample: the nominal yield that variations refer to
+        self.sum_weights = sum_weights
         self.ranges = _checked_ranges(ranges or {}, self.obs)
-        self.family, self.n_components = family, n_components
-        self.hidden = tuple(hidden) if hidden is not None else default_hidden(len(self.obs))
-        if n_layers < 1:
-            raise ValueError(f"n_layers must be at least 1, got {n_layers}")
-        law = _make_law(family, n_components)
-        seeds = np.random.SeedSequence(seed).generate_state(n_layers)
-        self.layers = [
-            AutoregressiveLayer(law, len(self.obs), len(self.cond), self.hidden, int(layer_seed))
-            for layer_seed in seeds
-        ]
+        self.density = density or AutoregressiveDensity(
+            len(self.obs),
+            len(self.cond),
+            family=family,
+            n_layers=n_layers,
+            n_components=n_components,
+            hidden=hidden,
+            seed=seed,
+        )
+        if (self.density.n_dim, self.density.n_context) != (len(self.obs), len(self.cond)):
+            raise ValueError(
+                f"a density of {self.density.n_dim} coordinates given {self.density.n_context} conditions cannot "
+                f"describe obs={list(self.obs)} given cond={list(self.cond)}"
+            )
         self._physical = PhysicalRanges(list(self.ranges.values()))
         self._centre, self._scale = (
             tf.Variable(fill(len(self.obs) + len(self.cond)), trainable=False, dtype=tf.float64, name=name)
@@ -200,20 +296,11 @@ class Flow(Model):
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` in the standardised coordinates; dtype of the arguments."""
-        log_det = tf.zeros_like(u[:, 0])
-        for layer in self.layers[:-1]:
-            u, layer_log_det = layer.inverse(u, c)
-            u, log_det = tf.reverse(u, axis=[-1]), log_det + layer_log_det
-        return log_det + self.layers[-1].log_prob(u, c)
+        return self.density.log_density(u, c)
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""
-        tiny = np.finfo(c.dtype.as_numpy_dtype).tiny
-        uniform = tf.random.stateless_uniform((tf.shape(c)[0], len(self.obs)), seed, minval=tiny, dtype=c.dtype)
-        z = tf.math.log(uniform) - tf.math.log1p(-uniform)
-        for layer in self.layers[:0:-1]:
-            z = tf.reverse(layer.forward(z, c), axis=[-1])
-        return self.layers[0].forward(z, c)
+        return self.density.draw(c, seed)
 
     def _log_prob(self, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         u, c, log_det = self.encode(y, x)
@@ -225,15 +312,13 @@ class Flow(Model):
             "obs": self.obs,
             "cond": self.cond,
             "ranges": self.ranges,
-            "family": self.family,
-            "n_layers": len(self.layers),
-            "n_components": self.n_components,
-            "hidden": self.hidden,
+            "density": self.density,
+            "sum_weights": self.sum_weights,
         }
 
     def __repr__(self) -> str:
         given = f" | {', '.join(self.cond)}" if self.cond else ""
-        return f"<Flow p({', '.join(self.obs)}{given}), {self.family}, {len(self.layers)} layer(s)>"
+        return f"<Flow p({', '.join(self.obs)}{given}), {self.density}>"
 
 
 def in_chunks(function: Callable[..., tf.Tensor], *arrays: np.ndarray) -> np.ndarray:
