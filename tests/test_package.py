@@ -14,6 +14,7 @@ import zfit_fnf
 PACKAGE = Path(zfit_fnf.__file__).parent
 
 LAYERS = [
+    {"files", "history"},
     {"samples", "datasets", "nets", "bijectors"},
     {"flows"},
     {"deformation"},

@@ -13,7 +13,6 @@ import json
 import platform
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -31,9 +30,11 @@ from zfit.result import FitResult
 from . import __version__, plotting, scans
 from .datasets import ShiftSqueeze
 from .deformation import Deformation
+from .files import complete
+from .history import History
 from .limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from .loss import ExtendedUnbinnedNLL
-from .optimise import History, Schedule
+from .optimise import Schedule
 from .param import Nuisance, interpolate_code4, lnN, modified_yield, normsys, nuisance
 from .pdf import FNFPDF, ConditionalProductPDF, SumPDF
 from .projections import component_samples, vary
@@ -498,17 +499,6 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
         (out / name).unlink(missing_ok=True)
     for name in ("events", "plots"):
         shutil.rmtree(out / name, ignore_errors=True)
-
-
-@contextmanager
-def complete(path: Path) -> Iterator[Path]:
-    """A file to write to that gets its name when it is complete: an interruption leaves nothing half-written."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

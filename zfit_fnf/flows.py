@@ -20,6 +20,7 @@ import pandas as pd
 import tensorflow as tf
 
 from .bijectors import LogisticMixture, PhysicalRanges, RationalQuadraticSpline
+from .history import History
 from .nets import MaskedMLP, Model, default_hidden
 from .samples import Sample, as_sample, check_inside
 
@@ -201,6 +202,7 @@ class Flow(Model):
         super().__init__()
         self.obs, self.cond = _checked_names(obs, cond)
         self.sum_weights = sum_weights
+        self.history: History | None = None  # of the training, if it was trained here
         self.ranges = _checked_ranges(ranges or {}, self.obs)
         self.density = density or AutoregressiveDensity(
             len(self.obs),

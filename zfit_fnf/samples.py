@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from .files import complete
 
 FORMATS = {".root": "ROOT", ".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV"}
 WEIGHT_COLUMN = "weight"
@@ -310,12 +311,8 @@ def write_sample(sample: Sample | pd.DataFrame, path: str | os.PathLike[str]) ->
     frame = _as_frame(sample)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to write {target.name!r} into")
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with complete(target) as draft:
         _write_frame(frame, draft, form)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _arrays_of(data: Any, columns: Sequence[str], weights: Any) -> tuple[Mapping[str, Any], np.ndarray | None, str]:

@@ -20,7 +20,8 @@ import tensorflow as tf
 from .calibration import calibrate
 from .deformation import Deformation, Powers, Response, YieldChange
 from .flows import Flow
-from .optimise import Batch, History, Schedule, TrainingStopped, maximise
+from .history import History
+from .optimise import Batch, Schedule, TrainingStopped, maximise
 from .samples import Sample, Variation, as_sample, check_continuous, check_inside
 
 __all__ = ["History", "Schedule", "TrainingStopped", "fit_deformation", "fit_flow"]
