@@ -61,7 +61,8 @@ class GaussianDeformation:
         return tf.reshape(tf.stack([nu, nu**2], axis=-1), (-1,))
 
     @staticmethod
-    def apply(u, coefficients, basis):
+    def apply(u, c, coefficients, basis):
+        del c
         contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
         return u * tf.exp(contracted[..., 0]) + contracted[..., 1], tf.reduce_sum(contracted[..., 0], axis=-1)
 

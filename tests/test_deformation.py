@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfit_fnf import Deformation, Flow, YieldChange
-from zfit_fnf.deformation import Response, continued_power
+from zfit_fnf.deformation import PolynomialMap, Response, continued_power
 
 WINDOWS = {"jes": (-1.0, 1.0), "jer": (-1.0, 2.0)}
 
 
-def shaken_response(names, powers, seed, n_single=0):
-    response = Response(names, powers, n_dim=2, n_context=1, n_single=n_single, hidden=(8, 8), seed=seed)
+def shaken_response(names, powers, seed, **shape):
+    response = Response(names, powers, n_dim=2, n_context=1, hidden=(8, 8), seed=seed, **shape)
     rng = np.random.default_rng(seed)
     for variable in response.trainable_variables:
         variable.assign(variable + 0.2 * rng.normal(size=variable.shape))
@@ -78,18 +78,85 @@ def test_against_a_slow_loop_of_the_equations(deformation, flow, events):
     np.testing.assert_allclose(deformation.log_prob(events, nu={"jes": jes, "jer": jer}), expected, atol=1e-10)
 
 
+@pytest.fixture(scope="module")
+def stacked():
+    """Three layers; one response to both nuisances together."""
+    powers = ((1, 0), (0, 1), (2, 0), (1, 1), (0, 3))
+    return PolynomialMap([shaken_response(["jes", "jer"], powers, 5, n_layers=3)], windows=WINDOWS)
+
+
+@pytest.fixture(scope="module")
+def coordinates(deformation, events):
+    u, c, _ = deformation.flow.encode(*map(tf.constant, deformation.flow.columns(events)))
+    return u, c
+
+
 @settings(max_examples=3, deadline=None)
 @given(jes=st.floats(-1.5, 1.5), jer=st.floats(-1.5, 1.5))
-def test_inverse_and_jacobian(deformation, events, jes, jer):
-    u, c, _ = deformation.flow.encode(*map(tf.constant, deformation.flow.columns(events)))
-    basis = deformation.basis(tf.constant([jes, jer], tf.float64))
+@pytest.mark.parametrize("name", ["deformation", "stacked"])
+def test_inverse_and_jacobian(request, coordinates, name, jes, jer):
+    transform, (u, c) = request.getfixturevalue(name), coordinates
+    basis = transform.basis(tf.constant([jes, jer], tf.float64))
     with tf.GradientTape() as tape:
         tape.watch(u)
-        nominal, log_det = deformation.apply(u, deformation.coefficients(u, c), basis)
+        nominal, log_det = transform.apply(u, c, transform.coefficients(u, c), basis)
     jacobian = tape.batch_jacobian(nominal, u).numpy()
     np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-9)
-    assert np.all(jacobian[:, 0, 1] == 0.0)
-    np.testing.assert_allclose(deformation.forward(tf.identity(nominal), c, basis), u, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(transform.forward(tf.identity(nominal), c, basis), u, rtol=1e-7, atol=1e-7)
+
+
+def test_one_layer_moves_the_first_coordinate_alone_and_stacked_ones_mix(deformation, stacked, coordinates):
+    u, c = coordinates
+    for transform, mixes in ((deformation, False), (stacked, True)):
+        with tf.GradientTape() as tape:
+            tape.watch(u)
+            basis = transform.basis(tf.constant([0.5, 0.5], tf.float64))
+            first = transform.apply(u, c, transform.coefficients(u, c), basis)[0][:, 0]
+        assert np.any(tape.gradient(first, u)[:, 1] != 0.0) == mixes
+
+
+def test_stacked_layers_are_single_ones_in_turn(stacked, coordinates):
+    """Written with one-layer maps that own one of the networks each; the middle one works on reversed coordinates."""
+    u, c = coordinates
+    (response,) = stacked.responses
+    basis = stacked.basis(tf.constant([0.4, -0.3], tf.float64))
+    expected, log_det = u, np.zeros(len(u))
+    for layer, network in enumerate(response.networks):
+        alone = Response(response.nuisances, response.powers, n_dim=2, n_context=1, hidden=(8, 8))
+        alone.networks = [network]
+        transform = PolynomialMap([alone], windows=WINDOWS)
+        given = expected[:, ::-1] if layer == 1 else expected
+        moved, change = transform.apply(given, c, transform.coefficients(given, c), basis)
+        expected, log_det = moved[:, ::-1] if layer == 1 else moved, log_det + change
+    moved, change = stacked.apply(u, c, stacked.coefficients(u, c), basis)
+    np.testing.assert_allclose(moved, expected, atol=1e-12)
+    np.testing.assert_allclose(change, log_det, atol=1e-12)
+
+
+def test_stacked_layers_are_the_identity_at_zero_exactly(stacked, coordinates):
+    u, c = coordinates
+    moved, log_det = stacked.apply(u, c, stacked.coefficients(u, c), stacked.basis(tf.zeros(2, tf.float64)))
+    np.testing.assert_array_equal(moved, u)
+    np.testing.assert_array_equal(log_det, np.zeros(len(u)))
+
+
+def test_monomials_of_several_nuisances_together(stacked):
+    jes, jer = 0.7, -0.4
+    np.testing.assert_allclose(
+        stacked.basis(tf.constant([jes, jer], tf.float64)), [jes, jer, jes**2, jes * jer, jer**3], atol=1e-15
+    )
+
+
+def test_a_point_per_event(deformation, stacked, coordinates):
+    u, c = coordinates
+    points = np.random.default_rng(6).uniform(-1.0, 1.0, size=(len(u), 2))
+    for transform in (deformation, stacked):
+        basis = tf.stack([transform.basis(tf.constant(point)) for point in points])
+        together, _ = transform.apply(u, c, transform.coefficients(u, c), basis)
+        for row in (0, 7):
+            one = slice(row, row + 1)
+            alone, _ = transform.apply(u[one], c[one], transform.coefficients(u[one], c[one]), basis[row])
+            np.testing.assert_allclose(together[one], alone, atol=1e-12)
 
 
 def test_one_nuisance_at_zero_drops_out(deformation, flow, events):
@@ -148,9 +215,17 @@ def test_sampling_follows_the_deformed_density(deformation, flow):
     table = deformation.sample(nu={"jes": 1.0, "jer": 0.5}, cond={"x": np.linspace(-2.0, 2.0, 2000)}, seed=3)
     u, c, _ = flow.encode(*map(tf.constant, flow.columns(table)))
     basis = deformation.basis(tf.constant([1.0, 0.5], tf.float64))
-    nominal, _ = deformation.apply(u, deformation.coefficients(u, c), basis)
+    nominal, _ = deformation.apply(u, c, deformation.coefficients(u, c), basis)
     z = np.sort(tf.sigmoid(flow.density.layers[0].inverse(nominal, c)[0]).numpy(), axis=0)
     assert np.all(np.abs(z - (np.arange(2000)[:, None] + 0.5) / 2000).max(axis=0) < 0.055)
+
+
+def test_pickle_round_trip_of_stacked_layers(stacked, coordinates):
+    u, c = coordinates
+    again = pickle.loads(pickle.dumps(stacked))
+    basis = stacked.basis(tf.constant([0.4, -0.3], tf.float64))
+    moved = [transform.apply(u, c, transform.coefficients(u, c), basis)[0] for transform in (stacked, again)]
+    np.testing.assert_array_equal(*moved)
 
 
 def test_pickle_round_trip(deformation, events):
@@ -170,3 +245,14 @@ def test_bad_input(deformation, flow, events):
         Response(["a"], ((1, 1),), n_dim=1, n_context=0)
     with pytest.raises(ValueError, match="one window per nuisance"):
         Deformation(flow, [shaken_response(["p"], ((1,),), 1)], windows={})
+    with pytest.raises(ValueError, match="one response per nuisance"):
+        Deformation(flow, [shaken_response(["p"], ((1,),), seed) for seed in (1, 2)], windows={"p": (-1.0, 1.0)})
+    with pytest.raises(ValueError, match="at least one nuisance"):
+        Deformation(flow, [], windows={})
+    with pytest.raises(ValueError, match="would not vanish at zero"):
+        Response(["a"], ((0,), (1,)), n_dim=1, n_context=0)
+    with pytest.raises(ValueError, match="n_layers must be at least 1"):
+        Response(["a"], ((1,),), n_dim=1, n_context=0, n_layers=0)
+    responses = [shaken_response([name], ((1,),), 1, n_layers=n) for name, n in (("p", 1), ("q", 2))]
+    with pytest.raises(ValueError, match=r"same number of layers, got \[1, 2\]"):
+        PolynomialMap(responses, windows=dict.fromkeys("pq", (-1.0, 1.0)))

@@ -426,10 +426,13 @@ def test_inside_sums_and_products_of_zfit(nuisances):
 # --- real networks, untrained -----------------------------------------------------------------------------------------
 
 
-def random_deformation(flow: Flow, names=("jes", "jer"), *, size: float = 0.2, seed: int = 0) -> Deformation:
+def random_deformation(
+    flow: Flow, names=("jes", "jer"), *, size: float = 0.2, seed: int = 0, n_layers: int = 1
+) -> Deformation:
     """A deformation with random coefficients; fresh ones would be the identity."""
     rng = np.random.default_rng(seed)
-    responses = [Response([n], ((1,), (2,)), n_dim=len(flow.obs), n_context=len(flow.cond), seed=seed) for n in names]
+    shape = {"n_dim": len(flow.obs), "n_context": len(flow.cond), "n_layers": n_layers}
+    responses = [Response([n], ((1,), (2,)), **shape, seed=seed) for n in names]
     for response in responses:
         for variable in response.variables:
             variable.assign_add(size * rng.normal(size=variable.shape) / np.sqrt(variable.shape[0]))
@@ -449,15 +452,16 @@ def test_learned_densities_integrate_to_one_in_one_dimension(nuisances):
 
 def test_learned_densities_integrate_to_one_in_two_dimensions(nuisances):
     flow = Flow(["a", "b"], seed=6)
-    pdf = FNFPDF(random_deformation(flow), nuisances)
+    pdf = FNFPDF(random_deformation(flow, n_layers=2), nuisances)
     axis = np.linspace(-40, 40, 801)
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     assert np.sum(pdf.pdf(points)) * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=1e-3)
 
 
-def test_learned_density_agrees_with_its_model(nuisances):
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_learned_density_agrees_with_its_model(nuisances, n_layers):
     flow = Flow(["a", "b"], cond=["x"], ranges={"b": (0.0, 1.0)}, seed=7)
-    deformation = random_deformation(flow)
+    deformation = random_deformation(flow, n_layers=n_layers)
     rng = np.random.default_rng(1)
     table = pd.DataFrame({"x": rng.normal(size=50), "b": rng.uniform(0.01, 0.99, size=50), "a": rng.normal(size=50)})
     pdf = FNFPDF(deformation, nuisances, obs=["x", "b", "a"])

@@ -67,7 +67,7 @@ def _compiled_newton_sums(deformation: Deformation) -> NewtonSums:
         coefficients = deformation.coefficients(u, c)
         with tf.GradientTape() as tape:
             tape.watch(basis)
-            nominal, log_det = deformation.apply(u, coefficients, basis)
+            nominal, log_det = deformation.apply(u, c, coefficients, basis)
             log_prob = deformation.flow.log_density(nominal, c) + log_det
         derivative = tape.gradient(log_prob, basis)
         derivative, weight = tf.cast(derivative, tf.float64), tf.cast(w, tf.float64)[:, None]

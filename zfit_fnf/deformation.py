@@ -6,8 +6,13 @@ r"""Systematic variations: the invertible map ``T_nu`` in front of a frozen nomi
 
 (arXiv:2602.13184). The sum runs over monomials ``phi_m`` of the nuisances: powers of one nuisance, and products of two
 for interactions. A :class:`Response` holds the coefficient networks of the monomials that are learned together; the
-:class:`Deformation` is the named sum of responses. The coefficients depend on the event only and the monomials on the
-nuisances only, so the former are computed once per data set.
+:class:`PolynomialMap` is the named sum of responses, and a :class:`Deformation` is such a map in front of a flow. The
+coefficients depend on the event only and the monomials on the nuisances only, so the former are computed once per data
+set.
+
+One layer moves each coordinate by a function of those before it. Layers can be stacked, :math:`T_\nu = T^{(L)}_\nu \circ
+\dots \circ T^{(1)}_\nu`, with the order of the coordinates reversed from layer to layer; the coefficients of the first
+layer alone are then functions of the event only.
 
 Training with minibatches leaves noise in the coefficients that would bias a fit to as many events as were simulated. A
 response therefore has a small *calibration* matrix ``K`` as well, ``phi -> phi (1 + K)``, found from all events at once
@@ -25,6 +30,7 @@ import pandas as pd
 import tensorflow as tf
 
 from .flows import Flow, in_chunks, sample_table, solve_autoregressive
+from .history import History
 from .nets import MaskedMLP, Model, default_hidden
 
 Powers = tuple[tuple[int, ...], ...]
@@ -44,7 +50,7 @@ class YieldChange:
 
 
 class Response(Model):
-    """Coefficient networks of one nuisance, or of one interaction of two.
+    """Coefficient networks of one nuisance, of one interaction of two, or of several nuisances together.
 
     Args:
         nuisances: The names whose monomials this response multiplies.
@@ -52,6 +58,7 @@ class Response(Model):
         n_dim: Number of observables.
         n_context: Number of conditions.
         n_single: For an interaction: number of monomials that its nuisances have alone, in total.
+        n_layers: Number of stacked layers, each with a network of its own.
         hidden: Widths of the hidden layers.
         seed: Seed of the initial weights (the last layer starts at zero: the identity).
     """
@@ -64,29 +71,32 @@ class Response(Model):
         n_dim: int,
         n_context: int,
         n_single: int = 0,
+        n_layers: int = 1,
         hidden: Sequence[int] | None = None,
         seed: int = 0,
     ):
         super().__init__()
+        if n_layers < 1:
+            raise ValueError(f"n_layers must be at least 1, got {n_layers}")
         self.nuisances, self.powers = tuple(nuisances), tuple(tuple(power) for power in powers)
         if not self.powers or any(len(power) != len(self.nuisances) for power in self.powers):
             raise ValueError(f"every monomial needs one exponent for each of {self.nuisances}, got {self.powers}")
+        if not all(any(power) for power in self.powers):
+            raise ValueError(f"a monomial without a nuisance would not vanish at zero, got {self.powers}")
         self.hidden = default_hidden(n_dim) if hidden is None else tuple(hidden)
-        self.network = MaskedMLP(
-            n_dim,
-            n_context,
-            2 * len(self.powers),
-            hidden=self.hidden,
-            seed=seed,
-            zero_init=True,
-        )
+        seeds = [seed, *map(int, np.random.SeedSequence(seed).generate_state(n_layers - 1))]
+        self.networks = [
+            MaskedMLP(n_dim, n_context, 2 * len(self.powers), hidden=self.hidden, seed=layer_seed, zero_init=True)
+            for layer_seed in seeds
+        ]
         # From the monomials of this response to the coefficients of its nuisances alone (interactions) and its own.
         shape = (len(self.powers), n_single + len(self.powers))
         self.calibration = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
 
-    def coefficients(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-        """Coefficients ``(n, monomials, d, 2)``; the last axis is (log-scale, shift)."""
-        raw = self.network(u, c)
+    def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
+        """Coefficients ``(n, monomials, d, 2)`` of one layer at its inputs; the last axis is (log-scale, shift)."""
+        order = slice(None, None, -1 if layer % 2 else 1)
+        raw = self.networks[layer](u[:, order], c)[:, order]
         return tf.transpose(tf.reshape(raw, (-1, raw.shape[1], len(self.powers), 2)), (0, 2, 1, 3))
 
     def config(self) -> dict[str, Any]:
@@ -94,18 +104,137 @@ class Response(Model):
         return {
             "nuisances": self.nuisances,
             "powers": self.powers,
-            "n_dim": self.network.n_inputs,
-            "n_context": self.network.n_context,
+            "n_dim": self.networks[0].n_inputs,
+            "n_context": self.networks[0].n_context,
             "n_single": self.calibration.shape[1] - len(self.powers),
+            "n_layers": len(self.networks),
             "hidden": self.hidden,
         }
 
 
-class Deformation(Model):
-    """The map ``T_nu`` of a flow: a sum of responses, exactly the identity when all nuisances are zero.
+class PolynomialMap(Model):
+    """The map ``T_nu``: a sum of responses, exactly the identity when all nuisances are zero.
 
-    Usually made by :func:`zfit_fnf.train.fit_deformation`. Nuisances count standard deviations. Beyond the trained
-    window of a nuisance its powers continue linearly (twice continuously differentiable), so that nothing overflows.
+    Nuisances count standard deviations. Beyond the trained window of a nuisance its powers continue linearly (twice
+    continuously differentiable), so that nothing overflows.
+
+    Args:
+        responses: The responses, all with the same number of layers.
+        windows: Trained range ``(low, high)`` of each nuisance.
+
+    Raises:
+        ValueError: If responses and windows name different nuisances, or responses differ in their layers.
+    """
+
+    def __init__(self, responses: Sequence[Response], *, windows: Mapping[str, tuple[float, float]]):
+        super().__init__()
+        self.responses = list(responses)
+        self.nuisances = tuple(dict.fromkeys(name for response in self.responses for name in response.nuisances))
+        if not self.nuisances:
+            raise ValueError("a deformation needs the response of at least one nuisance")
+        if set(windows) != set(self.nuisances):
+            raise ValueError(
+                f"need one window per nuisance, got responses of {self.nuisances} and windows of {list(windows)}"
+            )
+        layers = {len(response.networks) for response in self.responses}
+        if len(layers) > 1:
+            raise ValueError(f"all responses of a map need the same number of layers, got {sorted(layers)}")
+        (self.n_layers,) = layers
+        self.windows = {name: windows[name] for name in self.nuisances}
+        self._order = max(power for response in self.responses for powers in response.powers for power in powers)
+        self._factors, self._fed = self._factor_positions(), self._fed_positions()
+
+    def point(self, nu: Mapping[str, float] | None) -> np.ndarray:
+        """Values ``(K,)`` in the order of ``nuisances`` from a mapping by name."""
+        nu = nu or {}
+        if unknown := sorted(set(nu) - set(self.nuisances)):
+            raise ValueError(f"unknown nuisance {unknown}: this deformation knows {list(self.nuisances)}")
+        return np.array([float(nu.get(name, 0.0)) for name in self.nuisances])
+
+    def basis(self, nu: tf.Tensor) -> tf.Tensor:
+        """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows."""
+        low, high = (tf.constant(edge, nu.dtype) for edge in zip(*self.windows.values(), strict=True))
+        powers = [tf.ones_like(nu), *(continued_power(nu, power, low, high) for power in range(1, self._order + 1))]
+        table = tf.reshape(tf.stack(powers, axis=-1), (-1,))
+        monomials = tf.reduce_prod(tf.gather(table, self._factors), axis=-1)
+        values = tf.concat([tf.reshape(response.calibration, (-1,)) for response in self.responses], axis=0)
+        calibration = tf.scatter_nd(self._fed, tf.cast(values, nu.dtype), (len(self._factors),) * 2)
+        return monomials + tf.linalg.matvec(calibration, monomials, transpose_a=True)
+
+    def _factor_positions(self) -> np.ndarray:
+        """Factors of each monomial: places in the flat ``(K, order + 1)`` table of powers, where 0 is one."""
+        place = {name: index * (self._order + 1) for index, name in enumerate(self.nuisances)}
+        factors = [
+            [place[name] + power for name, power in zip(response.nuisances, powers, strict=True) if power]
+            for response in self.responses
+            for powers in response.powers
+        ]
+        most = max(map(len, factors))
+        return np.array([places + [0] * (most - len(places)) for places in factors])
+
+    def _fed_positions(self) -> np.ndarray:
+        """Positions in the ``(M, M)`` calibration matrix of the entries of all responses' calibrations."""
+        entries = []
+        for response in self.responses:
+            fed = self.positions(response)
+            own = fed[-len(response.powers) :]
+            entries.append(np.stack(np.meshgrid(own, fed, indexing="ij"), axis=-1).reshape(-1, 2))
+        return np.concatenate(entries)
+
+    def positions(self, response: Response) -> np.ndarray:
+        """Positions, among the ``M`` coefficients, of those that the calibration of one response feeds.
+
+        For an interaction these are the coefficients of its nuisances alone, then its own.
+        """
+        starts = np.cumsum([0, *(len(r.powers) for r in self.responses)])
+        place = {r.nuisances: np.arange(a, b) for r, a, b in zip(self.responses, starts, starts[1:], strict=False)}
+        feeds_others = response.calibration.shape[1] > len(response.powers)
+        alone = [place[name,] for name in response.nuisances] if feeds_others else []
+        return np.concatenate([*alone, place[response.nuisances]])
+
+    def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
+        """Coefficients ``(n, M, d, 2)`` of all monomials in one layer, at its inputs ``u (n, d)``.
+
+        Those of the first layer are a function of the event, not of the nuisances.
+        """
+        return tf.concat([response.coefficients(u, c, layer) for response in self.responses], axis=1)
+
+    def apply(
+        self, u: tf.Tensor, c: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Deformed to nominal: ``T_nu(u)`` ``(n, d)`` and its log-determinant ``(n,)``.
+
+        ``coefficients`` are those of the first layer. ``basis`` is ``(M,)``, or ``(n, M)`` for one point of the
+        nuisances per event.
+        """
+        u, log_det = _affine(u, coefficients, basis)
+        for layer in range(1, self.n_layers):
+            u, layer_log_det = _affine(u, self.coefficients(u, c, layer), basis)
+            log_det += layer_log_det
+        return u, log_det
+
+    def forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
+        """Nominal to deformed, the inverse of ``T_nu``: layer after layer, one coordinate after the other."""
+        for layer in reversed(range(self.n_layers)):
+            nominal = self._layer_forward(nominal, c, basis, layer)
+        return nominal
+
+    def _layer_forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, layer: int) -> tf.Tensor:
+        def coordinate(u: tf.Tensor, j: int) -> tf.Tensor:
+            contracted = tf.einsum("nmk,m->nk", self.coefficients(u, c, layer)[:, :, j], basis)
+            return (nominal[:, j] - contracted[:, 1]) * tf.exp(-_within_exponent(contracted[:, 0]))
+
+        return solve_autoregressive(coordinate, n_dim=nominal.shape[1], like=nominal, backwards=layer % 2 == 1)
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments that construct the same map."""
+        return {"responses": self.responses, "windows": self.windows}
+
+
+class Deformation(PolynomialMap):
+    """The map ``T_nu`` in front of a flow: responses of single nuisances, and of interactions between two.
+
+    Usually made by :func:`zfit_fnf.train.fit_deformation`.
 
     Args:
         flow: The nominal density, left unchanged.
@@ -125,21 +254,14 @@ class Deformation(Model):
         windows: Mapping[str, tuple[float, float]],
         yields: Mapping[str, YieldChange] | None = None,
     ):
-        super().__init__()
-        self.flow, self.responses = flow, list(responses)
-        self.nuisances = tuple(r.nuisances[0] for r in self.responses if len(r.nuisances) == 1)
-        if unknown := sorted({name for r in self.responses for name in r.nuisances} - set(self.nuisances)):
+        singles = [r.nuisances[0] for r in responses if len(r.nuisances) == 1]
+        if unknown := sorted({name for r in responses for name in r.nuisances} - set(singles)):
             raise ValueError(f"interactions with {unknown} need a response of each of these nuisances alone")
-        if len(set(self.nuisances)) < len(self.nuisances) or set(windows) != set(self.nuisances):
-            raise ValueError(
-                "need one response and one window per nuisance, "
-                f"got responses of {self.nuisances} and windows of {list(windows)}"
-            )
-        if not self.nuisances:
-            raise ValueError("a deformation needs the response of at least one nuisance")
-        self.windows = {name: windows[name] for name in self.nuisances}
-        self._order = max(power for response in self.responses for powers in response.powers for power in powers)
-        self._factors, self._fed = self._factor_positions(), self._fed_positions()
+        if len(set(singles)) < len(singles):
+            raise ValueError(f"need one response per nuisance, got responses of {singles}")
+        super().__init__(responses, windows=windows)
+        self.flow = flow
+        self.history: dict[str, History] = {}  # of the trainings, by response
         self.yields = {name: (yields or {}).get(name, YieldChange()) for name in self.nuisances}
 
     @property
@@ -192,89 +314,16 @@ class Deformation(Model):
         point = tf.constant(self.point(nu))
         return sample_table(self.flow, lambda c, pair: self.draw(c, point, pair), n, cond, seed)
 
-    def point(self, nu: Mapping[str, float] | None) -> np.ndarray:
-        """Values ``(K,)`` in the order of ``nuisances`` from a mapping by name."""
-        nu = nu or {}
-        if unknown := sorted(set(nu) - set(self.nuisances)):
-            raise ValueError(f"unknown nuisance {unknown}: this deformation knows {list(self.nuisances)}")
-        return np.array([float(nu.get(name, 0.0)) for name in self.nuisances])
-
     # --- for training and pdfs ------------------------------------------------------------------------------------
-
-    def basis(self, nu: tf.Tensor) -> tf.Tensor:
-        """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows."""
-        low, high = (tf.constant(edge, nu.dtype) for edge in zip(*self.windows.values(), strict=True))
-        powers = [tf.ones_like(nu), *(continued_power(nu, power, low, high) for power in range(1, self._order + 1))]
-        table = tf.reshape(tf.stack(powers, axis=-1), (-1,))
-        monomials = tf.reduce_prod(tf.gather(table, self._factors), axis=-1)
-        values = tf.concat([tf.reshape(response.calibration, (-1,)) for response in self.responses], axis=0)
-        calibration = tf.scatter_nd(self._fed, tf.cast(values, nu.dtype), (len(self._factors),) * 2)
-        return monomials + tf.linalg.matvec(calibration, monomials, transpose_a=True)
-
-    def _factor_positions(self) -> np.ndarray:
-        """Factors ``(M, 2)`` of each monomial: places in the flat ``(K, order + 1)`` table of powers, where 0 is one."""
-        place = {name: index * (self._order + 1) for index, name in enumerate(self.nuisances)}
-        return np.array(
-            [
-                [place[name] + power for name, power in zip(r.nuisances, powers, strict=True)] + [0] * (2 - len(powers))
-                for r in self.responses
-                for powers in r.powers
-            ]
-        )
-
-    def _fed_positions(self) -> np.ndarray:
-        """Positions in the ``(M, M)`` calibration matrix of the entries of all responses' calibrations."""
-        entries = []
-        for response in self.responses:
-            fed = self.positions(response)
-            own = fed[-len(response.powers) :]
-            entries.append(np.stack(np.meshgrid(own, fed, indexing="ij"), axis=-1).reshape(-1, 2))
-        return np.concatenate(entries)
-
-    def positions(self, response: Response) -> np.ndarray:
-        """Positions, among the ``M`` coefficients, of those that the calibration of one response feeds.
-
-        For an interaction these are the coefficients of its nuisances alone, then its own.
-        """
-        starts = np.cumsum([0, *(len(r.powers) for r in self.responses)])
-        place = {r.nuisances: np.arange(a, b) for r, a, b in zip(self.responses, starts, starts[1:], strict=False)}
-        alone = [place[name,] for name in response.nuisances] if len(response.nuisances) > 1 else []
-        return np.concatenate([*alone, place[response.nuisances]])
-
-    def coefficients(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-        """Coefficients ``(n, M, d, 2)`` of all monomials: a function of the event, not of the nuisances."""
-        return tf.concat([response.coefficients(u, c) for response in self.responses], axis=1)
-
-    @staticmethod
-    def apply(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Deformed to nominal: ``T_nu(u)`` ``(n, d)`` and its log-determinant ``(n,)``.
-
-        ``basis`` is ``(M,)``, or ``(n, M)`` for one point of the nuisances per event.
-        """
-        if basis.shape.rank == 1:
-            contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
-        else:
-            contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
-        log_scale, shift = _within_exponent(contracted[..., 0]), contracted[..., 1]
-        return u * tf.exp(log_scale) + shift, tf.reduce_sum(log_scale, axis=-1)
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` in the standardised coordinates."""
-        nominal, log_det = self.apply(u, self.coefficients(u, c), basis)
+        nominal, log_det = self.apply(u, c, self.coefficients(u, c), basis)
         return self.flow.log_density(nominal, c) + log_det
 
     def draw(self, c: tf.Tensor, nu: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)`` at the nuisances ``nu (K,)``."""
         return self.forward(self.flow.draw(c, seed), c, self.basis(nu))
-
-    def forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
-        """Nominal to deformed, the inverse of ``T_nu``: one coordinate after the other."""
-
-        def coordinate(u: tf.Tensor, j: int) -> tf.Tensor:
-            contracted = tf.einsum("nmk,m->nk", self.coefficients(u, c)[:, :, j], basis)
-            return (nominal[:, j] - contracted[:, 1]) * tf.exp(-_within_exponent(contracted[:, 0]))
-
-        return solve_autoregressive(coordinate, n_dim=len(self.obs), like=nominal)
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct the same deformation."""
@@ -283,6 +332,16 @@ class Deformation(Model):
     def __repr__(self) -> str:
         pairs = "".join(f", {'*'.join(pair)}" for pair in self.interactions)
         return f"<Deformation of {self.flow!r} by {', '.join(self.nuisances)}{pairs}>"
+
+
+def _affine(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """One layer ``(n, d)`` and its log-determinant ``(n,)``."""
+    if basis.shape.rank == 1:
+        contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
+    else:
+        contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
+    log_scale, shift = _within_exponent(contracted[..., 0]), contracted[..., 1]
+    return u * tf.exp(log_scale) + shift, tf.reduce_sum(log_scale, axis=-1)
 
 
 def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:

@@ -120,7 +120,8 @@ class Densities:
         """The training histories, by what was trained."""
         named = {}
         for label, deformation in (("p(x)", self.x), ("p(y | x)", self.y_given_x)):
-            named[label] = deformation.flow.history
+            if deformation.flow.history is not None:
+                named[label] = deformation.flow.history
             named.update({f"{label}: {response}": history for response, history in deformation.history.items()})
         return named
 

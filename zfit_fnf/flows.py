@@ -59,11 +59,11 @@ class AutoregressiveLayer(tf.Module):
 
 
 def solve_autoregressive(
-    coordinate: Callable[[tf.Tensor, int], tf.Tensor], *, n_dim: int, like: tf.Tensor
+    coordinate: Callable[[tf.Tensor, int], tf.Tensor], *, n_dim: int, like: tf.Tensor, backwards: bool = False
 ) -> tf.Tensor:
-    """Build ``(n, d)`` columnwise: ``coordinate(u, j)`` may depend on the columns of ``u`` before ``j`` only."""
+    """Build ``(n, d)`` columnwise: ``coordinate(u, j)`` may depend on the columns of ``u`` solved before ``j`` only."""
     solved = tf.zeros_like(like)
-    for j in range(n_dim):
+    for j in reversed(range(n_dim)) if backwards else range(n_dim):
         column = coordinate(solved, j)[:, None]
         solved = tf.concat([solved[:, :j], column, solved[:, j + 1 :]], axis=-1)
     return solved

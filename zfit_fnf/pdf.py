@@ -317,7 +317,7 @@ class FNFPDF(_FlowBasedPDF):
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
         u, c, log_jacobian, coefficients = prepared
-        nominal, log_det = self._deformation.apply(u, coefficients, self._deformation.basis(self._nu()))
+        nominal, log_det = self._deformation.apply(u, c, coefficients, self._deformation.basis(self._nu()))
         return self._flow.log_density(nominal, c) + log_det + log_jacobian
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
