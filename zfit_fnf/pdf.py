@@ -229,11 +229,11 @@ class FlowPDF(_FlowBasedPDF):
         super().__init__(flow, obs, {}, extended=extended, norm=norm, name=name, label=label)
 
     def _prepare(self, x: tf.Tensor) -> Any:
-        return self._encode(x)
+        u, c, log_jacobian = self._encode(x)
+        return self._flow.log_density(u, c) + log_jacobian
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
-        u, c, log_jacobian = prepared
-        return self._flow.log_density(u, c) + log_jacobian
+        return prepared
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         return self._decode(self._flow.draw(self._context(context), _seed()))
@@ -313,12 +313,12 @@ class FNFPDF(_FlowBasedPDF):
 
     def _prepare(self, x: tf.Tensor) -> Any:
         u, c, log_jacobian = self._encode(x)
-        return u, c, log_jacobian, self._deformation.coefficients(u, c)
+        return u, c, log_jacobian, self._deformation.coefficients(u, c), self._flow.given(c)
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
-        u, c, log_jacobian, coefficients = prepared
+        u, c, log_jacobian, coefficients, given = prepared
         nominal, log_det = self._deformation.apply(u, c, coefficients, self._deformation.basis(self._nu()))
-        return self._flow.log_density(nominal, c) + log_det + log_jacobian
+        return self._flow.log_density_given(nominal, given) + log_det + log_jacobian
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         return self._decode(self._deformation.draw(self._context(context), self._nu(), _seed()))
