@@ -29,19 +29,24 @@ _CHUNK = 65536
 
 
 class AutoregressiveLayer(tf.Module):
-    """One autoregressive bijection: a masked network parametrises a univariate law for every coordinate."""
+    """One autoregressive bijection: a masked network parametrises a univariate law for every coordinate.
+
+    With ``zero_init`` it starts where all parameters of the law are zero.
+    """
 
     def __init__(
         self,
-        law: LogisticMixture | RationalQuadraticSpline,
+        law: Any,
         n_dim: int,
         n_context: int,
         hidden: Sequence[int],
         seed: int,
+        *,
+        zero_init: bool = False,
     ):
         super().__init__()
         self.law = law
-        self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed)
+        self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed, zero_init=zero_init)
 
     def log_prob(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` of ``u`` when this is the last layer."""
