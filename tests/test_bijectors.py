@@ -8,13 +8,14 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfit_fnf.bijectors import LogisticMixture, PhysicalRanges, RationalQuadraticSpline
+from zfit_fnf.bijectors import Affine, LogisticMixture, PhysicalRanges, RationalQuadraticSpline
 
 LAWS = {
     "one logistic": LogisticMixture(1),
     "mixture": LogisticMixture(8),
     "spline": RationalQuadraticSpline(8),
 }
+MAPS = {**LAWS, "affine": Affine()}
 RANGES = [(-np.inf, np.inf), (0.0, np.inf), (-np.inf, 2.0), (-1.0, 3.0)]
 
 
@@ -22,7 +23,7 @@ def parameters(law, n, seed, spread=1.0, dtype=tf.float64):
     return law.unpack(tf.constant(np.random.default_rng(seed).normal(scale=spread, size=(n, law.n_parameters)), dtype))
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("law", MAPS.values(), ids=MAPS)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31), spread=st.floats(0.1, 3.0))
 def test_round_trip_and_slope(law, seed, spread):
@@ -84,6 +85,12 @@ def test_values_on_an_edge_stay_finite(limits):
     unbounded, log_det = PhysicalRanges([limits]).inverse(tf.constant([[limits[0]]], tf.float64))
     assert np.isfinite(unbounded.numpy()).all()
     assert np.isfinite(log_det.numpy()).all()
+
+
+def test_the_affine_law_is_the_identity_at_zero_and_does_not_overflow():
+    u = tf.constant([-3.0, 0.5], tf.float64)
+    np.testing.assert_array_equal(Affine().inverse(u, tf.zeros((2, 2), tf.float64))[0], u)
+    assert np.all(np.isfinite(Affine().inverse(u, tf.constant([[1e4, 0.0]] * 2, tf.float64))[0]))
 
 
 def test_bad_arguments():

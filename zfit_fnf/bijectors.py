@@ -76,6 +76,30 @@ def _off_the_edges(value: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return value
 
 
+class Affine:
+    """Affine law ``z = u exp(s) + t``, the identity where its parameters ``(s, t)`` are zero."""
+
+    n_parameters = 2
+
+    def unpack(self, raw: tf.Tensor) -> tf.Tensor:
+        """The parameters, as a network gives them."""
+        return raw
+
+    def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data to base, and ``log dz/du``; shape of ``u``."""
+        log_scale = self._log_scale(parameters)
+        return u * tf.exp(log_scale) + parameters[..., 1], log_scale
+
+    def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """Base to data."""
+        return (z - parameters[..., 1]) * tf.exp(-self._log_scale(parameters))
+
+    @staticmethod
+    def _log_scale(parameters: tf.Tensor) -> tf.Tensor:
+        """Far beyond any learned effect, where a minimiser may still look, the exponential must not overflow."""
+        return tf.clip_by_value(parameters[..., 0], -50.0, 50.0)
+
+
 def logistic_log_prob(z: tf.Tensor) -> tf.Tensor:
     """Log-density of the standard logistic distribution, the base of every flow."""
     return -z - 2.0 * tf.math.softplus(-z)

@@ -19,28 +19,34 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from .bijectors import LogisticMixture, PhysicalRanges, RationalQuadraticSpline
+from .bijectors import LogisticMixture, RationalQuadraticSpline
+from .coordinates import Coordinates
 from .history import History
 from .nets import MaskedMLP, Model, default_hidden
-from .samples import Sample, as_sample, check_inside
+from .samples import as_sample
 
 _CHUNK = 65536
 
 
 class AutoregressiveLayer(tf.Module):
-    """One autoregressive bijection: a masked network parametrises a univariate law for every coordinate."""
+    """One autoregressive bijection: a masked network parametrises a univariate law for every coordinate.
+
+    With ``zero_init`` it starts where all parameters of the law are zero.
+    """
 
     def __init__(
         self,
-        law: LogisticMixture | RationalQuadraticSpline,
+        law: Any,
         n_dim: int,
         n_context: int,
         hidden: Sequence[int],
         seed: int,
+        *,
+        zero_init: bool = False,
     ):
         super().__init__()
         self.law = law
-        self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed)
+        self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed, zero_init=zero_init)
 
     def given(self, c: tf.Tensor) -> Any:
         """What depends on the conditions alone, for the methods below."""
@@ -198,7 +204,7 @@ class AutoregressiveDensity(Density):
         return f"{self.family}, {len(self.layers)} layer(s)"
 
 
-class Flow(Model):
+class Flow(Coordinates):
     """Conditional density ``p(y | x)`` of the observables ``y`` given the conditions ``x``, normalised exactly.
 
     Usually made by :func:`zfit_fnf.train.fit_flow`; a new one has random weights and a standardisation of one.
@@ -240,11 +246,9 @@ class Flow(Model):
         hidden: Sequence[int] | None = None,
         seed: int = 0,
     ):
-        super().__init__()
-        self.obs, self.cond = _checked_names(obs, cond)
+        super().__init__(obs, cond, ranges=ranges)
         self.sum_weights = sum_weights
         self.history: History | None = None  # of the training, if it was trained here
-        self.ranges = _checked_ranges(ranges or {}, self.obs)
         self.density = density or AutoregressiveDensity(
             len(self.obs),
             len(self.cond),
@@ -259,11 +263,6 @@ class Flow(Model):
                 f"a density of {self.density.n_dim} coordinates given {self.density.n_context} conditions cannot "
                 f"describe obs={list(self.obs)} given cond={list(self.cond)}"
             )
-        self._physical = PhysicalRanges(list(self.ranges.values()))
-        self._centre, self._scale = (
-            tf.Variable(fill(len(self.obs) + len(self.cond)), trainable=False, dtype=tf.float64, name=name)
-            for fill, name in ((np.zeros, "centre"), (np.ones, "scale"))
-        )
 
     # --- for users: tables in, tables out -----------------------------------------------------------------------
 
@@ -296,46 +295,7 @@ class Flow(Model):
         """
         return sample_table(self, self.draw, n, cond, seed)
 
-    def columns(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Checked arrays ``y (n, d)`` and ``x (n, m)`` of a table with the flow's columns."""
-        sample = as_sample(data, self.obs + self.cond)
-        check_inside(sample, self.ranges)
-        return sample.array(self.obs), sample.array(self.cond)
-
-    def standardise(self, sample: Sample) -> None:
-        """Learn the standardisation (mean and standard deviation in unbounded coordinates) from a sample."""
-        rows = slice(None, None, max(1, sample.n_events // 1_000_000))
-        unbounded, _ = self._physical.inverse(tf.constant(sample.array(self.obs, rows)))
-        values = np.concatenate([unbounded.numpy(), sample.array(self.cond, rows)], axis=1)
-        scale = values.std(axis=0)
-        for name, width in zip(self.obs + self.cond, scale, strict=True):
-            if not width > 0:
-                raise ValueError(f"column {name!r} of {sample.name!r} is constant: leave it out")
-        self._centre.assign(values.mean(axis=0))
-        self._scale.assign(scale)
-
     # --- for densities, training and pdfs: tensors ---------------------------------------------------------------
-
-    def encode(self, y: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Physical to standardised coordinates (float64).
-
-        Args:
-            y: Observables ``(n, d)``.
-            x: Conditions ``(n, m)``.
-
-        Returns:
-            ``u (n, d)``, ``c (n, m)`` and ``log|du/dy| (n,)``.
-        """
-        d = len(self.obs)
-        unbounded, log_det = self._physical.inverse(y)
-        u = (unbounded - self._centre[:d]) / self._scale[:d]
-        c = (x - self._centre[d:]) / self._scale[d:]
-        return u, c, log_det - tf.reduce_sum(tf.math.log(self._scale[:d]))
-
-    def decode(self, u: tf.Tensor) -> tf.Tensor:
-        """Standardised to physical observables, ``(n, d)`` float64."""
-        d = len(self.obs)
-        return self._physical.forward(u * self._scale[:d] + self._centre[:d])
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` in the standardised coordinates; dtype of the arguments."""
@@ -391,8 +351,7 @@ def sample_table(
     seeds = iter(pairs)
 
     def physical(rows: tf.Tensor) -> tf.Tensor:
-        c = (rows - flow._centre[len(flow.obs) :]) / flow._scale[len(flow.obs) :]
-        return flow.decode(draw(c, tf.constant(next(seeds))))
+        return flow.decode(draw(flow.encode_conditions(rows), tf.constant(next(seeds))))
 
     y = in_chunks(physical, x)
     return pd.DataFrame(np.concatenate([y, x], axis=1), columns=[*flow.obs, *flow.cond])
@@ -416,27 +375,3 @@ def _make_law(family: str, n_components: int) -> LogisticMixture | RationalQuadr
     if family not in laws:
         raise ValueError(f"unknown family {family!r}: choose from {', '.join(laws)}")
     return laws[family](n_components)
-
-
-def _checked_names(obs: Sequence[str], cond: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if isinstance(obs, str) or isinstance(cond, str):
-        raise TypeError("obs and cond are lists of column names, not a single string")
-    names = [*obs, *cond]
-    if not list(obs):
-        raise ValueError("a density needs at least one observable in obs=")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"columns {repeated} are named more than once in obs and cond")
-    return tuple(obs), tuple(cond)
-
-
-def _checked_ranges(ranges: Mapping[str, tuple[float, float]], obs: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    if unknown := sorted(set(ranges) - set(obs)):
-        raise ValueError(f"ranges given for {unknown}, which are not among the observables {list(obs)}")
-    full = {}
-    for name in obs:
-        low, high = ranges.get(name, (-math.inf, math.inf))
-        full[name] = (float(low), float(high))
-    for name, (low, high) in full.items():
-        if not low < high:
-            raise ValueError(f"range of {name!r} needs low < high, got ({low}, {high})")
-    return full
