@@ -122,13 +122,13 @@ class LogisticMixture:
         self.n_components = n_components
         self.n_parameters = 2 + 3 * n_components
         # Spread starting means cover the standardised sample, so that no component has to travel through the others.
-        self._start = np.linspace(-2.0, 2.0, n_components) if n_components > 1 else np.zeros(1)
+        self.start = np.linspace(-2.0, 2.0, n_components) if n_components > 1 else np.zeros(1)
 
     def unpack(self, raw: tf.Tensor) -> Mixture:
         """Log-weights (of sum one), means and widths, ``(..., K)`` each, from the numbers ``(..., 2 + 3 K)`` of a network."""
         common, logits, offset, width = tf.split(raw, [2, *[self.n_components] * 3], axis=-1)
         location, spread = common[..., :1], _positive(common[..., 1:])
-        offset += tf.constant(self._start, offset.dtype)
+        offset += tf.constant(self.start, offset.dtype)
         return tf.nn.log_softmax(logits, axis=-1), location + spread * offset, spread * _positive(width - 1.0)
 
     def log_prob(self, u: tf.Tensor, mixture: Mixture) -> tf.Tensor:

@@ -96,7 +96,7 @@ class Kernel:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.params)
             value = self._function(*args)
-        return value, _vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
+        return value, vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
 
     def _hessian_vector(self, tangent: tf.Tensor, *args: Any) -> tf.Tensor:
         return self._along(tangent, lambda: self._value_gradient(*args)[1])
@@ -113,7 +113,6 @@ class EventKernel(Kernel):
     """Minus the weighted sum of the log-densities of a chunk of prepared events, ``(prepared, weights)``.
 
     Attributes:
-        chunk: Number of events per call.
         prepare: ``prepare(x)``, the prepared events ``(n, n_obs)``.
         score: ``score(tangent, prepared)``, the derivative ``(n,)`` of every log-density along a direction.
     """
@@ -121,10 +120,15 @@ class EventKernel(Kernel):
     def __init__(self, model: zfit.pdf.BasePDF):
         self._log_density = functools.partial(log_density, model)
         xla = is_compilable(model)
-        self.chunk = XLA_CHUNK if xla else GRAPH_CHUNK
+        self._chunk = XLA_CHUNK if xla else GRAPH_CHUNK
         super().__init__(self._sum, model.get_params(floating=None, is_yield=False), xla=xla)
         self.prepare = Compiled(functools.partial(prepare, model), xla=xla)
         self.score = Compiled(self._score, xla=xla)
+
+    def chunk_size(self, n_events: int) -> int:
+        """Events per call for a data set of a size."""
+        del n_events
+        return self._chunk
 
     def _sum(self, prepared: Any, weights: tf.Tensor) -> tf.Tensor:
         return -tf.reduce_sum(weights * self._log_density(prepared))
@@ -159,7 +163,7 @@ class Events:
     """
 
     def __init__(self, kernel: EventKernel, x: np.ndarray, weights: np.ndarray | None):
-        size = kernel.chunk
+        size = kernel.chunk_size(len(x))
         weights = np.ones(len(x)) if weights is None else np.asarray(weights, float)
         self._prepare = kernel.prepare
         self.sum_weights = tf.constant(weights.sum())
@@ -186,7 +190,7 @@ class Events:
         return zip(chunks, self._weights, strict=True)
 
 
-class _LearnedLoss(BaseUnbinnedNLL):
+class LearnedLoss(BaseUnbinnedNLL):
     """What the losses of this package share.
 
     zfit would compile value, gradient and Hessian anew for every loss. The methods that it compiles, ``_call_*``, are
@@ -242,22 +246,27 @@ class _LearnedLoss(BaseUnbinnedNLL):
         for index, model in enumerate(self.model):
             events = self._prepared(index)
             if len(events):
-                yield event_kernel(model), events
+                yield self._event_kernel(model), events
             if self.is_extended:
                 yield rate_kernel(model), [(events.sum_weights,)]
         yield from ((constraint_kernel(constraint), [()]) for constraint in self.constraints)
 
+    @staticmethod
+    def _event_kernel(model: zfit.pdf.BasePDF) -> EventKernel:
+        return event_kernel(model)
+
     def _prepared(self, index: int) -> Events:
-        data = self.data[index]
-        # The former is a new object whenever the events of SamplerData are replaced.
-        version = (getattr(data, "n_samples", None), data.weights)
-        cached = self._events[index]
-        if cached is None or any(then is not now for then, now in zip(cached[0], version, strict=True)):
+        version, cached = data_version(self.data[index]), self._events[index]
+        if cached is None or not same_version(cached[0], version):
             with tf.init_scope():
-                weights = None if data.weights is None else np.asarray(data.weights)
-                events = Events(event_kernel(self.model[index]), np.asarray(data.value()), weights)
+                events = self._prepare_events(index)
             cached = self._events[index] = (version, events)
         return cached[1]
+
+    def _prepare_events(self, index: int) -> Events:
+        data = self.data[index]
+        weights = None if data.weights is None else np.asarray(data.weights)
+        return Events(self._event_kernel(self.model[index]), np.asarray(data.value()), weights)
 
     # --- what zfit calls ----------------------------------------------------------------------------------------------
 
@@ -274,7 +283,7 @@ class _LearnedLoss(BaseUnbinnedNLL):
         for kernel, calls in self._terms():
             results = [kernel.value_gradient(*arguments) for arguments in calls]
             values.append(tf.add_n([value for value, _ in results]))
-            gradients.append(_select(tf.add_n([gradient for _, gradient in results]), kernel.params, params))
+            gradients.append(select(tf.add_n([gradient for _, gradient in results]), kernel.params, params))
         return tf.add_n(values), tf.add_n(gradients)
 
     def _call_gradient(self, params: Parameters, numgrad: Any = None) -> tf.Tensor:
@@ -283,7 +292,7 @@ class _LearnedLoss(BaseUnbinnedNLL):
     def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
         del numgrad
         params = self._input_check_params(params, only_independent=True)
-        matrix = tf.add_n([_hessian(kernel, calls, params) for kernel, calls in self._terms()])
+        matrix = tf.add_n([total_hessian(kernel, calls, params) for kernel, calls in self._terms()])
         return tf.linalg.diag_part(matrix) if hessian == "diag" else matrix
 
     def _call_value_gradient_hessian(
@@ -297,7 +306,7 @@ class _LearnedLoss(BaseUnbinnedNLL):
         r"""Covariance ``(P, P)`` of the data's score, :math:`\sum w_i^2 g_i g_i^T`, g the gradient of ``log n p``."""
         total = np.zeros((len(params), len(params)))
         for index, model in enumerate(self.model):
-            kernel = event_kernel(model)
+            kernel = self._event_kernel(model)
             offset = self._log_rate_gradient(model, params) if self.is_extended else np.zeros(len(params))
             directions = _directions(kernel.params, params)
             for prepared, weights in self._prepared(index):
@@ -310,7 +319,7 @@ class _LearnedLoss(BaseUnbinnedNLL):
     def _log_rate_gradient(model: zfit.pdf.BasePDF, params: Parameters) -> np.ndarray:
         kernel = rate_kernel(model)
         rate, gradient = kernel.value_gradient(tf.constant(0.0, tf.float64))
-        return np.asarray(_select(gradient / rate, kernel.params, params))
+        return np.asarray(select(gradient / rate, kernel.params, params))
 
     def _weighted_covariance(
         self, inverse_hessian: np.ndarray, params: Parameters, correction: WeightCorr
@@ -321,7 +330,7 @@ class _LearnedLoss(BaseUnbinnedNLL):
         its Hessian (the identity for nuisances), not the square of its gradient at the one outcome that was observed.
         """
         constraint = sum(
-            (np.asarray(_hessian(constraint_kernel(c), [()], params)) for c in self.constraints),
+            (np.asarray(total_hessian(constraint_kernel(c), [()], params)) for c in self.constraints),
             start=np.zeros_like(inverse_hessian),
         )
         if correction == WeightCorr.ASYMPTOTIC:
@@ -348,7 +357,7 @@ class _LearnedLoss(BaseUnbinnedNLL):
                     )
 
 
-class UnbinnedNLL(_LearnedLoss, zfit.loss.UnbinnedNLL):
+class UnbinnedNLL(LearnedLoss, zfit.loss.UnbinnedNLL):
     r"""Unbinned negative log-likelihood, :math:`-\sum_i w_i \log p(x_i | \theta)` plus constraints.
 
     A `zfit.loss.UnbinnedNLL` for learned densities (and any others). Nuisances of the model are constrained without
@@ -380,7 +389,7 @@ class UnbinnedNLL(_LearnedLoss, zfit.loss.UnbinnedNLL):
     """
 
 
-class ExtendedUnbinnedNLL(_LearnedLoss, zfit.loss.ExtendedUnbinnedNLL):
+class ExtendedUnbinnedNLL(LearnedLoss, zfit.loss.ExtendedUnbinnedNLL):
     r"""Extended likelihood, :math:`n(\theta) - \sum_i w_i \log( n(\theta) p(x_i | \theta))` plus constraints.
 
     The constant :math:`\log n!` is left out. Everything else is as for :class:`UnbinnedNLL`.
@@ -411,7 +420,7 @@ _KERNEL = "_zfit_fnf_{}_kernel"
 _ZERO = tf.UnconnectedGradients.ZERO
 
 
-def _kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
+def kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
     attribute = _KERNEL.format(kind)
     if attribute not in vars(owner):
         with tf.init_scope():
@@ -421,7 +430,7 @@ def _kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
 
 def event_kernel(model: zfit.pdf.BasePDF) -> EventKernel:
     """The kernel of a model's events, one for the life of the model."""
-    return _kept_by(model, "event", lambda: EventKernel(model))
+    return kept_by(model, "event", lambda: EventKernel(model))
 
 
 def rate_kernel(model: zfit.pdf.BasePDF) -> Kernel:
@@ -431,7 +440,7 @@ def rate_kernel(model: zfit.pdf.BasePDF) -> Kernel:
         expected = tf.reshape(model.get_yield().value(), ())
         return expected - sum_weights * tf.math.log(expected)
 
-    return _kept_by(model, "rate", lambda: Kernel(rate, model.get_params(floating=None, is_yield=True), xla=False))
+    return kept_by(model, "rate", lambda: Kernel(rate, model.get_params(floating=None, is_yield=True), xla=False))
 
 
 def constraint_kernel(constraint: BaseConstraint) -> Kernel | NuisanceTerm:
@@ -442,17 +451,17 @@ def constraint_kernel(constraint: BaseConstraint) -> Kernel | NuisanceTerm:
     def value() -> tf.Tensor:
         return tf.reshape(constraint.value(), ())
 
-    return _kept_by(constraint, "constraint", lambda: Kernel(value, constraint.get_params(floating=None), xla=False))
+    return kept_by(constraint, "constraint", lambda: Kernel(value, constraint.get_params(floating=None), xla=False))
 
 
-def _hessian(kernel: Any, calls: Iterable[tuple[Any, ...]], params: Parameters) -> tf.Tensor:
+def total_hessian(kernel: Any, calls: Iterable[tuple[Any, ...]], params: Parameters) -> tf.Tensor:
     """Hessian ``(P, P)`` with respect to ``params`` of a sum of calls; one call is in memory at a time."""
     own = [parameter for parameter in params if parameter in kernel.params]
     if not own:
         return tf.zeros((len(params), len(params)), tf.float64)
     directions = _directions(kernel.params, own)
     rows = tf.add_n([tf.stack([kernel.hessian_vector(d, *arguments) for d in directions]) for arguments in calls])
-    return _select(tf.transpose(_select(tf.transpose(rows), kernel.params, params)), own, params)
+    return select(tf.transpose(select(tf.transpose(rows), kernel.params, params)), own, params)
 
 
 def _directions(own: Parameters, params: Parameters) -> list[tf.Tensor]:
@@ -460,15 +469,25 @@ def _directions(own: Parameters, params: Parameters) -> list[tf.Tensor]:
     return [tf.constant([float(mine is parameter) for mine in own], tf.float64) for parameter in params]
 
 
-def _select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
+def select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
     """Rows by parameter of ``own``, in the order of ``params``; zero for a parameter that is not among them."""
     position = {parameter: index for index, parameter in enumerate(own)}
     padded = tf.pad(values, [[0, 1]] + [[0, 0]] * (values.shape.rank - 1))
     return tf.gather(padded, [position.get(parameter, len(own)) for parameter in params])
 
 
-def _vector(values: Sequence[tf.Tensor]) -> tf.Tensor:
+def vector(values: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.stack(values) if values else tf.zeros((0,), tf.float64)
+
+
+def data_version(data: zfit.Data) -> tuple[Any, Any]:
+    """Objects of which another one takes the place whenever the events of SamplerData are replaced."""
+    return getattr(data, "n_samples", None), data.weights
+
+
+def same_version(first: tuple[Any, Any], second: tuple[Any, Any]) -> bool:
+    """Whether the events are those that they were."""
+    return all(then is now for then, now in zip(first, second, strict=True))
 
 
 def _padded(values: np.ndarray, size: int, fill: Any) -> np.ndarray:
@@ -544,7 +563,7 @@ def _ask_our_losses(zfits_own: Callable[..., Any]) -> Callable[..., Any]:
     def covariance_with_weights(
         hinv: Callable[..., Any], result: Any, params: list[zfit.Parameter], *, weightcorr: WeightCorr | None = None
     ) -> dict[Any, float]:
-        if not isinstance(result.loss, _LearnedLoss):
+        if not isinstance(result.loss, LearnedLoss):
             return zfits_own(hinv, result, params, weightcorr=weightcorr)
         inverse_hessian = hinv(result=result, params=params)
         if not inverse_hessian:

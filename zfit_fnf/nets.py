@@ -7,8 +7,9 @@ throughout: the likelihood has to be smooth in the nuisances, and they move the 
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,12 +133,18 @@ class MaskedMLP(tf.Module):
     def outputs(self, inputs: tf.Tensor, contributions: Sequence[tf.Tensor]) -> tf.Tensor:
         """Outputs ``(n, d - 1, p)`` of all inputs but the first, given the contributions of the context."""
         layer = inputs
-        for index, (kernel, contribution) in enumerate(zip(self._kernels(inputs.dtype), contributions, strict=True)):
+        for index, (kernel, contribution) in enumerate(
+            zip(self.moving_kernels(inputs.dtype), contributions, strict=True)
+        ):
             if index:
                 layer = tf.nn.silu(layer)
-            n_in, n_out = self._n_fixed[index : index + 2]
-            layer = contribution + layer @ kernel[n_in:, n_out:]
+            layer = contribution + layer @ kernel
         return tf.reshape(layer, (-1, self.n_inputs - 1, self.n_outputs))
+
+    def moving_kernels(self, dtype: tf.DType) -> list[tf.Tensor]:
+        """Weights ``(moving units before, moving units)`` of every layer, from the inputs to the outputs."""
+        fixed = itertools.pairwise(self._n_fixed)
+        return [kernel[n_in:, n_out:] for kernel, (n_in, n_out) in zip(self._kernels(dtype), fixed, strict=True)]
 
     def _kernels(self, dtype: tf.DType) -> list[tf.Tensor]:
         masks = (tf.constant(mask, dtype) for mask in self._masks)
@@ -155,3 +162,28 @@ def _degrees(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int
     inputs = np.concatenate([np.zeros(n_context, int), np.arange(1, n_inputs + 1)])
     shares = [np.sort(lowest + np.arange(width) % max(n_inputs - lowest, 1)) for width in hidden]
     return [inputs, *shares, np.repeat(np.arange(n_inputs), n_outputs)]
+
+
+class PerArchitecture:
+    """A function of a model and tensors that XLA compiles once for all models of one architecture.
+
+    The compiled code reads the weights of a model of its own, which takes over those of the model it is called with.
+
+    Args:
+        function: Takes a model and tensors; returns a nest of tensors.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+        self._compiled: dict[tuple[type, str], tuple[Model, Callable[..., Any]]] = {}
+
+    def __call__(self, model: Model, *args: tf.Tensor) -> Any:
+        key = type(model), repr(model.config())
+        if key not in self._compiled:
+            own = type(model)(**model.config())
+            function = functools.partial(self._function, own)
+            self._compiled[key] = own, tf.function(function, jit_compile=True, autograph=False)
+        own, compiled = self._compiled[key]
+        for mine, theirs in zip(own.variables, model.variables, strict=True):
+            mine.assign(theirs)
+        return compiled(*args)

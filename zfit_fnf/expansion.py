@@ -1,0 +1,163 @@
+r"""Taylor polynomials of nominal densities, event by event.
+
+A deformation moves the standardised coordinates of an event a little, and the nominal density is needed at the moved
+point only. Around a point ``u``,
+
+.. math:: \log p(u + \delta | c) = \sum_{|\alpha| \le q} P_\alpha \, \delta^\alpha + O(\delta^{q + 1}),
+
+with coefficients that are exact derivatives. For a single layer of mixtures of logistics in up to three coordinates they
+come from the arithmetic of :mod:`zfit_fnf.series`, to order four, at the cost of a few evaluations; for any other density
+from automatic differentiation, to order two.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from . import series
+from .bijectors import LogisticMixture
+from .flows import AutoregressiveDensity, AutoregressiveLayer, Density
+from .series import Exponents, Series, monomials
+
+_LONGEST = 3  # coordinates: the number of terms of fourth order grows like the fourth power
+
+
+def expansion_order(density: Density) -> int:
+    """Order of the polynomials that :func:`expand` makes of a density."""
+    return 4 if _is_plain_mixture(density) and density.n_dim <= _LONGEST else 2
+
+
+def expand(density: Density, u: tf.Tensor, given: Any) -> tf.Tensor:
+    """Taylor coefficients ``(T, n)`` of the log-density around each event.
+
+    Args:
+        density: The density, in the standardised coordinates.
+        u: Where to expand, ``(n, d)``.
+        given: What ``density.given`` has made of the conditions.
+
+    Returns:
+        Coefficients in the order of ``monomials(d, expansion_order(density))``.
+    """
+    if expansion_order(density) == 4:
+        return _by_series(density.layers[0], u, given[0])
+    return _by_differentiation(density, u, given)
+
+
+def polynomial(coefficients: tf.Tensor, delta: Sequence[tf.Tensor], order: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Evaluate polynomials without their constant terms, and their parts of the highest degree.
+
+    Args:
+        coefficients: ``(T - 1, n)``, from :func:`expand` without the constant terms.
+        delta: Shift of every coordinate, ``(n,)`` each.
+        order: Their order.
+
+    Returns:
+        Both sums, ``(n,)``.
+    """
+    products: dict[Exponents, tf.Tensor] = {}
+    total, highest = tf.zeros_like(delta[0]), tf.zeros_like(delta[0])
+    for exponents, coefficient in zip(monomials(len(delta), order)[1:], tf.unstack(coefficients), strict=True):
+        last = next(i for i, power in enumerate(exponents) if power)
+        lower = tuple(power - (i == last) for i, power in enumerate(exponents))
+        products[exponents] = products[lower] * delta[last] if any(lower) else delta[last]
+        value = coefficient * products[exponents]
+        total += value
+        if sum(exponents) == order:
+            highest += value
+    return total, highest
+
+
+def _is_plain_mixture(density: Density) -> bool:
+    return (
+        isinstance(density, AutoregressiveDensity)
+        and len(density.layers) == 1
+        and isinstance(density.layers[0].law, LogisticMixture)
+    )
+
+
+# --- by series --------------------------------------------------------------------------------------------------------
+
+
+def _by_series(layer: AutoregressiveLayer, u: tf.Tensor, given: Any) -> tf.Tensor:
+    d, order = u.shape[1], 4
+    coordinates = [Series.variable(u[:, j], j, d, order) for j in range(d)]
+    mixtures = _mixtures(layer, coordinates, given)
+    parts = [_log_prob(coordinate, mixture) for coordinate, mixture in zip(coordinates, mixtures, strict=True)]
+    total = functools.reduce(operator.add, parts)
+    nothing = tf.zeros_like(u[:, 0])
+    return tf.stack([total.terms.get(exponents, nothing) + nothing for exponents in monomials(d, order)])
+
+
+def _mixtures(layer: AutoregressiveLayer, coordinates: Sequence[Series], given: Any) -> list[Sequence[Series]]:
+    """Log-weights, means and widths of every coordinate as functions of the coordinates before it."""
+    first, contributions = given
+    d, order = len(coordinates), coordinates[0].order
+    constant = [Series({(0,) * d: values[:, 0]}, order) for values in first]
+    if d == 1:
+        return [constant]
+    raw = _outputs(layer, coordinates, contributions)
+    return [constant, *(_unpacked(layer.law, raw.map(lambda v, j=j: v[:, j])) for j in range(d - 1))]
+
+
+def _outputs(layer: AutoregressiveLayer, coordinates: Sequence[Series], contributions: Sequence[tf.Tensor]) -> Series:
+    """The network of a layer: linear maps act on every coefficient, activations on the series."""
+    network = layer.network
+    kernels = network.moving_kernels(coordinates[0].constant.dtype)
+    units = Series({(0,) * len(coordinates): contributions[0]}, coordinates[0].order)
+    for j, coordinate in enumerate(coordinates):
+        units = units + coordinate.map(lambda v, j=j: v[:, None] * kernels[0][j])
+    for kernel, contribution in zip(kernels[1:], contributions[1:], strict=True):
+        units = units.compose(series.silu).map(lambda v, kernel=kernel: v @ kernel) + contribution
+    return units.map(lambda v: tf.reshape(v, (-1, network.n_inputs - 1, network.n_outputs)))
+
+
+def _unpacked(law: LogisticMixture, raw: Series) -> Sequence[Series]:
+    """As `LogisticMixture.unpack`."""
+    common, logits, offset, width = raw.split([2, *[law.n_components] * 3])
+    location, spread = common.map(lambda v: v[:, :1]), _positive(common.map(lambda v: v[:, 1:]))
+    mean = location + spread * (offset + tf.constant(law.start, raw.constant.dtype))
+    return logits - _log_sum_exp(logits).map(lambda v: v[:, None]), mean, spread * _positive(width + (-1.0))
+
+
+def _log_prob(coordinate: Series, mixture: Sequence[Series]) -> Series:
+    """As `LogisticMixture.log_prob`."""
+    log_weights, mean, scale = mixture
+    z = (coordinate.map(lambda v: v[:, None]) - mean) * scale.compose(series.reciprocal)
+    return _log_sum_exp(log_weights - scale.compose(series.log) + z.compose(series.log_logistic))
+
+
+def _positive(raw: Series) -> Series:
+    return 0.5 * (raw + (raw * raw + 4.0).compose(series.sqrt)) + 1e-3
+
+
+def _log_sum_exp(terms: Series) -> Series:
+    largest = tf.reduce_max(terms.constant, axis=-1)
+    small = (terms + (-largest[:, None])).compose(series.exp)
+    return small.map(lambda v: tf.reduce_sum(v, axis=-1)).compose(series.log) + largest
+
+
+# --- by automatic differentiation -------------------------------------------------------------------------------------
+
+
+def _by_differentiation(density: Density, u: tf.Tensor, given: Any) -> tf.Tensor:
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(u)
+        with tf.GradientTape() as inner:
+            inner.watch(u)
+            value = density.log_density_given(u, given)
+        gradient = inner.gradient(value, u)
+        slopes = tf.unstack(gradient, axis=1)
+    # Events do not know of each other: the gradient of a sum over events is that of every event.
+    curvature = [outer.gradient(slope, u) for slope in slopes]
+    coefficients = {(0,) * len(slopes): value}
+    for exponents in monomials(len(slopes), 2)[1:]:
+        moved = [j for j, power in enumerate(exponents) for _ in range(power)]
+        derivative = slopes[moved[0]] if len(moved) == 1 else curvature[moved[0]][:, moved[1]]
+        coefficients[exponents] = derivative / math.prod(math.factorial(power) for power in exponents)
+    return tf.stack(list(coefficients.values()))
