@@ -70,7 +70,7 @@ def solve_autoregressive(
 
 
 class Density(Model):
-    """Conditional density of standardised coordinates, what a :class:`Flow` is made of.
+    """Conditional density of coordinates, the standardised ones of a :class:`Flow`.
 
     A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``.
 
@@ -121,7 +121,7 @@ class AutoregressiveDensity(Density):
         self.hidden = tuple(hidden) if hidden is not None else default_hidden(n_dim)
         if n_layers < 1:
             raise ValueError(f"n_layers must be at least 1, got {n_layers}")
-        law = _make_law(family, n_components)
+        law = make_law(family, n_components)
         seeds = np.random.SeedSequence(seed).generate_state(n_layers)
         self.layers = [AutoregressiveLayer(law, n_dim, n_context, self.hidden, int(layer_seed)) for layer_seed in seeds]
 
@@ -168,6 +168,8 @@ class Flow(Model):
         ranges: Physical ``(low, high)`` of observables that have them; the others are unbounded.
         density: Density of the standardised coordinates; default a new :class:`AutoregressiveDensity`, which the
             arguments from ``family`` to ``seed`` describe.
+        standardisation: ``(mean, width)`` of columns in unbounded coordinates; default ``(0, 1)``, until
+            :meth:`standardise` learns it.
         sum_weights: Summed weights of the events it describes: the nominal yield that variations refer to.
         family: ``"mixture"`` (mixture of logistics, smooth, the default) or ``"spline"`` (rational-quadratic; read the
             warning of :class:`~zfit_fnf.bijectors.RationalQuadraticSpline` on Hessian errors).
@@ -192,6 +194,7 @@ class Flow(Model):
         *,
         ranges: Mapping[str, tuple[float, float]] | None = None,
         density: Density | None = None,
+        standardisation: Mapping[str, tuple[float, float]] | None = None,
         sum_weights: float | None = None,
         family: str = "mixture",
         n_layers: int = 1,
@@ -219,10 +222,9 @@ class Flow(Model):
                 f"describe obs={list(self.obs)} given cond={list(self.cond)}"
             )
         self._physical = PhysicalRanges(list(self.ranges.values()))
-        self._centre, self._scale = (
-            tf.Variable(fill(len(self.obs) + len(self.cond)), trainable=False, dtype=tf.float64, name=name)
-            for fill, name in ((np.zeros, "centre"), (np.ones, "scale"))
-        )
+        centre, scale = _checked_standardisation(standardisation or {}, self.obs + self.cond)
+        self._centre = tf.Variable(centre, trainable=False, dtype=tf.float64, name="centre")
+        self._scale = tf.Variable(scale, trainable=False, dtype=tf.float64, name="scale")
 
     # --- for users: tables in, tables out -----------------------------------------------------------------------
 
@@ -362,7 +364,8 @@ def _condition_rows(flow: Flow, n: int | None, cond: Any) -> np.ndarray:
     return x if n is None else x[np.arange(n) % len(x)]
 
 
-def _make_law(family: str, n_components: int) -> LogisticMixture | RationalQuadraticSpline:
+def make_law(family: str, n_components: int) -> LogisticMixture | RationalQuadraticSpline:
+    """The univariate law of a family, with so many components or bins."""
     laws = {"mixture": LogisticMixture, "spline": RationalQuadraticSpline}
     if family not in laws:
         raise ValueError(f"unknown family {family!r}: choose from {', '.join(laws)}")
@@ -378,6 +381,18 @@ def _checked_names(obs: Sequence[str], cond: Sequence[str]) -> tuple[tuple[str, 
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"columns {repeated} are named more than once in obs and cond")
     return tuple(obs), tuple(cond)
+
+
+def _checked_standardisation(
+    standardisation: Mapping[str, tuple[float, float]], columns: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    if unknown := sorted(set(standardisation) - set(columns)):
+        raise ValueError(f"standardisation given for {unknown}, which are not among the columns {list(columns)}")
+    pairs = np.array([standardisation.get(name, (0.0, 1.0)) for name in columns], float)
+    for name, (mean, width) in zip(columns, pairs, strict=True):
+        if not (np.isfinite(mean) and np.isfinite(width) and width > 0):
+            raise ValueError(f"standardisation of {name!r} needs a mean and a positive width, got ({mean}, {width})")
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _checked_ranges(ranges: Mapping[str, tuple[float, float]], obs: tuple[str, ...]) -> dict[str, tuple[float, float]]:

@@ -74,10 +74,8 @@ class MaskedMLP(tf.Module):
     ):
         super().__init__(name=name)
         self.n_inputs, self.n_context, self.n_outputs = n_inputs, n_context, n_outputs
-        # Without a context the first input has nothing to depend on: hidden units of degree 0 would be constants.
-        lowest = 0 if n_context else 1
-        self.hidden = tuple(hidden) if n_inputs > lowest else ()
-        self._masks = _masks(n_inputs, n_context, n_outputs, self.hidden, lowest)
+        self.hidden = self.widths(n_inputs, n_context, n_outputs, hidden)[1:-1]
+        self._masks = _masks(n_inputs, n_context, n_outputs, self.hidden, _lowest_degree(n_context))
         rng = np.random.default_rng(seed)
         self.weights, self.biases = [], []
         for layer, mask in enumerate(self._masks):
@@ -87,6 +85,12 @@ class MaskedMLP(tf.Module):
                 kernel = np.zeros_like(kernel)
             self.weights.append(tf.Variable(kernel, dtype=dtype, name=f"weights_{layer}"))
             self.biases.append(tf.Variable(np.zeros(mask.shape[1]), dtype=dtype, name=f"biases_{layer}"))
+
+    @staticmethod
+    def widths(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int]) -> tuple[int, ...]:
+        """Units of every layer, from the inputs to the outputs; hidden layers that would be constants are left out."""
+        used = tuple(hidden) if n_inputs > _lowest_degree(n_context) else ()
+        return (n_context + n_inputs, *used, n_inputs * n_outputs)
 
     def __call__(self, inputs: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
         """Evaluate the network.
@@ -111,6 +115,11 @@ def default_hidden(n_inputs: int) -> tuple[int, int]:
     """Widths that leave every input of a masked network enough units: they are shared out between the inputs."""
     width = max(64, 16 * n_inputs)
     return (width, width)
+
+
+def _lowest_degree(n_context: int) -> int:
+    """Without a context the first input has nothing to depend on: hidden units of degree 0 would be constants."""
+    return 0 if n_context else 1
 
 
 def _masks(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int], lowest: int) -> list[np.ndarray]:
