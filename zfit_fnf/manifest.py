@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -26,7 +26,9 @@ from .flows import AutoregressiveDensity, Density, Flow, make_law
 from .history import History
 from .interop.callable import FunctionDensity
 from .interop.physical import PhysicalFlow
+from .interop.reference import ReferenceDeformation, ReferenceResponse
 from .interop.tfp import DistributionDensity, construct, describe
+from .interop.zuko_density import NetworkShape, ZukoDensity, ZukoLayer
 from .nets import MaskedMLP, Model
 
 FORMAT = 2
@@ -399,7 +401,8 @@ class ResponseEntry(Entry):
 class DeformationEntry(Entry):
     """See :class:`~zfit_fnf.deformation.Deformation`."""
 
-    model: ClassVar[type[Model]] = Deformation
+    model: ClassVar[type[Deformation]] = Deformation
+    response: ClassVar[type[Model]] = Response
     kind: Literal["deformation"] = "deformation"
     flow: Reference
     responses: Annotated[list[Reference], Field(min_length=1)]
@@ -413,12 +416,11 @@ class DeformationEntry(Entry):
 
     def new(self, parts: Parts) -> Model:
         """The deformation, with its histories."""
-        deformation = Deformation(
-            parts.model(self.flow, Flow),
-            [parts.model(index, Response) for index in self.responses],
-            windows=self.windows,
-            yields=self.yields,
-        )
+        made = {
+            "flow": parts.model(self.flow, Flow),
+            "responses": [parts.model(index, self.response) for index in self.responses],
+        }
+        deformation = self.model(**{**self.arguments(), **made})
         deformation.history = dict(self.history)
         return deformation
 
@@ -436,6 +438,73 @@ class DeformationEntry(Entry):
         return lines + [f"  {history}" for history in self.history.values()]
 
 
+class ZukoEntry(Entry):
+    """See :class:`~zfit_fnf.interop.zuko_density.ZukoDensity`."""
+
+    model: ClassVar[type[Model]] = ZukoDensity
+    kind: Literal["zuko"] = "zuko"
+    n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
+    n_context: Count
+    layers: Annotated[list[ZukoLayer], Field(min_length=1, max_length=1000)]
+    dtype: Literal["float32", "float64"]
+
+    def layout(self) -> dict[str, Array]:
+        """The weights of the network of each transform."""
+        return {
+            name: array
+            for place, layer in enumerate(self.layers)
+            for name, array in _zuko_network(f"layers.{place}.network", layer.network, self.dtype).items()
+        }
+
+    def new(self, parts: Parts) -> Model:
+        """The density."""
+        return ZukoDensity(**self.arguments())
+
+    def __str__(self) -> str:
+        return f"zuko {self.layers[0].law}, {len(self.layers)} transform(s)"
+
+
+class ReferenceResponseEntry(Entry):
+    """See :class:`~zfit_fnf.interop.reference.ReferenceResponse`."""
+
+    model: ClassVar[type[Model]] = ReferenceResponse
+    kind: Literal["reference_response"] = "reference_response"
+    nuisances: Annotated[list[Text], Field(min_length=1, max_length=2)]
+    n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
+    n_context: Count
+    shapes: Annotated[list[NetworkShape], Field(min_length=1, max_length=1000)]
+    dtype: Literal["float32", "float64"]
+
+    def layout(self) -> dict[str, Array]:
+        """The weights of the network of each layer."""
+        return {
+            name: array
+            for place, shape in enumerate(self.shapes)
+            for name, array in _zuko_network(f"networks.{place}", shape, self.dtype).items()
+        }
+
+    def new(self, parts: Parts) -> Model:
+        """The response."""
+        return ReferenceResponse(**self.arguments())
+
+    @property
+    def powers(self) -> list[list[int]]:
+        """Exponents of each monomial."""
+        return [[1], [2]] if len(self.nuisances) == 1 else [[1, 1]]
+
+
+class ReferenceDeformationEntry(DeformationEntry):
+    """See :class:`~zfit_fnf.interop.reference.ReferenceDeformation`."""
+
+    model: ClassVar[type[Deformation]] = ReferenceDeformation
+    response: ClassVar[type[Model]] = ReferenceResponse
+    kind: Literal["reference_deformation"] = "reference_deformation"  # type: ignore[assignment]
+    centre: dict[Text, float]
+    scale: dict[Text, float]
+    quadratic_damping: float
+    cross_term_damping: float
+
+
 def kind_of(entry: type[Entry]) -> str:
     """What the file calls models with such entries."""
     return entry.model_fields["kind"].default
@@ -451,6 +520,9 @@ KINDS: dict[str, type[Entry]] = {
         PhysicalFlowEntry,
         ResponseEntry,
         DeformationEntry,
+        ZukoEntry,
+        ReferenceResponseEntry,
+        ReferenceDeformationEntry,
     )
 }
 """The entry of each kind of model that can be stored."""
@@ -477,10 +549,19 @@ def _sides(change: YieldChange) -> str:
 def _network(path: str, n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int]) -> dict[str, Array]:
     """The arrays of a :class:`~zfit_fnf.nets.MaskedMLP`."""
     widths = MaskedMLP.widths(n_inputs, n_context, n_outputs, hidden)
+    return _linear_maps(path, itertools.pairwise(widths), "F32")
+
+
+def _zuko_network(path: str, shape: NetworkShape, dtype: str) -> dict[str, Array]:
+    """The arrays of a :class:`~zfit_fnf.interop.zuko_density.ZukoNetwork`."""
+    return _linear_maps(path, shape.linears, {"float32": "F32", "float64": "F64"}[dtype])
+
+
+def _linear_maps(path: str, sizes: Iterable[tuple[int, int]], dtype: str) -> dict[str, Array]:
     arrays = {}
-    for layer, (before, after) in enumerate(itertools.pairwise(widths)):
+    for layer, (before, after) in enumerate(sizes):
         for name, shape in ((f"weights.{layer}", (before, after)), (f"biases.{layer}", (after,))):
-            arrays[f"{path}.{name}"] = Array(shape, "F32", f"{path}.{name}")
+            arrays[f"{path}.{name}"] = Array(shape, dtype, f"{path}.{name}")
     return arrays
 
 

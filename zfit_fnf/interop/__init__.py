@@ -8,6 +8,6 @@
 PyTorch is imported only to read what only PyTorch can read.
 """
 
-from . import callable, tfp
+from . import callable, reference, tfp, zuko
 
-__all__ = ["callable", "tfp"]
+__all__ = ["callable", "reference", "tfp", "zuko"]
