@@ -90,7 +90,7 @@ class Parts:
     def model(self, index: int, kind: type) -> Any:
         """The model that an argument refers to."""
         if not isinstance(self.models[index], kind):
-            raise ValueError(f"refers to model {index} as a {kind.__name__}, but that is a {self.models[index]!r}")
+            raise ValueError(f"refers to model {index} as a {kind.__name__}, but it is a {self.models[index]!r}")
         return self.models[index]
 
 
@@ -257,7 +257,8 @@ class FlowEntry(Entry):
         lines = [f"flow p({', '.join(self.obs)}{given}): {entries[self.density]}{total}"]
         for name, (low, high) in self.ranges.items():
             if low is not None or high is not None:
-                lines.append(f"  {name} in ({'-inf' if low is None else low:g}, {'inf' if high is None else high:g})")
+                edges = (-math.inf if low is None else low, math.inf if high is None else high)
+                lines.append("  {} in ({:g}, {:g})".format(name, *edges))
         return lines + ([f"  {self.history}"] if self.history else [])
 
 

@@ -30,7 +30,10 @@ from .manifest import FORMAT, KINDS, Entry, Manifest, Parts, Tensor, entry_type
 from .nets import Model
 
 MAX_MANIFEST = 2**23
-"""Bytes that a manifest may have: enough for a deformation of thousands of responses, harmless to parse."""
+"""Bytes that a manifest may have: enough for a deformation of fifteen hundred responses."""
+
+MAX_COMMAS = 2**18
+"""Commas that a manifest may have, which bound the number of its values and with it the memory to parse them."""
 
 MAX_HEADER = 2 * MAX_MANIFEST
 """Bytes that the header of a file may have, which contains the manifest."""
@@ -243,17 +246,22 @@ def _check_header_size(source: Path) -> None:
 def _manifest(stored: str | None) -> Manifest:
     if stored is None:
         raise ValueError("it is a safetensors file, but has no manifest of zfit_fnf")
-    if len(stored) > MAX_MANIFEST + 65:
-        raise ValueError(f"its manifest has {len(stored)} bytes, more than {MAX_MANIFEST}")
     checksum, _, text = stored.partition("\n")
+    _check_size(text)
     if checksum != _sha256(text.encode()):
         raise ValueError("its manifest does not have the checksum it should have")
+    return Manifest.model_validate_json(_migrated(text))
+
+
+def _check_size(text: str) -> None:
+    for what, number, most in (("bytes", len(text.encode()), MAX_MANIFEST), ("commas", text.count(","), MAX_COMMAS)):
+        if number > most:
+            raise ValueError(f"its manifest has {number} {what}; more than {most} are not read")
+
+
+def _migrated(text: str) -> str:
+    """A manifest in the present format."""
     content = json.loads(text, object_pairs_hook=_no_duplicates)
-    return Manifest.model_validate_json(json.dumps(_migrated(content)))
-
-
-def _migrated(content: Any) -> dict[str, Any]:
-    """A manifest of the present format."""
     version = content.get("format") if isinstance(content, dict) else None
     if type(version) is not int or version < 1:
         raise ValueError("its manifest names no version of the format")
@@ -266,7 +274,7 @@ def _migrated(content: Any) -> dict[str, Any]:
         )
     for older in range(version, FORMAT):
         content = {**_MIGRATIONS[older](content), "format": older + 1}
-    return content
+    return text if version == FORMAT else json.dumps(content)
 
 
 def _stack_layers(content: dict[str, Any]) -> dict[str, Any]:
