@@ -82,7 +82,8 @@ def mixture(learned: Learned) -> tuple[zfit.pdf.BasePDF, list[Nuisance]]:
     params = dict(zip(NUISANCES, nuisances, strict=True))
     processes = [
         zfnf.pdf.ConditionalProductPDF(
-            [zfnf.pdf.FNFPDF(learned.deformations[process, sector], params=params) for sector in ("y|x", "x")]
+            [zfnf.pdf.FNFPDF(learned.deformations[process, sector], params=params) for sector in ("y|x", "x")],
+            name=process,
         )
         for process in ("A", "B")
     ]

@@ -16,6 +16,7 @@ PACKAGE = Path(zfit_fnf.__file__).parent
 LAYERS = [
     {"files", "history"},
     {"samples", "datasets", "nets", "bijectors"},
+    {"coordinates"},
     {"flows"},
     {"deformation"},
     {"optimise"},
@@ -33,7 +34,7 @@ LAYERS = [
 ]
 """Each module imports from the layers before its own, and from its own; see the data flow in the docs."""
 
-DENSITIES = {"samples", "nets", "bijectors", "flows", "deformation", "optimise", "calibration", "train"}
+DENSITIES = {"samples", "nets", "bijectors", "coordinates", "flows", "deformation", "optimise", "calibration", "train"}
 
 
 def imports(module: str) -> tuple[set[str], set[str]]:

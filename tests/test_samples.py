@@ -334,3 +334,9 @@ def test_missing_library_says_what_to_install(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ImportError, match=r'uproot is needed .* pip install "zfit_fnf\[io\]"'):
         write_sample(pd.DataFrame({"y1": [1.0]}), tmp_path / "signal.root")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_relative_weights_average_to_one():
+    weighted = Sample({"y": np.arange(4.0)}, weights=np.array([1.0, -1.0, 2.0, 6.0]))
+    np.testing.assert_allclose(weighted.relative_weights(np.array([3, 1])), [3.0, -0.5])
+    np.testing.assert_array_equal(Sample({"y": np.arange(4.0)}).relative_weights(np.array([0, 2])), [1.0, 1.0])

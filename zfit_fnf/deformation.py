@@ -29,11 +29,14 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from .bijectors import Affine
 from .flows import Flow, in_chunks, sample_table, solve_autoregressive
 from .history import History
 from .nets import MaskedMLP, Model, default_hidden
 
 Powers = tuple[tuple[int, ...], ...]
+
+_LAW = Affine()
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ class PolynomialMap(Model):
     def _layer_forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, layer: int) -> tf.Tensor:
         def coordinate(u: tf.Tensor, j: int) -> tf.Tensor:
             contracted = tf.einsum("nmk,m->nk", self.coefficients(u, c, layer)[:, :, j], basis)
-            return (nominal[:, j] - contracted[:, 1]) * tf.exp(-_within_exponent(contracted[:, 0]))
+            return _LAW.forward(nominal[:, j], contracted)
 
         return solve_autoregressive(coordinate, n_dim=nominal.shape[1], like=nominal, backwards=layer % 2 == 1)
 
@@ -340,8 +343,8 @@ def _affine(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf
         contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
     else:
         contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
-    log_scale, shift = _within_exponent(contracted[..., 0]), contracted[..., 1]
-    return u * tf.exp(log_scale) + shift, tf.reduce_sum(log_scale, axis=-1)
+    moved, log_slope = _LAW.inverse(u, contracted)
+    return moved, tf.reduce_sum(log_slope, axis=-1)
 
 
 def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
@@ -360,11 +363,6 @@ def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) 
     bend = 2.0 * (fade * tf.abs(excess) / 3.0 - fade**2 / 12.0 * (1.0 - tf.square(tf.square(left))))
     slope = power * _product(inside, power - 1)
     return _product(inside, power) + slope * excess + 0.5 * power * (power - 1) * _product(inside, power - 2) * bend
-
-
-def _within_exponent(log_scale: tf.Tensor) -> tf.Tensor:
-    """Far beyond any trained effect, where a minimiser may still look, the exponential must not overflow."""
-    return tf.clip_by_value(log_scale, -50.0, 50.0)
 
 
 def _product(x: tf.Tensor, count: int) -> tf.Tensor:

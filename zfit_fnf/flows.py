@@ -19,43 +19,72 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from .bijectors import LogisticMixture, PhysicalRanges, RationalQuadraticSpline
+from .bijectors import LogisticMixture, RationalQuadraticSpline
+from .coordinates import Coordinates
 from .history import History
 from .nets import MaskedMLP, Model, default_hidden
-from .samples import Sample, as_sample, check_inside
+from .samples import as_sample
 
 _CHUNK = 65536
 
 
 class AutoregressiveLayer(tf.Module):
-    """One autoregressive bijection: a masked network parametrises a univariate law for every coordinate."""
+    """One autoregressive bijection: a masked network parametrises a univariate law for every coordinate.
+
+    With ``zero_init`` it starts where all parameters of the law are zero.
+    """
 
     def __init__(
         self,
-        law: LogisticMixture | RationalQuadraticSpline,
+        law: Any,
         n_dim: int,
         n_context: int,
         hidden: Sequence[int],
         seed: int,
+        *,
+        zero_init: bool = False,
     ):
         super().__init__()
         self.law = law
-        self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed)
+        self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed, zero_init=zero_init)
 
-    def log_prob(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+    def given(self, c: tf.Tensor) -> Any:
+        """What depends on the conditions alone, for the methods below."""
+        first, contributions = self.network.given(c)
+        return self.law.unpack(first), contributions
+
+    def log_prob(self, u: tf.Tensor, given: Any) -> tf.Tensor:
         """Log-density ``(n,)`` of ``u`` when this is the last layer."""
-        return tf.reduce_sum(self.law.log_prob(u, self.network(u, c)), axis=-1)
+        return tf.reduce_sum(self.law.log_prob(u, self._parameters(u, given)), axis=-1)
 
-    def inverse(self, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base ``(n, d)`` and its log-determinant ``(n,)``."""
-        z, log_slope = self.law.inverse(u, self.network(u, c))
+        z, log_slope = self.law.inverse(u, self._parameters(u, given))
         return z, tf.reduce_sum(log_slope, axis=-1)
 
-    def forward(self, z: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+    def forward(self, z: tf.Tensor, given: Any) -> tf.Tensor:
         """Base to data, one coordinate after the other."""
-        return solve_autoregressive(
-            lambda u, j: self.law.forward(z[:, j], self.network(u, c)[:, j]), n_dim=self.network.n_inputs, like=z
-        )
+        return self._solve(lambda parameters, j: self.law.forward(z[:, j], parameters), given, like=z)
+
+    def draw(self, uniform: tf.Tensor, given: Any) -> tf.Tensor:
+        """Sample ``(n, d)`` from uniform numbers ``(n, d, 2)`` when this is the last layer."""
+        return self._solve(lambda parameters, j: self.law.draw(uniform[:, j], parameters), given, like=uniform[..., 0])
+
+    def _solve(self, coordinate: Callable[[Any, int], tf.Tensor], given: Any, *, like: tf.Tensor) -> tf.Tensor:
+        def column(u: tf.Tensor, j: int) -> tf.Tensor:
+            parameters = tf.nest.map_structure(lambda values: values[:, j], self._parameters(u, given))
+            return coordinate(parameters, j)
+
+        return solve_autoregressive(column, n_dim=self.network.n_inputs, like=like)
+
+    def _parameters(self, u: tf.Tensor, given: Any) -> Any:
+        """Parameters of the law for every coordinate: a nest of ``(n, d, ...)``."""
+        first, contributions = given
+        first = tf.nest.map_structure(lambda a: tf.broadcast_to(a, (tf.shape(u)[0], *a.shape[1:])), first)
+        if self.network.n_inputs == 1:
+            return first
+        others = self.law.unpack(self.network.outputs(u, contributions))
+        return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=1), first, others)
 
 
 def solve_autoregressive(
@@ -72,7 +101,8 @@ def solve_autoregressive(
 class Density(Model):
     """Conditional density of coordinates, the standardised ones of a :class:`Flow`.
 
-    A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``.
+    A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``. Where
+    much of the work depends on the conditions alone, it also implements :meth:`given` and :meth:`log_density_given`.
 
     Attributes:
         n_dim: Number ``d`` of coordinates.
@@ -85,6 +115,14 @@ class Density(Model):
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` of ``u (n, d)`` given ``c (n, m)``; dtype of the arguments."""
         raise NotImplementedError(f"{type(self).__name__} has no density")
+
+    def given(self, c: tf.Tensor) -> Any:
+        """What depends on the conditions alone: a nest of tensors, by default the conditions themselves."""
+        return c
+
+    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` of ``u (n, d)``, with what :meth:`given` has made of the conditions."""
+        return self.log_density(u, given)
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""
@@ -127,20 +165,29 @@ class AutoregressiveDensity(Density):
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)``: the Jacobians of all layers but the last, and the density of that one."""
+        return self.log_density_given(u, self.given(c))
+
+    def given(self, c: tf.Tensor) -> Any:
+        """What the layers make of the conditions."""
+        return [layer.given(c) for layer in self.layers]
+
+    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` of ``u (n, d)``, with what :meth:`given` has made of the conditions."""
         log_det = tf.zeros_like(u[:, 0])
-        for layer in self.layers[:-1]:
-            u, layer_log_det = layer.inverse(u, c)
+        for layer, layer_given in zip(self.layers[:-1], given, strict=False):
+            u, layer_log_det = layer.inverse(u, layer_given)
             u, log_det = tf.reverse(u, axis=[-1]), log_det + layer_log_det
-        return log_det + self.layers[-1].log_prob(u, c)
+        return log_det + self.layers[-1].log_prob(u, given[-1])
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``."""
         tiny = np.finfo(c.dtype.as_numpy_dtype).tiny
-        uniform = tf.random.stateless_uniform((tf.shape(c)[0], self.n_dim), seed, minval=tiny, dtype=c.dtype)
-        z = tf.math.log(uniform) - tf.math.log1p(-uniform)
-        for layer in self.layers[:0:-1]:
-            z = tf.reverse(layer.forward(z, c), axis=[-1])
-        return self.layers[0].forward(z, c)
+        uniform = tf.random.stateless_uniform((tf.shape(c)[0], self.n_dim, 2), seed, minval=tiny, dtype=c.dtype)
+        given = self.given(c)
+        u = self.layers[-1].draw(uniform, given[-1])
+        for layer, layer_given in zip(self.layers[-2::-1], given[-2::-1], strict=True):
+            u = layer.forward(tf.reverse(u, axis=[-1]), layer_given)
+        return u
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct a density of the same architecture."""
@@ -157,7 +204,7 @@ class AutoregressiveDensity(Density):
         return f"{self.family}, {len(self.layers)} layer(s)"
 
 
-class Flow(Model):
+class Flow(Coordinates):
     """Conditional density ``p(y | x)`` of the observables ``y`` given the conditions ``x``, normalised exactly.
 
     Usually made by :func:`zfit_fnf.train.fit_flow`; a new one has random weights and a standardisation of one.
@@ -202,11 +249,9 @@ class Flow(Model):
         hidden: Sequence[int] | None = None,
         seed: int = 0,
     ):
-        super().__init__()
-        self.obs, self.cond = _checked_names(obs, cond)
+        super().__init__(obs, cond, ranges=ranges, standardisation=standardisation)
         self.sum_weights = sum_weights
         self.history: History | None = None  # of the training, if it was trained here
-        self.ranges = _checked_ranges(ranges or {}, self.obs)
         self.density = density or AutoregressiveDensity(
             len(self.obs),
             len(self.cond),
@@ -221,10 +266,6 @@ class Flow(Model):
                 f"a density of {self.density.n_dim} coordinates given {self.density.n_context} conditions cannot "
                 f"describe obs={list(self.obs)} given cond={list(self.cond)}"
             )
-        self._physical = PhysicalRanges(list(self.ranges.values()))
-        centre, scale = _checked_standardisation(standardisation or {}, self.obs + self.cond)
-        self._centre = tf.Variable(centre, trainable=False, dtype=tf.float64, name="centre")
-        self._scale = tf.Variable(scale, trainable=False, dtype=tf.float64, name="scale")
 
     # --- for users: tables in, tables out -----------------------------------------------------------------------
 
@@ -257,50 +298,19 @@ class Flow(Model):
         """
         return sample_table(self, self.draw, n, cond, seed)
 
-    def columns(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Checked arrays ``y (n, d)`` and ``x (n, m)`` of a table with the flow's columns."""
-        sample = as_sample(data, self.obs + self.cond)
-        check_inside(sample, self.ranges)
-        return sample.array(self.obs), sample.array(self.cond)
-
-    def standardise(self, sample: Sample) -> None:
-        """Learn the standardisation (mean and standard deviation in unbounded coordinates) from a sample."""
-        rows = slice(None, None, max(1, sample.n_events // 1_000_000))
-        unbounded, _ = self._physical.inverse(tf.constant(sample.array(self.obs, rows)))
-        values = np.concatenate([unbounded.numpy(), sample.array(self.cond, rows)], axis=1)
-        scale = values.std(axis=0)
-        for name, width in zip(self.obs + self.cond, scale, strict=True):
-            if not width > 0:
-                raise ValueError(f"column {name!r} of {sample.name!r} is constant: leave it out")
-        self._centre.assign(values.mean(axis=0))
-        self._scale.assign(scale)
-
     # --- for densities, training and pdfs: tensors ---------------------------------------------------------------
-
-    def encode(self, y: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Physical to standardised coordinates (float64).
-
-        Args:
-            y: Observables ``(n, d)``.
-            x: Conditions ``(n, m)``.
-
-        Returns:
-            ``u (n, d)``, ``c (n, m)`` and ``log|du/dy| (n,)``.
-        """
-        d = len(self.obs)
-        unbounded, log_det = self._physical.inverse(y)
-        u = (unbounded - self._centre[:d]) / self._scale[:d]
-        c = (x - self._centre[d:]) / self._scale[d:]
-        return u, c, log_det - tf.reduce_sum(tf.math.log(self._scale[:d]))
-
-    def decode(self, u: tf.Tensor) -> tf.Tensor:
-        """Standardised to physical observables, ``(n, d)`` float64."""
-        d = len(self.obs)
-        return self._physical.forward(u * self._scale[:d] + self._centre[:d])
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` in the standardised coordinates; dtype of the arguments."""
         return self.density.log_density(u, c)
+
+    def given(self, c: tf.Tensor) -> Any:
+        """What the density makes of the standardised conditions ``c (n, m)``: a nest of tensors."""
+        return self.density.given(c)
+
+    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` in the standardised coordinates, with what :meth:`given` has made of the conditions."""
+        return self.density.log_density_given(u, given)
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""
@@ -344,8 +354,7 @@ def sample_table(
     seeds = iter(pairs)
 
     def physical(rows: tf.Tensor) -> tf.Tensor:
-        c = (rows - flow._centre[len(flow.obs) :]) / flow._scale[len(flow.obs) :]
-        return flow.decode(draw(c, tf.constant(next(seeds))))
+        return flow.decode(draw(flow.encode_conditions(rows), tf.constant(next(seeds))))
 
     y = in_chunks(physical, x)
     return pd.DataFrame(np.concatenate([y, x], axis=1), columns=[*flow.obs, *flow.cond])
@@ -370,39 +379,3 @@ def make_law(family: str, n_components: int) -> LogisticMixture | RationalQuadra
     if family not in laws:
         raise ValueError(f"unknown family {family!r}: choose from {', '.join(laws)}")
     return laws[family](n_components)
-
-
-def _checked_names(obs: Sequence[str], cond: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if isinstance(obs, str) or isinstance(cond, str):
-        raise TypeError("obs and cond are lists of column names, not a single string")
-    names = [*obs, *cond]
-    if not list(obs):
-        raise ValueError("a density needs at least one observable in obs=")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"columns {repeated} are named more than once in obs and cond")
-    return tuple(obs), tuple(cond)
-
-
-def _checked_standardisation(
-    standardisation: Mapping[str, tuple[float, float]], columns: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    if unknown := sorted(set(standardisation) - set(columns)):
-        raise ValueError(f"standardisation given for {unknown}, which are not among the columns {list(columns)}")
-    pairs = np.array([standardisation.get(name, (0.0, 1.0)) for name in columns], float)
-    for name, (mean, width) in zip(columns, pairs, strict=True):
-        if not (np.isfinite(mean) and np.isfinite(width) and width > 0):
-            raise ValueError(f"standardisation of {name!r} needs a mean and a positive width, got ({mean}, {width})")
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _checked_ranges(ranges: Mapping[str, tuple[float, float]], obs: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    if unknown := sorted(set(ranges) - set(obs)):
-        raise ValueError(f"ranges given for {unknown}, which are not among the observables {list(obs)}")
-    full = {}
-    for name in obs:
-        low, high = ranges.get(name, (-math.inf, math.inf))
-        full[name] = (float(low), float(high))
-    for name, (low, high) in full.items():
-        if not low < high:
-            raise ValueError(f"range of {name!r} needs low < high, got ({low}, {high})")
-    return full

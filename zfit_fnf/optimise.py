@@ -81,19 +81,19 @@ class TrainingStopped(RuntimeError):
         return str(self.args[0])
 
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-LogProb = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+Batch = tuple[np.ndarray, ...]
+LogProb = Callable[..., tf.Tensor]
 
 
 class Source(Protocol):
-    """Training events at one point of the nuisances."""
+    """Training events, e.g. those at one point of the nuisances."""
 
     @property
     def sample(self) -> Sample:
         """The events."""
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """``u, c, basis, w`` of some rows, in float32; the weights average to one over the sample."""
+        """What the log-density takes of some rows, then their weights, in float32; weights average to one."""
 
 
 class _Feed:
@@ -126,7 +126,7 @@ class _Feed:
         for source, rows in zip(self.sources, self._rows, strict=True):
             batch = source.batch(rows.take(count * self._share))
             parts.append([column.reshape(count, self._share, *column.shape[1:]) for column in batch])
-        return tuple(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))  # type: ignore[return-value]
+        return tuple(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
 
 
 class _Shuffler:
@@ -158,10 +158,11 @@ class _Optimiser(tf.Module):
     _BETA, _EPSILON = 0.95, 1e-8
     _LONGEST_SIDE = 256
 
-    def __init__(self, variables: Sequence[tf.Variable], schedule: Schedule):
+    def __init__(self, variables: Sequence[tf.Variable], schedule: Schedule, step_sizes: Sequence[float] | None = None):
         super().__init__()
         self.targets, self.schedule = list(variables), schedule
-        self.first, self.second = ([_state(tf.zeros_like(v)) for v in self.targets] for _ in range(2))
+        self.step_sizes = [1.0] * len(self.targets) if step_sizes is None else list(step_sizes)
+        self.first, self.second = ([_state(tf.zeros(v.shape)) for v in self.targets] for _ in range(2))
         self.average = [_state(v) for v in self.targets]
         rotated = schedule.rotate_every > 0
         sizes = [
@@ -171,22 +172,36 @@ class _Optimiser(tf.Module):
         self.moments = [[_state(tf.zeros((n, n))) for n in sides] for sides in sizes]
         self.bases = [[_state(tf.eye(n)) for n in sides] for sides in sizes]
 
+    def reset(self) -> None:
+        """Forget everything but the current values of the targets."""
+        for state, start in [
+            *((first, tf.zeros(first.shape)) for first in (*self.first, *self.second)),
+            *((average, target) for average, target in zip(self.average, self.targets, strict=True)),
+            *((moment, tf.zeros(moment.shape)) for sides in self.moments for moment in sides),
+            *((basis, tf.eye(basis.shape[0])) for sides in self.bases for basis in sides),
+        ]:
+            state.assign(start)
+
     def step(self, gradients: Sequence[tf.Tensor], number: tf.Tensor, rate: tf.Tensor) -> None:
         """One update; ``number`` counts from one."""
         # The average starts short and grows to its full length, so that it forgets the initial weights.
         keep = tf.minimum(self.schedule.averaging, number / (number + 10.0))
         scale = tf.sqrt(1.0 - self._BETA**number) / (1.0 - self._BETA**number)
         slots = zip(self.targets, self.first, self.second, self.average, self.moments, self.bases, strict=True)
-        for gradient, (target, first, second, average, moments, bases) in zip(gradients, slots, strict=True):
+        for gradient, size, slot in zip(gradients, self.step_sizes, slots, strict=True):
+            target, first, second, average, moments, bases = slot
+            gradient = tf.cast(gradient, tf.float32)
             rotations = self._rotations(gradient, moments, bases, number)
             m = self._BETA * first + (1.0 - self._BETA) * gradient
             v = self._BETA * second + (1.0 - self._BETA) * _rotate(gradient, rotations) ** 2
             direction = _rotate(scale * _rotate(m, rotations) / (tf.sqrt(v) + self._EPSILON), rotations, back=True)
-            value = target - rate * (direction + self.schedule.weight_decay * target)
+            if target.shape.rank:  # a scalar is a parameter of the model, not a weight of a network
+                direction += self.schedule.weight_decay * target
+            value = target - tf.cast(rate * size * direction, target.dtype)
             first.assign(m)
             second.assign(v)
             target.assign(value)
-            average.assign(keep * average + (1.0 - keep) * value)
+            average.assign(average + tf.cast(1.0 - keep, target.dtype) * (value - average))
 
     def _rotations(
         self, gradient: tf.Tensor, moments: Sequence[tf.Variable], bases: Sequence[tf.Variable], number: tf.Tensor
@@ -240,63 +255,108 @@ def maximise(
     progress: bool,
 ) -> History:
     """Maximise the mean of ``log_prob`` over the sources; the variables end at the best validated average."""
-    started = time.monotonic()
-    feed = _Feed(sources, schedule, seed)
-    optimiser = _Optimiser(variables, schedule)
-    run, validate = _compiled_steps(log_prob, optimiser), _compiled_validation(log_prob, feed.validation)
-    best = _Best(optimiser)
-    history = History(name, n_events=feed.n_events, effective_size=sum(s.sample.effective_size for s in sources))
-    check_every = max(1, round(schedule.steps / _CHECKS))
-    stale, losses, done = 0, [], 0
-    bar = tqdm(total=schedule.steps, desc=name, disable=not progress, unit="step")
-    try:
-        while done < schedule.steps and (schedule.patience is None or stale <= schedule.patience):
-            count = min(_STEPS_PER_CALL, schedule.steps - done, check_every - done % check_every)
-            rates = schedule.learning_rates(done, count)
-            losses.append(run(feed.steps(count), done, rates).numpy())
-            _stop_if_diverged(name, losses[-1], done, rates)
-            done += count
-            bar.update(count)
-            if done % check_every == 0 or done == schedule.steps:
-                improved = best.offer(done, validate)
-                stale = 0 if improved else stale + 1
-                history.steps.append(done)
-                history.training.append(float(np.concatenate(losses).mean()))
-                history.validation.append(best.latest)
-                bar.set_postfix(validation=f"{best.latest:.5f}")
-                losses = []
-    except KeyboardInterrupt as error:
-        raise TrainingStopped(
-            f"training of {name} was interrupted at step {done}; .model holds the best weights so far",
-            step=done,
-            learning_rate=float(schedule.learning_rates(done, 1)[0]),
-        ) from error
-    finally:
-        bar.close()
-        best.restore()
-    return replace(
-        history, best_step=best.step, seconds=time.monotonic() - started, stopped_early=done < schedule.steps
-    )
+    return Maximiser(log_prob, variables, schedule=schedule)(name, sources, seed=seed, progress=progress)
+
+
+class Maximiser:
+    """The training loop for one log-density: compiled when first called, and not again for other events.
+
+    Args:
+        log_prob: The log-density of minibatches.
+        variables: What is trained; each call starts from their current values.
+        schedule: How long and how fast.
+        step_sizes: Multiply the learning rate of each variable; the weights of networks want one, the default.
+    """
+
+    def __init__(
+        self,
+        log_prob: LogProb,
+        variables: Sequence[tf.Variable],
+        *,
+        schedule: Schedule,
+        step_sizes: Sequence[float] | None = None,
+    ):
+        self._schedule, self._optimiser = schedule, _Optimiser(variables, schedule, step_sizes)
+        self._run, self._losses = _compiled_steps(log_prob, self._optimiser), _compiled_losses(log_prob)
+
+    def __call__(self, name: str, sources: Sequence[Source], *, seed: int, progress: bool) -> History:
+        """Train; the variables end at the last average that is not significantly worse than the best one.
+
+        Args:
+            name: What is trained, for messages.
+            sources: Where the events come from; all have an equal share of each minibatch.
+            seed: Of the validation split and of the shuffling.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            TrainingStopped: If the loss diverges or the user interrupts.
+        """
+        started, schedule = time.monotonic(), self._schedule
+        feed = _Feed(sources, schedule, seed)
+        self._optimiser.reset()
+        best = _Best(self._optimiser, _Validation(self._losses, feed.validation))
+        history = History(name, n_events=feed.n_events, effective_size=sum(s.sample.effective_size for s in sources))
+        check_every = max(1, round(schedule.steps / _CHECKS))
+        stale, losses, done = 0, [], 0
+        bar = tqdm(total=schedule.steps, desc=name, disable=not progress, unit="step")
+        try:
+            while done < schedule.steps and (schedule.patience is None or stale <= schedule.patience):
+                count = min(_STEPS_PER_CALL, schedule.steps - done, check_every - done % check_every)
+                rates = schedule.learning_rates(done, count)
+                losses.append(self._run(feed.steps(count), done, rates).numpy())
+                _stop_if_diverged(name, losses[-1], done, rates)
+                done += count
+                bar.update(count)
+                if done % check_every == 0 or done == schedule.steps:
+                    improved = best.offer(done)
+                    stale = 0 if improved else stale + 1
+                    history.steps.append(done)
+                    history.training.append(float(np.concatenate(losses).mean()))
+                    history.validation.append(best.latest)
+                    bar.set_postfix(validation=f"{best.latest:.5f}")
+                    losses = []
+        except KeyboardInterrupt as error:
+            raise TrainingStopped(
+                f"training of {name} was interrupted at step {done}; .model holds the best weights so far",
+                step=done,
+                learning_rate=float(schedule.learning_rates(done, 1)[0]),
+            ) from error
+        finally:
+            bar.close()
+            best.restore()
+        return replace(
+            history, best_step=best.step, seconds=time.monotonic() - started, stopped_early=done < schedule.steps
+        )
 
 
 class _Best:
-    """The averaged weights with the smallest validation loss so far."""
+    """The latest averaged weights whose validation loss is not significantly above the smallest one so far.
 
-    def __init__(self, optimiser: _Optimiser):
-        self._optimiser = optimiser
+    Where the loss has become flat its minimum is at a random step. Later weights have profited from smaller learning
+    rates, so they are preferred unless the differences of the losses event by event speak against them.
+    """
+
+    _SIGNIFICANT = 2.0  # standard deviations
+
+    def __init__(self, optimiser: _Optimiser, validation: _Validation):
+        self._optimiser, self._validation = optimiser, validation
         self._values = [variable.numpy() for variable in optimiser.targets]
-        self.step, self.loss, self.latest = 0, np.inf, np.inf
+        self._lowest: np.ndarray | None = None
+        self.step, self.latest = 0, np.inf
 
-    def offer(self, step: int, validate: Callable[[], float]) -> bool:
-        """Validate the current average; keep it if it is the best."""
+    def offer(self, step: int) -> bool:
+        """Validate the current average and keep it unless it is worse; returns whether its loss is the smallest."""
         live = [variable.numpy() for variable in self._optimiser.targets]
         averaged = [variable.numpy() for variable in self._optimiser.average]
         self._set(averaged)
-        self.latest = validate()
+        shares = self._validation()
         self._set(live)
-        improved = self.latest < self.loss
-        if improved:
-            self.step, self.loss, self._values = step, self.latest, averaged
+        self.latest = float(shares.sum())
+        difference = shares - self._lowest if self._lowest is not None else np.full(1, -np.inf)
+        if difference.sum() < self._SIGNIFICANT * np.sqrt(np.square(difference).sum()):
+            self.step, self._values = step, averaged
+        if improved := difference.sum() < 0.0:
+            self._lowest = shares
         return improved
 
     def restore(self) -> None:
@@ -316,10 +376,10 @@ def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser) -> Callable[..., t
         count = rates.shape[0]
 
         def body(i: tf.Tensor, losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            u, c, basis, w = (column[i] for column in batches)
+            *inputs, w = (column[i] for column in batches)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimiser.targets)
-                loss = -tf.reduce_mean(w * log_prob(u, c, basis))
+                loss = -tf.reduce_mean(w * tf.cast(log_prob(*inputs), w.dtype))
             gradients = tape.gradient(loss, optimiser.targets, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             optimiser.step(gradients, tf.cast(first + i + 1, tf.float32), rates[i])
             return i + 1, tf.tensor_scatter_nd_update(losses, [[i]], [loss])
@@ -331,30 +391,43 @@ def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser) -> Callable[..., t
     )
 
 
-def _compiled_validation(log_prob: LogProb, batches: Sequence[Batch]) -> Callable[[], float]:
-    """Mean loss over the validation sets, each source with the same share; fixed-size pieces, compiled once."""
+def _compiled_losses(log_prob: LogProb) -> Callable[..., tf.Tensor]:
+    """Weighted loss of each event of a piece, in float64."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def total(u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(tf.cast(w * log_prob(u, c, basis), tf.float64))
+    def losses(*columns: tf.Tensor) -> tf.Tensor:
+        *inputs, w = columns
+        return -tf.cast(w, tf.float64) * tf.cast(log_prob(*inputs), tf.float64)
 
-    size = min(16384, max(len(batch[0]) for batch in batches))
+    return losses
 
-    def pieces(batch: Batch) -> Iterator[tuple[tf.Tensor, ...]]:
-        for start in range(0, len(batch[0]), size):
+
+class _Validation:
+    """The mean loss over validation sets with equal shares, as a sum over events; pieces of one size, compiled once."""
+
+    def __init__(self, losses: Callable[..., tf.Tensor], batches: Sequence[Batch]):
+        self._losses = losses
+        self._size = min(16384, max(len(batch[0]) for batch in batches))
+        self._pieces = [list(self._cut(batch)) for batch in batches]
+        self._norms = [float(batch[-1].sum()) * len(batches) for batch in batches]
+
+    def __call__(self) -> np.ndarray:
+        """Share of each event in the mean loss."""
+        return np.concatenate(
+            [
+                np.asarray(self._losses(*piece)) / norm
+                for pieces, norm in zip(self._pieces, self._norms, strict=True)
+                for piece in pieces
+            ]
+        )
+
+    def _cut(self, batch: Batch) -> Iterator[tuple[tf.Tensor, ...]]:
+        for start in range(0, len(batch[0]), self._size):
             # Repeating the last event with weight zero fills the last piece without a new shape.
-            rows = np.arange(start, start + size)
+            rows = np.arange(start, start + self._size)
             columns = [column[np.minimum(rows, len(column) - 1)] for column in batch]
-            columns[3] = np.where(rows < len(batch[0]), columns[3], np.float32(0.0))
+            columns[-1] = np.where(rows < len(batch[0]), columns[-1], np.float32(0.0))
             yield tuple(map(tf.constant, columns))
-
-    prepared = [(list(pieces(batch)), float(batch[3].sum())) for batch in batches]
-
-    def validate() -> float:
-        means = [sum(float(total(*piece)) for piece in parts) / weight for parts, weight in prepared]
-        return -float(np.mean(means))
-
-    return validate
 
 
 def _stop_if_diverged(name: str, losses: np.ndarray, first: int, rates: np.ndarray) -> None:

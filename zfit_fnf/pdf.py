@@ -165,7 +165,10 @@ class _FlowBasedPDF(LearnedPDF):
             self._refuse_conditional()
 
     def _encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return self._flow.encode(_columns(x, self.obs, self._flow.obs), _columns(x, self.obs, self.cond))
+        """Standardised in float64, where large offsets cancel; networks then run in the dtype of the events."""
+        exact = tf.cast(x, tf.float64)
+        encoded = self._flow.encode(_columns(exact, self.obs, self._flow.obs), _columns(exact, self.obs, self.cond))
+        return tuple(tf.cast(part, x.dtype) for part in encoded)
 
     def _context(self, context: tf.Tensor) -> tf.Tensor:
         """Standardised conditions; the encoder wants observables too, so it gets the centre of the density."""
@@ -229,11 +232,11 @@ class FlowPDF(_FlowBasedPDF):
         super().__init__(flow, obs, {}, extended=extended, norm=norm, name=name, label=label)
 
     def _prepare(self, x: tf.Tensor) -> Any:
-        return self._encode(x)
+        u, c, log_jacobian = self._encode(x)
+        return self._flow.log_density(u, c) + log_jacobian
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
-        u, c, log_jacobian = prepared
-        return self._flow.log_density(u, c) + log_jacobian
+        return prepared
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         return self._decode(self._flow.draw(self._context(context), _seed()))
@@ -313,12 +316,13 @@ class FNFPDF(_FlowBasedPDF):
 
     def _prepare(self, x: tf.Tensor) -> Any:
         u, c, log_jacobian = self._encode(x)
-        return u, c, log_jacobian, self._deformation.coefficients(u, c)
+        return u, c, log_jacobian, self._deformation.coefficients(u, c), self._flow.given(c)
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
-        u, c, log_jacobian, coefficients = prepared
-        nominal, log_det = self._deformation.apply(u, c, coefficients, self._deformation.basis(self._nu()))
-        return self._flow.log_density(nominal, c) + log_det + log_jacobian
+        u, c, log_jacobian, coefficients, given = prepared
+        basis = tf.cast(self._deformation.basis(self._nu()), u.dtype)
+        nominal, log_det = self._deformation.apply(u, c, coefficients, basis)
+        return self._flow.log_density_given(nominal, given) + log_det + log_jacobian
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         return self._decode(self._deformation.draw(self._context(context), self._nu(), _seed()))
@@ -414,8 +418,11 @@ class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         return [prepare(pdf, _columns(x, self.obs, pdf.obs)) for pdf in self.pdfs]
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
-        log_p = tf.stack([log_density(pdf, part) for pdf, part in zip(self.pdfs, prepared, strict=True)], axis=-1)
-        weights = self.weights()
+        return self.mix([log_density(pdf, part) for pdf, part in zip(self.pdfs, prepared, strict=True)])
+
+    def mix(self, log_densities: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Log-density ``(n,)`` of the sum, from those of its components."""
+        log_p, weights = tf.stack(log_densities, axis=-1), self.weights()
         # A logarithm of the weights would have no derivative where a yield is zero.
         largest = tf.stop_gradient(tf.reduce_max(tf.where(weights > 0, log_p, -np.inf), axis=-1, keepdims=True))
         mixture = tf.linalg.matvec(tf.exp(log_p - largest), weights)
@@ -520,8 +527,9 @@ def prepare(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
 def log_density(pdf: zfit.pdf.BasePDF, prepared: Any) -> tf.Tensor:
     """Log-density ``(n,)`` float64 of prepared events at the current parameters, normalised over ``pdf.norm``."""
     if isinstance(pdf, LearnedPDF):
-        return pdf._log_density(prepared)
-    data = zfit.Data.from_tensor(obs=pdf.space, tensor=prepared, name="events", guarantee_limits=True)
+        return tf.cast(pdf._log_density(prepared), tf.float64)
+    events = tf.cast(prepared, tf.float64)
+    data = zfit.Data.from_tensor(obs=pdf.space, tensor=events, name="events", guarantee_limits=True)
     if type(pdf)._log_pdf is not zfit.pdf.BasePDF._log_pdf:
         return pdf.log_pdf(data)
     # zfit would take log(pdf), whose derivative is not finite where the density underflows.

@@ -94,6 +94,12 @@ class Sample:
             return float(self.n_events)
         return self.sum_weights**2 / float(np.sum(np.square(self.weights, dtype=np.float64)))
 
+    def relative_weights(self, rows: np.ndarray) -> np.ndarray:
+        """Weights of some rows, scaled such that those of all events average to one; float64."""
+        if self.weights is None:
+            return np.ones(len(rows))
+        return self.weights[rows] * (self.n_events / self.sum_weights)
+
     def array(self, names: Sequence[str], rows: slice | np.ndarray | None = None) -> np.ndarray:
         """The named columns side by side, in the order asked for.
 

@@ -394,9 +394,6 @@ class _Source:
         u, c, _ = self.flow.encode(
             tf.constant(self.sample.array(self.flow.obs, rows)), tf.constant(self.sample.array(self.flow.cond, rows))
         )
-        if self.sample.weights is None:
-            w = np.ones(len(rows))
-        else:
-            w = self.sample.weights[rows] * (self.sample.n_events / self.sample.sum_weights)
+        w = self.sample.relative_weights(rows)
         basis = np.broadcast_to(self.basis, (len(rows), len(self.basis)))
-        return tuple(np.asarray(column, np.float32) for column in (u, c, basis, w))  # type: ignore[return-value]
+        return tuple(np.asarray(column, np.float32) for column in (u, c, basis, w))
