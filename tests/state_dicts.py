@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import special
 
 ACTIVATIONS = {
     "ReLU": lambda v: np.maximum(v, 0.0),
     "ELU": lambda v: np.where(v > 0, v, np.expm1(np.minimum(v, 0.0))),
-    "SiLU": lambda v: v / (1.0 + np.exp(-v)),
+    "SiLU": lambda v: v * special.expit(v),
     "Tanh": np.tanh,
 }
 
@@ -28,7 +29,7 @@ class Made:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def made_flow(orders, *, n_context=0, bins=0, hidden=(8, 8), residual=False, normalize=False, seed=3):
+def made_flow(orders, *, n_context=0, bins=0, hidden=(8, 8), residual=False, normalize=False, scale=1.5, seed=3):
     """A zuko flow; ``orders`` has, for each transform, the place of each feature (equal ones for couplings)."""
     rng = np.random.default_rng(seed)
     n_dim, per_feature = len(orders[0]), 3 * bins - 1 if bins else 2
@@ -56,12 +57,12 @@ def made_flow(orders, *, n_context=0, bins=0, hidden=(8, 8), residual=False, nor
             else:
                 mask = degrees[after][:, None] >= degrees[before]
                 shape = mask.shape
-            add_linear(made.arrays, f"{prefix}hyper.{name}", shape, mask, rng)
+            add_linear(made.arrays, f"{prefix}hyper.{name}", shape, mask, rng, scale)
     made.arrays["base.loc"], made.arrays["base.scale"] = np.zeros(n_dim, np.float32), np.ones(n_dim, np.float32)
     return made
 
 
-def add_linear(arrays, name, shape, mask, rng, scale=1.5):
+def add_linear(arrays, name, shape, mask, rng, scale):
     arrays[f"{name}.weight"] = (scale * rng.normal(size=shape) / np.sqrt(shape[1])).astype(np.float32)
     arrays[f"{name}.bias"] = (0.5 * rng.normal(size=shape[0])).astype(np.float32)
     if mask is not None:
@@ -175,9 +176,10 @@ class MadeFNF:
                 raw = network(self.arrays, f"{prefix}nuisance_nets.{k}.", values, "ELU").reshape(2, 4)
                 s += raw[:, 0] * m[k] + raw[:, 1] * quadratic * m[k] ** 2
                 t += raw[:, 2] * m[k] + raw[:, 3] * quadratic * m[k] ** 2
-            for p, (k, l) in enumerate(self.pairs):
-                raw = network(self.arrays, f"{prefix}cross_nets.{p}.", values, "ELU").reshape(2, 2)
-                s, t = s + raw[:, 0] * cross * m[k] * m[l], t + raw[:, 1] * cross * m[k] * m[l]
+            for place, (first, second) in enumerate(self.pairs):
+                raw = network(self.arrays, f"{prefix}cross_nets.{place}.", values, "ELU").reshape(2, 2)
+                product = cross * m[first] * m[second]
+                s, t = s + raw[:, 0] * product, t + raw[:, 1] * product
             u, total = u * np.exp(s) + t, total + s.sum()
             if f"transforms.{2 * layer + 1}.indices" in self.arrays:
                 u = u[self.arrays[f"transforms.{2 * layer + 1}.indices"]]
@@ -203,7 +205,7 @@ def made_fnf(*, n_layers, centre=(0.0,), scale=(1.0,), pairs=(), seed=4):
                 degrees = [np.array([0, 1, -1]), np.array([-1, 0, -1, 0, -1, 0]), np.repeat([0, 1], numbers) - 0.5]
                 for number in range(2):
                     mask = degrees[number + 1][:, None] >= degrees[number]
-                    add_linear(arrays, f"{prefix}{kind}.{k}.{2 * number}", mask.shape, mask, rng, scale=0.3)
+                    add_linear(arrays, f"{prefix}{kind}.{k}.{2 * number}", mask.shape, mask, rng, 0.3)
         if layer < n_layers - 1 or n_layers % 2 == 0:
             arrays[f"transforms.{2 * layer + 1}.indices"] = np.array([1, 0])
             arrays[f"transforms.{2 * layer + 1}.inv_indices"] = np.array([1, 0])
