@@ -259,7 +259,7 @@ def activation_of(network: Any) -> str | None:
         TypeError: If the activation has arguments, or there are several.
         ValueError: If it is not known.
     """
-    leaves = [part for part in network.modules() if not list(part.children()) and not list(part.parameters())]
+    leaves = [part for part in network.modules() if not list(part.children()) and not part.state_dict()]
     used = {repr(part): part for part in leaves if type(part).__name__ != "LayerNorm"}
     if len(used) > 1 or any(text != repr(type(part)()) for text, part in used.items()):
         raise TypeError(
