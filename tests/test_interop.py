@@ -534,11 +534,20 @@ class TestFactorizableFlows:
 # --- members like any other -----------------------------------------------------------------------------------------
 
 
-def test_imported_flows_are_deformed_fitted_and_stored(tmp_path):
-    """A response trained on top of an imported flow measures a shift: within 5 sigma, also after storage."""
+def zuko_flow(columns):
     made = made_flow([[0, 1], [1, 0]], scale=0.3)
+    return interop.zuko.import_flow(made.arrays, obs=columns, architecture={"activation": "Tanh", "slope": 1e-3})
+
+
+def physical_flow(columns):
+    return interop.tfp.wrap(correlated(), obs=columns)
+
+
+@pytest.mark.parametrize("make", [zuko_flow, physical_flow])
+def test_imported_flows_are_deformed_fitted_and_stored(make, tmp_path):
+    """A response trained on top of an imported flow measures a shift: within 5 sigma, also after storage."""
     columns = ["y0", "y1"]
-    flow = interop.zuko.import_flow(made.arrays, obs=columns, architecture={"activation": "Tanh", "slope": 1e-3})
+    flow = make(columns)
     nominal = flow.sample(20_000, seed=1)
     flow.sum_weights = float(len(nominal))
     shift = 0.3 * nominal["y0"].std()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -48,8 +48,9 @@ Power = Annotated[int, Field(ge=0, le=10)]
 
 
 class Array(NamedTuple):
-    """What is known of an array of a model: its shape, dtype, and where the model has it."""
+    """What is known of an array of a model: its name, shape, dtype, and where the model has it."""
 
+    name: str
     shape: tuple[int, ...]
     dtype: str
     path: str
@@ -119,7 +120,7 @@ class Entry(Schema):
         """The fields of the entry but ``arrays``, and the arrays by name."""
         fields = cls.fields_of(model, index_of)
         layout = cls.parse({**fields, "arrays": {}}).layout()
-        return fields, {name: _at(model, array.path).numpy() for name, array in layout.items()}
+        return fields, {array.name: _at(model, array.path).numpy() for array in layout}
 
     @classmethod
     def fields_of(cls, model: Any, index_of: Callable[[Model], int]) -> dict[str, Any]:
@@ -129,9 +130,9 @@ class Entry(Schema):
             fields["history"] = _plain(model.history, index_of)
         return fields
 
-    def layout(self) -> dict[str, Array]:
-        """Name, shape, dtype and place of every array."""
-        return {}
+    def layout(self) -> Iterator[Array]:
+        """Every array."""
+        return iter(())
 
     def references(self) -> list[int]:
         """Indices of the models that this one is made of."""
@@ -143,24 +144,25 @@ class Entry(Schema):
         Raises:
             ValueError: If an array is missing, not known, or of the wrong shape or dtype.
         """
-        layout = self.layout()
-        if missing := sorted(set(layout) - set(self.arrays)):
-            raise ValueError(f"lacks the array {missing[0]!r}")
-        if unknown := sorted(set(self.arrays) - set(layout)):
-            raise ValueError(f"has an array {unknown[0]!r} that models of this kind do not have")
-        for name, array in layout.items():
-            tensor = tensors[self.arrays[name]]
+        known = set()
+        for array in self.layout():  # one after the other: arguments may ask for many more than the file has
+            if array.name not in self.arrays:
+                raise ValueError(f"lacks the array {array.name!r}")
+            tensor = tensors[self.arrays[array.name]]
             if (tuple(tensor.shape), tensor.dtype) != (array.shape, array.dtype):
                 raise ValueError(
-                    f"has an array {name!r} of shape {tensor.shape} and dtype {tensor.dtype}; "
+                    f"has an array {array.name!r} of shape {tensor.shape} and dtype {tensor.dtype}; "
                     f"its arguments need {list(array.shape)} and {array.dtype}"
                 )
+            known.add(array.name)
+        if unknown := sorted(set(self.arrays) - known):
+            raise ValueError(f"has an array {unknown[0]!r} that models of this kind do not have")
 
     def make(self, parts: Parts) -> Model:
         """The model with its arrays."""
         model = self.new(parts)
-        for name, array in self.layout().items():
-            _at(model, array.path).assign(parts.arrays[name], read_value=False)
+        for array in self.layout():
+            _at(model, array.path).assign(parts.arrays[array.name], read_value=False)
         return model
 
     def new(self, parts: Parts) -> Model:
@@ -191,16 +193,11 @@ class AutoregressiveEntry(Entry):
     n_components: Annotated[int, Field(ge=1, le=10_000)]
     hidden: Widths
 
-    def layout(self) -> dict[str, Array]:
+    def layout(self) -> Iterator[Array]:
         """The weights of the network of each layer."""
         n_outputs = make_law(self.family, self.n_components).n_parameters
-        return {
-            name: array
-            for layer in range(self.n_layers)
-            for name, array in _network(
-                f"layers.{layer}.network", self.n_dim, self.n_context, n_outputs, self.hidden
-            ).items()
-        }
+        for layer in range(self.n_layers):
+            yield from _network(f"layers.{layer}.network", self.n_dim, self.n_context, n_outputs, self.hidden)
 
     def new(self, parts: Parts) -> Model:
         """The density."""
@@ -230,10 +227,11 @@ class FlowEntry(Entry):
         ranges = {name: [None if math.isinf(edge) else edge for edge in edges] for name, edges in model.ranges.items()}
         return {**fields, "ranges": ranges}
 
-    def layout(self) -> dict[str, Array]:
+    def layout(self) -> Iterator[Array]:
         """The standardisation, observables first."""
         shape = (len(self.obs) + len(self.cond),)
-        return {"centre": Array(shape, "F64", "_centre"), "scale": Array(shape, "F64", "_scale")}
+        yield Array("centre", shape, "F64", "_centre")
+        yield Array("scale", shape, "F64", "_scale")
 
     def references(self) -> list[int]:
         """The density."""
@@ -290,13 +288,11 @@ class PhysicalFlowEntry(FlowEntry):
             "probed": log_density[usable],
         }
 
-    def layout(self) -> dict[str, Array]:
+    def layout(self) -> Iterator[Array]:
         """The standardisation; points ``(u, c)`` of the coordinates, and the log-density at each."""
-        return {
-            **super().layout(),
-            "probes": Array((_PROBES, len(self.obs) + len(self.cond)), "F64", ""),
-            "probed": Array((_PROBES,), "F64", ""),
-        }
+        yield from super().layout()
+        yield Array("probes", (_PROBES, len(self.obs) + len(self.cond)), "F64", "")
+        yield Array("probed", (_PROBES,), "F64", "")
 
     def make(self, parts: Parts) -> Model:
         """The flow, if its density is what it was."""
@@ -386,13 +382,12 @@ class ResponseEntry(Entry):
     n_layers: Layers
     hidden: Widths
 
-    def layout(self) -> dict[str, Array]:
+    def layout(self) -> Iterator[Array]:
         """The calibration, and the weights of the network of each layer."""
         m = len(self.powers)
-        arrays = {"calibration": Array((m, self.n_single + m), "F64", "calibration")}
+        yield Array("calibration", (m, self.n_single + m), "F64", "calibration")
         for layer in range(self.n_layers):
-            arrays |= _network(f"networks.{layer}", self.n_dim, self.n_context, 2 * m, self.hidden)
-        return arrays
+            yield from _network(f"networks.{layer}", self.n_dim, self.n_context, 2 * m, self.hidden)
 
     def new(self, parts: Parts) -> Model:
         """The response."""
@@ -449,13 +444,10 @@ class ZukoEntry(Entry):
     layers: Annotated[list[ZukoLayer], Field(min_length=1, max_length=1000)]
     dtype: Literal["float32", "float64"]
 
-    def layout(self) -> dict[str, Array]:
+    def layout(self) -> Iterator[Array]:
         """The weights of the network of each transform."""
-        return {
-            name: array
-            for place, layer in enumerate(self.layers)
-            for name, array in _zuko_network(f"layers.{place}.network", layer.network, self.dtype).items()
-        }
+        for place, layer in enumerate(self.layers):
+            yield from _zuko_network(f"layers.{place}.network", layer.network, self.dtype)
 
     def new(self, parts: Parts) -> Model:
         """The density."""
@@ -476,13 +468,10 @@ class ReferenceResponseEntry(Entry):
     shapes: Annotated[list[NetworkShape], Field(min_length=1, max_length=1000)]
     dtype: Literal["float32", "float64"]
 
-    def layout(self) -> dict[str, Array]:
+    def layout(self) -> Iterator[Array]:
         """The weights of the network of each layer."""
-        return {
-            name: array
-            for place, shape in enumerate(self.shapes)
-            for name, array in _zuko_network(f"networks.{place}", shape, self.dtype).items()
-        }
+        for place, shape in enumerate(self.shapes):
+            yield from _zuko_network(f"networks.{place}", shape, self.dtype)
 
     def new(self, parts: Parts) -> Model:
         """The response."""
@@ -547,23 +536,21 @@ def _sides(change: YieldChange) -> str:
     return ", ".join(f"{side} {ratio:g}" for side, ratio in sides if ratio is not None) or "unchanged"
 
 
-def _network(path: str, n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int]) -> dict[str, Array]:
+def _network(path: str, n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int]) -> Iterator[Array]:
     """The arrays of a :class:`~zfit_fnf.nets.MaskedMLP`."""
     widths = MaskedMLP.widths(n_inputs, n_context, n_outputs, hidden)
     return _linear_maps(path, itertools.pairwise(widths), "F32")
 
 
-def _zuko_network(path: str, shape: NetworkShape, dtype: str) -> dict[str, Array]:
+def _zuko_network(path: str, shape: NetworkShape, dtype: str) -> Iterator[Array]:
     """The arrays of a :class:`~zfit_fnf.interop.zuko_density.ZukoNetwork`."""
     return _linear_maps(path, shape.linears, {"float32": "F32", "float64": "F64"}[dtype])
 
 
-def _linear_maps(path: str, sizes: Iterable[tuple[int, int]], dtype: str) -> dict[str, Array]:
-    arrays = {}
+def _linear_maps(path: str, sizes: Iterable[tuple[int, int]], dtype: str) -> Iterator[Array]:
     for layer, (before, after) in enumerate(sizes):
         for name, shape in ((f"weights.{layer}", (before, after)), (f"biases.{layer}", (after,))):
-            arrays[f"{path}.{name}"] = Array(shape, dtype, f"{path}.{name}")
-    return arrays
+            yield Array(f"{path}.{name}", shape, dtype, f"{path}.{name}")
 
 
 def _probe(flow: Flow, points: np.ndarray) -> np.ndarray:

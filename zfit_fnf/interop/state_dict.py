@@ -51,7 +51,7 @@ def _read_file(path: Path) -> Any:
         raise ValueError(f"{path.name!r} is none of {', '.join(readers)}")
     try:
         return readers[path.suffix](path)
-    except (ImportError, MemoryError):
+    except ImportError:
         raise
     except Exception as error:  # each library has its own
         raise ValueError(f"{path.name!r} cannot be read as a state dict: {error}") from error
