@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -541,6 +542,13 @@ def zuko_flow(columns):
 
 def physical_flow(columns):
     return interop.tfp.wrap(correlated(), obs=columns)
+
+
+@pytest.mark.parametrize("make", [zuko_flow, physical_flow])
+def test_imported_flows_go_to_other_processes(make):
+    flow = make(["y0", "y1"])
+    table = dict(zip(flow.obs, points(2, 0)[0].T, strict=True))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(flow)).log_prob(table), flow.log_prob(table))
 
 
 @pytest.mark.parametrize("make", [zuko_flow, physical_flow])

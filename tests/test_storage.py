@@ -8,7 +8,6 @@ import inspect
 import json
 import pickle
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -232,16 +231,22 @@ def gaussian(width, obs=("a",)):
 
 class TestSave:
     def test_leaves_nothing_half_written(self, tmp_path, monkeypatch):
-        def interrupted(arrays, path, metadata):
-            Path(path).write_bytes(b"half")
-            raise KeyboardInterrupt
+        def full(path, content):
+            with path.open("wb") as file:
+                file.write(content[:100])
+            raise OSError("No space left on device")
 
         (tmp_path / "m.fnf").write_text("older")
-        monkeypatch.setattr(storage, "save_file", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
             storage.save(flow(), tmp_path / "m.fnf")
         assert [path.name for path in tmp_path.iterdir()] == ["m.fnf"]
         assert (tmp_path / "m.fnf").read_text() == "older"
+
+    def test_others_may_read_what_they_may_read_of_other_files(self, tmp_path):
+        (tmp_path / "other").touch()
+        storage.save(flow(), tmp_path / "m.fnf")
+        assert (tmp_path / "m.fnf").stat().st_mode == (tmp_path / "other").stat().st_mode
 
     def test_refuses_what_could_not_be_read(self, tmp_path):
         broken = flow()
@@ -325,6 +330,17 @@ def test_newer_formats_are_refused_with_the_versions_named(stored, tmp_path):
         storage.load(rewritten(stored, tmp_path / "m.fnf", newer))
 
 
+@pytest.mark.parametrize("path", sorted((Path(__file__).parent / "stored").glob("*.fnf")), ids=lambda path: path.stem)
+def test_files_written_earlier_give_the_same_densities(path):
+    """The densities at ``EVENTS`` when each file was written are among its closure figures.
+
+    Where this fails, old files have changed their meaning: that needs a new format, and a migration.
+    """
+    closure = storage.inspect(path).manifest.closure
+    expected = [value for name, value in closure.items() if name.startswith("log_prob")]
+    np.testing.assert_allclose(densities(storage.load(path)).reshape(-1), expected, rtol=0, atol=1e-12)
+
+
 def test_older_formats_are_migrated(stored, tmp_path):
     def older(manifest):
         """What format 1 was: responses with one layer, called ``network``."""
@@ -373,6 +389,7 @@ HOSTILE = {
     "an observable without a name": (set_in("flow", obs=["", "b"]), "obs.0: String should have at least 1"),
     "a range without width": (set_in("flow", ranges={"a": [1.0, 1.0]}), "range of 'a' needs low < high"),
     "a range that is not a number": (lambda m: json.dumps(m).replace("5.0", "NaN"), "finite number"),
+    "a window without width": (set_in("deformation", windows={"jes": [0.0, 0.0], "jer": [0.0, 1.0]}), "needs low < high"),
     "a window for nobody": (set_in("deformation", windows={"jes": [-1.0, 1.0]}), "one window per nuisance"),
     "itself as a part": (lambda m: m["models"][-1].update(flow=len(m["models"]) - 1), "does not come before it"),
     "a part that is not there": (set_in("deformation", flow=10**6), "does not come before it"),
@@ -441,6 +458,23 @@ def test_weights_that_are_not_finite(stored, tmp_path):
     refused(rewritten(stored, tmp_path / "m.fnf", signed, {"1.centre": bad}), "2 of 3 numbers of tensor '1.centre' are")
 
 
+@pytest.mark.parametrize("width", [0.0, -1.0])
+def test_widths_that_are_not_positive(stored, tmp_path, width):
+    scale = np.array([1.0, width, 1.0])
+
+    def signed(manifest):
+        tensor_of(manifest, array="scale")["sha256"] = hashlib.sha256(scale.tobytes()).hexdigest()
+
+    refused(rewritten(stored, tmp_path / "m.fnf", signed, {"1.scale": scale}), "'b' needs a mean and a positive width")
+
+
+def test_slopes_that_are_none(tmp_path):
+    storage.save(zuko_flow(), tmp_path / "m.fnf")
+    for slope in (0.0, 1.0, -1.0):
+        change = lambda m, slope=slope: model_of(m, "zuko")["layers"][0].update(slope=slope)  # noqa: E731
+        refused(rewritten(tmp_path / "m.fnf", tmp_path / "n.fnf", change), "needs 0 < slope < 1")
+
+
 def test_distributions_of_other_classes(tmp_path):
     storage.save(distribution(), tmp_path / "m.fnf")
     for description in (
@@ -489,16 +523,14 @@ def test_other_files(stored, tmp_path, monkeypatch):
             storage.load(missing)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32 - 1), way=st.sampled_from(["bit", "cut", "byte", "swap", "insert"]))
-def test_damaged_files(stored, tmp_path, seed, way):
-    rng, content = random.Random(seed), bytearray(stored.read_bytes())
-    # The header is a fifth of the file and all of its meaning: half of the damage goes there.
-    place = rng.randrange(len(content) if rng.random() < 0.5 else len(content) // 5)
+def damaged(content, seed, way):
+    """A file with one accident; half of them in the header, which is all of its meaning."""
+    rng, content = random.Random(seed), bytearray(content)
+    place = rng.randrange(len(content) if rng.random() < 0.5 else int.from_bytes(content[:8], "little"))
     if way == "bit":
         content[place] ^= 1 << rng.randrange(8)
     elif way == "byte":
-        content[place] = rng.randrange(256)
+        content[place] ^= rng.randrange(1, 256)
     elif way == "cut":
         del content[place:]
     elif way == "insert":
@@ -506,18 +538,29 @@ def test_damaged_files(stored, tmp_path, seed, way):
     else:
         other = rng.randrange(len(content) - 8)
         content[place : place + 8], content[other : other + 8] = content[other : other + 8], content[place : place + 8]
-    path = tmp_path / "damaged.fnf"
+    return bytes(content)
+
+
+ACCIDENTS = ("bit", "byte", "cut", "insert", "swap")
+
+
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(seed=st.integers(0, 2**32 - 1), way=st.sampled_from(ACCIDENTS))
+def test_damaged_files(stored, tmp_path, seed, way):
+    path, content = tmp_path / "damaged.fnf", damaged(stored.read_bytes(), seed, way)
+    assume(content != stored.read_bytes())
     path.write_bytes(content)
-    if bytes(content) == stored.read_bytes():
-        return
-    with pytest.raises(ValueError, match=r"damaged\.fnf"):
-        storage.load(path)
+    refused(path, "")
 
 
 ODD_VALUES = [None, True, -1, 0, 3, 10**9, 10**30, 1.5, -1e308, "", "a", "../..", [], {}, [[]], {"a": 1}, [0, 0], "jes"]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_forged_manifests(stored, tmp_path, seed):
     """Any part of the manifest replaced, removed or repeated, with a checksum that is right."""
@@ -579,13 +622,15 @@ def test_memory_of_refusals_and_densities_in_another_process(stored, tmp_path):
     (tmp_path / "good.fnf").write_bytes(stored.read_bytes())
     for number, (change, _) in enumerate(HOSTILE.values()):
         rewritten(stored, tmp_path / f"bad{number}.fnf", change)
+    for seed in range(200):
+        content = damaged(stored.read_bytes(), seed, ACCIDENTS[seed % len(ACCIDENTS)])
+        (tmp_path / f"bad-{seed}.fnf").write_bytes(content)
     run = subprocess.run(
         [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert float(run.stdout) < 500.0  # MB
     np.testing.assert_array_equal(np.load(tmp_path / "densities.npy"), densities(deformation()))
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
 
 
 def test_manifest_schema_is_strict():

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from .deformation import Deformation, Response, YieldChange
 from .flows import AutoregressiveDensity, Density, Flow, make_law
@@ -45,6 +45,15 @@ Widths = Annotated[list[Annotated[int, Field(ge=1, le=_LARGEST)]], Field(max_len
 Reference = Count
 Edge = float | None  # none: unbounded
 Power = Annotated[int, Field(ge=0, le=10)]
+
+
+def _ascending(window: tuple[float, float]) -> tuple[float, float]:
+    if not window[0] < window[1]:
+        raise ValueError(f"a window needs low < high, got {window}")
+    return window
+
+
+Window = Annotated[tuple[float, float], AfterValidator(_ascending)]
 
 
 class Array(NamedTuple):
@@ -243,10 +252,20 @@ class FlowEntry(Entry):
             name: (-math.inf if low is None else low, math.inf if high is None else high)
             for name, (low, high) in self.ranges.items()
         }
-        density = parts.model(self.density, Density)
-        flow = self.model(self.obs, self.cond, ranges=ranges, density=density, sum_weights=self.sum_weights)
+        flow = self.model(
+            self.obs,
+            self.cond,
+            ranges=ranges,
+            density=parts.model(self.density, Density),
+            standardisation=self._standardisation(parts),
+            sum_weights=self.sum_weights,
+        )
         flow.history = self.history
         return flow
+
+    def _standardisation(self, parts: Parts) -> dict[str, tuple[float, float]]:
+        centre, scale = (parts.arrays[name].tolist() for name in ("centre", "scale"))
+        return dict(zip(self.obs + self.cond, zip(centre, scale, strict=True), strict=True))
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """The observables with their ranges, the density, the yield and the training."""
@@ -297,8 +316,6 @@ class PhysicalFlowEntry(FlowEntry):
     def make(self, parts: Parts) -> Model:
         """The flow, if its density is what it was."""
         flow: Any = self.new(parts)
-        flow._centre.assign(parts.arrays["centre"])
-        flow._scale.assign(parts.arrays["scale"])
         now, then = _probe(flow, parts.arrays["probes"]), parts.arrays["probed"]
         if not np.allclose(now, then, rtol=1e-9, atol=1e-9):
             raise ValueError(f"the density of {flow} is not the one that was stored: log-densities {now} were {then}")
@@ -402,7 +419,7 @@ class DeformationEntry(Entry):
     kind: Literal["deformation"] = "deformation"
     flow: Reference
     responses: Annotated[list[Reference], Field(min_length=1)]
-    windows: dict[Text, tuple[float, float]]
+    windows: dict[Text, Window]
     yields: dict[Text, YieldChange]
     history: dict[Text, History]
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialised
 
 from . import __version__
 from .files import complete
@@ -84,7 +84,8 @@ def save(model: Model, path: str | os.PathLike[str], *, closure: Mapping[str, fl
                 f"its manifest has {len(text)} bytes, and files with more than {MAX_MANIFEST} are not read"
             )
     with complete(target) as draft:
-        save_file(arrays, draft, metadata={_KEY: f"{_sha256(text.encode())}\n{text}"})
+        # Not with save_file, whose files nobody else may read.
+        draft.write_bytes(serialised(arrays, metadata={_KEY: f"{_sha256(text.encode())}\n{text}"}))
 
 
 def load(path: str | os.PathLike[str], *, supplied: Mapping[str, Any] | None = None) -> Any:

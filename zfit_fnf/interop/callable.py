@@ -31,6 +31,7 @@ def wrap(
     cond: Sequence[str] = (),
     ranges: Mapping[str, tuple[float, float]] | None = None,
     events: Any = None,
+    sum_weights: float | None = None,
     name: str = "function",
 ) -> PhysicalFlow:
     """A flow of a log-density and a sampler that are TensorFlow functions.
@@ -48,6 +49,7 @@ def wrap(
         ranges: Physical ``(low, high)`` of the observables that have them.
         events: Table of typical events, on which the functions are tried out, and which set the scale of the
             coordinates for deformations. By default, events of the sampler if there are no conditions.
+        sum_weights: Summed weights of the events it describes: the nominal yield that variations refer to.
         name: What a stored model calls it. Functions are not stored: hand the flow to :func:`zfit_fnf.load` as
             ``supplied={name: flow}``.
 
@@ -64,7 +66,7 @@ def wrap(
         array([-2.])
     """
     density = FunctionDensity(name, log_prob, sampler, n_dim=len(obs), n_context=len(cond))
-    return make_flow(density, obs, cond, ranges, events)
+    return make_flow(density, obs, cond, ranges, events, sum_weights)
 
 
 class FunctionDensity(Density):

@@ -26,6 +26,8 @@ class PhysicalFlow(Flow):
         cond: Names of the conditioning observables; may be empty.
         density: Density of the observables given the conditions, evaluated in float64.
         ranges: Physical ``(low, high)`` of observables that have them: where the density is normalised.
+        standardisation: ``(mean, width)`` of columns in unbounded coordinates; default ``(0, 1)``, until
+            :meth:`standardise` learns it.
         sum_weights: Summed weights of the events it describes: the nominal yield that variations refer to.
     """
 
@@ -36,9 +38,12 @@ class PhysicalFlow(Flow):
         *,
         density: Density,
         ranges: Mapping[str, tuple[float, float]] | None = None,
+        standardisation: Mapping[str, tuple[float, float]] | None = None,
         sum_weights: float | None = None,
     ):
-        super().__init__(obs, cond, ranges=ranges, density=density, sum_weights=sum_weights)
+        super().__init__(
+            obs, cond, ranges=ranges, density=density, standardisation=standardisation, sum_weights=sum_weights
+        )
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` in the standardised coordinates; computed in float64, in the dtype of the arguments."""
@@ -75,6 +80,7 @@ def make_flow(
     cond: Sequence[str],
     ranges: Mapping[str, tuple[float, float]] | None,
     events: Any,
+    sum_weights: float | None,
 ) -> PhysicalFlow:
     """A flow of a density of physical observables, tried out on typical events and standardised by them.
 
@@ -85,11 +91,12 @@ def make_flow(
         ranges: Physical ranges.
         events: Table with the columns ``obs`` and ``cond``. By default, a sample of a density without conditions; one
             with conditions is neither tried out nor standardised.
+        sum_weights: Summed weights of the events it describes.
 
     Raises:
         ValueError: If the density does not give one finite number for each event, or its sampler not one event.
     """
-    flow = PhysicalFlow(obs, cond, density=density, ranges=ranges)
+    flow = PhysicalFlow(obs, cond, density=density, ranges=ranges, sum_weights=sum_weights)
     if events is None and flow.cond:
         return flow
     given = None if events is None else as_sample(events, flow.obs + flow.cond)

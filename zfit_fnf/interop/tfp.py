@@ -43,6 +43,7 @@ def wrap(
     cond: Sequence[str] = (),
     ranges: Mapping[str, tuple[float, float]] | None = None,
     events: Any = None,
+    sum_weights: float | None = None,
     name: str = "distribution",
 ) -> PhysicalFlow:
     """A flow of a distribution, or of a bijector that acts on standard normal variables.
@@ -55,6 +56,7 @@ def wrap(
         ranges: Physical ``(low, high)`` of the observables: the support of the distribution, where that is bounded.
         events: Table of typical events, which set the scale of the coordinates for deformations; by default, events
             of the distribution if there are no conditions.
+        sum_weights: Summed weights of the events it describes: the nominal yield that variations refer to.
         name: What a stored model calls a function. Distributions made of the classes in ``STORABLE`` are stored in
             full. Functions are not: hand the flow to :func:`zfit_fnf.load` as ``supplied={name: flow}``.
 
@@ -78,7 +80,7 @@ def wrap(
         raise TypeError(
             f"expected a distribution or bijector of TensorFlow Probability or a function, got {distribution!r}"
         )
-    return make_flow(density, obs, cond, ranges, events)
+    return make_flow(density, obs, cond, ranges, events, sum_weights)
 
 
 class DistributionDensity(Density):

@@ -37,6 +37,7 @@ def import_flow(
     architecture: Mapping[str, Any] | None = None,
     standardisation: Mapping[str, tuple[float, float]] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    sum_weights: float | None = None,
 ) -> Flow:
     """A flow with the density of a zuko ``NSF`` or ``MAF``.
 
@@ -57,6 +58,7 @@ def import_flow(
             trained on ``(column - mean) / width``. Default ``(0, 1)``.
         ranges: Physical ``(low, high)`` of observables that were brought to the real line before: by
             ``log((y - low) / (high - y))``, or the logarithm of the distance to the one edge that they have.
+        sum_weights: Summed weights of the events it describes: the nominal yield that variations refer to.
 
     Raises:
         ImportError: If PyTorch is needed and missing.
@@ -78,7 +80,7 @@ def import_flow(
         )
     arrays = _without_prefix(read_arrays(source))
     density = make_density(arrays, architecture)
-    return Flow(obs, cond, ranges=ranges, density=density, standardisation=standardisation)
+    return Flow(obs, cond, ranges=ranges, density=density, standardisation=standardisation, sum_weights=sum_weights)
 
 
 # --- from arrays and architecture to the density --------------------------------------------------------------------

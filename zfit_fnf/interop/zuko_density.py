@@ -170,6 +170,10 @@ class _Transform(tf.Module):
     def __init__(self, architecture: ZukoLayer, n_dim: int, n_context: int, dtype: str):
         super().__init__()
         self.architecture, self.n_dim = architecture, n_dim
+        if not (0.0 < architecture.slope < 1.0 and architecture.bound > 0.0):
+            raise ValueError(
+                f"a transform needs 0 < slope < 1 and bound > 0, got {architecture.slope} and {architecture.bound}"
+            )
         if architecture.law == "spline":
             self.law: Any = _Spline(architecture.bins, architecture.bound, architecture.slope)
         else:
