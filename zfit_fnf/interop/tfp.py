@@ -117,6 +117,10 @@ class DistributionDensity(Density):
         """Keyword arguments that construct the same density."""
         return {"distribution": self._given, "n_dim": self.n_dim}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        arrays: dict[str, np.ndarray] = {}  # distributions themselves cannot be pickled
+        return _restored, (describe(self._given, arrays), arrays, self.n_dim)
+
     def __str__(self) -> str:
         return type(self._given).__name__
 
@@ -159,6 +163,10 @@ def _columns(sample: tf.Tensor, n_dim: int) -> tf.Tensor:
 
 
 # --- as plain data ------------------------------------------------------------------------------------------------
+
+
+def _restored(description: Any, arrays: Mapping[str, np.ndarray], n_dim: int) -> DistributionDensity:
+    return DistributionDensity(construct(description, arrays), n_dim)
 
 
 def describe(value: Any, arrays: dict[str, np.ndarray]) -> Any:
