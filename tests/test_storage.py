@@ -76,9 +76,8 @@ def zuko_flow(dtype="float32", **network):
         ZukoLayer("affine", 0, 5.0, 1e-4, NetworkShape((3, 4, 4), "SiLU"), 1),
     ]
     density = ZukoDensity(2, 1, layers, dtype=dtype)
-    for (
-        layer
-    ) in density.layers:  # no masks here: the first coordinate may not see any, so that nothing sees coordinates
+    # Nothing is masked here: all networks are made blind for the coordinates.
+    for layer in density.layers:
         shaken(layer)
         layer.network.weights[0][:2].assign(tf.zeros_like(layer.network.weights[0][:2]))
     return Flow(["a", "b"], ["x"], density=density, standardisation={"a": (0.5, 2.0)})

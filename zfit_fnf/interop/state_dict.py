@@ -173,9 +173,8 @@ def _dependence(positions: Sequence[tuple[int, ...]], masks: Sequence[np.ndarray
     """Which outputs of a network depend on which inputs ``(outputs, inputs)``, along its masks."""
     reached = np.eye(masks[0].shape[1], dtype=bool)
     for position, mask in zip(positions, masks, strict=True):
-        if position[1:] == (
-            0,
-        ):  # the first of a residual block, whose values are added to what comes out of the second
+        # What goes into the first map of a residual block is added to what comes out of the second.
+        if position[1:] == (0,):
             kept = reached
         reached = (mask.astype(float) @ reached) > 0
         if len(position) == 2 and position[1] > 0:
