@@ -266,3 +266,25 @@ class TestCommand:
 
     def test_needs_a_folder(self):
         assert invoke("demo").exit_code == 2
+
+
+class TestInspect:
+    def test_shows_what_a_model_file_contains(self, tmp_path):
+        zfit_fnf.save(zfit_fnf.Flow(["mass"], ["pt"], ranges={"mass": (60.0, 120.0)}), tmp_path / "m.fnf")
+        done = invoke("inspect", tmp_path / "m.fnf")
+        assert done.exit_code == 0
+        for part in ("m.fnf: flow", "checksums verified", "flow p(mass | pt)", "mass in (60, 120)"):
+            assert part in done.stdout
+
+    @pytest.mark.parametrize(
+        ("content", "message"), [(None, "there is no file"), (b"none of ours", "is not a usable model file")]
+    )
+    def test_bad_files_give_one_line(self, tmp_path, content, message):
+        if content:
+            (tmp_path / "m.fnf").write_bytes(content)
+        done = invoke("inspect", tmp_path / "m.fnf")
+        assert done.exit_code == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1

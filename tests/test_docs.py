@@ -1,4 +1,4 @@
-"""The code in the README and on the getting-started page runs as it stands, only with shorter trainings."""
+"""The code in the README and in the documentation runs as it stands, only with shorter trainings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_examples import load
 
@@ -52,3 +53,24 @@ def test_getting_started(in_a_hurry):
     check(names)
     assert list(names["limit"].expected) == sorted(names["limit"].expected)
     assert Path("y1.png").stat().st_size > 10_000
+
+
+def test_storage_format(in_a_hurry):
+    """A reader written after the specification alone gives the same density as the package."""
+    names = run("docs/storage_format.md")
+    rng = np.random.default_rng(1)
+    y, x = np.stack([rng.uniform(61, 119, 200), rng.normal(size=200)], axis=1), rng.normal(size=(200, 1))
+    model = names["zfnf"].load("model.fnf")
+    expected = model.log_prob({"mass": y[:, 0], "score": y[:, 1], "pt": x[:, 0]})
+    np.testing.assert_allclose(names["log_prob"](y, x), expected, rtol=0, atol=1e-10)
+
+
+def test_bring_your_own_flow(in_a_hurry):
+    pytest.importorskip("zuko", reason="needs PyTorch and zuko")
+    names = run("docs/bring_your_own_flow.md")
+    nominal, fitted = names["nominal"], names["result"].params[names["jes"]]
+    np.testing.assert_array_equal(names["same_flow"].log_prob(nominal), names["flow"].log_prob(nominal))
+    assert names["result"].valid
+    # The trainings are short, but the shift of 0.5 is seen.
+    assert fitted["value"] == pytest.approx(0.5, abs=0.3)
+    assert 0.01 < fitted["errors"]["upper"] < 0.2

@@ -15,12 +15,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("ZFIT_DISABLE_TF_WARNINGS", "1")
 
 if TYPE_CHECKING:
-    from . import calculators, datasets, limits, loss, pdf, plotting, projections, samples, scans, toys, train
+    from . import (
+        calculators,
+        datasets,
+        interop,
+        limits,
+        loss,
+        pdf,
+        plotting,
+        projections,
+        samples,
+        scans,
+        storage,
+        toys,
+        train,
+    )
     from .deformation import Deformation, YieldChange
     from .flows import Flow
     from .optimise import Schedule
     from .param import Nuisance, lnN, modified_yield, normsys, nuisance
     from .samples import Sample, Variation
+    from .storage import load, save
 
 _NAMES = {
     "Deformation": "deformation",
@@ -31,15 +46,18 @@ _NAMES = {
     "Variation": "samples",
     "YieldChange": "deformation",
     "lnN": "param",
+    "load": "storage",
     "modified_yield": "param",
     "normsys": "param",
     "nuisance": "param",
+    "save": "storage",
 }
 
 __version__ = "0.1.0.dev0"
 __all__ = [  # noqa: RUF022 (modules first)
     "calculators",
     "datasets",
+    "interop",
     "limits",
     "loss",
     "pdf",
@@ -47,6 +65,7 @@ __all__ = [  # noqa: RUF022 (modules first)
     "projections",
     "samples",
     "scans",
+    "storage",
     "toys",
     "train",
     "Deformation",
@@ -57,9 +76,11 @@ __all__ = [  # noqa: RUF022 (modules first)
     "Variation",
     "YieldChange",
     "lnN",
+    "load",
     "modified_yield",
     "normsys",
     "nuisance",
+    "save",
 ]
 
 

@@ -66,6 +66,14 @@ class PhysicalRanges:
         ]
         return tf.stack(columns, axis=-1)
 
+    def forward_log_det(self, unbounded: tf.Tensor) -> tf.Tensor:
+        """``log|d y / d unbounded|`` summed to ``(n,)``, also where ``y`` is as good as on an edge."""
+        columns = [
+            bijector.forward_log_det_jacobian(tf.identity(unbounded[:, column]), event_ndims=0)
+            for column, bijector in enumerate(self._bijectors)
+        ]
+        return tf.add_n([tf.broadcast_to(column, tf.shape(unbounded)[:1]) for column in columns])
+
 
 def _off_the_edges(value: tf.Tensor, low: float, high: float) -> tf.Tensor:
     width = high - low if np.isfinite(high - low) else 1.0

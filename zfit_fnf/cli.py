@@ -46,3 +46,18 @@ def demo(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"\n{table}\nresults and plots are in {out}")
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A model file, as zfit_fnf.save writes it.", show_default=False)],
+) -> None:
+    """Verify a model file and show what it contains."""
+    from . import storage
+
+    try:
+        contents = storage.inspect(path)
+    except (OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(contents)

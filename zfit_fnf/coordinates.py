@@ -24,9 +24,11 @@ class Coordinates(Model):
         obs: Names of the observables, in autoregressive order; at least one.
         cond: Names of the conditioning observables; may be empty.
         ranges: Physical ``(low, high)`` of observables that have them; the others are unbounded.
+        standardisation: ``(mean, width)`` of columns in unbounded coordinates; default ``(0, 1)``, until
+            :meth:`standardise` learns it.
 
     Raises:
-        ValueError: For names that repeat, and ranges of unknown observables.
+        ValueError: For names that repeat, ranges of unknown observables, and widths that are not positive.
     """
 
     def __init__(
@@ -35,15 +37,15 @@ class Coordinates(Model):
         cond: Sequence[str] = (),
         *,
         ranges: Mapping[str, tuple[float, float]] | None = None,
+        standardisation: Mapping[str, tuple[float, float]] | None = None,
     ):
         super().__init__()
         self.obs, self.cond = _checked_names(obs, cond)
         self.ranges = _checked_ranges(ranges or {}, self.obs)
         self._physical = PhysicalRanges(list(self.ranges.values()))
-        self._centre, self._scale = (
-            tf.Variable(fill(len(self.obs) + len(self.cond)), trainable=False, dtype=tf.float64, name=name)
-            for fill, name in ((np.zeros, "centre"), (np.ones, "scale"))
-        )
+        centre, scale = _checked_standardisation(standardisation or {}, self.obs + self.cond)
+        self._centre = tf.Variable(centre, trainable=False, dtype=tf.float64, name="centre")
+        self._scale = tf.Variable(scale, trainable=False, dtype=tf.float64, name="scale")
 
     def columns(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
         """Checked arrays ``y (n, d)`` and ``x (n, m)`` of a table with the flow's columns."""
@@ -111,3 +113,15 @@ def _checked_ranges(ranges: Mapping[str, tuple[float, float]], obs: tuple[str, .
         if not low < high:
             raise ValueError(f"range of {name!r} needs low < high, got ({low}, {high})")
     return full
+
+
+def _checked_standardisation(
+    standardisation: Mapping[str, tuple[float, float]], columns: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    if unknown := sorted(set(standardisation) - set(columns)):
+        raise ValueError(f"standardisation given for {unknown}, which are not among the columns {list(columns)}")
+    pairs = np.array([standardisation.get(name, (0.0, 1.0)) for name in columns], float)
+    for name, (mean, width) in zip(columns, pairs, strict=True):
+        if not (np.isfinite(mean) and np.isfinite(width) and width > 0):
+            raise ValueError(f"standardisation of {name!r} needs a mean and a positive width, got ({mean}, {width})")
+    return pairs[:, 0], pairs[:, 1]

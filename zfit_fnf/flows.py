@@ -99,7 +99,7 @@ def solve_autoregressive(
 
 
 class Density(Model):
-    """Conditional density of standardised coordinates, what a :class:`Flow` is made of.
+    """Conditional density of coordinates, the standardised ones of a :class:`Flow`.
 
     A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``. Where
     much of the work depends on the conditions alone, it also implements :meth:`given` and :meth:`log_density_given`.
@@ -159,7 +159,7 @@ class AutoregressiveDensity(Density):
         self.hidden = tuple(hidden) if hidden is not None else default_hidden(n_dim)
         if n_layers < 1:
             raise ValueError(f"n_layers must be at least 1, got {n_layers}")
-        law = _make_law(family, n_components)
+        law = make_law(family, n_components)
         seeds = np.random.SeedSequence(seed).generate_state(n_layers)
         self.layers = [AutoregressiveLayer(law, n_dim, n_context, self.hidden, int(layer_seed)) for layer_seed in seeds]
 
@@ -215,6 +215,8 @@ class Flow(Coordinates):
         ranges: Physical ``(low, high)`` of observables that have them; the others are unbounded.
         density: Density of the standardised coordinates; default a new :class:`AutoregressiveDensity`, which the
             arguments from ``family`` to ``seed`` describe.
+        standardisation: ``(mean, width)`` of columns in unbounded coordinates; default ``(0, 1)``, until
+            :meth:`standardise` learns it.
         sum_weights: Summed weights of the events it describes: the nominal yield that variations refer to.
         family: ``"mixture"`` (mixture of logistics, smooth, the default) or ``"spline"`` (rational-quadratic; read the
             warning of :class:`~zfit_fnf.bijectors.RationalQuadraticSpline` on Hessian errors).
@@ -239,6 +241,7 @@ class Flow(Coordinates):
         *,
         ranges: Mapping[str, tuple[float, float]] | None = None,
         density: Density | None = None,
+        standardisation: Mapping[str, tuple[float, float]] | None = None,
         sum_weights: float | None = None,
         family: str = "mixture",
         n_layers: int = 1,
@@ -246,7 +249,7 @@ class Flow(Coordinates):
         hidden: Sequence[int] | None = None,
         seed: int = 0,
     ):
-        super().__init__(obs, cond, ranges=ranges)
+        super().__init__(obs, cond, ranges=ranges, standardisation=standardisation)
         self.sum_weights = sum_weights
         self.history: History | None = None  # of the training, if it was trained here
         self.density = density or AutoregressiveDensity(
@@ -370,7 +373,8 @@ def _condition_rows(flow: Flow, n: int | None, cond: Any) -> np.ndarray:
     return x if n is None else x[np.arange(n) % len(x)]
 
 
-def _make_law(family: str, n_components: int) -> LogisticMixture | RationalQuadraticSpline:
+def make_law(family: str, n_components: int) -> LogisticMixture | RationalQuadraticSpline:
+    """The univariate law of a family, with so many components or bins."""
     laws = {"mixture": LogisticMixture, "spline": RationalQuadraticSpline}
     if family not in laws:
         raise ValueError(f"unknown family {family!r}: choose from {', '.join(laws)}")

@@ -78,10 +78,8 @@ class MaskedMLP(tf.Module):
     ):
         super().__init__(name=name)
         self.n_inputs, self.n_context, self.n_outputs = n_inputs, n_context, n_outputs
-        # Without a context the first input has nothing to depend on: hidden units of degree 0 would be constants.
-        lowest = 0 if n_context else 1
-        self.hidden = tuple(hidden) if n_inputs > lowest else ()
-        degrees = _degrees(n_inputs, n_context, n_outputs, self.hidden, lowest)
+        self.hidden = self.widths(n_inputs, n_context, n_outputs, hidden)[1:-1]
+        degrees = _degrees(n_inputs, n_context, n_outputs, self.hidden)
         # A unit of degree k sees the context and the first k inputs.
         self._masks = [(before[:, None] <= after).astype(float) for before, after in itertools.pairwise(degrees)]
         self._n_fixed = [int(np.sum(layer == 0)) for layer in degrees]
@@ -94,6 +92,12 @@ class MaskedMLP(tf.Module):
                 kernel = np.zeros_like(kernel)
             self.weights.append(tf.Variable(kernel, dtype=dtype, name=f"weights_{layer}"))
             self.biases.append(tf.Variable(np.zeros(mask.shape[1]), dtype=dtype, name=f"biases_{layer}"))
+
+    @staticmethod
+    def widths(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int]) -> tuple[int, ...]:
+        """Units of every layer, from the inputs to the outputs; hidden layers that would be constants are left out."""
+        used = tuple(hidden) if n_inputs > _lowest_degree(n_context) else ()
+        return (n_context + n_inputs, *used, n_inputs * n_outputs)
 
     def __call__(self, inputs: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
         """Evaluate the network.
@@ -157,8 +161,14 @@ def default_hidden(n_inputs: int) -> tuple[int, int]:
     return (width, width)
 
 
-def _degrees(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int], lowest: int) -> list[np.ndarray]:
+def _lowest_degree(n_context: int) -> int:
+    """Without a context the first input has nothing to depend on: hidden units of degree 0 would be constants."""
+    return 0 if n_context else 1
+
+
+def _degrees(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int]) -> list[np.ndarray]:
     """Degree of every unit, layer by layer: those of hidden units are shared out evenly, in ascending order."""
+    lowest = _lowest_degree(n_context)
     inputs = np.concatenate([np.zeros(n_context, int), np.arange(1, n_inputs + 1)])
     shares = [np.sort(lowest + np.arange(width) % max(n_inputs - lowest, 1)) for width in hidden]
     return [inputs, *shares, np.repeat(np.arange(n_inputs), n_outputs)]

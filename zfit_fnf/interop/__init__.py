@@ -1,0 +1,13 @@
+"""Densities from elsewhere, as flows like any other: they are deformed, fitted and stored as if they were trained here.
+
+* :mod:`~zfit_fnf.interop.zuko`: NSF and MAF flows of the PyTorch library zuko;
+* :mod:`~zfit_fnf.interop.reference`: published factorizable flows, a zuko flow behind polynomial residual layers;
+* :mod:`~zfit_fnf.interop.tfp`: distributions and bijectors of TensorFlow Probability;
+* :mod:`~zfit_fnf.interop.callable`: any TensorFlow function with a sampler.
+
+PyTorch is imported only to read what only PyTorch can read.
+"""
+
+from . import callable, reference, tfp, zuko
+
+__all__ = ["callable", "reference", "tfp", "zuko"]
