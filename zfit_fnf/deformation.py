@@ -210,11 +210,21 @@ class PolynomialMap(Model):
         ``coefficients`` are those of the first layer. ``basis`` is ``(M,)``, or ``(n, M)`` for one point of the
         nuisances per event.
         """
-        u, log_det = _affine(u, coefficients, basis)
+        u, log_slopes = self.move(u, coefficients, basis)
+        log_det = tf.reduce_sum(log_slopes, axis=-1)
         for layer in range(1, self.n_layers):
-            u, layer_log_det = _affine(u, self.coefficients(u, c, layer), basis)
-            log_det += layer_log_det
+            u, log_slopes = self.move(u, self.coefficients(u, c, layer), basis)
+            log_det += tf.reduce_sum(log_slopes, axis=-1)
         return u, log_det
+
+    @staticmethod
+    def move(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One layer with the given coefficients: moved coordinates and the logarithm of their slopes, ``(n, d)`` each."""
+        if basis.shape.rank == 1:
+            contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
+        else:
+            contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
+        return _LAW.inverse(u, contracted)
 
     def forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
         """Nominal to deformed, the inverse of ``T_nu``: layer after layer, one coordinate after the other."""
@@ -335,16 +345,6 @@ class Deformation(PolynomialMap):
     def __repr__(self) -> str:
         pairs = "".join(f", {'*'.join(pair)}" for pair in self.interactions)
         return f"<Deformation of {self.flow!r} by {', '.join(self.nuisances)}{pairs}>"
-
-
-def _affine(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """One layer ``(n, d)`` and its log-determinant ``(n,)``."""
-    if basis.shape.rank == 1:
-        contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
-    else:
-        contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
-    moved, log_slope = _LAW.inverse(u, contracted)
-    return moved, tf.reduce_sum(log_slope, axis=-1)
 
 
 def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
