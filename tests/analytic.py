@@ -31,6 +31,12 @@ class GaussianFlow:
         residual = u - self._centre(c) if self.cond else u
         return -0.5 * tf.reduce_sum(residual**2 + np.log(2 * np.pi), axis=-1)
 
+    def given(self, c):
+        return c
+
+    def log_density_given(self, u, given):
+        return self.log_density(u, given)
+
     def draw(self, c, seed):
         normal = tf.random.stateless_normal((tf.shape(c)[0], len(self.obs)), seed, dtype=c.dtype)
         return normal + self._centre(c) if self.cond else normal
@@ -55,6 +61,13 @@ class GaussianDeformation:
         del c
         table = tf.constant(self.table)[None, :, None, :]
         return tf.tile(table, [tf.shape(u)[0], 1, len(self.obs), 1])
+
+    @staticmethod
+    def given(c):
+        return c
+
+    def coefficients_given(self, u, given):
+        return self.coefficients(u, given)
 
     @staticmethod
     def basis(nu):

@@ -69,7 +69,8 @@ def test_against_a_slow_loop_of_the_equations(deformation, flow, events):
         for j in range(2):
             s = t = 0.0
             for response in deformation.responses:
-                single = response.coefficients(tf.constant(u[event : event + 1]), tf.constant(c[event : event + 1]))[0]
+                given = response.given(tf.constant(c[event : event + 1]))
+                single = response.coefficients(tf.constant(u[event : event + 1]), given)[0]
                 for weight, coefficient in zip(weights[response.nuisances], single.numpy(), strict=True):
                     s, t = s + weight * coefficient[j, 0], t + weight * coefficient[j, 1]
             nominal[j], log_det = u[event, j] * np.exp(s) + t, log_det + s
@@ -216,7 +217,7 @@ def test_sampling_follows_the_deformed_density(deformation, flow):
     u, c, _ = flow.encode(*map(tf.constant, flow.columns(table)))
     basis = deformation.basis(tf.constant([1.0, 0.5], tf.float64))
     nominal, _ = deformation.apply(u, c, deformation.coefficients(u, c), basis)
-    z = np.sort(tf.sigmoid(flow.density.layers[0].inverse(nominal, c)[0]).numpy(), axis=0)
+    z = np.sort(tf.sigmoid(flow.density.layers[0].inverse(nominal, flow.density.layers[0].given(c))[0]).numpy(), axis=0)
     assert np.all(np.abs(z - (np.arange(2000)[:, None] + 0.5) / 2000).max(axis=0) < 0.055)
 
 

@@ -2,7 +2,7 @@
 
 Directions follow TensorFlow Probability: *forward generates*, from the base (logistic) through the nominal to the data.
 A law therefore offers ``inverse`` (data to base, one pass) and ``forward`` (base to data), elementwise in the last axis
-of its argument, with the parameters of each element in one more axis.
+of its argument, with the parameters of each element in one more axis: what ``unpack`` makes of a network's numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 _EDGE = 1e-12
+
+Mixture = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def range_bijector(low: float, high: float) -> tfp.bijectors.Bijector:
@@ -79,6 +81,10 @@ class Affine:
 
     n_parameters = 2
 
+    def unpack(self, raw: tf.Tensor) -> tf.Tensor:
+        """The numbers of a network as they are."""
+        return raw
+
     def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base, and ``log dz/du``; shape of ``u``."""
         log_scale = self._log_scale(parameters)
@@ -118,34 +124,40 @@ class LogisticMixture:
         # Spread starting means cover the standardised sample, so that no component has to travel through the others.
         self._start = np.linspace(-2.0, 2.0, n_components) if n_components > 1 else np.zeros(1)
 
-    def log_prob(self, u: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-        """Log-density of the mixture, shape of ``u``; ``parameters`` has the shape of ``u`` plus ``(2 + 3 K,)``.
+    def unpack(self, raw: tf.Tensor) -> Mixture:
+        """Log-weights (of sum one), means and widths, ``(..., K)`` each, from the numbers ``(..., 2 + 3 K)`` of a network."""
+        common, logits, offset, width = tf.split(raw, [2, *[self.n_components] * 3], axis=-1)
+        location, spread = common[..., :1], _positive(common[..., 1:])
+        offset += tf.constant(self._start, offset.dtype)
+        return tf.nn.log_softmax(logits, axis=-1), location + spread * offset, spread * _positive(width - 1.0)
+
+    def log_prob(self, u: tf.Tensor, mixture: Mixture) -> tf.Tensor:
+        """Log-density of the mixture, shape of ``u``.
 
         The sum runs over components scaled by the largest; three exponentials a component, where the textbook formula has
         seven transcendental functions. This is the hot spot of training and of fitting.
         """
-        logits, mean, scale = self._unpack(parameters)
+        log_weights, mean, scale = mixture
         fall = -tf.abs((u[..., None] - mean) / scale)
-        largest = _largest(logits + fall)
-        density = tf.exp(logits + fall - largest) / (scale * (1.0 + tf.exp(fall)) ** 2)
-        return largest[..., 0] + tf.math.log(tf.reduce_sum(density, axis=-1)) - tf.reduce_logsumexp(logits, axis=-1)
+        largest = _largest(log_weights + fall)
+        density = tf.exp(log_weights + fall - largest) / (scale * (1.0 + tf.exp(fall)) ** 2)
+        return largest[..., 0] + tf.math.log(tf.reduce_sum(density, axis=-1))
 
-    def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse(self, u: tf.Tensor, mixture: Mixture) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base: ``z = logit F(u)`` and ``log dz/du``."""
-        logits, mean, scale = self._unpack(parameters)
-        log_weights = tf.nn.log_softmax(logits, axis=-1)
+        log_weights, mean, scale = mixture
         z = (u[..., None] - mean) / scale
         log_below = tf.reduce_logsumexp(log_weights - tf.math.softplus(-z), axis=-1)
         log_above = tf.reduce_logsumexp(log_weights - tf.math.softplus(z), axis=-1)
         log_density = tf.reduce_logsumexp(log_weights + logistic_log_prob(z) - tf.math.log(scale), axis=-1)
         return log_below - log_above, log_density - log_below - log_above
 
-    def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+    def forward(self, z: tf.Tensor, mixture: Mixture) -> tf.Tensor:
         """Base to data: solves ``logit F(u) = z`` by Newton steps inside a shrinking bracket.
 
         The quantile of a mixture lies between the smallest and the largest quantile of its components.
         """
-        _, mean, scale = self._unpack(parameters)
+        _, mean, scale = mixture
         quantiles = mean + scale * z[..., None]
         low, high = tf.reduce_min(quantiles, axis=-1), tf.reduce_max(quantiles, axis=-1)
         tolerance = tf.constant(8.0 * np.finfo(z.dtype.as_numpy_dtype).eps, z.dtype)
@@ -156,7 +168,7 @@ class LogisticMixture:
 
         def step(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, ...]:
             del change
-            value, log_slope = self.inverse(u, parameters)
+            value, log_slope = self.inverse(u, mixture)
             low, high = tf.where(value < z, u, low), tf.where(value < z, high, u)
             newton = u - (value - z) * tf.exp(-log_slope)
             following = tf.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
@@ -166,11 +178,17 @@ class LogisticMixture:
         start = (low, high, 0.5 * (low + high), tf.ones_like(z))
         return tf.while_loop(unfinished, step, start, maximum_iterations=60, parallel_iterations=1)[2]
 
-    def _unpack(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        common, logits, offset, width = tf.split(parameters, [2, *[self.n_components] * 3], axis=-1)
-        location, spread = common[..., :1], _positive(common[..., 1:])
-        offset += tf.constant(self._start, offset.dtype)
-        return logits, location + spread * offset, spread * _positive(width - 1.0)
+    def draw(self, uniform: tf.Tensor, mixture: Mixture) -> tf.Tensor:
+        """Sample from two uniform numbers ``(..., 2)`` each: the first chooses a component, without any equation to solve."""
+        log_weights, mean, scale = mixture
+        below = tf.cumsum(tf.exp(log_weights), axis=-1, exclusive=True)
+        chosen = tf.reduce_sum(tf.cast(below <= uniform[..., :1], tf.int32), axis=-1) - 1
+        mean, scale = (tf.gather(values, chosen, batch_dims=chosen.shape.rank) for values in (mean, scale))
+        return mean + scale * _logit(uniform[..., 1])
+
+
+def _logit(uniform: tf.Tensor) -> tf.Tensor:
+    return tf.math.log(uniform) - tf.math.log1p(-uniform)
 
 
 def _positive(raw: tf.Tensor) -> tf.Tensor:
@@ -201,6 +219,10 @@ class RationalQuadraticSpline:
         self.n_bins, self.bound = n_bins, bound
         self.n_parameters = 3 * n_bins - 1
 
+    def unpack(self, raw: tf.Tensor) -> tf.Tensor:
+        """Widths, heights and slopes of the bins before normalisation: the numbers of a network as they are."""
+        return raw
+
     def log_prob(self, u: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """Log-density of ``u`` when the base is logistic."""
         z, log_slope = self.inverse(u, parameters)
@@ -215,6 +237,10 @@ class RationalQuadraticSpline:
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """Base to data, in closed form."""
         return self._spline(parameters).inverse(tf.identity(z))
+
+    def draw(self, uniform: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """Sample from uniform numbers ``(..., 2)``, of which the second is enough."""
+        return self.forward(_logit(uniform[..., 1]), parameters)
 
     def _spline(self, parameters: tf.Tensor) -> tfp.bijectors.Bijector:
         widths, heights, slopes = tf.split(parameters, [self.n_bins, self.n_bins, self.n_bins - 1], axis=-1)

@@ -96,10 +96,14 @@ class Response(Model):
         shape = (len(self.powers), n_single + len(self.powers))
         self.calibration = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
 
-    def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
+    def given(self, c: tf.Tensor, layer: int = 0) -> Any:
+        """What the network of one layer makes of the conditions ``(n, m)``."""
+        return self.networks[layer].given(c)
+
+    def coefficients(self, u: tf.Tensor, given: Any, layer: int = 0) -> tf.Tensor:
         """Coefficients ``(n, monomials, d, 2)`` of one layer at its inputs; the last axis is (log-scale, shift)."""
         order = slice(None, None, -1 if layer % 2 else 1)
-        raw = self.networks[layer](u[:, order], c)[:, order]
+        raw = self.networks[layer].complete(u[:, order], given)[:, order]
         return tf.transpose(tf.reshape(raw, (-1, raw.shape[1], len(self.powers), 2)), (0, 2, 1, 3))
 
     def config(self) -> dict[str, Any]:
@@ -195,12 +199,21 @@ class PolynomialMap(Model):
         alone = [place[name,] for name in response.nuisances] if feeds_others else []
         return np.concatenate([*alone, place[response.nuisances]])
 
+    def given(self, c: tf.Tensor, layer: int = 0) -> list[Any]:
+        """What the networks of one layer make of the conditions ``c (n, m)``."""
+        return [response.given(c, layer) for response in self.responses]
+
+    def coefficients_given(self, u: tf.Tensor, given: Sequence[Any], layer: int = 0) -> tf.Tensor:
+        """Coefficients ``(n, M, d, 2)`` of one layer, with what :meth:`given` has made of the conditions."""
+        parts = zip(self.responses, given, strict=True)
+        return tf.concat([response.coefficients(u, part, layer) for response, part in parts], axis=1)
+
     def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
         """Coefficients ``(n, M, d, 2)`` of all monomials in one layer, at its inputs ``u (n, d)``.
 
         Those of the first layer are a function of the event, not of the nuisances.
         """
-        return tf.concat([response.coefficients(u, c, layer) for response in self.responses], axis=1)
+        return self.coefficients_given(u, self.given(c, layer), layer)
 
     def apply(
         self, u: tf.Tensor, c: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor

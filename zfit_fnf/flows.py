@@ -48,20 +48,43 @@ class AutoregressiveLayer(tf.Module):
         self.law = law
         self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed, zero_init=zero_init)
 
-    def log_prob(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-        """Log-density ``(n,)`` of ``u`` when this is the last layer."""
-        return tf.reduce_sum(self.law.log_prob(u, self.network(u, c)), axis=-1)
+    def given(self, c: tf.Tensor) -> Any:
+        """What depends on the conditions alone, for the methods below."""
+        first, contributions = self.network.given(c)
+        return self.law.unpack(first), contributions
 
-    def inverse(self, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def log_prob(self, u: tf.Tensor, given: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` of ``u`` when this is the last layer."""
+        return tf.reduce_sum(self.law.log_prob(u, self._parameters(u, given)), axis=-1)
+
+    def inverse(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base ``(n, d)`` and its log-determinant ``(n,)``."""
-        z, log_slope = self.law.inverse(u, self.network(u, c))
+        z, log_slope = self.law.inverse(u, self._parameters(u, given))
         return z, tf.reduce_sum(log_slope, axis=-1)
 
-    def forward(self, z: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+    def forward(self, z: tf.Tensor, given: Any) -> tf.Tensor:
         """Base to data, one coordinate after the other."""
-        return solve_autoregressive(
-            lambda u, j: self.law.forward(z[:, j], self.network(u, c)[:, j]), n_dim=self.network.n_inputs, like=z
-        )
+        return self._solve(lambda parameters, j: self.law.forward(z[:, j], parameters), given, like=z)
+
+    def draw(self, uniform: tf.Tensor, given: Any) -> tf.Tensor:
+        """Sample ``(n, d)`` from uniform numbers ``(n, d, 2)`` when this is the last layer."""
+        return self._solve(lambda parameters, j: self.law.draw(uniform[:, j], parameters), given, like=uniform[..., 0])
+
+    def _solve(self, coordinate: Callable[[Any, int], tf.Tensor], given: Any, *, like: tf.Tensor) -> tf.Tensor:
+        def column(u: tf.Tensor, j: int) -> tf.Tensor:
+            parameters = tf.nest.map_structure(lambda values: values[:, j], self._parameters(u, given))
+            return coordinate(parameters, j)
+
+        return solve_autoregressive(column, n_dim=self.network.n_inputs, like=like)
+
+    def _parameters(self, u: tf.Tensor, given: Any) -> Any:
+        """Parameters of the law for every coordinate: a nest of ``(n, d, ...)``."""
+        first, contributions = given
+        first = tf.nest.map_structure(lambda a: tf.broadcast_to(a, (tf.shape(u)[0], *a.shape[1:])), first)
+        if self.network.n_inputs == 1:
+            return first
+        others = self.law.unpack(self.network.outputs(u, contributions))
+        return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=1), first, others)
 
 
 def solve_autoregressive(
@@ -78,7 +101,8 @@ def solve_autoregressive(
 class Density(Model):
     """Conditional density of standardised coordinates, what a :class:`Flow` is made of.
 
-    A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``.
+    A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``. Where
+    much of the work depends on the conditions alone, it also implements :meth:`given` and :meth:`log_density_given`.
 
     Attributes:
         n_dim: Number ``d`` of coordinates.
@@ -91,6 +115,14 @@ class Density(Model):
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` of ``u (n, d)`` given ``c (n, m)``; dtype of the arguments."""
         raise NotImplementedError(f"{type(self).__name__} has no density")
+
+    def given(self, c: tf.Tensor) -> Any:
+        """What depends on the conditions alone: a nest of tensors, by default the conditions themselves."""
+        return c
+
+    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` of ``u (n, d)``, with what :meth:`given` has made of the conditions."""
+        return self.log_density(u, given)
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""
@@ -133,20 +165,29 @@ class AutoregressiveDensity(Density):
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)``: the Jacobians of all layers but the last, and the density of that one."""
+        return self.log_density_given(u, self.given(c))
+
+    def given(self, c: tf.Tensor) -> Any:
+        """What the layers make of the conditions."""
+        return [layer.given(c) for layer in self.layers]
+
+    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` of ``u (n, d)``, with what :meth:`given` has made of the conditions."""
         log_det = tf.zeros_like(u[:, 0])
-        for layer in self.layers[:-1]:
-            u, layer_log_det = layer.inverse(u, c)
+        for layer, layer_given in zip(self.layers[:-1], given, strict=False):
+            u, layer_log_det = layer.inverse(u, layer_given)
             u, log_det = tf.reverse(u, axis=[-1]), log_det + layer_log_det
-        return log_det + self.layers[-1].log_prob(u, c)
+        return log_det + self.layers[-1].log_prob(u, given[-1])
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``."""
         tiny = np.finfo(c.dtype.as_numpy_dtype).tiny
-        uniform = tf.random.stateless_uniform((tf.shape(c)[0], self.n_dim), seed, minval=tiny, dtype=c.dtype)
-        z = tf.math.log(uniform) - tf.math.log1p(-uniform)
-        for layer in self.layers[:0:-1]:
-            z = tf.reverse(layer.forward(z, c), axis=[-1])
-        return self.layers[0].forward(z, c)
+        uniform = tf.random.stateless_uniform((tf.shape(c)[0], self.n_dim, 2), seed, minval=tiny, dtype=c.dtype)
+        given = self.given(c)
+        u = self.layers[-1].draw(uniform, given[-1])
+        for layer, layer_given in zip(self.layers[-2::-1], given[-2::-1], strict=True):
+            u = layer.forward(tf.reverse(u, axis=[-1]), layer_given)
+        return u
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct a density of the same architecture."""
@@ -259,6 +300,14 @@ class Flow(Coordinates):
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` in the standardised coordinates; dtype of the arguments."""
         return self.density.log_density(u, c)
+
+    def given(self, c: tf.Tensor) -> Any:
+        """What the density makes of the standardised conditions ``c (n, m)``: a nest of tensors."""
+        return self.density.given(c)
+
+    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` in the standardised coordinates, with what :meth:`given` has made of the conditions."""
+        return self.density.log_density_given(u, given)
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""

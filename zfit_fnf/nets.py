@@ -47,6 +47,9 @@ def _rebuild(cls: type[Model], config: dict[str, Any], values: Sequence[np.ndarr
 class MaskedMLP(tf.Module):
     """Autoregressive multilayer perceptron with SiLU activations.
 
+    Units that see the context alone come first in every layer. What they contribute is computed by :meth:`given`, once
+    for events that stay while the inputs move; :meth:`outputs` computes the rest.
+
     Weights are kept in ``dtype``; the arithmetic follows the dtype of the inputs, so that a network trained in float32
     is evaluated in float64 without a second copy.
 
@@ -77,7 +80,10 @@ class MaskedMLP(tf.Module):
         # Without a context the first input has nothing to depend on: hidden units of degree 0 would be constants.
         lowest = 0 if n_context else 1
         self.hidden = tuple(hidden) if n_inputs > lowest else ()
-        self._masks = _masks(n_inputs, n_context, n_outputs, self.hidden, lowest)
+        degrees = _degrees(n_inputs, n_context, n_outputs, self.hidden, lowest)
+        # A unit of degree k sees the context and the first k inputs.
+        self._masks = [(before[:, None] <= after).astype(float) for before, after in itertools.pairwise(degrees)]
+        self._n_fixed = [int(np.sum(layer == 0)) for layer in degrees]
         rng = np.random.default_rng(seed)
         self.weights, self.biases = [], []
         for layer, mask in enumerate(self._masks):
@@ -98,13 +104,48 @@ class MaskedMLP(tf.Module):
         Returns:
             ``(n, d, p)`` in the dtype of the inputs.
         """
-        dtype = inputs.dtype
-        layer = tf.concat([context, inputs], axis=-1)
-        for index, (weights, biases, mask) in enumerate(zip(self.weights, self.biases, self._masks, strict=True)):
+        return self.complete(inputs, self.given(context))
+
+    def complete(self, inputs: tf.Tensor, given: tuple[tf.Tensor, list[tf.Tensor]]) -> tf.Tensor:
+        """Outputs ``(n, d, p)`` of all inputs, with what :meth:`given` has made of the context."""
+        first, contributions = given
+        first = tf.broadcast_to(first, (tf.shape(inputs)[0], 1, self.n_outputs))
+        return tf.concat([first, self.outputs(inputs, contributions)], axis=1) if self.n_inputs > 1 else first
+
+    def given(self, context: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """What depends on the context alone.
+
+        Args:
+            context: ``(n, m)``.
+
+        Returns:
+            The outputs ``(n, 1, p)`` of the first input, and the contributions ``(n, width)`` to the moving units of
+            every layer. Without a context there is one row for all events.
+        """
+        layer = context if self.n_context else context[:1]
+        contributions = []
+        for index, (kernel, biases) in enumerate(zip(self._kernels(context.dtype), self.biases, strict=True)):
             if index:
                 layer = tf.nn.silu(layer)
-            layer = layer @ (tf.cast(weights, dtype) * tf.constant(mask, dtype)) + tf.cast(biases, dtype)
-        return tf.reshape(layer, (-1, self.n_inputs, self.n_outputs))
+            n_in, n_out = self._n_fixed[index : index + 2]
+            layer = layer @ kernel[:n_in] + tf.cast(biases, context.dtype)
+            layer, moving = layer[:, :n_out], layer[:, n_out:]
+            contributions.append(moving)
+        return layer[:, None, :], contributions
+
+    def outputs(self, inputs: tf.Tensor, contributions: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Outputs ``(n, d - 1, p)`` of all inputs but the first, given the contributions of the context."""
+        layer = inputs
+        for index, (kernel, contribution) in enumerate(zip(self._kernels(inputs.dtype), contributions, strict=True)):
+            if index:
+                layer = tf.nn.silu(layer)
+            n_in, n_out = self._n_fixed[index : index + 2]
+            layer = contribution + layer @ kernel[n_in:, n_out:]
+        return tf.reshape(layer, (-1, self.n_inputs - 1, self.n_outputs))
+
+    def _kernels(self, dtype: tf.DType) -> list[tf.Tensor]:
+        masks = (tf.constant(mask, dtype) for mask in self._masks)
+        return [tf.cast(weights, dtype) * mask for weights, mask in zip(self.weights, masks, strict=True)]
 
 
 def default_hidden(n_inputs: int) -> tuple[int, int]:
@@ -113,9 +154,8 @@ def default_hidden(n_inputs: int) -> tuple[int, int]:
     return (width, width)
 
 
-def _masks(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int], lowest: int) -> list[np.ndarray]:
-    """Zero-one masks ``(fan_in, fan_out)``: a unit of degree ``k`` sees the context and the first ``k`` inputs."""
-    degrees = [np.concatenate([np.zeros(n_context, int), np.arange(1, n_inputs + 1)])]
-    degrees += [lowest + np.arange(width) % max(n_inputs - lowest, 1) for width in hidden]
-    degrees += [np.repeat(np.arange(n_inputs), n_outputs)]
-    return [(before[:, None] <= after[None, :]).astype(float) for before, after in itertools.pairwise(degrees)]
+def _degrees(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int], lowest: int) -> list[np.ndarray]:
+    """Degree of every unit, layer by layer: those of hidden units are shared out evenly, in ascending order."""
+    inputs = np.concatenate([np.zeros(n_context, int), np.arange(1, n_inputs + 1)])
+    shares = [np.sort(lowest + np.arange(width) % max(n_inputs - lowest, 1)) for width in hidden]
+    return [inputs, *shares, np.repeat(np.arange(n_inputs), n_outputs)]

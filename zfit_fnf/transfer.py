@@ -86,7 +86,7 @@ class Transfer(Coordinates):
         Raises:
             ValueError: For bad columns, events outside of the ranges, and a process that is missing or unknown.
         """
-        return self._moved(lambda u, context: self.inverse(u, context)[0], data, process)
+        return self._moved(lambda u, given: self.inverse(u, given)[0], data, process)
 
     def to_data(self, simulation: Any, *, process: str | None = None) -> pd.DataFrame:
         """Correct simulated events: take them to where data have them; arguments as for :meth:`to_simulation`."""
@@ -97,7 +97,7 @@ class Transfer(Coordinates):
 
         def physical(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
             u, c, _ = self.encode(y, x)
-            return self.decode(move(u, self.context(c, process)))
+            return self.decode(move(u, self.given(self.context(c, process))))
 
         return pd.DataFrame(np.concatenate([in_chunks(physical, y, x), x], axis=1), columns=[*self.obs, *self.cond])
 
@@ -116,18 +116,22 @@ class Transfer(Coordinates):
             [c, tf.fill((tf.shape(c)[0], 1), tf.constant(1.0, c.dtype)) * tf.constant(one_hot, c.dtype)], axis=1
         )
 
-    def inverse(self, u: tf.Tensor, context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def given(self, context: tf.Tensor) -> list[Any]:
+        """What the networks make of the context alone."""
+        return [layer.given(context) for layer in self.layers]
+
+    def inverse(self, u: tf.Tensor, given: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to simulation ``(n, d)`` and its log-determinant ``(n,)``, in standardised coordinates."""
         log_det = tf.zeros_like(u[:, 0])
-        for index, layer in enumerate(self.layers):
-            moved, layer_log_det = layer.inverse(_turned(u, index), context)
+        for index, (layer, of_layer) in enumerate(zip(self.layers, given, strict=True)):
+            moved, layer_log_det = layer.inverse(_turned(u, index), of_layer)
             u, log_det = _turned(moved, index), log_det + layer_log_det
         return u, log_det
 
-    def forward(self, u: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+    def forward(self, u: tf.Tensor, given: Sequence[Any]) -> tf.Tensor:
         """Simulation to data ``(n, d)``, the inverse of :meth:`inverse`."""
-        for index, layer in reversed(list(enumerate(self.layers))):
-            u = _turned(layer.forward(_turned(u, index), context), index)
+        for index, (layer, of_layer) in reversed(list(enumerate(zip(self.layers, given, strict=True)))):
+            u = _turned(layer.forward(_turned(u, index), of_layer), index)
         return u
 
     def config(self) -> dict[str, Any]:
@@ -197,12 +201,13 @@ class ProfiledTransfer(Model):
         """Data to simulation ``(n, d)`` and its log-determinant ``(n,)``."""
         coefficients = self.deformation.coefficients(u, context)
         u, psi_log_det = self.deformation.apply(u, context, coefficients, self.basis(theta))
-        u, phi_log_det = self.transfer.inverse(u, context)
+        u, phi_log_det = self.transfer.inverse(u, self.transfer.given(context))
         return u, psi_log_det + phi_log_det
 
     def forward(self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
         """Simulation to data ``(n, d)``."""
-        return self.deformation.forward(self.transfer.forward(u, context), context, self.basis(theta))
+        u = self.transfer.forward(u, self.transfer.given(context))
+        return self.deformation.forward(u, context, self.basis(theta))
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct the same map."""

@@ -279,12 +279,12 @@ class GlobalProblem:
 
     def _displacement(self, given: Sequence[Given], log_p: Sequence[tf.Tensor]) -> tf.Tensor:
         """Squared displacement of each event, averaged over the processes that it may be of."""
-        squared = [
-            tf.reduce_sum(tf.square(self.transfer.inverse(events.u, events.context)[0] - events.u), axis=-1)
-            for events in given
-        ]
+        squared = [tf.reduce_sum(tf.square(self._moved(events) - events.u), axis=-1) for events in given]
         shares = responsibilities(self.pdf, [tf.stop_gradient(part) for part in log_p])
         return tf.add_n([share * tf.cast(s, tf.float64) for share, s in zip(shares, squared, strict=True)])
+
+    def _moved(self, events: Given) -> tf.Tensor:
+        return self.transfer.inverse(events.u, self.transfer.given(events.context))[0]
 
     def _minimise(self, sample: Sample) -> FitResult:
         return default_minimizer().minimize(make_loss(self.pdf, sample), self.params)
@@ -351,7 +351,14 @@ def prepared_rows(pdf: zfit.pdf.BasePDF, sample: Sample) -> list[np.ndarray]:
         tf.nest.flatten([part.given(tf.constant(x[start : start + CHUNK])) for part in parts])
         for start in range(0, len(x), CHUNK)
     ]
-    return [np.concatenate([np.asarray(t, np.float32) for t in column]) for column in zip(*chunks, strict=True)]
+    return [_rows([np.asarray(t, np.float32) for t in column], len(x)) for column in zip(*chunks, strict=True)]
+
+
+def _rows(chunks: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """One array with a row for each event; what is the same for all events has a single row."""
+    if n > 1 and len(chunks[0]) == 1:
+        return np.broadcast_to(chunks[0], (n, *chunks[0].shape[1:]))
+    return np.concatenate(chunks)
 
 
 def given_structure(pdf: zfit.pdf.BasePDF) -> Any:

@@ -16,10 +16,12 @@ from ..pdf import (
     Ranges,
     SumPDF,
     conditions,
+    given_conditions,
     is_compilable,
     log_density,
     outputs,
     prepare,
+    prepare_given,
     space_ranges,
 )
 from ..transfer import ProfiledTransfer, Transfer
@@ -83,8 +85,10 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
                 f"params= of {name!r} names {sorted(params or {})}, but the transfer follows {list(follows)}"
             )
         factors = pdf.pdfs if isinstance(pdf, ConditionalProductPDF) else [pdf]
-        self._moving = [factor for factor in factors if set(factor.obs) & set(self._transfer.obs)]
-        self._still = [factor for factor in factors if factor not in self._moving]
+        moved = set(self._transfer.obs)
+        self._still = [factor for factor in factors if not moved & set(factor.obs)]
+        self._moving = [factor for factor in factors if moved & set(factor.obs)]
+        self._in_place = [not moved & set(conditions(factor)) for factor in self._moving]  # their conditions
         if extended is None and pdf.is_extended:
             extended = pdf.get_yield()
         self.cond = conditions(pdf)
@@ -107,26 +111,44 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
             self._columns(x, self._transfer.obs), self._columns(x, self._transfer.cond)
         )
         still = [prepare(factor, self._columns(x, factor.obs)) for factor in self._still]
-        return Given(x, u, self._transfer.context(c, self._process), log_jacobian, still)
+        fixed = [
+            given_conditions(factor, self._columns(x, factor.obs)) if in_place else ()
+            for factor, in_place in zip(self._moving, self._in_place, strict=True)
+        ]
+        return Given(x, u, self._transfer.context(c, self._process), log_jacobian, fixed, still)
 
-    def log_density_at(self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float = 0.0) -> tf.Tensor:
-        """Log-density ``(n,)`` float64 of events that ``T_psi`` has taken to ``u``; networks run in its dtype."""
-        return self._log_product(*self._simulated(given, u, log_det))
+    def log_density_at(
+        self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float = 0.0, *, networks: Any = None
+    ) -> tf.Tensor:
+        """Log-density ``(n,)`` float64 of events that ``T_psi`` has taken to ``u``; networks run in its dtype.
+
+        Args:
+            given: The events.
+            u: Their standardised observables behind ``T_psi``.
+            log_det: Log-determinant of ``T_psi``.
+            networks: What the networks of ``T_phi`` make of the context, if that is known already.
+        """
+        return self._log_product(*self._simulated(given, u, log_det, networks))
 
     def simulated(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The observables of events ``(n, n_obs)`` where simulation has them, by name."""
         given = self.given(x)
-        y = self._transfer.decode(self._transfer.inverse(given.u, given.context)[0])
+        y = self._transfer.decode(self._transfer.inverse(given.u, self._transfer.given(given.context))[0])
         return dict(zip(self._transfer.obs, tf.unstack(y, axis=1), strict=True))
 
-    def _simulated(self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float) -> tuple[Any, Any, tf.Tensor]:
+    def _simulated(
+        self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float, networks: Any = None
+    ) -> tuple[Any, Any, tf.Tensor]:
         """The factors' prepared events in simulation, and the log-determinant of the whole map."""
-        u, phi_log_det = self._transfer.inverse(u, given.context)
+        u, phi_log_det = self._transfer.inverse(u, networks or self._transfer.given(given.context))
         y = self._transfer.decode(tf.cast(u, tf.float64))
         back = self._transfer.encode(y, tf.cast(self._columns(given.x, self._transfer.cond), tf.float64))[2]
         columns = dict(zip(self.obs, tf.unstack(given.x, axis=1), strict=True))
         columns.update(zip(self._transfer.obs, tf.unstack(tf.cast(y, u.dtype), axis=1), strict=True))
-        moving = [prepare(factor, tf.stack([columns[o] for o in factor.obs], axis=1)) for factor in self._moving]
+        moving = []
+        for factor, in_place, fixed in zip(self._moving, self._in_place, given.fixed, strict=True):
+            events = tf.stack([columns[o] for o in factor.obs], axis=1)
+            moving.append(prepare_given(factor, events, fixed) if in_place else prepare(factor, events))
         return moving, given.still, log_det + phi_log_det + given.log_jacobian - tf.cast(back, u.dtype)
 
     def _log_product(self, moving: Any, still: Any, log_det: tf.Tensor) -> tf.Tensor:
@@ -136,15 +158,16 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
     def _prepare(self, x: tf.Tensor) -> Any:
         given = self.given(x)
         if self._profiled:
-            return given, self._profiled.deformation.coefficients(given.u, given.context)
+            coefficients = self._profiled.deformation.coefficients(given.u, given.context)
+            return given, coefficients, self._transfer.given(given.context)
         return self._simulated(given, given.u, 0.0)
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
         if not self._profiled:
             return self._log_product(*prepared)
-        given, coefficients = prepared
-        deformation = self._profiled.deformation
-        return self.log_density_at(given, *deformation.apply(given.u, given.context, coefficients, self._basis()))
+        given, coefficients, networks = prepared
+        moved = self._profiled.deformation.apply(given.u, given.context, coefficients, self._basis())
+        return self.log_density_at(given, *moved, networks=networks)
 
     def _basis(self) -> tf.Tensor:
         assert self._profiled
@@ -158,7 +181,7 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         y, x = (_stacked(columns, names, simulated) for names in (self._transfer.obs, self._transfer.cond))
         u, c, _ = self._transfer.encode(y, x)
         networks_see = self._transfer.context(c, self._process)
-        u = self._transfer.forward(u, networks_see)
+        u = self._transfer.forward(u, self._transfer.given(networks_see))
         if self._profiled:
             u = self._profiled.deformation.forward(u, networks_see, self._basis())
         columns.update(zip(self._transfer.obs, tf.unstack(self._transfer.decode(u), axis=1), strict=True))
@@ -181,6 +204,7 @@ class Given(NamedTuple):
         u: Standardised observables ``(n, d)``.
         context: What the networks are conditional on ``(n, m)``.
         log_jacobian: Of the standardisation ``(n,)``.
+        fixed: What the factors of the density that the map moves make of conditions that it does not.
         still: Prepared events of the factors of the density that the map does not touch.
     """
 
@@ -188,6 +212,7 @@ class Given(NamedTuple):
     u: tf.Tensor
     context: tf.Tensor
     log_jacobian: tf.Tensor
+    fixed: Any
     still: Any
 
 
