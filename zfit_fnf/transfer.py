@@ -13,7 +13,7 @@ data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,18 +86,21 @@ class Transfer(Coordinates):
         Raises:
             ValueError: For bad columns, events outside of the ranges, and a process that is missing or unknown.
         """
-        return self._moved(lambda u, given: self.inverse(u, given)[0], data, process)
+        return self.moved(lambda u, context: self.inverse(u, self.given(context))[0], data, process)
 
     def to_data(self, simulation: Any, *, process: str | None = None) -> pd.DataFrame:
         """Correct simulated events: take them to where data have them; arguments as for :meth:`to_simulation`."""
-        return self._moved(self.forward, simulation, process)
+        return self.moved(lambda u, context: self.forward(u, self.given(context)), simulation, process)
 
-    def _moved(self, move: Any, events: Any, process: str | None) -> pd.DataFrame:
+    def moved(
+        self, move: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], events: Any, process: str | None
+    ) -> pd.DataFrame:
+        """Apply a function of the standardised observables and the context to a table; as for :meth:`to_simulation`."""
         y, x = self.columns(events)
 
         def physical(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
             u, c, _ = self.encode(y, x)
-            return self.decode(move(u, self.given(self.context(c, process))))
+            return self.decode(move(u, self.context(c, process)))
 
         return pd.DataFrame(np.concatenate([in_chunks(physical, y, x), x], axis=1), columns=[*self.obs, *self.cond])
 
@@ -183,11 +186,12 @@ class ProfiledTransfer(Model):
         """Values of the parameters where ``T_psi`` is the identity, by name."""
         return dict(zip(self.parameters, self._centre.numpy().tolist(), strict=True))
 
-    def place(self, centre: Mapping[str, float], axes: np.ndarray) -> None:
-        """Set the centre and the axes."""
+    def place(self, centre: Mapping[str, float], axes: np.ndarray | None = None) -> None:
+        """Set the centre, and other axes if there are any."""
         self._centre.assign([centre[name] for name in self.parameters])
-        self._axes.assign(axes)
-        self._inverse_axes.assign(np.linalg.inv(axes))
+        if axes is not None:
+            self._axes.assign(axes)
+            self._inverse_axes.assign(np.linalg.inv(axes))
 
     def at(self, shift: tf.Tensor) -> tf.Tensor:
         """Parameters ``(P,)`` at a shift ``(P,)`` along the axes; float64."""

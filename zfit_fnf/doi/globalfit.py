@@ -47,11 +47,13 @@ class Member:
         seed: What its events were drawn with.
         transfer: Values of the variables of its map, as of `Transfer.weights_list`.
         values: Best fit of the parameters, by name.
+        problems: What is wrong with the fit, if anything.
     """
 
     seed: tuple[int, int]
     transfer: list[np.ndarray]
     values: dict[str, float]
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,14 +202,14 @@ class GlobalProblem:
         self._sum_weights = tf.Variable(1.0, dtype=tf.float64, trainable=False)
         self._fit: Maximiser | None = None
 
-    def solve(self, sample: Sample, *, seed: int, progress: bool, name: str = "global fit") -> TransferFit:
+    def solve(self, sample: Sample, *, seed: int, progress: bool, covariance: bool = True) -> TransferFit:
         """Fit data from the identity map and from the start values of the parameters.
 
         Args:
             sample: The events.
             seed: Of the networks' initial weights and of the shuffling.
             progress: Whether to show progress bars.
-            name: What messages call it.
+            covariance: Whether to compute the covariance of the parameters, which is not a number otherwise.
 
         Raises:
             TrainingStopped: If the training diverges or is interrupted.
@@ -217,28 +219,28 @@ class GlobalProblem:
         self._sum_weights.assign(sample.sum_weights)
         source = [Rows(sample, prepared_rows(self.pdf, sample))]
         self._fit = self._fit or self._maximiser(sample)
-        history = self._fit(name, source, seed=seed, progress=progress)
+        history = self._fit("global fit", source, seed=seed, progress=progress)
         result = self._minimise(sample)
         moves: list[float] = []
         while len(moves) < _ROUNDS and (not moves or moves[-1] > _STILL):
             before = current(self.params)
             tail = int(_TAIL * self.schedule.steps)
-            self._fit(f"{name}, round {len(moves) + 1}", source, seed=seed, progress=progress, first_step=tail)
+            self._fit(f"global fit, round {len(moves) + 1}", source, seed=seed, progress=progress, first_step=tail)
             result = self._minimise(sample)
             errors = expected_errors(self.pdf, sample, self.params)
             moves.append(float(np.max(np.abs(current(self.params) - before) / errors)))
-        covariance, problems = self._covariance(sample)
+        matrix = self._covariance(sample) if covariance else np.full((len(self.params),) * 2, np.nan)
         return TransferFit(
             model=self.model,
             pdf=self.pdf,
             data=sample,
             transfer=self.transfer,
             values={parameter.name: float(parameter.value()) for parameter in self.params},
-            covariance=covariance,
+            covariance=matrix,
             nll=float(result.fmin),
             rounds=tuple(moves),
             history=history,
-            problems=(*problems, *self._problems(sample, result, moves)),
+            problems=tuple(self._problems(sample, result, moves, matrix if covariance else np.eye(1))),
             problem=self,
         )
 
@@ -289,14 +291,16 @@ class GlobalProblem:
     def _minimise(self, sample: Sample) -> FitResult:
         return default_minimizer().minimize(make_loss(self.pdf, sample), self.params)
 
-    def _covariance(self, sample: Sample) -> tuple[np.ndarray, list[str]]:
+    def _covariance(self, sample: Sample) -> np.ndarray:
+        """Inverse Hessian; not a number if that is not positive definite."""
         hessian = np.asarray(make_loss(self.pdf, sample).hessian(self.params))
-        if np.isfinite(hessian).all() and np.linalg.eigvalsh(hessian)[0] > 0:
-            return np.linalg.inv(hessian), []
-        return np.full_like(hessian, np.nan), ["the Hessian at the minimum is not positive definite"]
+        positive = np.isfinite(hessian).all() and np.linalg.eigvalsh(hessian)[0] > 0
+        return np.linalg.inv(hessian) if positive else np.full_like(hessian, np.nan)
 
-    def _problems(self, sample: Sample, result: FitResult, moves: Sequence[float]) -> list[str]:
+    def _problems(self, sample: Sample, result: FitResult, moves: Sequence[float], covariance: np.ndarray) -> list[str]:
         problems = []
+        if not np.isfinite(covariance).all():
+            problems.append("the Hessian at the minimum is not positive definite")
         if not result.converged:
             problems.append("Minuit did not converge")
         if result.params_at_limit:
