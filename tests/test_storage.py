@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow, YieldChange, storage
-from zfit_fnf.deformation import Response
+from zfit_fnf.deformation import PolynomialMap, Response
 from zfit_fnf.history import History
 from zfit_fnf.interop.reference import ReferenceDeformation, ReferenceResponse
 from zfit_fnf.interop.zuko_density import NetworkShape, ZukoDensity, ZukoLayer
@@ -155,6 +155,19 @@ class TestRoundTrip:
         np.testing.assert_array_equal(densities(again), densities(model))
         draw = {"n": 5, "cond": EVENTS if model.cond else None, "seed": 3}
         assert again.sample(**draw).equals(model.sample(**draw))
+
+    def test_maps(self, tmp_path):
+        whole = deformation(n_layers=2)
+        storage.save(PolynomialMap(whole.responses, windows=whole.windows), tmp_path / "m.fnf")
+        again = storage.load(tmp_path / "m.fnf")
+        u, c = tf.constant(np.random.default_rng(0).normal(size=(20, 2))), tf.zeros((20, 1), tf.float64)
+        basis = whole.basis(tf.constant([0.4, -1.2], tf.float64))
+        for moved, expected in zip(
+            again.apply(u, c, again.coefficients(u, c), again.basis(tf.constant([0.4, -1.2], tf.float64))),
+            whole.apply(u, c, whole.coefficients(u, c), basis),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(moved, expected)
 
     def test_same_model_same_bytes(self, model, tmp_path):
         for name in ("1", "2"):
@@ -456,6 +469,12 @@ def test_weights_that_are_not_finite(stored, tmp_path):
         tensor_of(manifest)["sha256"] = hashlib.sha256(bad.tobytes()).hexdigest()
 
     refused(rewritten(stored, tmp_path / "m.fnf", signed, {"1.centre": bad}), "2 of 3 numbers of tensor '1.centre' are")
+
+
+def test_responses_of_other_dimensions(tmp_path):
+    responses = [Response(["jes"], ((1,),), n_dim=3, n_context=1)]
+    storage.save(Deformation(flow(), responses, windows={"jes": (-1.0, 1.0)}), tmp_path / "m.fnf")
+    refused(tmp_path / "m.fnf", "a response to ('jes',) of 3 coordinates and 1 conditions; expected 2 and 1")
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0])

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from .deformation import Deformation, Response, YieldChange
+from .deformation import Deformation, PolynomialMap, Response, YieldChange
 from .flows import AutoregressiveDensity, Density, Flow, make_law
 from .history import History
 from .interop.callable import FunctionDensity
@@ -125,14 +125,14 @@ class Entry(Schema):
         return cls.model_validate_json(json.dumps(fields))
 
     @classmethod
-    def describe(cls, model: Any, index_of: Callable[[Model], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The fields of the entry but ``arrays``, and the arrays by name."""
         fields = cls.fields_of(model, index_of)
         layout = cls.parse({**fields, "arrays": {}}).layout()
         return fields, {array.name: _at(model, array.path).numpy() for array in layout}
 
     @classmethod
-    def fields_of(cls, model: Any, index_of: Callable[[Model], int]) -> dict[str, Any]:
+    def fields_of(cls, model: Any, index_of: Callable[[Any], int]) -> dict[str, Any]:
         """The fields of the entry but ``arrays``, as plain data for JSON."""
         fields = {"kind": kind_of(cls), **_plain(model.config(), index_of)}
         if "history" in cls.model_fields:
@@ -217,20 +217,15 @@ class AutoregressiveEntry(Entry):
         return f"{self.family} of {self.n_components}, {self.n_layers} layer(s), hidden layers {widths}"
 
 
-class FlowEntry(Entry):
-    """See :class:`~zfit_fnf.flows.Flow`."""
+class CoordinatesEntry(Entry):
+    """See :class:`~zfit_fnf.coordinates.Coordinates`: what flows and transfers share."""
 
-    model: ClassVar[type[Flow]] = Flow
-    kind: Literal["flow"] = "flow"
     obs: Names
     cond: Names
     ranges: dict[Text, tuple[Edge, Edge]]
-    density: Reference
-    sum_weights: float | None
-    history: History | None
 
     @classmethod
-    def fields_of(cls, model: Any, index_of: Callable[[Model], int]) -> dict[str, Any]:
+    def fields_of(cls, model: Any, index_of: Callable[[Any], int]) -> dict[str, Any]:
         """The fields; JSON has no infinite numbers, so the edges of unbounded observables are null."""
         fields = super().fields_of(model, index_of)
         ranges = {name: [None if math.isinf(edge) else edge for edge in edges] for name, edges in model.ranges.items()}
@@ -242,40 +237,53 @@ class FlowEntry(Entry):
         yield Array("centre", shape, "F64", "_centre")
         yield Array("scale", shape, "F64", "_scale")
 
+    def coordinates(self, parts: Parts) -> dict[str, Any]:
+        """The arguments of the constructor that make the coordinates."""
+        centre, scale = (parts.arrays[name].tolist() for name in ("centre", "scale"))
+        return {
+            "obs": self.obs,
+            "cond": self.cond,
+            "ranges": {name: self._edges(name) for name in self.ranges},
+            "standardisation": dict(zip(self.obs + self.cond, zip(centre, scale, strict=True), strict=True)),
+        }
+
+    def summary(self, entries: Sequence[Entry]) -> list[str]:
+        """The ranges of observables that have them."""
+        bounded = [name for name, edges in self.ranges.items() if edges != (None, None)]
+        return ["  {} in ({:g}, {:g})".format(name, *self._edges(name)) for name in bounded]
+
+    def _edges(self, name: str) -> tuple[float, float]:
+        low, high = self.ranges[name]
+        return -math.inf if low is None else low, math.inf if high is None else high
+
+    def __str__(self) -> str:
+        return ", ".join(self.obs) + (f" | {', '.join(self.cond)}" if self.cond else "")
+
+
+class FlowEntry(CoordinatesEntry):
+    """See :class:`~zfit_fnf.flows.Flow`."""
+
+    model: ClassVar[type[Flow]] = Flow
+    kind: Literal["flow"] = "flow"
+    density: Reference
+    sum_weights: float | None
+    history: History | None
+
     def references(self) -> list[int]:
         """The density."""
         return [self.density]
 
-    def new(self, parts: Parts) -> Model:
+    def new(self, parts: Parts) -> Any:
         """The flow, with its history."""
-        ranges = {
-            name: (-math.inf if low is None else low, math.inf if high is None else high)
-            for name, (low, high) in self.ranges.items()
-        }
-        flow = self.model(
-            self.obs,
-            self.cond,
-            ranges=ranges,
-            density=parts.model(self.density, Density),
-            standardisation=self._standardisation(parts),
-            sum_weights=self.sum_weights,
-        )
+        density = parts.model(self.density, Density)
+        flow = self.model(density=density, sum_weights=self.sum_weights, **self.coordinates(parts))
         flow.history = self.history
         return flow
 
-    def _standardisation(self, parts: Parts) -> dict[str, tuple[float, float]]:
-        centre, scale = (parts.arrays[name].tolist() for name in ("centre", "scale"))
-        return dict(zip(self.obs + self.cond, zip(centre, scale, strict=True), strict=True))
-
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """The observables with their ranges, the density, the yield and the training."""
-        given = f" | {', '.join(self.cond)}" if self.cond else ""
         total = "" if self.sum_weights is None else f", sum of weights {self.sum_weights:.6g}"
-        lines = [f"flow p({', '.join(self.obs)}{given}): {entries[self.density]}{total}"]
-        for name, (low, high) in self.ranges.items():
-            if low is not None or high is not None:
-                edges = (-math.inf if low is None else low, math.inf if high is None else high)
-                lines.append("  {} in ({:g}, {:g})".format(name, *edges))
+        lines = [f"flow p({self}): {entries[self.density]}{total}", *super().summary(entries)]
         return lines + ([f"  {self.history}"] if self.history else [])
 
 
@@ -289,7 +297,7 @@ class PhysicalFlowEntry(FlowEntry):
     kind: Literal["physical_flow"] = "physical_flow"  # type: ignore[assignment]
 
     @classmethod
-    def describe(cls, model: Any, index_of: Callable[[Model], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The flow, and its log-density at a few points of its coordinates."""
         fields = cls.fields_of(model, index_of)
         points = np.random.default_rng(0).normal(size=(4 * _PROBES, len(model.obs) + len(model.cond)))
@@ -331,7 +339,7 @@ class DistributionEntry(Entry):
     distribution: dict[str, Any]
 
     @classmethod
-    def describe(cls, model: Any, index_of: Callable[[Model], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The classes and numbers that the distribution is made of."""
         config = model.config()
         arrays: dict[str, np.ndarray] = {}
@@ -362,7 +370,7 @@ class FunctionEntry(Entry):
     n_context: Count
 
     @classmethod
-    def fields_of(cls, model: Any, index_of: Callable[[Model], int]) -> dict[str, Any]:
+    def fields_of(cls, model: Any, index_of: Callable[[Any], int]) -> dict[str, Any]:
         """The name."""
         return {"kind": kind_of(cls), "name": model.label, "n_dim": model.n_dim, "n_context": model.n_context}
 
@@ -411,44 +419,82 @@ class ResponseEntry(Entry):
         return Response(**self.arguments())
 
 
-class DeformationEntry(Entry):
-    """See :class:`~zfit_fnf.deformation.Deformation`."""
+class PolynomialMapEntry(Entry):
+    """See :class:`~zfit_fnf.deformation.PolynomialMap`."""
 
-    model: ClassVar[type[Deformation]] = Deformation
+    model: ClassVar[type[PolynomialMap]] = PolynomialMap
     response: ClassVar[type[Model]] = Response
-    kind: Literal["deformation"] = "deformation"
-    flow: Reference
+    kind: Literal["polynomial_map"] = "polynomial_map"
     responses: Annotated[list[Reference], Field(min_length=1)]
     windows: dict[Text, Window]
-    yields: dict[Text, YieldChange]
-    history: dict[Text, History]
 
     def references(self) -> list[int]:
-        """The flow and the responses."""
-        return [self.flow, *self.responses]
+        """The responses."""
+        return list(self.responses)
 
-    def new(self, parts: Parts) -> Model:
-        """The deformation, with its histories."""
-        made = {
-            "flow": parts.model(self.flow, Flow),
-            "responses": [parts.model(index, self.response) for index in self.responses],
-        }
-        deformation = self.model(**{**self.arguments(), **made})
-        deformation.history = dict(self.history)
-        return deformation
+    def new(self, parts: Parts) -> Any:
+        """The map."""
+        return self.model(**{**self.arguments(), "responses": self._responses(parts)})
+
+    def _responses(self, parts: Parts) -> list[Any]:
+        return [parts.model(index, self.response) for index in self.responses]
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
-        """One line for each nuisance and interaction, with window, powers and yields, and the trainings."""
+        """One line for each response, with its powers and the windows of its nuisances."""
         lines = []
         for response in (entries[index] for index in self.responses):
             powers = getattr(response, "powers", [])
             names = getattr(response, "nuisances", [])
             line = f"response to {' x '.join(names)}: powers {', '.join('*'.join(map(str, p)) for p in powers)}"
-            if len(names) == 1:
-                (low, high), change = self.windows[names[0]], self.yields[names[0]]
-                line += f", window ({low:g}, {high:g}), yield " + _sides(change)
-            lines.append(line)
-        return lines + [f"  {history}" for history in self.history.values()]
+            lines.append(line + (self._about(names[0]) if len(names) == 1 else ""))
+        return lines
+
+    def _about(self, nuisance: str) -> str:
+        return ", window ({:g}, {:g})".format(*self.windows[nuisance])
+
+
+class DeformationEntry(PolynomialMapEntry):
+    """See :class:`~zfit_fnf.deformation.Deformation`."""
+
+    model: ClassVar[type[Deformation]] = Deformation
+    kind: Literal["deformation"] = "deformation"  # type: ignore[assignment]
+    flow: Reference
+    yields: dict[Text, YieldChange]
+    history: dict[Text, History]
+
+    def references(self) -> list[int]:
+        """The flow and the responses."""
+        return [self.flow, *super().references()]
+
+    def new(self, parts: Parts) -> Any:
+        """The deformation, with its histories."""
+        flow, responses = parts.model(self.flow, Flow), self._responses(parts)
+        check_dimensions(responses, len(flow.obs), len(flow.cond))
+        deformation = self.model(**{**self.arguments(), "flow": flow, "responses": responses})
+        deformation.history = dict(self.history)
+        return deformation
+
+    def summary(self, entries: Sequence[Entry]) -> list[str]:
+        """One line for each nuisance and interaction, with window, powers and yields, and the trainings."""
+        return super().summary(entries) + [f"  {history}" for history in self.history.values()]
+
+    def _about(self, nuisance: str) -> str:
+        return super()._about(nuisance) + ", yield " + _sides(self.yields[nuisance])
+
+
+def check_dimensions(responses: Sequence[Any], n_dim: int, n_context: int) -> None:
+    """Refuse responses of other numbers of coordinates and conditions than those of what they deform.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for response in responses:
+        own = response.config()
+        if (own["n_dim"], own["n_context"]) != (n_dim, n_context):
+            raise ValueError(
+                f"has a response to {own['nuisances']} of {own['n_dim']} coordinates and {own['n_context']} conditions; "
+                f"expected {n_dim} and {n_context}"
+            )
 
 
 class ZukoEntry(Entry):
@@ -526,6 +572,7 @@ KINDS: dict[str, type[Entry]] = {
         FlowEntry,
         PhysicalFlowEntry,
         ResponseEntry,
+        PolynomialMapEntry,
         DeformationEntry,
         ZukoEntry,
         ReferenceResponseEntry,
@@ -582,7 +629,7 @@ def _at(model: Any, path: str) -> tf.Variable:
     return model
 
 
-def _plain(value: Any, index_of: Callable[[Model], int]) -> Any:
+def _plain(value: Any, index_of: Callable[[Any], int]) -> Any:
     """Plain data for JSON, models by their index."""
     if isinstance(value, Model):
         return index_of(value)
