@@ -26,7 +26,7 @@ from safetensors.numpy import save as serialised
 
 from . import __version__
 from .files import complete
-from .manifest import FORMAT, KINDS, Entry, Manifest, Parts, Tensor, entry_type
+from .manifest import FORMAT, Entry, Manifest, Parts, Tensor, entry_of, entry_type
 from .nets import Model
 
 MAX_MANIFEST = 2**23
@@ -191,9 +191,7 @@ def _check(manifest: Manifest) -> list[Entry]:
     for index, fields in enumerate(manifest.models):
         kind = fields.get("kind")
         with _complaints(f"model {index} ({str(kind)[:50]})"):
-            if not isinstance(kind, str) or kind not in KINDS:
-                raise ValueError(f"is of an unknown kind; this version knows {sorted(KINDS)}")
-            entry = KINDS[kind].parse(fields)
+            entry = entry_of(kind).parse(fields)
             if unknown := [tensor for tensor in entry.arrays.values() if tensor not in manifest.tensors]:
                 raise ValueError(f"refers to a tensor {unknown[0]!r} that is not listed")
             if wrong := [reference for reference in entry.references() if reference >= index]:

@@ -38,6 +38,8 @@ class Transfer(Coordinates):
         cond: Observables that it depends on.
         processes: Names of the processes that have a map each; with none, one map is for all.
         ranges: Physical ``(low, high)`` of observables that have them.
+        standardisation: ``(mean, width)`` of columns in unbounded coordinates; default ``(0, 1)``, until
+            :meth:`standardise` learns it.
         n_layers: Number of layers.
         hidden: Widths of the hidden layers of each network; default two layers of ``max(32, 16 d)``.
         seed: Seed of the initial weights.
@@ -56,11 +58,12 @@ class Transfer(Coordinates):
         *,
         processes: Sequence[str] = (),
         ranges: Mapping[str, tuple[float, float]] | None = None,
+        standardisation: Mapping[str, tuple[float, float]] | None = None,
         n_layers: int = 3,
         hidden: Sequence[int] | None = None,
         seed: int = 0,
     ):
-        super().__init__(obs, cond, ranges=ranges)
+        super().__init__(obs, cond, ranges=ranges, standardisation=standardisation)
         if n_layers < 1:
             raise ValueError(f"n_layers must be at least 1, got {n_layers}")
         self.processes = tuple(processes)

@@ -115,7 +115,7 @@ class _Rebased:
 
     def __init__(self, *args: Any, profiled: ProfiledFit, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._profiled, self._members = profiled, profiled.fit.members
+        self.profiled, self._members = profiled, profiled.fit.members
         self._events_of: list[Any] = [None] * len(self._members)
         self._active = list(range(len(self._members)))
         self.lowest = np.zeros(len(self._members))
@@ -127,7 +127,7 @@ class _Rebased:
             self.model,
             self.data if data is None else data,
             constraints=self.constraints if constraints is None else constraints,
-            profiled=self._profiled,
+            profiled=self.profiled,
         )
         new.lowest[:] = self.lowest
         return new
@@ -151,7 +151,7 @@ class _Rebased:
 
     def _of_each(self, method: str, *args: Any) -> list[Any]:
         """What the loss of each active member returns."""
-        transfer, own_events, results = self._profiled.transfer, self._events, []
+        transfer, own_events, results = self.profiled.transfer, self._events, []
         nominal = transfer.transfer.weights_list(), transfer.centre
         try:
             for index in self._active:
