@@ -5,7 +5,8 @@ A model is determined by its constructor's arguments and its arrays (see :class:
 ones, so that a model that two others share is written once. The arguments also determine the shape of every array, which
 is checked before anything of that size is made.
 
-To make a kind of model storable, write its entry and add it to ``KINDS``.
+To make a kind of model storable, write its entry and add it to ``KINDS``; if it is made of zfit objects, name its module
+in ``RESULTS``.
 """
 
 from __future__ import annotations
