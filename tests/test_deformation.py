@@ -69,7 +69,8 @@ def test_against_a_slow_loop_of_the_equations(deformation, flow, events):
         for j in range(2):
             s = t = 0.0
             for response in deformation.responses:
-                single = response.coefficients(tf.constant(u[event : event + 1]), tf.constant(c[event : event + 1]))[0]
+                given = response.given(tf.constant(c[event : event + 1]))
+                single = response.coefficients(tf.constant(u[event : event + 1]), given)[0]
                 for weight, coefficient in zip(weights[response.nuisances], single.numpy(), strict=True):
                     s, t = s + weight * coefficient[j, 0], t + weight * coefficient[j, 1]
             nominal[j], log_det = u[event, j] * np.exp(s) + t, log_det + s

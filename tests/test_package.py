@@ -19,7 +19,7 @@ LAYERS = [
     {"coordinates"},
     {"flows"},
     {"deformation"},
-    {"interop"},
+    {"transfer", "interop"},
     {"manifest"},
     {"storage"},
     {"optimise"},

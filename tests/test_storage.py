@@ -30,6 +30,7 @@ from zfit_fnf.history import History
 from zfit_fnf.interop.reference import ReferenceDeformation, ReferenceResponse
 from zfit_fnf.interop.zuko_density import NetworkShape, ZukoDensity, ZukoLayer
 from zfit_fnf.manifest import FORMAT, KINDS, Manifest
+from zfit_fnf.transfer import ProfiledTransfer, Transfer
 
 SMALL = {"hidden": (6, 5), "n_components": 3}
 HISTORY = History(
@@ -239,6 +240,54 @@ def gaussian(width, obs=("a",)):
         events={name: np.random.default_rng(0).normal(size=99) for name in obs},
         name="gauss",
     )
+
+
+def transfer():
+    made = shaken(Transfer(["a", "b"], ["x"], processes=["A", "B"], hidden=(5,), n_layers=2, ranges={"a": (0.0, 5.0)}))
+    made._centre.assign([0.1, 0.2, 0.3])
+    made._scale.assign([0.9, 1.5, 0.8])
+    return made
+
+
+class TestTransfers:
+    def test_transfer(self, tmp_path):
+        made = transfer()
+        storage.save(made, tmp_path / "m.fnf")
+        again = storage.load(tmp_path / "m.fnf")
+        for process in "AB":
+            assert again.to_simulation(EVENTS, process=process).equals(made.to_simulation(EVENTS, process=process))
+            assert again.to_data(EVENTS, process=process).equals(made.to_data(EVENTS, process=process))
+        assert again.config() == made.config()
+        assert "transfer of a, b | x for each of A, B: 2 layer(s)" in str(storage.inspect(tmp_path / "m.fnf"))
+
+    def test_profiled_transfer(self, tmp_path):
+        moves = Response(["axis 0", "axis 1"], ((1, 0), (0, 1), (1, 1)), n_dim=2, n_context=3, hidden=(4,))
+        follows = PolynomialMap([shaken(moves)], windows=dict.fromkeys(["axis 0", "axis 1"], (-1.5, 1.5)))
+        axes = np.array([[0.1, 0.02], [-0.03, 0.2]])
+        made = ProfiledTransfer(transfer(), follows, centre={"mu": 1.1, "jes": -0.2}, axes=axes)
+        storage.save(made, tmp_path / "m.fnf")
+        again = storage.load(tmp_path / "m.fnf")
+        u, context = tf.constant(np.random.default_rng(0).normal(size=(2, 20, 3)))
+        theta = tf.constant([1.2, 0.1], tf.float64)
+        for moved, expected in zip(
+            again.inverse(u[:, :2], context, theta), made.inverse(u[:, :2], context, theta), strict=True
+        ):
+            np.testing.assert_array_equal(moved, expected)
+        assert again.centre == made.centre
+        assert "follows mu from 1.1, jes from -0.2" in str(storage.inspect(tmp_path / "m.fnf"))
+        for change, message in (
+            ({"centre": {"mu": 1.0}}, "its arguments need [1, 1]"),
+            ({"transfer": 1, "deformation": 2}, "refers to model 1 as a Transfer"),
+        ):
+            refused(rewritten(tmp_path / "m.fnf", tmp_path / "n.fnf", set_in("profiled_transfer", **change)), message)
+
+    def test_axes_that_are_none(self, tmp_path):
+        moves = Response(["axis 0"], ((1,),), n_dim=2, n_context=3, hidden=(4,))
+        follows = PolynomialMap([moves], windows={"axis 0": (-1.5, 1.5)})
+        made = ProfiledTransfer(transfer(), follows, centre={"mu": 1.1}, axes=np.array([[1.0]]))
+        made._axes.assign([[0.0]])
+        storage.save(made, tmp_path / "m.fnf")
+        refused(tmp_path / "m.fnf", "Singular matrix")
 
 
 class TestSave:

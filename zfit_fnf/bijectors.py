@@ -90,7 +90,7 @@ class Affine:
     n_parameters = 2
 
     def unpack(self, raw: tf.Tensor) -> tf.Tensor:
-        """The parameters, as a network gives them."""
+        """The numbers of a network as they are."""
         return raw
 
     def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

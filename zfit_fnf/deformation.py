@@ -96,10 +96,14 @@ class Response(Model):
         shape = (len(self.powers), n_single + len(self.powers))
         self.calibration = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
 
-    def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
+    def given(self, c: tf.Tensor, layer: int = 0) -> Any:
+        """What the network of one layer makes of the conditions ``(n, m)``."""
+        return self.networks[layer].given(c)
+
+    def coefficients(self, u: tf.Tensor, given: Any, layer: int = 0) -> tf.Tensor:
         """Coefficients ``(n, monomials, d, 2)`` of one layer at its inputs; the last axis is (log-scale, shift)."""
         order = slice(None, None, -1 if layer % 2 else 1)
-        raw = self.networks[layer](u[:, order], c)[:, order]
+        raw = self.networks[layer].complete(u[:, order], given)[:, order]
         return tf.transpose(tf.reshape(raw, (-1, raw.shape[1], len(self.powers), 2)), (0, 2, 1, 3))
 
     def config(self) -> dict[str, Any]:
@@ -195,12 +199,21 @@ class PolynomialMap(Model):
         alone = [place[name,] for name in response.nuisances] if feeds_others else []
         return np.concatenate([*alone, place[response.nuisances]])
 
+    def given(self, c: tf.Tensor, layer: int = 0) -> list[Any]:
+        """What the networks of one layer make of the conditions ``c (n, m)``."""
+        return [response.given(c, layer) for response in self.responses]
+
+    def coefficients_given(self, u: tf.Tensor, given: Sequence[Any], layer: int = 0) -> tf.Tensor:
+        """Coefficients ``(n, M, d, 2)`` of one layer, with what :meth:`given` has made of the conditions."""
+        parts = zip(self.responses, given, strict=True)
+        return tf.concat([response.coefficients(u, part, layer) for response, part in parts], axis=1)
+
     def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
         """Coefficients ``(n, M, d, 2)`` of all monomials in one layer, at its inputs ``u (n, d)``.
 
         Those of the first layer are a function of the event, not of the nuisances.
         """
-        return tf.concat([response.coefficients(u, c, layer) for response in self.responses], axis=1)
+        return self.coefficients_given(u, self.given(c, layer), layer)
 
     def apply(
         self, u: tf.Tensor, c: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor
@@ -210,11 +223,21 @@ class PolynomialMap(Model):
         ``coefficients`` are those of the first layer. ``basis`` is ``(M,)``, or ``(n, M)`` for one point of the
         nuisances per event.
         """
-        u, log_det = _affine(u, coefficients, basis)
+        u, log_slopes = self.move(u, coefficients, basis)
+        log_det = tf.reduce_sum(log_slopes, axis=-1)
         for layer in range(1, self.n_layers):
-            u, layer_log_det = _affine(u, self.coefficients(u, c, layer), basis)
-            log_det += layer_log_det
+            u, log_slopes = self.move(u, self.coefficients(u, c, layer), basis)
+            log_det += tf.reduce_sum(log_slopes, axis=-1)
         return u, log_det
+
+    @staticmethod
+    def move(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One layer with the given coefficients: moved coordinates and the logarithm of their slopes, ``(n, d)`` each."""
+        if basis.shape.rank == 1:
+            contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
+        else:
+            contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
+        return _LAW.inverse(u, contracted)
 
     def forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
         """Nominal to deformed, the inverse of ``T_nu``: layer after layer, one coordinate after the other."""
@@ -335,16 +358,6 @@ class Deformation(PolynomialMap):
     def __repr__(self) -> str:
         pairs = "".join(f", {'*'.join(pair)}" for pair in self.interactions)
         return f"<Deformation of {self.flow!r} by {', '.join(self.nuisances)}{pairs}>"
-
-
-def _affine(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """One layer ``(n, d)`` and its log-determinant ``(n,)``."""
-    if basis.shape.rank == 1:
-        contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
-    else:
-        contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
-    moved, log_slope = _LAW.inverse(u, contracted)
-    return moved, tf.reduce_sum(log_slope, axis=-1)
 
 
 def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:

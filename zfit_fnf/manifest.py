@@ -5,11 +5,13 @@ A model is determined by its constructor's arguments and its arrays (see :class:
 ones, so that a model that two others share is written once. The arguments also determine the shape of every array, which
 is checked before anything of that size is made.
 
-To make a kind of model storable, write its entry and add it to ``KINDS``.
+To make a kind of model storable, write its entry and add it to ``KINDS``; if it is made of zfit objects, name its module
+in ``RESULTS``.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import math
@@ -21,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from .bijectors import Affine
 from .deformation import Deformation, PolynomialMap, Response, YieldChange
 from .flows import AutoregressiveDensity, Density, Flow, make_law
 from .history import History
@@ -30,6 +33,7 @@ from .interop.reference import ReferenceDeformation, ReferenceResponse
 from .interop.tfp import DistributionDensity, construct, describe
 from .interop.zuko_density import NetworkShape, ZukoDensity, ZukoLayer
 from .nets import MaskedMLP, Model
+from .transfer import ProfiledTransfer, Transfer
 
 FORMAT = 2
 """Version of the format that is written; older ones are migrated when they are read."""
@@ -134,9 +138,9 @@ class Entry(Schema):
     @classmethod
     def fields_of(cls, model: Any, index_of: Callable[[Any], int]) -> dict[str, Any]:
         """The fields of the entry but ``arrays``, as plain data for JSON."""
-        fields = {"kind": kind_of(cls), **_plain(model.config(), index_of)}
+        fields = {"kind": kind_of(cls), **plain(model.config(), index_of)}
         if "history" in cls.model_fields:
-            fields["history"] = _plain(model.history, index_of)
+            fields["history"] = plain(model.history, index_of)
         return fields
 
     def layout(self) -> Iterator[Array]:
@@ -482,6 +486,69 @@ class DeformationEntry(PolynomialMapEntry):
         return super()._about(nuisance) + ", yield " + _sides(self.yields[nuisance])
 
 
+class TransferEntry(CoordinatesEntry):
+    """See :class:`~zfit_fnf.transfer.Transfer`."""
+
+    model: ClassVar[type[Transfer]] = Transfer
+    kind: Literal["transfer"] = "transfer"
+    processes: Names
+    n_layers: Layers
+    hidden: Widths
+
+    def layout(self) -> Iterator[Array]:
+        """The standardisation, and the weights of the network of each layer."""
+        yield from super().layout()
+        n_dim, n_context = len(self.obs), len(self.cond) + len(self.processes)
+        for layer in range(self.n_layers):
+            yield from _network(f"layers.{layer}.network", n_dim, n_context, Affine.n_parameters, self.hidden)
+
+    def new(self, parts: Parts) -> Any:
+        """The transfer."""
+        return Transfer(**{**self.arguments(), **self.coordinates(parts)})
+
+    def summary(self, entries: Sequence[Entry]) -> list[str]:
+        """The observables with their ranges, and the processes."""
+        each = f" for each of {', '.join(self.processes)}" if self.processes else ""
+        return [f"transfer of {self}{each}: {self.n_layers} layer(s)", *super().summary(entries)]
+
+
+class ProfiledTransferEntry(Entry):
+    """See :class:`~zfit_fnf.transfer.ProfiledTransfer`."""
+
+    model: ClassVar[type[ProfiledTransfer]] = ProfiledTransfer
+    kind: Literal["profiled_transfer"] = "profiled_transfer"
+    transfer: Reference
+    deformation: Reference
+    centre: dict[Text, float]
+
+    @classmethod
+    def fields_of(cls, model: Any, index_of: Callable[[Any], int]) -> dict[str, Any]:
+        """The fields; the axes are an array."""
+        fields = super().fields_of(model, index_of)
+        del fields["axes"]
+        return fields
+
+    def layout(self) -> Iterator[Array]:
+        """The axes, as columns."""
+        yield Array("axes", (len(self.centre),) * 2, "F64", "_axes")
+
+    def references(self) -> list[int]:
+        """The two maps."""
+        return [self.transfer, self.deformation]
+
+    def make(self, parts: Parts) -> Any:
+        """The map."""
+        transfer, deformation = parts.model(self.transfer, Transfer), parts.model(self.deformation, PolynomialMap)
+        check_dimensions(deformation.responses, len(transfer.obs), len(transfer.cond) + len(transfer.processes))
+        if len(deformation.nuisances) != len(self.centre):
+            raise ValueError(f"has {len(self.centre)} parameters, but a map that follows {len(deformation.nuisances)}")
+        return ProfiledTransfer(transfer, deformation, centre=self.centre, axes=parts.arrays["axes"])
+
+    def summary(self, entries: Sequence[Entry]) -> list[str]:
+        """The parameters, and where the map has been fitted."""
+        return [f"follows {', '.join(f'{name} from {value:g}' for name, value in self.centre.items())}"]
+
+
 def check_dimensions(responses: Sequence[Any], n_dim: int, n_context: int) -> None:
     """Refuse responses of other numbers of coordinates and conditions than those of what they deform.
 
@@ -574,6 +641,8 @@ KINDS: dict[str, type[Entry]] = {
         ResponseEntry,
         PolynomialMapEntry,
         DeformationEntry,
+        TransferEntry,
+        ProfiledTransferEntry,
         ZukoEntry,
         ReferenceResponseEntry,
         ReferenceDeformationEntry,
@@ -582,17 +651,39 @@ KINDS: dict[str, type[Entry]] = {
 """The entry of each kind of model that can be stored."""
 
 
+RESULTS = {"transfer_fit": ".doi.stored", "profiled_fit": ".doi.stored", "ensemble": ".doi.stored"}
+"""Kinds made of zfit objects: the modules with their entries, which know zfit, are imported when one is needed."""
+
+
+def entry_of(kind: Any) -> type[Entry]:
+    """The entry of a kind.
+
+    Raises:
+        ValueError: If there is no such kind.
+    """
+    if not isinstance(kind, str) or kind not in {**KINDS, **RESULTS}:
+        raise ValueError(f"is of an unknown kind; this version knows {sorted({**KINDS, **RESULTS})}")
+    return KINDS[kind] if kind in KINDS else _entries_of_results()[kind]
+
+
 def entry_type(model: Any) -> type[Entry]:
     """The entry of a model.
 
     Raises:
         TypeError: If models of its kind cannot be stored.
     """
-    for entry in KINDS.values():
-        if entry.model is type(model):
-            return entry
-    known = ", ".join(sorted({entry.model.__name__ for entry in KINDS.values()}))
-    raise TypeError(f"a {type(model).__name__} cannot be stored; models that can are {known}")
+    known = {entry.model: entry for entry in KINDS.values()}
+    if type(model) not in known:
+        known |= {entry.model: entry for entry in _entries_of_results().values()}
+    if type(model) not in known:
+        names = ", ".join(sorted({kind.__name__ for kind in known}))
+        raise TypeError(f"a {type(model).__name__} cannot be stored; models that can are {names}")
+    return known[type(model)]
+
+
+def _entries_of_results() -> dict[str, type[Entry]]:
+    modules = [importlib.import_module(name, __package__) for name in sorted(set(RESULTS.values()))]
+    return {kind_of(entry): entry for module in modules for entry in module.ENTRIES}
 
 
 def _sides(change: YieldChange) -> str:
@@ -629,14 +720,14 @@ def _at(model: Any, path: str) -> tf.Variable:
     return model
 
 
-def _plain(value: Any, index_of: Callable[[Any], int]) -> Any:
+def plain(value: Any, index_of: Callable[[Any], int]) -> Any:
     """Plain data for JSON, models by their index."""
     if isinstance(value, Model):
         return index_of(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value), index_of)
+        return plain(asdict(value), index_of)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, index_of) for key, item in value.items()}
+        return {str(key): plain(item, index_of) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, index_of) for item in value]
+        return [plain(item, index_of) for item in value]
     return value.item() if isinstance(value, np.generic) else value

@@ -109,7 +109,11 @@ class MaskedMLP(tf.Module):
         Returns:
             ``(n, d, p)`` in the dtype of the inputs.
         """
-        first, contributions = self.given(context)
+        return self.complete(inputs, self.given(context))
+
+    def complete(self, inputs: tf.Tensor, given: tuple[tf.Tensor, list[tf.Tensor]]) -> tf.Tensor:
+        """Outputs ``(n, d, p)`` of all inputs, with what :meth:`given` has made of the context."""
+        first, contributions = given
         first = tf.broadcast_to(first, (tf.shape(inputs)[0], 1, self.n_outputs))
         return tf.concat([first, self.outputs(inputs, contributions)], axis=1) if self.n_inputs > 1 else first
 

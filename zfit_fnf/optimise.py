@@ -279,7 +279,9 @@ class Maximiser:
         self._schedule, self._optimiser = schedule, _Optimiser(variables, schedule, step_sizes)
         self._run, self._losses = _compiled_steps(log_prob, self._optimiser), _compiled_losses(log_prob)
 
-    def __call__(self, name: str, sources: Sequence[Source], *, seed: int, progress: bool) -> History:
+    def __call__(
+        self, name: str, sources: Sequence[Source], *, seed: int, progress: bool, first_step: int = 0
+    ) -> History:
         """Train; the variables end at the last average that is not significantly worse than the best one.
 
         Args:
@@ -287,6 +289,7 @@ class Maximiser:
             sources: Where the events come from; all have an equal share of each minibatch.
             seed: Of the validation split and of the shuffling.
             progress: Whether to show a progress bar.
+            first_step: Where in the schedule to begin: its end, with small steps, polishes a trained model.
 
         Raises:
             TrainingStopped: If the loss diverges or the user interrupts.
@@ -297,8 +300,8 @@ class Maximiser:
         best = _Best(self._optimiser, _Validation(self._losses, feed.validation))
         history = History(name, n_events=feed.n_events, effective_size=sum(s.sample.effective_size for s in sources))
         check_every = max(1, round(schedule.steps / _CHECKS))
-        stale, losses, done = 0, [], 0
-        bar = tqdm(total=schedule.steps, desc=name, disable=not progress, unit="step")
+        stale, losses, done = 0, [], first_step
+        bar = tqdm(total=schedule.steps, initial=first_step, desc=name, disable=not progress, unit="step")
         try:
             while done < schedule.steps and (schedule.patience is None or stale <= schedule.patience):
                 count = min(_STEPS_PER_CALL, schedule.steps - done, check_every - done % check_every)

@@ -58,6 +58,16 @@ class LearnedPDF(zfit.pdf.BasePDF):
         """Nest of tensors from events ``(n, n_obs)``, independent of all parameters."""
         raise NotImplementedError
 
+    def _given(self, x: tf.Tensor) -> Any:
+        """Nest of tensors from the conditions alone, for :meth:`_prepare_given` with other observables."""
+        del x
+        return ()
+
+    def _prepare_given(self, x: tf.Tensor, given: Any) -> Any:
+        """The same as :meth:`_prepare`, with what :meth:`_given` has made of the conditions."""
+        del given
+        return self._prepare(x)
+
     def _log_shape(self, prepared: Any) -> tf.Tensor:
         """Log-density ``(n,)``, normalised over `ranges`."""
         raise NotImplementedError
@@ -232,8 +242,14 @@ class FlowPDF(_FlowBasedPDF):
         super().__init__(flow, obs, {}, extended=extended, norm=norm, name=name, label=label)
 
     def _prepare(self, x: tf.Tensor) -> Any:
-        u, c, log_jacobian = self._encode(x)
-        return self._flow.log_density(u, c) + log_jacobian
+        return self._prepare_given(x, self._given(x))
+
+    def _given(self, x: tf.Tensor) -> Any:
+        return self._flow.given(self._encode(x)[1])
+
+    def _prepare_given(self, x: tf.Tensor, given: Any) -> Any:
+        u, _, log_jacobian = self._encode(x)
+        return self._flow.log_density_given(u, given) + log_jacobian
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
         return prepared
@@ -315,8 +331,16 @@ class FNFPDF(_FlowBasedPDF):
         return tf.stack([self.params[name].value() for name in self._deformation.nuisances])
 
     def _prepare(self, x: tf.Tensor) -> Any:
+        return self._prepare_given(x, self._given(x))
+
+    def _given(self, x: tf.Tensor) -> Any:
+        c = self._encode(x)[1]
+        return self._deformation.given(c), self._flow.given(c)
+
+    def _prepare_given(self, x: tf.Tensor, given: Any) -> Any:
         u, c, log_jacobian = self._encode(x)
-        return u, c, log_jacobian, self._deformation.coefficients(u, c), self._flow.given(c)
+        of_deformation, of_flow = given
+        return u, c, log_jacobian, self._deformation.coefficients_given(u, of_deformation), of_flow
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
         u, c, log_jacobian, coefficients, given = prepared
@@ -522,6 +546,16 @@ class ConditionalProductPDF(LearnedPDF, zfit.pdf.BaseFunctor):
 def prepare(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
     """What the density of ``pdf`` needs to know about events ``(n, n_obs)``: a nest of tensors, free of parameters."""
     return pdf._prepare(x) if isinstance(pdf, LearnedPDF) else x
+
+
+def given_conditions(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
+    """What ``pdf`` needs to know about the conditions of events ``(n, n_obs)``, for `prepare_given`."""
+    return pdf._given(x) if isinstance(pdf, LearnedPDF) else ()
+
+
+def prepare_given(pdf: zfit.pdf.BasePDF, x: tf.Tensor, given: Any) -> Any:
+    """The same as `prepare`, for events with the conditions that ``given`` was made of."""
+    return pdf._prepare_given(x, given) if isinstance(pdf, LearnedPDF) else x
 
 
 def log_density(pdf: zfit.pdf.BasePDF, prepared: Any) -> tf.Tensor:

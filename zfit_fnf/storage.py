@@ -26,7 +26,7 @@ from safetensors.numpy import save as serialised
 
 from . import __version__
 from .files import complete
-from .manifest import FORMAT, KINDS, Entry, Manifest, Parts, Tensor, entry_type
+from .manifest import FORMAT, Entry, Manifest, Parts, Tensor, entry_of, entry_type
 from .nets import Model
 
 MAX_MANIFEST = 2**23
@@ -49,8 +49,8 @@ def save(model: Model, path: str | os.PathLike[str], *, closure: Mapping[str, fl
     The same model gives the same bytes.
 
     Args:
-        model: A :class:`~zfit_fnf.Flow`, a :class:`~zfit_fnf.Deformation` (which carries its flow), or any other model
-            that has an entry in :mod:`zfit_fnf.manifest`.
+        model: A :class:`~zfit_fnf.Flow`, a :class:`~zfit_fnf.Deformation` (which carries its flow), a transfer, a fit of
+            one, or any other model that has an entry in :mod:`zfit_fnf.manifest`.
         path: The file, usually called ``*.fnf``; an existing one is replaced.
         closure: Figures of a validation of the model to keep with it, such as ``{"AUC, joint point": 0.503}``.
 
@@ -95,8 +95,8 @@ def load(path: str | os.PathLike[str], *, supplied: Mapping[str, Any] | None = N
 
     Args:
         path: The file.
-        supplied: Flows of :func:`zfit_fnf.interop.callable.wrap` that the model contains, by the name of the function:
-            functions are not stored. Their values are compared with those at the time of writing.
+        supplied: What is not stored: flows of :func:`zfit_fnf.interop.callable.wrap`, by the name of the function; the
+            ``model`` and the ``data`` of a fit. Their values are compared with those at the time of writing.
 
     Returns:
         The model: a :class:`~zfit_fnf.Flow`, a :class:`~zfit_fnf.Deformation`, ...
@@ -191,9 +191,7 @@ def _check(manifest: Manifest) -> list[Entry]:
     for index, fields in enumerate(manifest.models):
         kind = fields.get("kind")
         with _complaints(f"model {index} ({str(kind)[:50]})"):
-            if not isinstance(kind, str) or kind not in KINDS:
-                raise ValueError(f"is of an unknown kind; this version knows {sorted(KINDS)}")
-            entry = KINDS[kind].parse(fields)
+            entry = entry_of(kind).parse(fields)
             if unknown := [tensor for tensor in entry.arrays.values() if tensor not in manifest.tensors]:
                 raise ValueError(f"refers to a tensor {unknown[0]!r} that is not listed")
             if wrong := [reference for reference in entry.references() if reference >= index]:

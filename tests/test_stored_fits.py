@@ -1,0 +1,130 @@
+"""Fits of maps in files: with the same model and data they come back as they were, with others not at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import zfit
+import numpy as np
+import pandas as pd
+import pytest
+from test_storage import shaken
+
+import zfit_fnf as zfnf
+from zfit_fnf import storage
+from zfit_fnf.deformation import Response
+from zfit_fnf.doi import fit_transfer, profile
+from zfit_fnf.doi.ensemble import ensemble
+from zfit_fnf.doi.globalfit import Member
+from zfit_fnf.optimise import Schedule
+from zfit_fnf.samples import Sample
+
+SHORT = Schedule(steps=10, batch_size=100, warmup=2, averaging=0.5, rotate_every=0, patience=None)
+
+
+FLOWS = [zfnf.Flow(["y"], ["x"], hidden=(4,), n_components=2, seed=1), zfnf.Flow(["x"], n_components=2)]
+
+
+def model(seed=1):
+    """A density of ``y`` given ``x``, moved by a nuisance, and one of ``x``."""
+    response = shaken(Response(["jes"], ((1,),), n_dim=1, n_context=1, hidden=(4,)), seed=seed)
+    deformation = zfnf.Deformation(FLOWS[0], [response], windows={"jes": (-3.0, 3.0)})
+    density = zfnf.pdf.FNFPDF(deformation, params={"jes": zfnf.nuisance("jes")})
+    return zfnf.pdf.ConditionalProductPDF([density, zfnf.pdf.FlowPDF(FLOWS[1])])
+
+
+@pytest.fixture(scope="module")
+def data():
+    return FLOWS[0].sample(cond=FLOWS[1].sample(400, seed=1), seed=2)
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    fit = fit_transfer(
+        model(), data, obs=["y"], cond=["x"], n_layers=1, hidden=(4,), schedule=SHORT, seed=1, progress=False
+    )
+    other = [weights + 0.01 * weights for weights in fit.transfer.weights_list()]
+    members = (
+        Member((0, 0), fit.transfer.weights_list(), fit.values),
+        Member((0, 1), other, {name: value + 0.1 for name, value in fit.values.items()}, ("a problem",)),
+    )
+    return replace(fit, members=members)
+
+
+@pytest.fixture(scope="module")
+def profiled(fitted):
+    return profile(fitted, n_checks=1, hidden=(4,), schedule=SHORT, seed=1, progress=False)
+
+
+def likelihood(nll):
+    """Values of a loss at a few points."""
+    params = sorted(nll.get_params(floating=True), key=lambda parameter: parameter.name)
+    values = []
+    for shift in (0.0, 0.1, -0.2):
+        zfit.param.set_values(params, [shift] * len(params))
+        values.append(float(nll.value(full=False)))
+    return np.subtract(values, values[0])
+
+
+def same_fit(again, before):
+    assert again.values == before.values
+    np.testing.assert_array_equal(again.covariance, before.covariance)
+    assert (again.nll, again.rounds, again.history, again.problems) == (
+        before.nll, before.rounds, before.history, before.problems,
+    )  # fmt: skip
+    assert again.problem.schedule == before.problem.schedule
+    assert [p.name for p in again.problem.start] == [p.name for p in before.problem.start]
+    for member, expected in zip(again.members, before.members, strict=True):
+        assert (member.seed, member.values, member.problems) == (expected.seed, expected.values, expected.problems)
+        for array, expected_array in zip(member.transfer, expected.transfer, strict=True):
+            np.testing.assert_array_equal(array, expected_array)
+
+
+def test_global_fit(fitted, data, tmp_path):
+    zfnf.save(fitted, tmp_path / "m.fnf")
+    again = zfnf.load(tmp_path / "m.fnf", supplied={"model": model(), "data": data})
+    same_fit(again, fitted)
+    assert {name: float(p.value()) for name, p in again.parameters.items()} == pytest.approx(fitted.values)
+    np.testing.assert_allclose(likelihood(again.loss()), likelihood(fitted.loss()), rtol=0, atol=1e-9)
+    text = str(storage.inspect(tmp_path / "m.fnf"))
+    assert "global fit of 400 events: jes = " in text
+    assert "2 members" in text
+
+
+def test_profile_and_ensemble(profiled, data, tmp_path):
+    combined = ensemble(profiled, progress=False)
+    zfnf.save(combined, tmp_path / "m.fnf")
+    again = zfnf.load(tmp_path / "m.fnf", supplied={"model": model(), "data": data})
+    pd.testing.assert_frame_equal(again.minima, combined.minima)
+    np.testing.assert_array_equal(again.lowest, combined.lowest)
+    assert (again.values, again.errors, again.k_eff) == (combined.values, combined.errors, combined.k_eff)
+    assert again.spread == combined.spread
+    np.testing.assert_allclose(likelihood(again.nll), likelihood(combined.nll), rtol=0, atol=1e-9)
+
+    profile_again = again.nll.profiled
+    same_fit(profile_again.fit, profiled.fit)
+    assert profile_again.window == profiled.window
+    assert profile_again.checks == profiled.checks
+    assert (profile_again.history, profile_again.problems) == (profiled.history, profiled.problems)
+    np.testing.assert_allclose(likelihood(profile_again.loss()), likelihood(profiled.loss()), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("supplied", "message"),
+    [
+        (lambda data: {"data": data}, "give the model as supplied="),
+        (lambda data: {}, "give the data and the model as supplied="),
+        (lambda data: {"model": model(2), "data": data}, "belongs to another model"),
+        (lambda data: {"model": model(), "data": data.iloc[::-1]}, "belongs to other data: to 400 events"),
+        (lambda data: {"model": model(), "data": data[:100]}, "those supplied are 100"),
+        (lambda data: {"model": model(), "data": Sample({k: data[k].to_numpy() for k in data}, np.full(400, 2.0), "")},
+         "with 800"),
+        (lambda data: {"model": zfnf.pdf.FlowPDF(FLOWS[1]), "data": data},
+         "belongs to a model of"),
+    ],
+)  # fmt: skip
+def test_another_model_or_other_data(fitted, data, tmp_path, supplied, message):
+    zfnf.save(fitted, tmp_path / "m.fnf")
+    with pytest.raises(ValueError, match="is not a usable model file") as caught:
+        zfnf.load(tmp_path / "m.fnf", supplied=supplied(data))
+    assert message in str(caught.value)

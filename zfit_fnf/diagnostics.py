@@ -1,0 +1,61 @@
+"""Tests of samples and models that need no likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .samples import Sample, as_sample
+
+_FOLDS = 2
+
+
+def two_sample_auc(
+    first: Any, second: Any, columns: Sequence[str], *, weights: tuple[Any, Any] = (None, None), seed: int = 0
+) -> float:
+    """How well a classifier tells two samples apart: the area under its ROC curve, 0.5 if not at all.
+
+    Boosted trees are trained on one half of the events and tested on the other, and vice versa, so that they cannot
+    profit from what they have memorised. With equal distributions the result scatters by about
+    ``sqrt(1 / 12 (1 / n + 1 / m))`` around 0.5 for ``n`` and ``m`` events.
+
+    Args:
+        first: A sample: anything that `zfit_fnf.samples.as_sample` takes.
+        second: The other one.
+        columns: Which columns the classifier sees.
+        weights: Weights of each: a column or an array; negative ones count as zero.
+        seed: Seed of the split and of the classifier.
+
+    Raises:
+        ImportError: If scikit-learn is missing, with what to install.
+        ValueError: If a column is missing.
+
+    Example:
+        >>> two_sample_auc(data, profiled.pdf.sample(50_000), ["x1", "x2", "y1", "y2"])
+    """
+    try:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.metrics import roc_auc_score
+    except ImportError as error:
+        raise ImportError('two-sample tests need scikit-learn: pip install "zfit_fnf[diagnostics]"') from error
+    samples = [as_sample(sample, columns, weights=own) for sample, own in zip((first, second), weights, strict=True)]
+    x = np.concatenate([sample.array(columns) for sample in samples])
+    label = np.repeat([0, 1], [sample.n_events for sample in samples])
+    # Both samples have the same total weight: the classifier should learn shapes, not numbers of events.
+    w = np.concatenate([_shares(sample) for sample in samples])
+    fold = np.random.default_rng(seed).permutation(len(x)) % _FOLDS
+    score = np.zeros(len(x))
+    for held in range(_FOLDS):
+        train, test = fold != held, fold == held
+        classifier = HistGradientBoostingClassifier(random_state=seed, early_stopping=True)
+        classifier.fit(x[train], label[train], sample_weight=w[train])
+        score[test] = classifier.predict_proba(x[test])[:, 1]
+    areas = [roc_auc_score(label[fold == k], score[fold == k], sample_weight=w[fold == k]) for k in range(_FOLDS)]
+    return float(np.mean(areas))
+
+
+def _shares(sample: Sample) -> np.ndarray:
+    weights = np.maximum(sample.relative_weights(np.arange(sample.n_events)), 0.0)
+    return weights / weights.mean()

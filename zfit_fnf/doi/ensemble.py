@@ -1,0 +1,203 @@
+r"""The profile likelihood of an ensemble of maps: the rebased average.
+
+Each member has its own likelihood of the *observed* data, with its own map, which the shared ``T_psi`` makes follow the
+parameters. They are averaged after each has been divided by its maximum,
+
+.. math:: -\log \frac1B \sum_b \exp\big[ \ell_b(\theta) - \max_{\theta'} \ell_b(\theta') \big],
+
+so that no member counts more because its map happens to fit better. How far the minima of the members lie apart is
+what the statistical uncertainty of the map adds to the width of the likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
+from ..toys import default_minimizer, preserved
+from .amortised import ProfiledFit
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """The likelihoods of all members of a profiled fit, made by `ensemble`.
+
+    Attributes:
+        minima: Best fit of every parameter: a row for each member.
+        lowest: Negative log-likelihood of each member at its minimum.
+        values: Minimum of the rebased average, by name.
+        errors: Standard errors from the Hessian of the rebased average, by name.
+        k_eff: Effective number of members at that minimum.
+        nll: The rebased average, a loss like any other.
+    """
+
+    minima: pd.DataFrame
+    lowest: np.ndarray
+    values: dict[str, float]
+    errors: dict[str, float]
+    k_eff: float
+    nll: zfit.loss.UnbinnedNLL
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Standard deviation of the minima of the members, by name: it is not the error of the likelihood."""
+        return self.minima.std().to_dict()
+
+    def __str__(self) -> str:
+        table = pd.DataFrame({"minimum": self.values, "error": self.errors, "spread of members": self.spread})
+        return f"rebased average of {len(self.minima)} members, K_eff = {self.k_eff:.1f}\n{table.to_string()}"
+
+
+def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
+    """Combine the likelihoods of the members of a profiled fit.
+
+    Args:
+        profiled: The profile, of a fit with two members at least.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If there are fewer members.
+
+    Example:
+        >>> print(ensemble(profile(bootstrap(doi, 8))))
+    """
+    members = profiled.fit.members
+    if len(members) < 2:
+        raise ValueError(f"an ensemble of {len(members)} has no spread: make members first, with bootstrap(fit, 8)")
+    params = list(profiled.parameters.values())
+    nll = rebased_loss(profiled)
+    minima = []
+    with preserved(nll):
+        for index in tqdm(range(len(members)), desc="members", disable=not progress):
+            zfit.param.set_values(params, list(members[index].values.values()))
+            with nll.only(index):
+                result = default_minimizer().minimize(nll, params)
+            nll.rebase(index, float(result.fmin))
+            minima.append({parameter.name: float(parameter.value()) for parameter in params})
+        zfit.param.set_values(params, list(pd.DataFrame(minima).mean()))
+        default_minimizer().minimize(nll, params)
+        hessian = np.asarray(nll.hessian(params))
+        values = {parameter.name: float(parameter.value()) for parameter in params}
+        shares = nll.shares()
+    errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    return Ensemble(
+        minima=pd.DataFrame(minima),
+        lowest=nll.lowest,
+        values=values,
+        errors=dict(zip(values, errors.tolist(), strict=True)),
+        k_eff=float(1.0 / np.sum(shares**2)),
+        nll=nll,
+    )
+
+
+def rebased_loss(profiled: ProfiledFit) -> RebasedNLL | ExtendedRebasedNLL:
+    """The rebased average, with all minima still at zero."""
+    kind = ExtendedRebasedNLL if profiled.pdf.is_extended else RebasedNLL
+    return kind(profiled.pdf, profiled.fit.data, profiled=profiled)
+
+
+class _Rebased:
+    """A loss of the same events under many maps, one after the other in the one PDF that is compiled."""
+
+    model: Any
+    data: Any
+    constraints: Any
+    _events: Any
+
+    def __init__(self, *args: Any, profiled: ProfiledFit, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.profiled, self._members = profiled, profiled.fit.members
+        self._events_of: list[Any] = [None] * len(self._members)
+        self._active = list(range(len(self._members)))
+        self.lowest = np.zeros(len(self._members))
+
+    def create_new(self, model: Any = None, data: Any = None, fit_range: Any = None, constraints: Any = None) -> Any:
+        """The average for other data or constraints, with the same minima."""
+        del model, fit_range  # its own
+        new = type(self)(
+            self.model,
+            self.data if data is None else data,
+            constraints=self.constraints if constraints is None else constraints,
+            profiled=self.profiled,
+        )
+        new.lowest[:] = self.lowest
+        return new
+
+    @contextmanager
+    def only(self, index: int) -> Iterator[None]:
+        """The loss of one member alone."""
+        everyone, self._active = self._active, [index]
+        try:
+            yield
+        finally:
+            self._active = everyone
+
+    def rebase(self, index: int, lowest: float) -> None:
+        """Set the minimum of a member."""
+        self.lowest[index] = lowest
+
+    def shares(self) -> np.ndarray:
+        """Share of each member in the average, at the current parameters."""
+        return np.asarray(tf.nn.softmax(-self._above(self._of_each("_call_value"))))
+
+    def _of_each(self, method: str, *args: Any) -> list[Any]:
+        """What the loss of each active member returns."""
+        transfer, own_events, results = self.profiled.transfer, self._events, []
+        nominal = transfer.transfer.weights_list(), transfer.centre
+        try:
+            for index in self._active:
+                member = self._members[index]
+                transfer.transfer.assign(member.transfer)
+                transfer.place(member.values)
+                self._events = self._events_of[index] or [None] * len(own_events)
+                results.append(getattr(super(), method)(*args))
+                self._events_of[index] = self._events
+        finally:
+            self._events = own_events
+            transfer.transfer.assign(nominal[0])
+            transfer.place(nominal[1])
+        return results
+
+    def _above(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Negative log-likelihoods above the minimum of each member."""
+        return tf.stack(values) - tf.constant(self.lowest[self._active])
+
+    def _average(self, values: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """The rebased average, and the share of each member in it."""
+        above = self._above(values)
+        return np.log(len(values)) - tf.reduce_logsumexp(-above), tf.nn.softmax(-above)
+
+    def _call_value(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        del args, kwargs
+        return self._average(self._of_each("_call_value"))[0]
+
+    def _call_value_gradient(self, params: Any, numgrad: Any = None, full: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
+        values, gradients = zip(*self._of_each("_call_value_gradient", params, numgrad, full), strict=True)
+        value, shares = self._average(values)
+        return value, tf.linalg.matvec(tf.stack(gradients), shares, transpose_a=True)
+
+    def _call_hessian(self, params: Any, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
+        values, gradients = zip(*self._of_each("_call_value_gradient", params, numgrad), strict=True)
+        matrices = self._of_each("_call_hessian", params, numgrad)
+        shares = self._average(values)[1]
+        mean = tf.linalg.matvec(tf.stack(gradients), shares, transpose_a=True)
+        moved = tf.stack([h - tf.tensordot(g, g, 0) for h, g in zip(matrices, gradients, strict=True)])
+        matrix = tf.tensordot(shares, moved, 1) + tf.tensordot(mean, mean, 0)
+        return tf.linalg.diag_part(matrix) if hessian == "diag" else matrix
+
+
+class RebasedNLL(_Rebased, UnbinnedNLL):
+    """The rebased average of unbinned likelihoods, made by `ensemble`."""
+
+
+class ExtendedRebasedNLL(_Rebased, ExtendedUnbinnedNLL):
+    """The rebased average of extended likelihoods, made by `ensemble`."""

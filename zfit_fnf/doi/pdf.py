@@ -1,0 +1,280 @@
+"""Densities of data: those of simulation behind a transfer, as zfit PDFs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+
+from ..pdf import (
+    UNBOUNDED,
+    ConditionalProductPDF,
+    LearnedPDF,
+    Ranges,
+    SumPDF,
+    conditions,
+    given_conditions,
+    is_compilable,
+    log_density,
+    outputs,
+    prepare,
+    prepare_given,
+    space_ranges,
+)
+from ..transfer import ProfiledTransfer, Transfer
+
+
+class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
+    r"""Density of data of one process, :math:`p(y, x) = p_\mathrm{sim}(T(y; x), x) \, |\det \partial T / \partial y|`.
+
+    Behind a `Transfer` everything that depends on the map is computed once per data set; a fit is as cheap as one of
+    ``pdf`` itself. Behind a `ProfiledTransfer` the map follows the parameters, and the density is evaluated anew.
+
+    Args:
+        pdf: Density of simulation, learned or of zfit.
+        transfer: The map from data to simulation.
+        process: Name of the process, where each has its own map.
+        params: For a `ProfiledTransfer`, the parameters that it follows, by name.
+        extended: Yield; by default that of ``pdf``, if it has one.
+        norm: Range over which it is normalised, which has to be that of ``pdf``.
+        name: Name of the PDF.
+        label: Text for plots and tables.
+
+    Raises:
+        ValueError: If ``pdf`` does not describe the observables of the transfer or lacks its conditions, their ranges
+            differ, the process has no map, or ``params`` are not those that the transfer follows.
+
+    Example:
+        >>> simulated = FlowPDF(Flow(["mass"], ranges={"mass": (60.0, 120.0)}))
+        >>> pdf = DoIPDF(simulated, Transfer(["mass"], ranges={"mass": (60.0, 120.0)}))
+        >>> bool(np.allclose(pdf.pdf([91.0]), simulated.pdf([91.0])))  # a new transfer is the identity
+        True
+    """
+
+    def __init__(
+        self,
+        pdf: zfit.pdf.BasePDF,
+        transfer: Transfer | ProfiledTransfer,
+        process: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        extended: Any = None,
+        norm: Any = None,
+        name: str = "DoIPDF",
+        label: str | None = None,
+    ):
+        self._arguments = {
+            "pdf": pdf,
+            "transfer": transfer,
+            "process": process,
+            "params": params,
+            "extended": extended,
+            "norm": norm,
+            "name": name,
+            "label": label,
+        }
+        self._profiled = transfer if isinstance(transfer, ProfiledTransfer) else None
+        self._transfer = transfer.transfer if isinstance(transfer, ProfiledTransfer) else transfer
+        self._pdf, self._process = pdf, process
+        _check(pdf, self._transfer, process, name)
+        follows = self._profiled.parameters if self._profiled else ()
+        if set(params or {}) != set(follows):
+            raise ValueError(
+                f"params= of {name!r} names {sorted(params or {})}, but the transfer follows {list(follows)}"
+            )
+        factors = pdf.pdfs if isinstance(pdf, ConditionalProductPDF) else [pdf]
+        moved = set(self._transfer.obs)
+        self._still = [factor for factor in factors if not moved & set(factor.obs)]
+        self._moving = [factor for factor in factors if moved & set(factor.obs)]
+        self._in_place = [not moved & set(conditions(factor)) for factor in self._moving]  # their conditions
+        if extended is None and pdf.is_extended:
+            extended = pdf.get_yield()
+        self.cond = conditions(pdf)
+        self.ranges = {o: limits for o, limits in space_ranges(pdf.norm).items() if o not in self.cond}
+        bound = {parameter: params[parameter] for parameter in follows} if params else {}
+        super().__init__(pdfs=[pdf], obs=pdf.norm, params=bound, extended=extended, norm=norm, name=name, label=label)
+        if not self._covers(self.norm):
+            raise ValueError(f"norm= of {name!r} is narrower than the range of {pdf.name!r}: {self.ranges}")
+
+    @property
+    def compilable(self) -> bool:
+        """Whether XLA may compile the density."""
+        return is_compilable(self._pdf)
+
+    # --- in two steps: what does not depend on the map, and the rest ------------------------------------------------
+
+    def given(self, x: tf.Tensor) -> Given:
+        """What events ``(n, n_obs)`` are, whatever the parameters and the map."""
+        u, c, log_jacobian = self._transfer.encode(
+            self._columns(x, self._transfer.obs), self._columns(x, self._transfer.cond)
+        )
+        still = [prepare(factor, self._columns(x, factor.obs)) for factor in self._still]
+        fixed = [
+            given_conditions(factor, self._columns(x, factor.obs)) if in_place else ()
+            for factor, in_place in zip(self._moving, self._in_place, strict=True)
+        ]
+        return Given(x, u, self._transfer.context(c, self._process), log_jacobian, fixed, still)
+
+    def log_density_at(
+        self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float = 0.0, *, networks: Any = None
+    ) -> tf.Tensor:
+        """Log-density ``(n,)`` float64 of events that ``T_psi`` has taken to ``u``; networks run in its dtype.
+
+        Args:
+            given: The events.
+            u: Their standardised observables behind ``T_psi``.
+            log_det: Log-determinant of ``T_psi``.
+            networks: What the networks of ``T_phi`` make of the context, if that is known already.
+        """
+        return self._log_product(*self._simulated(given, u, log_det, networks))
+
+    def simulated(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The observables of events ``(n, n_obs)`` where simulation has them, by name."""
+        given = self.given(x)
+        y = self._transfer.decode(self._transfer.inverse(given.u, self._transfer.given(given.context))[0])
+        return dict(zip(self._transfer.obs, tf.unstack(y, axis=1), strict=True))
+
+    def _simulated(
+        self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float, networks: Any = None
+    ) -> tuple[Any, Any, tf.Tensor]:
+        """The factors' prepared events in simulation, and the log-determinant of the whole map."""
+        u, phi_log_det = self._transfer.inverse(u, networks or self._transfer.given(given.context))
+        y = self._transfer.decode(tf.cast(u, tf.float64))
+        back = self._transfer.encode(y, tf.cast(self._columns(given.x, self._transfer.cond), tf.float64))[2]
+        columns = dict(zip(self.obs, tf.unstack(given.x, axis=1), strict=True))
+        columns.update(zip(self._transfer.obs, tf.unstack(tf.cast(y, u.dtype), axis=1), strict=True))
+        moving = []
+        for factor, in_place, fixed in zip(self._moving, self._in_place, given.fixed, strict=True):
+            events = tf.stack([columns[o] for o in factor.obs], axis=1)
+            moving.append(prepare_given(factor, events, fixed) if in_place else prepare(factor, events))
+        return moving, given.still, log_det + phi_log_det + given.log_jacobian - tf.cast(back, u.dtype)
+
+    def _log_product(self, moving: Any, still: Any, log_det: tf.Tensor) -> tf.Tensor:
+        factors = zip([*self._moving, *self._still], [*moving, *still], strict=True)
+        return tf.add_n([log_density(factor, part) for factor, part in factors]) + tf.cast(log_det, tf.float64)
+
+    def _prepare(self, x: tf.Tensor) -> Any:
+        given = self.given(x)
+        if self._profiled:
+            coefficients = self._profiled.deformation.coefficients(given.u, given.context)
+            return given, coefficients, self._transfer.given(given.context)
+        return self._simulated(given, given.u, 0.0)
+
+    def _log_shape(self, prepared: Any) -> tf.Tensor:
+        if not self._profiled:
+            return self._log_product(*prepared)
+        given, coefficients, networks = prepared
+        moved = self._profiled.deformation.apply(given.u, given.context, coefficients, self._basis())
+        return self.log_density_at(given, *moved, networks=networks)
+
+    def _basis(self) -> tf.Tensor:
+        assert self._profiled
+        return self._profiled.basis(tf.stack([self.params[name].value() for name in self._profiled.parameters]))
+
+    def _draw(self, context: tf.Tensor) -> tf.Tensor:
+        """Simulated events, taken to data."""
+        given = dict(zip(self.cond, tf.unstack(context, num=len(self.cond), axis=1), strict=True))
+        simulated = self._pdf._draw(context) if self.cond else self._pdf.sample(n=tf.shape(context)[0]).value()
+        columns = given | dict(zip(outputs(self._pdf), tf.unstack(simulated, axis=1), strict=True))
+        y, x = (_stacked(columns, names, simulated) for names in (self._transfer.obs, self._transfer.cond))
+        u, c, _ = self._transfer.encode(y, x)
+        networks_see = self._transfer.context(c, self._process)
+        u = self._transfer.forward(u, self._transfer.given(networks_see))
+        if self._profiled:
+            u = self._profiled.deformation.forward(u, networks_see, self._basis())
+        columns.update(zip(self._transfer.obs, tf.unstack(self._transfer.decode(u), axis=1), strict=True))
+        return _stacked(columns, self.outputs, simulated)
+
+    def _fraction(self, ranges: Ranges) -> tf.Tensor:
+        raise ValueError(
+            f"{self.name!r} cannot be integrated over a part of its range: {ranges} is narrower than {self.ranges}"
+        )
+
+    def _columns(self, x: tf.Tensor, names: Sequence[str]) -> tf.Tensor:
+        return tf.gather(x, [self.obs.index(name) for name in names], axis=1) if names else x[:, :0]
+
+
+class Given(NamedTuple):
+    """Events as a `DoIPDF` sees them, before any map.
+
+    Attributes:
+        x: All columns ``(n, n_obs)``.
+        u: Standardised observables ``(n, d)``.
+        context: What the networks are conditional on ``(n, m)``.
+        log_jacobian: Of the standardisation ``(n,)``.
+        fixed: What the factors of the density that the map moves make of conditions that it does not.
+        still: Prepared events of the factors of the density that the map does not touch.
+    """
+
+    x: tf.Tensor
+    u: tf.Tensor
+    context: tf.Tensor
+    log_jacobian: tf.Tensor
+    fixed: Any
+    still: Any
+
+
+def behind(
+    model: zfit.pdf.BasePDF, transfer: Transfer | ProfiledTransfer, params: Mapping[str, Any] | None = None
+) -> zfit.pdf.BasePDF:
+    """The model of data: every component of a model of simulation behind the transfer.
+
+    Args:
+        model: The model of simulation.
+        transfer: The map.
+        params: For a `ProfiledTransfer`, the parameters that it follows, by name.
+    """
+    maps = transfer.transfer if isinstance(transfer, ProfiledTransfer) else transfer
+    parts = [
+        DoIPDF(
+            part,
+            transfer,
+            process=part.name if maps.processes else None,
+            params=params,
+            name=part.name,
+            label=part.label,
+        )
+        for part in parts_of(model)
+    ]
+    return model.copy(pdfs=parts) if isinstance(model, SumPDF) else parts[0]
+
+
+def parts_of(model: zfit.pdf.BasePDF) -> list[zfit.pdf.BasePDF]:
+    """The components of a sum, or the PDF itself."""
+    return list(model.pdfs) if isinstance(model, SumPDF) else [model]
+
+
+def mixture(pdf: zfit.pdf.BasePDF, log_p: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Log-density ``(n,)`` of a model from those of its parts."""
+    return pdf.mix(log_p) if isinstance(pdf, SumPDF) else log_p[0]
+
+
+def responsibilities(pdf: zfit.pdf.BasePDF, log_p: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Probability ``(n,)`` of each part of a model to have made an event: the derivatives of the mixture."""
+    log_p = [tf.identity(part) for part in log_p]
+    with tf.GradientTape() as tape:
+        tape.watch(log_p)
+        value = mixture(pdf, log_p)
+    return tape.gradient(value, log_p)
+
+
+def _stacked(columns: Mapping[str, tf.Tensor], names: Sequence[str], like: tf.Tensor) -> tf.Tensor:
+    return tf.stack([columns[name] for name in names], axis=1) if names else like[:, :0]
+
+
+def _check(pdf: zfit.pdf.BasePDF, transfer: Transfer, process: str | None, name: str) -> None:
+    if missing := [o for o in transfer.obs if o not in outputs(pdf)]:
+        raise ValueError(f"{pdf.name!r} describes {list(outputs(pdf))}; the transfer of {name!r} moves {missing}")
+    if missing := [o for o in transfer.cond if o not in pdf.obs]:
+        raise ValueError(f"{pdf.name!r} knows {list(pdf.obs)}; the transfer of {name!r} depends on {missing}")
+    theirs = space_ranges(pdf.norm)
+    for o, limits in transfer.ranges.items():
+        if not np.allclose(np.clip(limits, -UNBOUNDED, UNBOUNDED), theirs[o]):
+            raise ValueError(
+                f"the transfer keeps {o!r} inside {limits}, but {pdf.name!r} is normalised over {theirs[o]}: "
+                "the ranges have to be the same"
+            )
+    if transfer.processes and process not in transfer.processes:
+        raise ValueError(f"process= of {name!r} must be one of {list(transfer.processes)}, got {process!r}")
