@@ -15,7 +15,8 @@ PACKAGE = Path(zfit_fnf.__file__).parent
 
 LAYERS = [
     {"files", "history"},
-    {"samples", "datasets", "nets", "bijectors"},
+    {"samples", "datasets", "nets", "bijectors", "series"},
+    {"diagnostics"},
     {"coordinates"},
     {"flows"},
     {"deformation"},
@@ -28,7 +29,10 @@ LAYERS = [
     {"param"},
     {"pdf"},
     {"loss"},
+    {"expansion"},
+    {"acceleration"},
     {"toys"},
+    {"doi"},
     {"scans", "projections", "limits"},
     {"calculators"},
     {"plotting"},
@@ -38,7 +42,7 @@ LAYERS = [
 """Each module imports from the layers before its own, and from its own; see the data flow in the docs."""
 
 DENSITIES = {"samples", "nets", "bijectors", "coordinates", "flows", "deformation", "optimise", "calibration", "train"}
-DENSITIES |= {"interop", "manifest", "storage"}
+DENSITIES |= {"interop", "manifest", "storage", "transfer", "series", "expansion"}
 
 
 def imports(module: str) -> tuple[set[str], set[str]]:
