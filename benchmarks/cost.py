@@ -9,72 +9,25 @@ likelihood is evaluated by zfit's own loss in the same run.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import zfit  # before tensorflow, which it silences
-import numpy as np
+from random_models import clocked, normal_events, random_model, resident_megabytes
 
 import zfit_fnf as zfnf
-from zfit_fnf import Deformation, Flow
-from zfit_fnf.deformation import Response
+from zfit_fnf import Flow
 from zfit_fnf.loss import event_kernel
-
-
-def clocked(function: Callable[[], object]) -> tuple[float, float]:
-    """CPU and wall seconds of one call."""
-    cpu, wall = time.process_time(), time.monotonic()
-    function()
-    return time.process_time() - cpu, time.monotonic() - wall
-
-
-def random_deformation(flow: Flow, names: list[str], interactions: bool) -> Deformation:
-    """Responses with small random coefficients."""
-    rng = np.random.default_rng(0)
-    shape = {"n_dim": len(flow.obs), "n_context": len(flow.cond)}
-    responses = [Response([name], ((1,), (2,)), **shape, seed=i) for i, name in enumerate(names)]
-    if interactions:
-        corners = tuple(itertools.product((1, 2), repeat=2))
-        responses += [Response(pair, corners, **shape, n_single=4) for pair in itertools.combinations(names, 2)]
-    for response in responses:
-        for variable in response.trainable_variables:
-            variable.assign(variable + 0.01 * rng.normal(size=variable.shape))
-    return Deformation(flow, responses, windows=dict.fromkeys(names, (-1.0, 1.0)))
-
-
-def make_model(n_nuisances: int, *, interactions: bool) -> zfit.pdf.BasePDF:
-    """Two processes, p(x) p(y | x) each, all with the same nuisances."""
-    names = [f"nu{i}" for i in range(n_nuisances)]
-    params = {name: zfnf.nuisance(name) for name in names}
-    processes = []
-    for process in range(2):
-        flows = (Flow(["y1", "y2"], ["x1", "x2"], seed=process), Flow(["x1", "x2"], seed=process + 2))
-        processes.append(
-            zfnf.pdf.ConditionalProductPDF(
-                [zfnf.pdf.FNFPDF(random_deformation(flow, names, interactions), params=params) for flow in flows]
-            )
-        )
-    return zfnf.pdf.SumPDF(processes, fracs=[0.5])
-
-
-def events(n: int, seed: int) -> dict[str, np.ndarray]:
-    """Standard normal columns."""
-    rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=n) for name in ("x1", "x2", "y1", "y2")}
 
 
 def measure_fit(n_events: int, n_nuisances: int, *, interactions: bool) -> dict:
     """First calls, calls and a fit of one model."""
-    model = make_model(n_nuisances, interactions=interactions)
-    nll = zfnf.loss.UnbinnedNLL(model, events(n_events, 1))
+    model = random_model(n_nuisances, interactions=interactions)
+    nll = zfnf.loss.UnbinnedNLL(model, normal_events(n_events, 1))
     report = {"events": n_events, "nuisances": n_nuisances, "interactions": interactions}
     for name, call in (
         ("value", lambda: float(nll.value(full=False))),
@@ -98,11 +51,11 @@ def measure_fit(n_events: int, n_nuisances: int, *, interactions: bool) -> dict:
 
 def measure_loop(n_fits: int, n_events: int) -> dict:
     """A new loss with new data in every turn: memory and traces must stand still."""
-    model = make_model(2, interactions=True)
+    model = random_model(2, interactions=True)
     kernel = event_kernel(model)
 
     def one(seed: int) -> None:
-        nll = zfnf.loss.UnbinnedNLL(model, events(n_events, seed))
+        nll = zfnf.loss.UnbinnedNLL(model, normal_events(n_events, seed))
         zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
 
     for seed in range(5):
@@ -116,14 +69,6 @@ def measure_loop(n_fits: int, n_events: int) -> dict:
         "memory_growth_MB": resident_megabytes() - memory,
         "cpu_s_per_fit": cpu / n_fits,
     }
-
-
-def resident_megabytes() -> float:
-    """Resident memory now, where the system tells; its peak elsewhere."""
-    pages = Path("/proc/self/statm")
-    if pages.exists():
-        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def measure_sampling(n: int) -> dict:

@@ -16,7 +16,6 @@ import pytest
 from analytic import GaussianFlow, one_dimensional
 from scipy import stats
 
-import zfit_fnf.loss as losses
 from zfit_fnf.deformation import Deformation, Response, YieldChange
 from zfit_fnf.flows import Flow
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel, rate_kernel
@@ -135,10 +134,10 @@ def test_chunks_do_not_change_anything(mixture, monkeypatch):
     exact = exact_mixture_nll(mixture, POINTS[1])
     whole = ExtendedUnbinnedNLL(mixture["model"], {"y": mixture["y"]})
     gradient, hessian = whole.gradient(mixture["params"]), whole.hessian(mixture["params"])
-    monkeypatch.setattr(event_kernel(mixture["model"]), "chunk", 97)
-    for limit in (4e9, 0.0):  # prepared events kept, and not
-        monkeypatch.setattr(losses, "PREPARED_LIMIT", limit)
-        nll = ExtendedUnbinnedNLL(mixture["model"], {"y": mixture["y"]})
+    monkeypatch.setattr(event_kernel(mixture["model"]), "_chunk", 97)
+    for limit in (4e9, 1e4, 0.0):  # prepared events kept, some of them, and none
+        nll = ExtendedUnbinnedNLL(mixture["model"], {"y": mixture["y"]}, options={"max_memory": limit})
+        assert nll.create_new().max_memory == limit
         assert float(nll.value()) == pytest.approx(exact, rel=1e-12)
         np.testing.assert_allclose(nll.gradient(mixture["params"]), gradient, rtol=1e-9)
         np.testing.assert_allclose(nll.hessian(mixture["params"]), hessian, rtol=1e-9)

@@ -89,6 +89,7 @@ def test_public_names():
         "Schedule",
         "Variation",
         "YieldChange",
+        "accelerate",
         "calculators",
         "datasets",
         "interop",

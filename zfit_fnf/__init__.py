@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         toys,
         train,
     )
+    from .acceleration import accelerate
     from .deformation import Deformation, YieldChange
     from .flows import Flow
     from .optimise import Schedule
@@ -45,6 +46,7 @@ _NAMES = {
     "Schedule": "optimise",
     "Variation": "samples",
     "YieldChange": "deformation",
+    "accelerate": "acceleration",
     "lnN": "param",
     "load": "storage",
     "modified_yield": "param",
@@ -75,6 +77,7 @@ __all__ = [  # noqa: RUF022 (modules first)
     "Schedule",
     "Variation",
     "YieldChange",
+    "accelerate",
     "lnN",
     "load",
     "modified_yield",

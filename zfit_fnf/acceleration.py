@@ -18,7 +18,7 @@ The error is controlled in three ways, whatever minimiser is at work:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,19 +26,22 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
+from .deformation import Deformation
 from .expansion import expand, expansion_order, polynomial
 from .flows import Density
 from .loss import (
+    XLA_CHUNK,
+    Compiled,
     EventKernel,
     Events,
+    EventTerm,
     ExtendedUnbinnedNLL,
     LearnedLoss,
     Parameters,
     UnbinnedNLL,
     constraint_kernel,
-    data_version,
+    event_kernel,
     kept_by,
-    same_version,
     select,
     total_hessian,
     vector,
@@ -52,13 +55,14 @@ SMALL_CHUNK, CHUNK = 4096, 16384
 TOLERANCE = 0.01
 """Error of the negative log-likelihood that is tolerated near the minimum."""
 
-_GROWTH = 5.0  # of the derivatives from one order to the next: densities vary over a fraction of their overall width
-_RELATIVE = 0.02  # error that is tolerated further away, relative to the decrease that is still expected
-_RELATIVE_CHANGE = 0.1  # relative to the change from the lowest value so far
+_GROWTH = 2.0  # of the derivatives from one order to the next: densities vary over a fraction of their overall width
+_RELATIVE = 0.02  # error that is tolerated further away, relative to the distance from the minimum
+_SEARCHING = 0.3  # of a value that only tells a minimiser far from the minimum how long its step should be
 _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the exact gradient is asked for
 _NEAR = 0.1  # the same, where a fit has ended
 _EDM = 1e-3  # largest expected vertical distance between the minima of the exact and the accelerated likelihood
 _STRAYS = 3  # values in a row that the polynomials cannot give, before their centre moves
+_ENOUGH_EVENTS = 30_000  # to estimate the information to a few per cent
 
 
 class AccelerationError(RuntimeError):
@@ -73,6 +77,7 @@ class AccelerationReport:
         methods: How the events of each density are evaluated, by its name.
         n_expansions: How often the polynomials were made.
         n_exact: Evaluations of the exact likelihood, those of its gradient included.
+        exact_events: Number of events that are evaluated exactly: densities without polynomials, or no room for them.
         exact_edm: Expected vertical distance to the minimum from the exact gradient, where it was last asked for; not a
             number before.
         value_difference: Difference of the exact and the accelerated negative log-likelihood there.
@@ -81,6 +86,7 @@ class AccelerationReport:
     methods: dict[str, str]
     n_expansions: int = 0
     n_exact: int = 0
+    exact_events: int = 0
     exact_edm: float = float("nan")
     value_difference: float = float("nan")
 
@@ -91,11 +97,12 @@ class AccelerationReport:
                 f"{self.n_expansions} expansions, {self.n_exact} exact evaluations; last check: exact EDM "
                 f"{self.exact_edm:.2g}, difference of the NLL {self.value_difference:.2g}",
                 *(f"  {name:<{width}}  {method}" for name, method in self.methods.items()),
+                *([f"  {self.exact_events} events are evaluated exactly"] if self.exact_events else []),
             ]
         )
 
 
-def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL) -> AcceleratedNLL:
+def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL, *, max_memory: float | None = None) -> AcceleratedNLL:
     """A likelihood with the same parameters, minimum and interface, whose evaluations are much cheaper.
 
     Use it in place of ``nll`` wherever a likelihood is evaluated many times: fits, MINOS, scans, limits, toys. The result
@@ -104,6 +111,8 @@ def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL) -> AcceleratedNLL:
 
     Args:
         nll: A loss of :mod:`zfit_fnf.loss`; it is not changed.
+        max_memory: Bytes for polynomials and coefficients; events for which there is no room are evaluated exactly, as
+            the report says. By default the option of the same name of ``nll``.
 
     Returns:
         The loss, of the kind (extended or not) of ``nll``. Its ``report`` tells what was done.
@@ -124,7 +133,8 @@ def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL) -> AcceleratedNLL:
         raise TypeError(
             f"accelerate takes losses of zfit_fnf.loss, UnbinnedNLL or ExtendedUnbinnedNLL; got {type(nll).__name__}"
         )
-    return kinds[type(nll)](nll.model, nll.data, constraints=nll.constraints)
+    options = {} if max_memory is None else {"max_memory": max_memory}
+    return kinds[type(nll)](nll.model, nll.data, constraints=nll.constraints, options={**nll._options, **options})
 
 
 # --- densities, expanded around the current values of their parameters ------------------------------------------------
@@ -159,32 +169,43 @@ def method(pdf: zfit.pdf.BasePDF) -> str:
 # A factorizable normalizing flow with one layer: the shift of an event is a contraction of its coefficients.
 
 
-def _is_stacked(pdf: FNFPDF) -> bool:
-    return pdf.deformation.n_layers > 1
+def order_of(pdf: zfit.pdf.BasePDF) -> int:
+    """Order of the polynomials of a density; zero if it is evaluated as it is."""
+    if not isinstance(pdf, FNFPDF) or not isinstance(pdf.deformation, Deformation) or pdf.deformation.n_layers > 1:
+        return 0
+    return expansion_order(pdf.deformation.flow.density)
 
 
 @gathered.register
 def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
-    if _is_stacked(pdf):
+    if not order_of(pdf):
         return prepare(pdf, x)
+    gather = kept_by(pdf, "gathering", lambda: Compiled(functools.partial(_gather, pdf), xla=True))
+    *events, coefficients = _in_pieces(gather, x)
+    return *events, tf.reshape(coefficients, (coefficients.shape[0], -1))
+
+
+def _gather(pdf: FNFPDF, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Standardised events ``(d, n)`` and conditions, their Jacobian ``(n,)``, and coefficients ``(M, 2, d, n)``."""
     u, c, log_jacobian = pdf._encode(x)
-    single = tf.cast(u, tf.float32), tf.cast(c, tf.float32)
-    coefficients = tf.concat([_coefficients(response, *single) for response in pdf.deformation.responses], axis=0)
-    return u, c, log_jacobian, coefficients
+    coefficients = pdf.deformation.coefficients(tf.cast(u, tf.float32), tf.cast(c, tf.float32))
+    return tf.transpose(u), tf.transpose(c), log_jacobian, tf.transpose(coefficients, (1, 3, 2, 0))
 
 
 @expanded.register
 def _(pdf: FNFPDF, data: Any) -> Any:
-    if _is_stacked(pdf):
+    if not order_of(pdf):
         return data
     u, c, log_jacobian, coefficients = data
     centre = pdf.deformation.basis(pdf._nu())
-    log_scale, shift = tf.unstack(tf.einsum("mkjn,m->kjn", tf.cast(coefficients, tf.float64), centre))
-    scaled = tf.transpose(u) * tf.exp(log_scale)
-    log_density, polynomial = _expand_in_pieces(pdf.deformation.flow.density, tf.transpose(scaled + shift), c)
+    contracted = centre[None, :] @ tf.cast(coefficients, tf.float64)
+    log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
+    scaled = u * tf.exp(log_scale)
+    expansion = functools.partial(_expand, pdf.deformation.flow.density)
+    log_density, polynomial = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
     return {
         "centre": centre,
-        "coefficients": tf.reshape(coefficients, (coefficients.shape[0], -1)),
+        "coefficients": coefficients,
         "scaled": tf.cast(scaled, tf.float32),
         "polynomial": polynomial,
         "log_density": log_density + log_jacobian + tf.reduce_sum(log_scale, axis=0),
@@ -193,42 +214,39 @@ def _(pdf: FNFPDF, data: Any) -> Any:
 
 @log_expanded.register
 def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    if _is_stacked(pdf):
+    if not (order := order_of(pdf)):
         return log_expanded.dispatch(object)(pdf, nest)
-    deformation = pdf.deformation
     # Differences to the centre are small: float32 resolves them better than anybody asks for.
-    basis = tf.cast(deformation.basis(pdf._nu()) - nest["centre"], tf.float32)
-    change = tf.reshape(basis[None, :] @ nest["coefficients"], (2, *nest["scaled"].shape))
-    delta = tf.unstack(nest["scaled"] * tf.math.expm1(change[0]) + change[1])
-    rise, highest = polynomial(nest["polynomial"], delta, expansion_order(deformation.flow.density))
-    neglected = _GROWTH * highest * tf.add_n([tf.abs(shift) for shift in delta])
-    value = nest["log_density"] + tf.cast(rise + tf.reduce_sum(change[0], axis=0), tf.float64)
+    basis = tf.cast(pdf.deformation.basis(pdf._nu()) - nest["centre"], tf.float32)
+    log_scale, shift = tf.unstack(tf.reshape(basis[None, :] @ nest["coefficients"], (2, *nest["scaled"].shape)))
+    delta = tf.unstack(nest["scaled"] * tf.math.expm1(log_scale) + shift)
+    rise, highest = polynomial(nest["polynomial"], delta, order)
+    neglected = _GROWTH * highest * tf.add_n([tf.abs(moved) for moved in delta])
+    value = nest["log_density"] + tf.cast(rise + tf.reduce_sum(log_scale, axis=0), tf.float64)
     return value - pdf._log_integral(pdf.norm), tf.cast(neglected, tf.float64)
 
 
 @method.register
 def _(pdf: FNFPDF) -> str:
-    if _is_stacked(pdf):
-        return "exact (stacked layers)"
-    return f"polynomial of order {expansion_order(pdf.deformation.flow.density)} in the shift"
-
-
-_coefficients = PerArchitecture(lambda response, u, c: tf.transpose(response.coefficients(u, c), (1, 3, 2, 0)))
+    order = order_of(pdf)
+    return f"polynomials of order {order} in the shift" if order else "exact"
 
 
 @PerArchitecture
 def _expand(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Log-density ``(n,)`` in float64, and the other Taylor coefficients ``(T - 1, n)`` in float32."""
+    """Log-density ``(n,)`` in float64, whose rounding errors would add up, and the other coefficients in float32."""
     single = tf.cast(u, tf.float32), tf.cast(c, tf.float32)
     return density.log_density(u, c), expand(density, single[0], density.given(single[1]))[1:]
 
 
-def _expand_in_pieces(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `_expand`, of as many events at once as the caches of a processor hold."""
-    starts = range(0, u.shape[0], SMALL_CHUNK)
-    pieces = [_expand(density, u[start : start + SMALL_CHUNK], c[start : start + SMALL_CHUNK]) for start in starts]
-    values, polynomials = zip(*pieces, strict=True)
-    return tf.concat(values, axis=0), tf.concat(polynomials, axis=1)
+def _in_pieces(function: Callable[..., Any], *args: tf.Tensor) -> list[tf.Tensor]:
+    """Apply a function to as many events at once as the caches of a processor hold.
+
+    Events are the first axis of the arguments and the last one of the results.
+    """
+    starts = range(0, args[0].shape[0], XLA_CHUNK)
+    pieces = [function(*(values[start : start + XLA_CHUNK] for values in args)) for start in starts]
+    return [tf.concat(parts, axis=-1) for parts in zip(*pieces, strict=True)]
 
 
 # Sums and products of densities.
@@ -273,11 +291,18 @@ class ExpandedKernel(EventKernel):
         super().__init__(model)
         self._log_density = lambda nest: log_expanded(model, nest)[0]
         self._log_expanded = functools.partial(log_expanded, model)
+        self.expand = functools.partial(expanded, model)
         self.prepare = functools.partial(gathered, model)
 
     def chunk_size(self, n_events: int) -> int:
         """Events per call for a data set of a size: calls are costly, and so are events that fill the last one."""
         return SMALL_CHUNK if n_events <= 2 * SMALL_CHUNK else CHUNK
+
+    def size(self, prepared: Any) -> int:
+        """Bytes that a chunk takes, gathered and expanded."""
+        shared = {id(tensor) for tensor in tf.nest.flatten(prepared)}
+        own = [tensor for tensor in tf.nest.flatten(self.expand(prepared)) if id(tensor) not in shared]
+        return super().size(prepared) + super().size(own)
 
     def _sum(self, nest: Any, weights: tf.Tensor) -> tf.Tensor:
         value, neglected = self._log_expanded(nest)
@@ -292,23 +317,36 @@ class ExpandedKernel(EventKernel):
         return sums, vector(tape.gradient(value, self.params, unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
 
-class ExpandedEvents:
-    """A data set in chunks, expanded around the current parameters.
+class ExpandedEvents(Events):
+    """Chunks that are expanded around the parameters as they were when `move` was last called.
 
     Args:
-        model: The density.
-        events: The chunks, gathered.
+        kernel: The kernel.
+        x: As for `Events`.
+        weights: As for `Events`.
+        max_memory: As for `Events`; only chunks that are kept are there, `n_kept` of them.
+
+    Attributes:
+        n_events: Number of events in these chunks.
     """
 
-    def __init__(self, model: zfit.pdf.BasePDF, events: Events):
-        self.sum_weights, self.sum_weights2 = events.sum_weights, events.sum_weights2
-        self._chunks = [(expanded(model, data), weights) for data, weights in events]
+    def __init__(self, kernel: ExpandedKernel, x: np.ndarray, weights: np.ndarray, *, max_memory: float):
+        super().__init__(kernel, x, weights, max_memory=max_memory)
+        self.n_events = min(len(x), self.size * self.n_kept)
+        self._expand = kernel.expand
+        self._expanded: list[Any] = []
 
     def __len__(self) -> int:
-        return len(self._chunks)
+        return self.n_kept
 
     def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
-        return iter(self._chunks)
+        """Expanded events and weights, chunk by chunk."""
+        return zip(self._expanded, self._weights[: self.n_kept], strict=True)
+
+    def move(self) -> None:
+        """Expand around the current parameters."""
+        self._expanded = []  # not two of them in memory
+        self._expanded = [self._expand(chunk) for chunk in self._chunks[: self.n_kept]]
 
 
 # --- the likelihood ---------------------------------------------------------------------------------------------------
@@ -323,30 +361,31 @@ class AcceleratedNLL(LearnedLoss):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._exact = self._exact_kind(self.model, self.data, constraints=self.constraints)
+        # Asked for once or twice in a fit: what it would keep for the next time is better recomputed.
+        forgetful = {**self._options, "max_memory": 0.0}
+        self._exact = self._exact_kind(self.model, self.data, constraints=self.constraints, options=forgetful)
         named = {pdf.name: method(pdf) for model in self.model for pdf in components(model) if not hasattr(pdf, "pdfs")}
         self.report = AccelerationReport(named)
-        self._versions: list[Any] | None = None
-        self._expanded: list[ExpandedEvents | None] = [None] * len(self.model)
-        self._confirmed: np.ndarray | None = None
-        self._scores: np.ndarray | None = None
-        self._lowest, self._remaining, self._strays = np.inf, np.inf, 0
+        self._forget()
 
     # --- evaluations --------------------------------------------------------------------------------------------------
 
     def _call_value(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         del args, kwargs
+        self._follow_data()
         if not tf.executing_eagerly():
             return self._approximate()[0]
-        self._follow_data()
         value, error = self._approximate()
-        decrease = self._remaining if np.isfinite(self._remaining) else 0.0
-        if not error <= max(TOLERANCE, _RELATIVE * decrease, _RELATIVE_CHANGE * abs(float(value) - self._lowest)):
+        relative = _RELATIVE if self._remaining < 1.0 else _SEARCHING
+        if not error <= max(TOLERANCE, relative * abs(float(value) - self._value_at_centre)):
             self._strays += 1
             if self._strays <= _STRAYS:
                 return self._exact_value_gradient([])[0]
-            value, _ = self._move_centre()
-        self._strays, self._lowest = 0, min(self._lowest, float(value))
+            self._move_centre()
+            value, error = self._approximate()
+            if not np.isfinite(error):  # so far out that the polynomials overflow
+                return self._exact_value_gradient([])[0]
+        self._strays = 0
         return value
 
     def _call_value_gradient(
@@ -354,11 +393,10 @@ class AcceleratedNLL(LearnedLoss):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         del numgrad, full
         params = list(self._input_check_params(params, only_independent=True))
-        if not tf.executing_eagerly():
-            value, gradient, _ = self._approximate_gradient(params)
-            return value, gradient
         self._follow_data()
         value, gradient, error = self._approximate_gradient(params)
+        if not tf.executing_eagerly():
+            return value, gradient
         # Where the polynomials fail their gradient is large: it must not be what excuses them.
         remaining = min(self._remaining, self._distance(gradient, params))
         if not error <= max(TOLERANCE, _RELATIVE * remaining):
@@ -368,14 +406,13 @@ class AcceleratedNLL(LearnedLoss):
         self._remaining = remaining
         if self._remaining < _ALMOST_THERE and not self._is_confirmed():
             value, gradient = self._confirm(value, gradient, params)
-        self._lowest, self._strays = min(self._lowest, float(value)), 0
+        self._strays = 0
         return value, gradient
 
     def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
-        if tf.executing_eagerly():
-            self._follow_data()
-            if not self._approximate()[1] <= TOLERANCE:
-                self._move_centre()
+        self._follow_data()
+        if tf.executing_eagerly() and not self._approximate()[1] <= TOLERANCE:
+            self._move_centre()
         return super()._call_hessian(params, numgrad, hessian)
 
     def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
@@ -417,25 +454,56 @@ class AcceleratedNLL(LearnedLoss):
         # The value alone is cheaper, but it would be one more program to compile.
         return self._exact._call_value_gradient(params or list(self.get_params()))
 
-    # --- the centre ---------------------------------------------------------------------------------------------------
+    # --- events and the centre ----------------------------------------------------------------------------------------
+
+    def _prepare_events(self, index: int, x: np.ndarray) -> list[EventTerm]:
+        self._forget()
+        model = self.model[index]
+        if not any(map(order_of, components(model))):
+            return super()._prepare_events(index, x)
+        # In random order any chunk is like the others, and a few of them estimate what all of them would give.
+        rows = np.random.default_rng(0).permutation(len(x))
+        x, weights = x[rows], self._weights(index)[rows]
+        kernel = kept_by(model, "expanded", lambda: ExpandedKernel(model))
+        events = ExpandedEvents(kernel, x, weights, max_memory=self._memory_for(len(x)))
+        exact = event_kernel(model)
+        others = Events(exact, x[events.n_events :], weights[events.n_events :], max_memory=0.0)
+        return [(kernel, chunks) for kernel, chunks in ((kernel, events), (exact, others)) if len(chunks)]
+
+    def _forget(self) -> None:
+        """The data are new."""
+        self._is_new, self._scores, self._confirmed = True, None, None
+        self._remaining, self._strays = np.inf, 0
+
+    def _expanded_events(self) -> list[ExpandedEvents]:
+        terms = [term for index in range(len(self.model)) for term in self._event_terms(index)[0]]
+        return [events for _, events in terms if isinstance(events, ExpandedEvents)]
 
     def _follow_data(self) -> None:
-        versions = [data_version(data) for data in self.data]
-        if self._versions is None or not all(map(same_version, self._versions, versions)):
-            self._versions, self._scores = versions, None
-            self._lowest, self._remaining = np.inf, np.inf
-            self._move_centre()
+        with tf.init_scope():
+            self._expanded_events()  # prepares those that are new
+            if self._is_new:
+                self._is_new = False
+                self._move_centre()
 
-    def _move_centre(self) -> tuple[tf.Tensor, float]:
+    def _move_centre(self) -> None:
         """Expand all events around the current values of the parameters."""
-        self._expanded, self._confirmed = [None] * len(self.model), None
-        self.report = replace(self.report, n_expansions=self.report.n_expansions + 1)
-        return self._approximate()
+        self._confirmed = None
+        for events in (expanded_events := self._expanded_events()):
+            events.move()
+        self._value_at_centre = float(self._approximate()[0])
+        n_expanded = sum(events.n_events for events in expanded_events)
+        n_exact = sum(int(data.num_entries) for data in self.data) - n_expanded
+        self.report = replace(self.report, n_expansions=self.report.n_expansions + 1, exact_events=n_exact)
 
     # --- control ------------------------------------------------------------------------------------------------------
 
     def _confirm(self, value: tf.Tensor, gradient: tf.Tensor, params: Parameters) -> tuple[tf.Tensor, tf.Tensor]:
         """Compare with the exact likelihood, and move the centre if they differ."""
+        if not self._expanded_events():
+            self.report = replace(self.report, exact_edm=self._distance(gradient, params), value_difference=0.0)
+            self._confirmed = self._point()
+            return value, gradient
         exact_value, exact_gradient = self._exact_value_gradient(params)
         for last in (False, True):
             distance = self._distance(exact_gradient - gradient, params)
@@ -463,8 +531,10 @@ class AcceleratedNLL(LearnedLoss):
         return bool(moved @ self._information(self._all()) @ moved < 1.0)
 
     def _distance(self, gradient: tf.Tensor, params: Parameters) -> float:
-        """Expected vertical distance to the minimum, from a gradient."""
+        """Expected vertical distance to the minimum, from a gradient; infinite where that overflows."""
         g = np.asarray(gradient)
+        if not (np.isfinite(g).all() and np.isfinite(self._information(params)).all()):
+            return np.inf
         return float(0.5 * g @ np.linalg.lstsq(self._information(params), g, rcond=None)[0])
 
     def _information(self, params: Parameters) -> np.ndarray:
@@ -472,7 +542,8 @@ class AcceleratedNLL(LearnedLoss):
         every = self._all()
         if self._scores is None:
             constraints = [total_hessian(constraint_kernel(c), [()], every) for c in self.constraints]
-            self._scores = self._score_covariance(every) + sum(np.asarray(matrix) for matrix in constraints)
+            squares = self._sum_of_squared_scores(every, np.abs, n_events=_ENOUGH_EVENTS)
+            self._scores = squares + sum(np.asarray(matrix) for matrix in constraints)
         rows = [every.index(parameter) for parameter in params]
         return self._scores[np.ix_(rows, rows)]
 
@@ -481,18 +552,6 @@ class AcceleratedNLL(LearnedLoss):
 
     def _point(self) -> np.ndarray:
         return np.array([float(parameter.value()) for parameter in self._all()])
-
-    # --- hooks of the exact likelihood --------------------------------------------------------------------------------
-
-    @staticmethod
-    def _event_kernel(model: zfit.pdf.BasePDF) -> EventKernel:
-        return kept_by(model, "expanded", lambda: ExpandedKernel(model))
-
-    def _prepared(self, index: int) -> ExpandedEvents:
-        if self._expanded[index] is None:
-            with tf.init_scope():
-                self._expanded[index] = ExpandedEvents(self.model[index], super()._prepared(index))
-        return self._expanded[index]
 
 
 class AcceleratedUnbinnedNLL(AcceleratedNLL, zfit.loss.UnbinnedNLL):

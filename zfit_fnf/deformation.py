@@ -21,6 +21,7 @@ response therefore has a small *calibration* matrix ``K`` as well, ``phi -> phi 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ import tensorflow as tf
 from .bijectors import Affine
 from .flows import Flow, in_chunks, sample_table, solve_autoregressive
 from .history import History
-from .nets import MaskedMLP, Model, default_hidden
+from .nets import MaskedMLP, Model, StackedMLP, default_hidden
 
 Powers = tuple[tuple[int, ...], ...]
 
@@ -102,9 +103,12 @@ class Response(Model):
 
     def coefficients(self, u: tf.Tensor, given: Any, layer: int = 0) -> tf.Tensor:
         """Coefficients ``(n, monomials, d, 2)`` of one layer at its inputs; the last axis is (log-scale, shift)."""
-        order = slice(None, None, -1 if layer % 2 else 1)
-        raw = self.networks[layer].complete(u[:, order], given)[:, order]
-        return tf.transpose(tf.reshape(raw, (-1, raw.shape[1], len(self.powers), 2)), (0, 2, 1, 3))
+        return _by_event(_outputs(self.networks[layer], u, given, layer)[None], len(self.powers))
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Responses of the same shape can be evaluated together."""
+        return type(self), len(self.powers), *(network.shape for network in self.networks)
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct a response of the same architecture."""
@@ -117,6 +121,33 @@ class Response(Model):
             "n_layers": len(self.networks),
             "hidden": self.hidden,
         }
+
+
+class _Together:
+    """Neighbouring responses of one shape, in the guise of a single one."""
+
+    def __init__(self, responses: Sequence[Response]):
+        self._n_powers = len(responses[0].powers)
+        self._networks = [StackedMLP(networks) for networks in zip(*(r.networks for r in responses), strict=True)]
+
+    def given(self, c: tf.Tensor, layer: int = 0) -> Any:
+        return self._networks[layer].given(c)
+
+    def coefficients(self, u: tf.Tensor, given: Any, layer: int = 0) -> tf.Tensor:
+        return _by_event(_outputs(self._networks[layer], u, given, layer), self._n_powers)
+
+
+def _outputs(network: MaskedMLP, u: tf.Tensor, given: Any, layer: int) -> tf.Tensor:
+    """What a network says of each coordinate, ``(..., n, d, p)``; every second layer sees them in reversed order."""
+    order = slice(None, None, -1 if layer % 2 else 1)
+    return network.complete(u[:, order], given)[..., order, :]
+
+
+def _by_event(outputs: tf.Tensor, n_powers: int) -> tf.Tensor:
+    """From the outputs ``(responses, n, d, 2 powers)`` to coefficients ``(n, monomials, d, 2)``."""
+    n_responses, _, n_dim, _ = outputs.shape
+    split = tf.reshape(outputs, (n_responses, -1, n_dim, n_powers, 2))
+    return tf.reshape(tf.transpose(split, (1, 0, 3, 2, 4)), (-1, n_responses * n_powers, n_dim, 2))
 
 
 class PolynomialMap(Model):
@@ -201,11 +232,11 @@ class PolynomialMap(Model):
 
     def given(self, c: tf.Tensor, layer: int = 0) -> list[Any]:
         """What the networks of one layer make of the conditions ``c (n, m)``."""
-        return [response.given(c, layer) for response in self.responses]
+        return [response.given(c, layer) for response in self._evaluated()]
 
     def coefficients_given(self, u: tf.Tensor, given: Sequence[Any], layer: int = 0) -> tf.Tensor:
         """Coefficients ``(n, M, d, 2)`` of one layer, with what :meth:`given` has made of the conditions."""
-        parts = zip(self.responses, given, strict=True)
+        parts = zip(self._evaluated(), given, strict=True)
         return tf.concat([response.coefficients(u, part, layer) for response, part in parts], axis=1)
 
     def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
@@ -214,6 +245,11 @@ class PolynomialMap(Model):
         Those of the first layer are a function of the event, not of the nuisances.
         """
         return self.coefficients_given(u, self.given(c, layer), layer)
+
+    def _evaluated(self) -> list[Any]:
+        """The responses, neighbours of one shape together: an order that the coefficients keep."""
+        groups = [list(group) for _, group in itertools.groupby(self.responses, key=lambda response: response.shape)]
+        return [group[0] if len(group) == 1 else _Together(group) for group in groups]
 
     def apply(
         self, u: tf.Tensor, c: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor

@@ -6,8 +6,9 @@ point only. Around a point ``u``,
 .. math:: \log p(u + \delta | c) = \sum_{|\alpha| \le q} P_\alpha \, \delta^\alpha + O(\delta^{q + 1}),
 
 with coefficients that are exact derivatives. For a single layer of mixtures of logistics in up to three coordinates they
-come from the arithmetic of :mod:`zfit_fnf.series`, to order four, at the cost of a few evaluations; for any other density
-from automatic differentiation, to order two.
+come from the arithmetic of :mod:`zfit_fnf.series`, at the cost of a few evaluations: to order four, or three where the
+number of terms would grow too large. In more coordinates, and for stacked layers, they come from automatic
+differentiation, to order two. Densities that are not smooth, like splines, have no such polynomials.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from .bijectors import LogisticMixture
 from .flows import AutoregressiveDensity, AutoregressiveLayer, Density
 from .series import Exponents, Series, monomials
 
-_LONGEST = 3  # coordinates: the number of terms of fourth order grows like the fourth power
+_ORDERS = {1: 4, 2: 4, 3: 3}  # by the number of coordinates, for a single layer of mixtures
 
 
 def expansion_order(density: Density) -> int:
-    """Order of the polynomials that :func:`expand` makes of a density."""
-    return 4 if _is_plain_mixture(density) and density.n_dim <= _LONGEST else 2
+    """Order of the polynomials that :func:`expand` makes of a density; zero if it is not known to be smooth."""
+    if not _is_mixture(density):
+        return 0
+    return _ORDERS.get(density.n_dim, 2) if len(density.layers) == 1 else 2
 
 
 def expand(density: Density, u: tf.Tensor, given: Any) -> tf.Tensor:
@@ -44,8 +47,9 @@ def expand(density: Density, u: tf.Tensor, given: Any) -> tf.Tensor:
     Returns:
         Coefficients in the order of ``monomials(d, expansion_order(density))``.
     """
-    if expansion_order(density) == 4:
-        return _by_series(density.layers[0], u, given[0])
+    order = expansion_order(density)
+    if order > 2:
+        return _by_series(density.layers[0], u, given[0], order)
     return _by_differentiation(density, u, given)
 
 
@@ -73,19 +77,17 @@ def polynomial(coefficients: tf.Tensor, delta: Sequence[tf.Tensor], order: int) 
     return total, highest
 
 
-def _is_plain_mixture(density: Density) -> bool:
-    return (
-        isinstance(density, AutoregressiveDensity)
-        and len(density.layers) == 1
-        and isinstance(density.layers[0].law, LogisticMixture)
+def _is_mixture(density: Density) -> bool:
+    return isinstance(density, AutoregressiveDensity) and all(
+        isinstance(layer.law, LogisticMixture) for layer in density.layers
     )
 
 
 # --- by series --------------------------------------------------------------------------------------------------------
 
 
-def _by_series(layer: AutoregressiveLayer, u: tf.Tensor, given: Any) -> tf.Tensor:
-    d, order = u.shape[1], 4
+def _by_series(layer: AutoregressiveLayer, u: tf.Tensor, given: Any, order: int) -> tf.Tensor:
+    d = u.shape[1]
     coordinates = [Series.variable(u[:, j], j, d, order) for j in range(d)]
     mixtures = _mixtures(layer, coordinates, given)
     parts = [_log_prob(coordinate, mixture) for coordinate, mixture in zip(coordinates, mixtures, strict=True)]

@@ -12,6 +12,7 @@ arguments: a new loss of the same model, with other data, compiles nothing, and 
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -31,10 +32,11 @@ from .samples import as_sample, check_inside
 XLA_CHUNK, GRAPH_CHUNK = 1024, 16384
 """Events per call of a kernel: XLA code is as fast in small chunks, which suit toys; a TensorFlow graph is not."""
 
-PREPARED_LIMIT = 4e9
-"""Bytes of prepared events that a loss keeps; above, they are prepared anew in every evaluation."""
+MAX_MEMORY = 4e9
+"""Bytes of prepared events that a loss keeps; beyond, events are prepared anew in every evaluation."""
 
 Parameters = Sequence[zfit.Parameter]
+EventTerm = tuple["EventKernel", "Events"]
 
 
 class Compiled:
@@ -130,6 +132,10 @@ class EventKernel(Kernel):
         del n_events
         return self._chunk
 
+    def size(self, prepared: Any) -> int:
+        """Bytes that a chunk of prepared events takes while it is kept."""
+        return sum(tensor.dtype.size * tensor.shape.num_elements() for tensor in tf.nest.flatten(prepared))
+
     def _sum(self, prepared: Any, weights: tf.Tensor) -> tf.Tensor:
         return -tf.reduce_sum(weights * self._log_density(prepared))
 
@@ -159,35 +165,34 @@ class Events:
     Args:
         kernel: The kernel.
         x: Events ``(n, n_obs)``, in the order of the model's observables.
-        weights: Weights ``(n,)``, or ``None``.
+        weights: Weights ``(n,)``.
+        max_memory: Bytes for prepared events. Chunks beyond are prepared whenever they are asked for.
+
+    Attributes:
+        size: Events of a chunk; the last one is filled up with events of weight zero.
+        n_kept: Number of chunks that are kept prepared.
     """
 
-    def __init__(self, kernel: EventKernel, x: np.ndarray, weights: np.ndarray | None):
-        size = kernel.chunk_size(len(x))
-        weights = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+    def __init__(self, kernel: EventKernel, x: np.ndarray, weights: np.ndarray, *, max_memory: float):
+        self.size = size = kernel.chunk_size(len(x))
         self._prepare = kernel.prepare
-        self.sum_weights = tf.constant(weights.sum())
-        self.sum_weights2 = float(np.square(weights).sum())
         starts = range(0, len(x), size)
         self._weights = [tf.constant(_padded(weights[start : start + size], size, 0.0)) for start in starts]
         self._chunks = [tf.constant(_padded(x[start : start + size], size, x[0])) for start in starts]
-        self._kept = False
-        if not self._chunks:  # a toy may have no events
-            return
-        first = kernel.prepare(self._chunks[0])
-        self._kept = (
-            len(starts) * sum(t.dtype.size * t.shape.num_elements() for t in tf.nest.flatten(first)) < PREPARED_LIMIT
-        )
-        if self._kept:
-            self._chunks = [first, *map(kernel.prepare, self._chunks[1:])]
+        self.n_kept = 0
+        if max_memory:
+            first = kernel.prepare(self._chunks[0])
+            self.n_kept = min(len(self._chunks), int(max_memory // max(kernel.size(first), 1)))
+            kept = [first, *map(kernel.prepare, self._chunks[1 : self.n_kept])]
+            self._chunks[: self.n_kept] = kept[: self.n_kept]
 
     def __len__(self) -> int:
         return len(self._weights)
 
     def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
         """Prepared events and weights, chunk by chunk."""
-        chunks = self._chunks if self._kept else map(self._prepare, self._chunks)
-        return zip(chunks, self._weights, strict=True)
+        kept, others = self._chunks[: self.n_kept], self._chunks[self.n_kept :]
+        return zip(itertools.chain(kept, map(self._prepare, others)), self._weights, strict=True)
 
 
 class LearnedLoss(BaseUnbinnedNLL):
@@ -221,8 +226,13 @@ class LearnedLoss(BaseUnbinnedNLL):
             constraints=_merge_constraints(models, _as_list(constraints), extended=self.is_extended),
             options={**(options or {}), "subtr_const": False},
         )
-        self._events: list[tuple[tuple[Any, Any], Events] | None] = [None] * len(models)
+        self._events: list[tuple[tuple[Any, Any], list[EventTerm], tf.Tensor] | None] = [None] * len(models)
         self._warned: set[str] = set()
+
+    @property
+    def max_memory(self) -> float:
+        """Bytes of prepared events that are kept, an option."""
+        return float(self._options.get("max_memory", MAX_MEMORY))
 
     def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
         """The negative log-likelihood, without the constant ``log n!`` of an extended one.
@@ -244,29 +254,33 @@ class LearnedLoss(BaseUnbinnedNLL):
     def _terms(self) -> Iterator[tuple[Any, Iterable[tuple[Any, ...]]]]:
         """Kernels, with the arguments of all calls whose results add up."""
         for index, model in enumerate(self.model):
-            events = self._prepared(index)
-            if len(events):
-                yield self._event_kernel(model), events
+            terms, sum_weights = self._event_terms(index)
+            yield from terms
             if self.is_extended:
-                yield rate_kernel(model), [(events.sum_weights,)]
+                yield rate_kernel(model), [(sum_weights,)]
         yield from ((constraint_kernel(constraint), [()]) for constraint in self.constraints)
 
-    @staticmethod
-    def _event_kernel(model: zfit.pdf.BasePDF) -> EventKernel:
-        return event_kernel(model)
-
-    def _prepared(self, index: int) -> Events:
+    def _event_terms(self, index: int) -> tuple[list[EventTerm], tf.Tensor]:
+        """Kernels of one model, each with the chunks of its events, and the sum of weights; made once per data set."""
         version, cached = data_version(self.data[index]), self._events[index]
         if cached is None or not same_version(cached[0], version):
             with tf.init_scope():
-                events = self._prepare_events(index)
-            cached = self._events[index] = (version, events)
-        return cached[1]
+                events = np.asarray(self.data[index].value())
+                terms = self._prepare_events(index, events) if len(events) else []  # a toy may have none
+                cached = self._events[index] = (version, terms, tf.constant(self._weights(index).sum()))
+        return cached[1:]
 
-    def _prepare_events(self, index: int) -> Events:
+    def _prepare_events(self, index: int, x: np.ndarray) -> list[EventTerm]:
+        kernel = event_kernel(self.model[index])
+        return [(kernel, Events(kernel, x, self._weights(index), max_memory=self._memory_for(len(x))))]
+
+    def _weights(self, index: int) -> np.ndarray:
         data = self.data[index]
-        weights = None if data.weights is None else np.asarray(data.weights)
-        return Events(self._event_kernel(self.model[index]), np.asarray(data.value()), weights)
+        return np.ones(int(data.num_entries)) if data.weights is None else np.asarray(data.weights, float)
+
+    def _memory_for(self, n_events: int) -> float:
+        """Bytes for the prepared events of one of the data sets."""
+        return self.max_memory * n_events / sum(int(data.num_entries) for data in self.data)
 
     # --- what zfit calls ----------------------------------------------------------------------------------------------
 
@@ -304,16 +318,26 @@ class LearnedLoss(BaseUnbinnedNLL):
 
     def _score_covariance(self, params: Parameters) -> np.ndarray:
         r"""Covariance ``(P, P)`` of the data's score, :math:`\sum w_i^2 g_i g_i^T`, g the gradient of ``log n p``."""
-        total = np.zeros((len(params), len(params)))
+        return self._sum_of_squared_scores(params, np.square)
+
+    def _sum_of_squared_scores(
+        self, params: Parameters, weigh: Callable[[np.ndarray], np.ndarray], *, n_events: float = np.inf
+    ) -> np.ndarray:
+        """Of all events, or estimated from about ``n_events`` of each data set."""
+        result = np.zeros((len(params), len(params)))
         for index, model in enumerate(self.model):
-            kernel = self._event_kernel(model)
             offset = self._log_rate_gradient(model, params) if self.is_extended else np.zeros(len(params))
-            directions = _directions(kernel.params, params)
-            for prepared, weights in self._prepared(index):
-                scores = np.stack([kernel.score(direction, prepared) for direction in directions], axis=1) + offset
-                weighted = scores * np.asarray(weights)[:, None]
-                total += weighted.T @ weighted
-        return total
+            total, seen = np.zeros_like(result), 0.0
+            for kernel, events in self._event_terms(index)[0]:
+                directions = _directions(kernel.params, params)
+                for prepared, weights in events:
+                    if seen >= n_events:
+                        break
+                    scores = np.stack([kernel.score(direction, prepared) for direction in directions], axis=1) + offset
+                    total += scores.T @ (scores * weigh(np.asarray(weights))[:, None])
+                    seen += np.count_nonzero(weights)
+            result += total * (np.count_nonzero(self._weights(index)) / max(seen, 1.0))
+        return result
 
     @staticmethod
     def _log_rate_gradient(model: zfit.pdf.BasePDF, params: Parameters) -> np.ndarray:
@@ -336,8 +360,8 @@ class LearnedLoss(BaseUnbinnedNLL):
         if correction == WeightCorr.ASYMPTOTIC:
             data = self._score_covariance(params)
         else:
-            events = [self._prepared(index) for index in range(len(self.model))]
-            scale = sum(e.sum_weights2 for e in events) / sum(float(e.sum_weights) for e in events)
+            weights = np.concatenate([self._weights(index) for index in range(len(self.model))])
+            scale = np.square(weights).sum() / weights.sum()
             data = scale * (np.linalg.inv(inverse_hessian) - constraint)
         return inverse_hessian @ (data + constraint) @ inverse_hessian
 
@@ -370,7 +394,8 @@ class UnbinnedNLL(LearnedLoss, zfit.loss.UnbinnedNLL):
             one for each channel.
         fit_range: Not supported, see below.
         constraints: Further constraints (of zfit, or a `NuisanceConstraint`).
-        options: As for zfit's loss; derivatives are always automatic.
+        options: ``{"max_memory": bytes}``, default ``MAX_MEMORY``, bounds what is computed once and kept for the events;
+            beyond it is computed in every evaluation. Derivatives are always automatic.
         weights: Name of the column, or the event weights, one for each channel; by default those of the data. With
             weights, errors come from `FitResult.hesse`, which corrects for them.
 

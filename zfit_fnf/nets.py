@@ -93,6 +93,11 @@ class MaskedMLP(tf.Module):
             self.weights.append(tf.Variable(kernel, dtype=dtype, name=f"weights_{layer}"))
             self.biases.append(tf.Variable(np.zeros(mask.shape[1]), dtype=dtype, name=f"biases_{layer}"))
 
+    @property
+    def shape(self) -> tuple[int, int, int, tuple[int, ...]]:
+        """Inputs, context values, outputs per input and widths of the hidden layers."""
+        return self.n_inputs, self.n_context, self.n_outputs, self.hidden
+
     @staticmethod
     def widths(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int]) -> tuple[int, ...]:
         """Units of every layer, from the inputs to the outputs; hidden layers that would be constants are left out."""
@@ -114,8 +119,8 @@ class MaskedMLP(tf.Module):
     def complete(self, inputs: tf.Tensor, given: tuple[tf.Tensor, list[tf.Tensor]]) -> tf.Tensor:
         """Outputs ``(n, d, p)`` of all inputs, with what :meth:`given` has made of the context."""
         first, contributions = given
-        first = tf.broadcast_to(first, (tf.shape(inputs)[0], 1, self.n_outputs))
-        return tf.concat([first, self.outputs(inputs, contributions)], axis=1) if self.n_inputs > 1 else first
+        first = tf.broadcast_to(first, (*first.shape[:-3], tf.shape(inputs)[0], 1, self.n_outputs))
+        return tf.concat([first, self.outputs(inputs, contributions)], axis=-2) if self.n_inputs > 1 else first
 
     def given(self, context: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """What depends on the context alone.
@@ -129,14 +134,14 @@ class MaskedMLP(tf.Module):
         """
         layer = context if self.n_context else context[:1]
         contributions = []
-        for index, (kernel, biases) in enumerate(zip(self._kernels(context.dtype), self.biases, strict=True)):
+        for index, (kernel, biases) in enumerate(zip(*self._parameters(context.dtype), strict=True)):
             if index:
                 layer = tf.nn.silu(layer)
             n_in, n_out = self._n_fixed[index : index + 2]
-            layer = layer @ kernel[:n_in] + tf.cast(biases, context.dtype)
-            layer, moving = layer[:, :n_out], layer[:, n_out:]
+            layer = layer @ kernel[..., :n_in, :] + biases
+            layer, moving = layer[..., :n_out], layer[..., n_out:]
             contributions.append(moving)
-        return layer[:, None, :], contributions
+        return layer[..., None, :], contributions
 
     def outputs(self, inputs: tf.Tensor, contributions: Sequence[tf.Tensor]) -> tf.Tensor:
         """Outputs ``(n, d - 1, p)`` of all inputs but the first, given the contributions of the context."""
@@ -147,16 +152,42 @@ class MaskedMLP(tf.Module):
             if index:
                 layer = tf.nn.silu(layer)
             layer = contribution + layer @ kernel
-        return tf.reshape(layer, (-1, self.n_inputs - 1, self.n_outputs))
+        return tf.reshape(layer, (*layer.shape[:-2], -1, self.n_inputs - 1, self.n_outputs))
 
     def moving_kernels(self, dtype: tf.DType) -> list[tf.Tensor]:
         """Weights ``(moving units before, moving units)`` of every layer, from the inputs to the outputs."""
         fixed = itertools.pairwise(self._n_fixed)
-        return [kernel[n_in:, n_out:] for kernel, (n_in, n_out) in zip(self._kernels(dtype), fixed, strict=True)]
+        kernels, _ = self._parameters(dtype)
+        return [kernel[..., n_in:, n_out:] for kernel, (n_in, n_out) in zip(kernels, fixed, strict=True)]
 
-    def _kernels(self, dtype: tf.DType) -> list[tf.Tensor]:
+    def _parameters(self, dtype: tf.DType) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Masked weights ``(units before, units)`` and biases ``(units,)`` of every layer."""
         masks = (tf.constant(mask, dtype) for mask in self._masks)
-        return [tf.cast(weights, dtype) * mask for weights, mask in zip(self.weights, masks, strict=True)]
+        kernels = [tf.cast(weights, dtype) * mask for weights, mask in zip(self.weights, masks, strict=True)]
+        return kernels, [tf.cast(biases, dtype) for biases in self.biases]
+
+
+class StackedMLP(MaskedMLP):
+    """Networks of one shape that see the same events, evaluated together as batched matrix products.
+
+    What it takes is as for one network; everything that it returns has the networks as an additional first axis.
+
+    Args:
+        networks: The networks, which keep their weights.
+    """
+
+    def __init__(self, networks: Sequence[MaskedMLP]):
+        tf.Module.__init__(self)
+        one = networks[0]
+        self.networks = list(networks)
+        self.n_inputs, self.n_context, self.n_outputs, self.hidden = one.shape
+        self._masks, self._n_fixed = one._masks, one._n_fixed
+
+    def _parameters(self, dtype: tf.DType) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        kernels, biases = zip(*(network._parameters(dtype) for network in self.networks), strict=True)
+        return [tf.stack(layer) for layer in zip(*kernels, strict=True)], [
+            tf.stack(layer)[:, None, :] for layer in zip(*biases, strict=True)
+        ]
 
 
 def default_hidden(n_inputs: int) -> tuple[int, int]:

@@ -1,0 +1,180 @@
+"""What `zfit_fnf.accelerate` gains, and that it does not change the result.
+
+    python benchmarks/acceleration.py fit scan equality nuisances events dimensions impacts --json acceleration.json
+
+Every figure is CPU time of one process, with the exact likelihood as the peer in the same run. With PyTorch and zuko
+installed, ``reference`` compares with the architecture of the published method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+from random_models import clocked, median_cpu, normal_events, random_model, resident_megabytes
+
+import zfit_fnf as zfnf
+
+
+def likelihoods(model: zfit.pdf.BasePDF, data: object) -> tuple[zfit.loss.UnbinnedNLL, zfit.loss.UnbinnedNLL]:
+    """The exact and the accelerated one, with all parameters at zero."""
+    nll = zfnf.loss.UnbinnedNLL(model, data)
+    for parameter in nll.get_params():
+        parameter.set_value(0.0)
+    return nll, zfnf.accelerate(nll)
+
+
+def drawn(model: zfit.pdf.BasePDF, n: int, *, seed: int, largest: float) -> dict[str, np.ndarray]:
+    """Events of a model with its nuisances at random values up to a size."""
+    zfit.settings.set_seed(seed)
+    params = sorted(model.get_params(), key=lambda parameter: parameter.name)
+    values = np.random.default_rng(seed).uniform(-largest, largest, size=len(params))
+    with zfit.param.set_values(params, values):
+        return dict(zip(model.obs, model.sample(n).value().numpy().T, strict=True))
+
+
+def minimise(nll: zfit.loss.UnbinnedNLL) -> zfit.result.FitResult:
+    """MIGRAD from zero."""
+    for parameter in nll.get_params():
+        parameter.set_value(0.0)
+    return zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+
+
+def measure_fit(n_events: int, n_nuisances: int, **shape: object) -> dict:
+    """MIGRAD and HESSE from zero with everything included, on one data set and on the next one."""
+    model = random_model(n_nuisances, **shape)
+    report: dict = {"events": n_events, "nuisances": n_nuisances, **shape}
+    for label, seed in (("first", 1), ("next", 2)):
+        nll, fast = likelihoods(model, drawn(model, n_events, seed=seed, largest=1.0))
+        fits: list = []
+        report[f"{label}_migrad_hesse_cpu_s"], report[f"{label}_migrad_hesse_wall_s"] = clocked(
+            lambda fast=fast, fits=fits: (fits.append(minimise(fast)), fits[0].hesse(method="hesse_np", name="np"))
+        )
+        report[f"{label}_valid"] = bool(fits[0].valid)
+        report[f"{label}_expansions"], report[f"{label}_exact_edm"] = fast.report.n_expansions, fast.report.exact_edm
+    params = list(nll.get_params())
+    for label, loss in (("exact", nll), ("accelerated", fast)):
+        report[f"{label}_value_cpu_s"] = median_cpu(lambda loss=loss: float(loss.value(full=False)))
+        report[f"{label}_value_gradient_cpu_s"] = median_cpu(
+            lambda loss=loss: loss.value_gradient(params, full=False)[1].numpy()
+        )
+    report["ratio_value_gradient"] = report["exact_value_gradient_cpu_s"] / report["accelerated_value_gradient_cpu_s"]
+    report["resident_MB"] = resident_megabytes()
+    return report
+
+
+def measure_scan(n_events: int, n_points: int) -> dict:
+    """MINOS of both nuisances and a square grid, after a fit."""
+    model = random_model(2, interactions=True)
+    _, fast = likelihoods(model, drawn(model, n_events, seed=1, largest=1.0))
+    fit = minimise(fast)
+    params = tuple(fit.params)
+    report = {"events": n_events, "points": n_points**2}
+    report["minos_cpu_s"], _ = clocked(lambda: fit.errors(method="minuit_minos", name="minos"))
+    report["scan_cpu_s"], _ = clocked(lambda: zfnf.scans.contour(fast, fit, params, n_points=n_points, progress=False))
+    report["expansions"], report["exact_evaluations"] = fast.report.n_expansions, fast.report.n_exact
+    return report
+
+
+def measure_equality(n_events: int, n_nuisances: int, n_dim: int, *, seed: int) -> dict:
+    """Distance to the exact minimum by a Newton step with exact derivatives, in standard deviations, and errors."""
+    model = random_model(n_nuisances, n_dim=n_dim)
+    nll, fast = likelihoods(model, drawn(model, n_events, seed=seed, largest=2.0))
+    fit = minimise(fast)
+    params = list(fit.params)
+    zfit.param.set_values(params, [fit.params[parameter]["value"] for parameter in params])
+    gradient, hessian = nll.gradient(params).numpy(), nll.hessian(params).numpy()
+    covariance, approximate = np.linalg.inv(hessian), np.linalg.inv(fast.hessian(params).numpy())
+    errors = np.sqrt(np.diag(covariance))
+    return {
+        "events": n_events,
+        "nuisances": n_nuisances,
+        "dimensions": n_dim,
+        "seed": seed,
+        "valid": bool(fit.valid),
+        "largest_value": float(np.abs([fit.params[parameter]["value"] for parameter in params]).max()),
+        "largest_difference_in_sigma": float(np.abs(covariance @ gradient / errors).max()),
+        "largest_relative_difference_of_errors": float(np.abs(np.sqrt(np.diag(approximate)) / errors - 1).max()),
+        "expansions": fast.report.n_expansions,
+        "exact_evaluations": fast.report.n_exact,
+    }
+
+
+def measure_evaluation(n_events: int, n_nuisances: int, *, exact: bool = True, **shape: object) -> dict:
+    """First and later evaluations of value and gradient, and memory."""
+    model = random_model(n_nuisances, **shape)
+    n_dim = shape.get("n_dim", 2)
+    nll, fast = likelihoods(model, normal_events(n_events, 1, n_dim=n_dim))
+    params = list(nll.get_params())
+    report: dict = {"events": n_events, "nuisances": n_nuisances, **shape}
+    for label, loss in (("exact", nll), ("accelerated", fast)) if exact else (("accelerated", fast),):
+        call = lambda loss=loss: loss.value_gradient(params, full=False)[1].numpy()  # noqa: E731
+        report[f"{label}_first_cpu_s"], report[f"{label}_first_wall_s"] = clocked(call)
+        report[f"{label}_value_gradient_cpu_s"] = median_cpu(call)
+    report["resident_MB"] = resident_megabytes()
+    return report
+
+
+def measure_impacts(n_events: int, n_nuisances: int) -> dict:
+    """Impacts of all nuisances on one of them, after a fit."""
+    model = random_model(n_nuisances)
+    _, fast = likelihoods(model, drawn(model, n_events, seed=1, largest=1.0))
+    fit = minimise(fast)
+    poi = next(iter(fit.params))
+    cpu, _ = clocked(lambda: zfnf.scans.impacts(fast, fit, poi, progress=False))
+    return {"events": n_events, "nuisances": n_nuisances, "impacts_cpu_s": cpu}
+
+
+def slope(rows: list[dict], x: str, y: str) -> float:
+    """Exponent of a power law through the rows."""
+    return float(np.polyfit(np.log([row[x] for row in rows]), np.log([row[y] for row in rows]), 1)[0])
+
+
+def main() -> None:
+    """Measure what is asked for and print the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "what",
+        nargs="+",
+        choices=["fit", "scan", "equality", "nuisances", "events", "dimensions", "processes", "impacts", "large"],
+    )
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    n, report = args.events, {"cores": os.cpu_count(), "started": time.strftime("%Y-%m-%d %H:%M")}
+    if "fit" in args.what:
+        report["fit"] = measure_fit(n, 2, interactions=True)
+    if "scan" in args.what:
+        report["scan"] = measure_scan(n, 41)
+    if "equality" in args.what:
+        report["equality"] = [
+            measure_equality(n // (1 if n_dim == 2 else 5), n_nuisances, n_dim, seed=args.seed)
+            for n_dim in (2, 5, 10)
+            for n_nuisances in (2, 30)
+        ]
+    if "nuisances" in args.what:
+        report["nuisances"] = [measure_evaluation(n, k) for k in (2, 10, 30, 100)]
+    if "events" in args.what:
+        rows = [measure_evaluation(size, 2, exact=False) for size in (10_000, 100_000, 1_000_000)]
+        report["events"] = {"rows": rows, "exponent": slope(rows, "events", "accelerated_value_gradient_cpu_s")}
+    if "dimensions" in args.what:
+        report["dimensions"] = [measure_evaluation(n // 5, 10, n_dim=d) for d in (2, 5, 10, 20)]
+    if "processes" in args.what:
+        report["processes"] = [measure_evaluation(n, 2, n_processes=count) for count in (1, 2, 4)]
+    if "impacts" in args.what:
+        report["impacts"] = measure_impacts(n, 30)
+    if "large" in args.what:
+        report["large"] = measure_fit(1_000_000, 100)
+    print(json.dumps(report, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
