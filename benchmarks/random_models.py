@@ -26,7 +26,7 @@ def random_flow(obs: list[str], cond: list[str], seed: int) -> Flow:
 
 
 def random_deformation(flow: Flow, names: list[str], *, interactions: bool = False) -> Deformation:
-    """Responses that change coordinates by some per cent of their widths, not far from linearly."""
+    """Responses that change coordinates by some per cent of their widths, less with products of the nuisances."""
     rng = np.random.default_rng(0)
     shape = {"n_dim": len(flow.obs), "n_context": len(flow.cond)}
     responses = [Response([name], ((1,), (2,)), **shape, seed=i) for i, name in enumerate(names)]
@@ -35,8 +35,9 @@ def random_deformation(flow: Flow, names: list[str], *, interactions: bool = Fal
         responses += [Response(pair, corners, **shape, n_single=4) for pair in itertools.combinations(names, 2)]
     for response in responses:
         (network,) = response.networks
+        sizes = np.tile(np.repeat([0.1 ** (sum(powers) - 1) for powers in response.powers], 2), len(flow.obs))
         for variable, size in ((network.weights[-1], 0.003), (network.biases[-1], 0.05)):
-            variable.assign(size / np.sqrt(len(responses)) * rng.normal(size=variable.shape))
+            variable.assign(size * sizes * rng.normal(size=variable.shape))
     return Deformation(flow, responses, windows=dict.fromkeys(names, (-1.0, 1.0)))
 
 

@@ -18,7 +18,7 @@ The error is controlled in three ways, whatever minimiser is at work:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,7 @@ from .loss import (
     constraint_kernel,
     event_kernel,
     kept_by,
+    outside_of_graphs,
     select,
     total_hessian,
     vector,
@@ -57,7 +58,7 @@ TOLERANCE = 0.01
 
 _GROWTH = 2.0  # of the derivatives from one order to the next: densities vary over a fraction of their overall width
 _RELATIVE = 0.02  # error that is tolerated further away, relative to the distance from the minimum
-_SEARCHING = 0.3  # of a value that only tells a minimiser far from the minimum how long its step should be
+_SEARCHING = 0.3  # of a value that only tells a minimiser how long its next step should be
 _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the exact gradient is asked for
 _NEAR = 0.1  # the same, where a fit has ended
 _EDM = 1e-3  # largest expected vertical distance between the minima of the exact and the accelerated likelihood
@@ -147,6 +148,12 @@ def gathered(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
 
 
 @functools.singledispatch
+def log_gathered(pdf: zfit.pdf.BasePDF, data: Any) -> tf.Tensor:
+    """Exact log-density ``(n,)`` float64 of gathered events."""
+    return log_density(pdf, data)
+
+
+@functools.singledispatch
 def expanded(pdf: zfit.pdf.BasePDF, data: Any) -> Any:
     """Gathered events, expanded around the current parameters; by default they stay as they are."""
     del pdf
@@ -192,15 +199,31 @@ def _gather(pdf: FNFPDF, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
     return tf.transpose(u), tf.transpose(c), log_jacobian, tf.transpose(coefficients, (1, 3, 2, 0))
 
 
+def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
+    """Basis ``(M,)`` at the current nuisances; there the log-scales, scaled coordinates and shifts, ``(d, n)`` each."""
+    u, _, _, coefficients = data
+    basis = pdf.deformation.basis(pdf._nu())
+    contracted = basis[None, :] @ tf.cast(coefficients, tf.float64)
+    log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
+    return basis, log_scale, u * tf.exp(log_scale), shift
+
+
+@log_gathered.register
+def _(pdf: FNFPDF, data: Any) -> tf.Tensor:
+    if not order_of(pdf):
+        return log_density(pdf, data)
+    _, c, log_jacobian, _ = data
+    _, log_scale, scaled, shift = _moved(pdf, data)
+    value = pdf.deformation.flow.log_density(tf.transpose(scaled + shift), tf.transpose(c))
+    return value + log_jacobian + tf.reduce_sum(log_scale, axis=0) - pdf._log_integral(pdf.norm)
+
+
 @expanded.register
 def _(pdf: FNFPDF, data: Any) -> Any:
     if not order_of(pdf):
         return data
-    u, c, log_jacobian, coefficients = data
-    centre = pdf.deformation.basis(pdf._nu())
-    contracted = centre[None, :] @ tf.cast(coefficients, tf.float64)
-    log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
-    scaled = u * tf.exp(log_scale)
+    _, c, log_jacobian, coefficients = data
+    centre, log_scale, scaled, shift = _moved(pdf, data)
     expansion = functools.partial(_expand, pdf.deformation.flow.density)
     log_density, polynomial = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
     return {
@@ -264,6 +287,16 @@ def _(pdf: SumPDF | ConditionalProductPDF, data: Any) -> Any:
     return [expanded(part, events) for part, events in zip(pdf.pdfs, data, strict=True)]
 
 
+@log_gathered.register
+def _(pdf: SumPDF, data: Any) -> tf.Tensor:
+    return pdf.mix([log_gathered(part, events) for part, events in zip(pdf.pdfs, data, strict=True)])
+
+
+@log_gathered.register
+def _(pdf: ConditionalProductPDF, data: Any) -> tf.Tensor:
+    return tf.add_n([log_gathered(part, events) for part, events in zip(pdf.pdfs, data, strict=True)])
+
+
 @log_expanded.register
 def _(pdf: SumPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
     values, neglected = _of_parts(pdf, nest)
@@ -284,6 +317,14 @@ def _of_parts(pdf: Any, nest: Any) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tens
     return values, neglected
 
 
+class GatheredKernel(EventKernel):
+    """As `EventKernel`, of gathered events."""
+
+    def __init__(self, model: zfit.pdf.BasePDF):
+        super().__init__(model)
+        self._log_density = functools.partial(log_gathered, model)
+
+
 class ExpandedKernel(EventKernel):
     """As `EventKernel`, of expanded events. Its value is ``(3,)``: the sum, the neglected terms, and their squares."""
 
@@ -291,6 +332,7 @@ class ExpandedKernel(EventKernel):
         super().__init__(model)
         self._log_density = lambda nest: log_expanded(model, nest)[0]
         self._log_expanded = functools.partial(log_expanded, model)
+        self.exact = GatheredKernel(model)
         self.expand = functools.partial(expanded, model)
         self.prepare = functools.partial(gathered, model)
 
@@ -343,6 +385,10 @@ class ExpandedEvents(Events):
         """Expanded events and weights, chunk by chunk."""
         return zip(self._expanded, self._weights[: self.n_kept], strict=True)
 
+    def gathered(self) -> Iterator[tuple[Any, tf.Tensor]]:
+        """The same chunks before they were expanded."""
+        return zip(self._chunks[: self.n_kept], self._weights[: self.n_kept], strict=True)
+
     def move(self) -> None:
         """Expand around the current parameters."""
         self._expanded = []  # not two of them in memory
@@ -361,9 +407,6 @@ class AcceleratedNLL(LearnedLoss):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        # Asked for once or twice in a fit: what it would keep for the next time is better recomputed.
-        forgetful = {**self._options, "max_memory": 0.0}
-        self._exact = self._exact_kind(self.model, self.data, constraints=self.constraints, options=forgetful)
         named = {pdf.name: method(pdf) for model in self.model for pdf in components(model) if not hasattr(pdf, "pdfs")}
         self.report = AccelerationReport(named)
         self._forget()
@@ -376,8 +419,7 @@ class AcceleratedNLL(LearnedLoss):
         if not tf.executing_eagerly():
             return self._approximate()[0]
         value, error = self._approximate()
-        relative = _RELATIVE if self._remaining < 1.0 else _SEARCHING
-        if not error <= max(TOLERANCE, relative * abs(float(value) - self._value_at_centre)):
+        if not error <= max(TOLERANCE, self._tolerance_away(float(value))):
             self._strays += 1
             if self._strays <= _STRAYS:
                 return self._exact_value_gradient([])[0]
@@ -436,23 +478,36 @@ class AcceleratedNLL(LearnedLoss):
                 self._confirm(value, gradient, floating)
         return result
 
+    def _tolerance_away(self, value: float) -> float:
+        """Error that a value may have by its distance from what matters: the minimum, as soon as it is known."""
+        if self._minimum is None:
+            return _SEARCHING * abs(value - self._value_at_centre)
+        return _RELATIVE * abs(value - self._minimum)
+
     def _approximate(self) -> tuple[tf.Tensor, float]:
         totals = [tf.add_n([kernel.value(*arguments) for arguments in calls]) for kernel, calls in self._terms()]
         return _add_sums(totals)
 
     def _approximate_gradient(self, params: Parameters) -> tuple[tf.Tensor, tf.Tensor, float]:
+        return self._sum_with_gradient(self._terms(), params)
+
+    def _exact_value_gradient(self, params: Parameters) -> tuple[tf.Tensor, tf.Tensor]:
+        self.report = replace(self.report, n_exact=self.report.n_exact + 1)
+        # The value alone is cheaper, but it would be one more program to compile.
+        value, gradient, _ = self._sum_with_gradient(map(_exactly, self._terms()), params or list(self.get_params()))
+        return value, gradient
+
+    @staticmethod
+    def _sum_with_gradient(
+        terms: Iterable[tuple[Any, Iterable[tuple[Any, ...]]]], params: Parameters
+    ) -> tuple[tf.Tensor, tf.Tensor, float]:
         totals, gradients = [], []
-        for kernel, calls in self._terms():
+        for kernel, calls in terms:
             results = [kernel.value_gradient(*arguments) for arguments in calls]
             totals.append(tf.add_n([total for total, _ in results]))
             gradients.append(select(tf.add_n([gradient for _, gradient in results]), kernel.params, params))
         value, error = _add_sums(totals)
         return value, tf.add_n(gradients), error
-
-    def _exact_value_gradient(self, params: Parameters) -> tuple[tf.Tensor, tf.Tensor]:
-        self.report = replace(self.report, n_exact=self.report.n_exact + 1)
-        # The value alone is cheaper, but it would be one more program to compile.
-        return self._exact._call_value_gradient(params or list(self.get_params()))
 
     # --- events and the centre ----------------------------------------------------------------------------------------
 
@@ -472,7 +527,10 @@ class AcceleratedNLL(LearnedLoss):
 
     def _forget(self) -> None:
         """The data are new."""
-        self._is_new, self._scores, self._confirmed = True, None, None
+        self._is_new = True
+        self._scores: np.ndarray | None = None
+        self._confirmed: np.ndarray | None = None
+        self._minimum: float | None = None
         self._remaining, self._strays = np.inf, 0
 
     def _expanded_events(self) -> list[ExpandedEvents]:
@@ -480,7 +538,7 @@ class AcceleratedNLL(LearnedLoss):
         return [events for _, events in terms if isinstance(events, ExpandedEvents)]
 
     def _follow_data(self) -> None:
-        with tf.init_scope():
+        with outside_of_graphs():
             self._expanded_events()  # prepares those that are new
             if self._is_new:
                 self._is_new = False
@@ -517,7 +575,7 @@ class AcceleratedNLL(LearnedLoss):
                 )
             self._move_centre()
             value, gradient, _ = self._approximate_gradient(params)
-        self._confirmed = self._point()
+        self._confirmed, self._minimum = self._point(), float(exact_value)
         self.report = replace(
             self.report, exact_edm=self._distance(exact_gradient, params), value_difference=difference
         )
@@ -557,13 +615,17 @@ class AcceleratedNLL(LearnedLoss):
 class AcceleratedUnbinnedNLL(AcceleratedNLL, zfit.loss.UnbinnedNLL):
     """An accelerated `UnbinnedNLL`; see `accelerate`."""
 
-    _exact_kind = UnbinnedNLL
-
 
 class AcceleratedExtendedUnbinnedNLL(AcceleratedNLL, zfit.loss.ExtendedUnbinnedNLL):
     """An accelerated `ExtendedUnbinnedNLL`; see `accelerate`."""
 
-    _exact_kind = ExtendedUnbinnedNLL
+
+def _exactly(term: tuple[Any, Any]) -> tuple[Any, Iterable[tuple[Any, ...]]]:
+    """A term of the likelihood without polynomials."""
+    kernel, calls = term
+    if not isinstance(kernel, ExpandedKernel):
+        return term
+    return kernel.exact, calls.gathered()
 
 
 def _add_sums(totals: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

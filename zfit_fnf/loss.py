@@ -15,6 +15,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -165,7 +166,7 @@ class Events:
     Args:
         kernel: The kernel.
         x: Events ``(n, n_obs)``, in the order of the model's observables.
-        weights: Weights ``(n,)``.
+        weights: Weights ``(n,)``, by default one.
         max_memory: Bytes for prepared events. Chunks beyond are prepared whenever they are asked for.
 
     Attributes:
@@ -173,8 +174,11 @@ class Events:
         n_kept: Number of chunks that are kept prepared.
     """
 
-    def __init__(self, kernel: EventKernel, x: np.ndarray, weights: np.ndarray, *, max_memory: float):
+    def __init__(
+        self, kernel: EventKernel, x: np.ndarray, weights: np.ndarray | None = None, *, max_memory: float = MAX_MEMORY
+    ):
         self.size = size = kernel.chunk_size(len(x))
+        weights = np.ones(len(x)) if weights is None else weights
         self._prepare = kernel.prepare
         starts = range(0, len(x), size)
         self._weights = [tf.constant(_padded(weights[start : start + size], size, 0.0)) for start in starts]
@@ -264,7 +268,7 @@ class LearnedLoss(BaseUnbinnedNLL):
         """Kernels of one model, each with the chunks of its events, and the sum of weights; made once per data set."""
         version, cached = data_version(self.data[index]), self._events[index]
         if cached is None or not same_version(cached[0], version):
-            with tf.init_scope():
+            with outside_of_graphs():
                 events = np.asarray(self.data[index].value())
                 terms = self._prepare_events(index, events) if len(events) else []  # a toy may have none
                 cached = self._events[index] = (version, terms, tf.constant(self._weights(index).sum()))
@@ -448,9 +452,15 @@ _ZERO = tf.UnconnectedGradients.ZERO
 def kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
     attribute = _KERNEL.format(kind)
     if attribute not in vars(owner):
-        with tf.init_scope():
+        with outside_of_graphs():
             setattr(owner, attribute, make())
     return vars(owner)[attribute]
+
+
+def outside_of_graphs() -> AbstractContextManager[Any]:
+    """Context in which tensors have values, also while a graph is traced."""
+    # Gradient tapes record nothing in an init_scope: it is entered only where there is no other way.
+    return nullcontext() if tf.executing_eagerly() else tf.init_scope()
 
 
 def event_kernel(model: zfit.pdf.BasePDF) -> EventKernel:

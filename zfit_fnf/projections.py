@@ -167,7 +167,7 @@ class _LogRate:
 
     def __init__(self, model: zfit.pdf.BasePDF, events: Sample):
         self._model, self._n_events = model, events.n_events
-        self._chunks = [prepared for prepared, _ in Events(event_kernel(model), events.array(model.obs), None)]
+        self._chunks = [prepared for prepared, _ in Events(event_kernel(model), events.array(model.obs))]
         self._log_density = Compiled(functools.partial(log_density, model), xla=is_compilable(model))
 
     def __call__(self, params: Values) -> np.ndarray:

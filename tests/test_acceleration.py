@@ -1,0 +1,288 @@
+"""Accelerated likelihoods give the results of the exact ones, or say that they can't."""
+
+from __future__ import annotations
+
+import itertools
+
+import zfit
+import numpy as np
+import pytest
+from analytic import one_dimensional
+
+import zfit_fnf
+from zfit_fnf import acceleration
+from zfit_fnf.acceleration import AccelerationError, accelerate
+from zfit_fnf.deformation import Deformation, Response
+from zfit_fnf.flows import Flow
+from zfit_fnf.limits import upper_limit
+from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
+from zfit_fnf.param import NuisanceConstraint, modified_yield, normsys, nuisance
+from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
+from zfit_fnf.toys import default_minimizer
+
+NETWORK = {"hidden": (8, 8), "n_components": 3}
+
+
+def smooth_flow(obs, cond=(), *, seed=0, **options):
+    """A density not far from a normal one, as learned ones are."""
+    flow = Flow(obs, list(cond), **NETWORK, seed=seed, **options)
+    for layer in flow.density.layers:
+        layer.network.weights[-1].assign(0.2 * layer.network.weights[-1])
+    return flow
+
+
+def deformed(flow, nuisances, *, size=0.1, n_layers=1, interactions=False, **options):
+    """The density behind a deformation that shifts and scales coordinates by a tenth of their widths per sigma."""
+    rng = np.random.default_rng(len(flow.obs))
+    shape = {"n_dim": len(flow.obs), "n_context": len(flow.cond), "hidden": (8, 8), "n_layers": n_layers}
+    names = [parameter.name for parameter in nuisances]
+    responses = [Response([name], ((1,), (2,)), **shape, seed=i) for i, name in enumerate(names)]
+    if interactions:
+        responses += [Response(pair, ((1, 1),), **shape, n_single=4) for pair in itertools.combinations(names, 2)]
+    for response in responses:
+        for network in response.networks:
+            degrees = np.repeat([0.1 ** (sum(powers) - 1) for powers in response.powers], 2)
+            sizes = size * np.tile(degrees, len(flow.obs))
+            network.weights[-1].assign(0.2 * sizes * rng.normal(size=network.weights[-1].shape))
+            network.biases[-1].assign(sizes * rng.normal(size=network.biases[-1].shape))
+    deformation = Deformation(flow, responses, windows=dict.fromkeys(names, (-1.0, 1.0)))
+    return FNFPDF(deformation, dict(zip(names, nuisances, strict=True)), **options)
+
+
+def events(model, values, n, seed):
+    """Events of a model at some values of its parameters."""
+    zfit.settings.set_seed(seed)
+    with zfit.param.set_values(list(values), list(values.values())):
+        return dict(zip(model.obs, model.sample(n).value().numpy().T, strict=True))
+
+
+def minimise(nll, start=0.0):
+    """MIGRAD from one point."""
+    for parameter in nll.get_params():
+        if isinstance(parameter, zfit_fnf.Nuisance):
+            parameter.set_value(start)
+    return default_minimizer().minimize(nll)
+
+
+def assert_same_minimum(nll, fast, fit, *, within=0.01):
+    """A Newton step with exact derivatives leads from the accelerated minimum to the exact one."""
+    params = list(fit.params)
+    zfit.param.set_values(params, [fit.params[parameter]["value"] for parameter in params])
+    exact = np.linalg.inv(nll.hessian(params).numpy())
+    errors = np.sqrt(np.diag(exact))
+    assert np.abs(exact @ nll.gradient(params).numpy() / errors).max() < within
+    accelerated = np.sqrt(np.diag(np.linalg.inv(fast.hessian(params).numpy())))
+    np.testing.assert_allclose(accelerated, errors, rtol=5e-3)
+
+
+@pytest.fixture(scope="module")
+def search():
+    """Two processes p(x) p(y | x) with a rate each, one learned and one plain background component; 3000 events."""
+    jes, jer, mu = nuisance("jes"), nuisance("jer"), zfit.Parameter("mu", 1.0, -1, 5)
+    n_sig = modified_yield(1000.0, [mu, normsys(jer, down=0.9, up=1.1)])
+    n_bkg = modified_yield(2000.0, [normsys(jes, down=0.95, up=1.04)])
+    space = zfit.Space("x", -8, 8)
+    options = {"ranges": {"x": (-8.0, 8.0)}}
+    signal = ConditionalProductPDF(
+        [
+            deformed(smooth_flow(["y1", "y2"], ["x"]), [jes, jer], interactions=True),
+            deformed(smooth_flow(["x"], **options), [jes, jer]),
+        ],
+        extended=n_sig,
+    )
+    width = zfit.Parameter("width", 2.0, 0.5, 5)
+    background = ConditionalProductPDF(
+        [deformed(smooth_flow(["y1", "y2"], ["x"], seed=1), [jes, jer]), zfit.pdf.Gauss(0.5, width, obs=space)],
+        extended=n_bkg,
+    )
+    model = SumPDF([signal, background])
+    data = events(model, {jes: 1.4, jer: -1.2, mu: 1.3}, 3000, 1)
+    return {"model": model, "data": data, "mu": mu, "params": [mu, jes, jer, width], "jes": jes, "jer": jer}
+
+
+@pytest.fixture(scope="module")
+def fitted(search):
+    nll = ExtendedUnbinnedNLL(search["model"], search["data"])
+    fast = accelerate(nll)
+    return nll, fast, minimise(fast)
+
+
+# --- the result is that of the exact likelihood ------------------------------------------------------------------------
+
+
+def test_extended_fit_of_learned_and_plain_densities(fitted):
+    nll, fast, fit = fitted
+    assert fit.valid
+    assert_same_minimum(nll, fast, fit)
+    assert fast.report.exact_edm < 1e-3
+    assert abs(fast.report.value_difference) < 0.01
+    assert fast.report.exact_events == 0
+    assert "polynomials of order 4" in str(fast.report)
+    assert "exact" in fast.report.methods["Gauss"]
+
+
+def test_value_and_gradient_at_any_point(fitted, search):
+    """Also where the polynomials that a fit has left behind are wrong."""
+    nll, fast, _ = fitted
+    rng = np.random.default_rng(2)
+    for _ in range(6):
+        zfit.param.set_values(search["params"], [1.0, *rng.uniform(-2, 2, size=2), 2.0])
+        value, gradient = fast.value_gradient(search["params"], full=False)
+        exact, exact_gradient = nll.value_gradient(search["params"], full=False)
+        # Far from the minimum the tolerance is two per cent of the distance; the error itself is much smaller.
+        scale = np.abs(exact_gradient).max()
+        assert float(value) == pytest.approx(float(exact), abs=max(0.01, 1e-4 * scale))
+        np.testing.assert_allclose(gradient, exact_gradient, atol=max(0.05, 1e-2 * scale))
+
+
+def test_minos_and_profile(fitted, search):
+    nll, _, fit = fitted
+    (errors, _) = fit.errors([search["mu"]], method="minuit_minos", name="fast minos")
+    exact_fit = minimise(nll)
+    (exact, _) = exact_fit.errors([search["mu"]], method="minuit_minos", name="exact minos")
+    for side in ("lower", "upper"):
+        assert errors[search["mu"]][side] == pytest.approx(exact[search["mu"]][side], rel=0.01)
+
+
+def test_upper_limit(fitted, search):
+    nll, fast, _ = fitted
+    options = {"n_asimov": 2000, "seed": 1}
+    exact, accelerated = (upper_limit(loss, search["mu"], **options) for loss in (nll, fast))
+    np.testing.assert_allclose(
+        [accelerated.observed, *accelerated.expected], [exact.observed, *exact.expected], rtol=2e-3
+    )
+
+
+@pytest.mark.parametrize(("n_dim", "n_nuisances"), [(1, 8), (4, 3)])
+def test_dimensions_and_nuisances(n_dim, n_nuisances):
+    nuisances = [nuisance(f"nu{i}") for i in range(n_nuisances)]
+    names = [f"y{i}" for i in range(n_dim)]
+    model = deformed(smooth_flow(names), nuisances, size=0.05)
+    truth = dict(zip(nuisances, np.random.default_rng(1).uniform(-2, 2, size=n_nuisances), strict=True))
+    nll = UnbinnedNLL(model, events(model, truth, 3000, 3))
+    fast = accelerate(nll)
+    fit = minimise(fast)
+    assert fit.valid
+    assert_same_minimum(nll, fast, fit)
+
+
+def test_weighted_events(search):
+    rng = np.random.default_rng(4)
+    weighted = {**search["data"], "w": rng.uniform(0.2, 1.2, size=3000)}
+    nll = ExtendedUnbinnedNLL(search["model"], weighted, weights="w")
+    fast = accelerate(nll)
+    fit = minimise(fast)
+    assert_same_minimum(nll, fast, fit)
+    params = list(fit.params)
+    zfit.param.set_values(params, [fit.params[parameter]["value"] for parameter in params])
+    np.testing.assert_allclose(fast._score_covariance(params), nll._score_covariance(params), rtol=1e-3, atol=1e-2)
+
+
+# --- a loss like others ------------------------------------------------------------------------------------------------
+
+
+def test_simultaneous_fit_has_every_constraint_once(search):
+    first, second = (
+        {name: values[rows] for name, values in search["data"].items()} for rows in (slice(1500), slice(1500, None))
+    )
+    nlls = [ExtendedUnbinnedNLL(search["model"], data) for data in (first, second)]
+    together = accelerate(nlls[0]) + accelerate(nlls[1])
+    assert isinstance(together, acceleration.AcceleratedNLL)
+    assert sum(isinstance(constraint, NuisanceConstraint) for constraint in together.constraints) == 1
+    fit = minimise(together)
+    assert_same_minimum(nlls[0] + nlls[1], together, fit)
+
+
+def test_new_data_are_followed(search):
+    sampler = search["model"].create_sampler(800)
+    fast = accelerate(ExtendedUnbinnedNLL(search["model"], sampler))
+    for seed in (1, 2):
+        zfit.settings.set_seed(seed)
+        sampler.resample()
+        exact = ExtendedUnbinnedNLL(
+            search["model"], dict(zip(search["model"].obs, sampler.value().numpy().T, strict=True))
+        )
+        assert float(fast.value(full=False)) == pytest.approx(float(exact.value(full=False)), abs=1e-3)
+    assert fast.report.n_expansions == 2
+
+
+def test_numerical_gradients_and_tracing(fitted, search):
+    _, fast, fit = fitted
+    zfit.param.set_values(search["params"], fit)
+    result = zfit.minimize.ScipyTrustConstrV1().minimize(fast)
+    assert result.fmin == pytest.approx(fit.fmin, abs=1e-3)
+
+
+# --- memory, and densities without polynomials -------------------------------------------------------------------------
+
+
+def test_memory_budget(search):
+    data = {name: np.concatenate([values] * 12) for name, values in search["data"].items()}
+    nll = UnbinnedNLL(search["model"].pdfs[0], data)
+    exact, exact_gradient = nll.value_gradient(full=False)
+    n_exact = []
+    for budget in (4e9, 7e6, 1e3):
+        fast = accelerate(nll, max_memory=budget)
+        value, gradient = fast.value_gradient(full=False)
+        assert float(value) == pytest.approx(float(exact), abs=1e-2)
+        np.testing.assert_allclose(gradient, exact_gradient, atol=1e-2)
+        n_exact.append(fast.report.exact_events)
+    assert n_exact[0] == 0 < n_exact[1] < n_exact[2] == 36000
+    assert "36000 events are evaluated exactly" in str(fast.report)
+
+
+@pytest.mark.parametrize("kind", ["spline", "stacked", "plain"])
+def test_what_has_no_polynomials_stays_exact(kind):
+    jes = nuisance("jes")
+    if kind == "spline":
+        model = deformed(Flow(["y1"], family="spline", hidden=(8, 8), n_components=6), [jes])
+    elif kind == "stacked":
+        model = deformed(smooth_flow(["y1", "y2"]), [jes], n_layers=2)
+    else:
+        other = nuisance("jer")
+        model = FNFPDF(one_dimensional(), {"jes": jes, "jer": other})
+    data = events(model, {jes: 0.5}, 500, 5)
+    nll = UnbinnedNLL(model, data)
+    fast = accelerate(nll)
+    fit = minimise(fast)
+    assert fast.report.methods == {model.name: "exact"}
+    assert_same_minimum(nll, fast, fit)
+    assert fast.report.exact_events == 500
+
+
+def test_constant_densities_are_said_to_be_constant():
+    jes = nuisance("jes")
+    moving = deformed(smooth_flow(["y1"]), [jes], name="moving")
+    still = FlowPDF(smooth_flow(["y1"], seed=5), name="still")
+    model = SumPDF([moving, still], fracs=[0.5])
+    fast = accelerate(UnbinnedNLL(model, events(model, {jes: 0.3}, 500, 6)))
+    assert fast.report.methods["still"] == "constant"
+
+
+# --- control -----------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_polynomials_are_an_error(search, monkeypatch):
+    true = acceleration.polynomial
+
+    def wrong(coefficients, delta, order):
+        rise, highest = true(coefficients, delta, order)
+        return rise + 0.05 * delta[0], highest
+
+    monkeypatch.setattr(acceleration, "polynomial", wrong)
+    jes = nuisance("jes")
+    model = deformed(smooth_flow(["y1"]), [jes])
+    fast = accelerate(UnbinnedNLL(model, events(model, {jes: 0.5}, 3000, 7)))
+    with pytest.raises(AccelerationError, match="fit the exact likelihood instead"):
+        minimise(fast)
+
+
+def test_other_losses_are_refused():
+    gauss = zfit.pdf.Gauss(0.0, 1.0, obs=zfit.Space("y", -5, 5))
+    with pytest.raises(TypeError, match=r"losses of zfit_fnf\.loss"):
+        accelerate(zfit.loss.UnbinnedNLL(gauss, zfit.Data.from_numpy(gauss.space, np.array([[0.1], [0.2]]))))
+
+
+def test_accelerating_twice_is_accelerating_once(fitted):
+    _, fast, _ = fitted
+    assert accelerate(fast) is fast
