@@ -36,7 +36,9 @@ LAYERS = [
     {"scans", "projections", "limits"},
     {"calculators"},
     {"plotting"},
+    {"doi_plotting"},
     {"demo"},
+    {"doi_demo"},
     {"cli"},
 ]
 """Each module imports from the layers before its own, and from its own; see the data flow in the docs."""

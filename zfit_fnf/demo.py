@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import time
@@ -28,7 +29,7 @@ from iminuit import Minuit
 from zfit.result import FitResult
 
 from . import __version__, plotting, scans
-from .datasets import ShiftSqueeze
+from .datasets import Part, ShiftSqueeze
 from .deformation import Deformation
 from .files import complete
 from .history import History
@@ -204,23 +205,23 @@ def run(
     return table
 
 
-def simulate(folder: Path, settings: DemoSettings, seed: int) -> None:
-    """Write the samples of both processes, with weights that sum to the expected yields, and the data."""
+def simulate(folder: Path, settings: DemoSettings, seed: int, *, distorted: bool = False) -> None:
+    """Write the samples of both processes, with weights that sum to the expected yields, and the data, maybe distorted."""
     folder.mkdir(exist_ok=True)
     for process in TOY.processes:
         for number, (name, point) in enumerate(POINTS.items()):
             events = TOY.simulate(process, settings.n_simulated, point, seed=1000 * seed + number).astype(np.float32)
             weight = settings.expected[process] * efficiency(process, point) / len(events)
             write_sample(events.assign(w=np.float32(weight)), folder / f"{process}_{name}.parquet")
-    write_sample(observe(settings, seed), folder / "data.parquet")
+    write_sample(observe(settings, seed, distorted=distorted), folder / "data.parquet")
 
 
-def observe(settings: DemoSettings, seed: int) -> pd.DataFrame:
+def observe(settings: DemoSettings, seed: int, *, distorted: bool = False) -> pd.DataFrame:
     """The data: a Poisson number of events of each process at the true parameters."""
     n_a, n_b = (expected_events(process, settings.truth, settings) for process in TOY.processes)
     n_events = int(np.random.default_rng(seed).poisson(n_a + n_b))
     point = {name: settings.truth[name] for name in TOY.nuisances}
-    return TOY.observe(n_events, point, seed=seed, fraction=n_a / (n_a + n_b))
+    return TOY.observe(n_events, point, seed=seed, fraction=n_a / (n_a + n_b), distorted=distorted)
 
 
 def read(folder: Path, process: str) -> dict[str, Sample]:
@@ -310,7 +311,7 @@ def expected_events(process: str, values: Mapping[str, float], settings: DemoSet
     return strength * settings.expected[process] * efficiency(process, values) * LUMINOSITY ** values["lumi"]
 
 
-def fit_exactly(data: Sample, settings: DemoSettings) -> pd.DataFrame:
+def fit_exactly(data: Sample, settings: DemoSettings, *, of: Part = "joint") -> pd.DataFrame:
     """Best fit and HESSE error of each parameter with the true densities in place of the learned ones."""
     names = list(settings.truth)
 
@@ -318,7 +319,7 @@ def fit_exactly(data: Sample, settings: DemoSettings) -> pd.DataFrame:
         values = dict(zip(names, point, strict=True))
         shape = {name: values[name] for name in TOY.nuisances}
         rates = {process: expected_events(process, values, settings) for process in TOY.processes}
-        terms = [np.log(rate) + TOY.log_prob(data, shape, process) for process, rate in rates.items()]
+        terms = [np.log(rate) + TOY.log_prob(data, shape, process, of=of) for process, rate in rates.items()]
         constraints = 0.5 * sum(value**2 for name, value in values.items() if name != "mu")
         return float(sum(rates.values()) - np.logaddexp(*terms).sum() + constraints)
 
@@ -475,18 +476,24 @@ class Stages:
     def __call__(self, name: str, announcement: str) -> Iterator[None]:
         """A stage, as a context."""
         self._echo(announcement)
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), _cpu_seconds()
         yield
-        self.seconds[name] = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        self.seconds[name] = {"wall": time.perf_counter() - wall, "cpu": _cpu_seconds() - cpu}
 
 
-def check_libraries() -> None:
-    """Refuse to start without the libraries that files and plots need, rather than to fail at the end."""
-    for library in ("pyarrow", "matplotlib", "mplhep", "hist"):
+def _cpu_seconds() -> float:
+    """CPU time of this process, and of those it has started and that have ended."""
+    return sum(os.times()[:4])
+
+
+def check_libraries(*further: str) -> None:
+    """Refuse to start without the libraries that files, plots and tests need, rather than to fail at the end."""
+    for library in ("pyarrow", "matplotlib", "mplhep", "hist", *further):
         try:
             importlib.import_module(library)
         except ImportError as error:
-            raise ImportError(f'the demonstration needs {library}: pip install "zfit_fnf[plot,io]"') from error
+            extras = "plot,io,diagnostics" if further else "plot,io"
+            raise ImportError(f'the demonstration needs {library}: pip install "zfit_fnf[{extras}]"') from error
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:
@@ -498,7 +505,7 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in ("results.txt", "results.json", "histories.json"):
         (out / name).unlink(missing_ok=True)
-    for name in ("events", "plots"):
+    for name in ("events", "members", "plots"):
         shutil.rmtree(out / name, ignore_errors=True)
 
 

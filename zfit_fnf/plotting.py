@@ -31,7 +31,7 @@ REGIONS = {"68.3 %": 2.30, "95.4 %": 6.18}
 """Probability of a region of two parameters, and twice the rise of the negative log-likelihood at its edge."""
 
 _FILLS = ("#92bfdb", "#fdc086", "#a8d8a0", "#c7b5de", "#e9d18b", "#d0d0d0")
-_INK, _RED, _BLUE, _GREEN, _YELLOW = "#1a1a1a", "#b2182b", "#2166ac", "#85d17c", "#ffdf7f"
+INK, RED, BLUE, GREEN, YELLOW = "#1a1a1a", "#b2182b", "#2166ac", "#85d17c", "#ffdf7f"
 _FINE = 200  # points along a smooth line
 
 
@@ -82,14 +82,14 @@ def projection(
     observed, expected = _histogram(sample, column, edges), functools.reduce(operator.add, parts.values())
     _draw_model(parts, expected, stack, ax)
     _draw_data(observed, ax)
-    ax.set(xlabel=column if ax_pulls is None else "", ylabel=f"events / {_per_bin(edges)}", xlim=(edges[0], edges[-1]))
+    ax.set(xlabel=column if ax_pulls is None else "", ylabel=f"events / {per_bin(edges)}", xlim=(edges[0], edges[-1]))
     ax.set_ylim(0, 1.3 * max(expected.values().max(), observed.values().max()))  # room for the legend
     handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     order = ["data", "model", *reversed(parts)]  # as they lie on top of each other
     ax.legend([handles[label] for label in order], order, ncols=2, frameon=False)
     if ax_pulls is not None:
         statistical = expected.values() if sample.weights is None else observed.variances()
-        _draw_pulls(observed, expected, expected.variances() + statistical, ax_pulls)
+        draw_pulls(edges, observed.values(), expected.values(), expected.variances() + statistical, ax_pulls)
         ax_pulls.set(xlabel=column, xlim=(edges[0], edges[-1]))
     return ax
 
@@ -134,10 +134,10 @@ def variations(
     down, up = map(ratio, varied.prefit[name])
     low, high = map(ratio, varied.postfit[name])
     ax.axhline(1.0, color="grey", linewidth=0.8)
-    ax.stairs(up, edges, baseline=None, color=_RED, linewidth=1.5, label=r"pre-fit $+1\sigma$")
-    ax.stairs(down, edges, baseline=None, color=_BLUE, linewidth=1.5, linestyle="dashed", label=r"pre-fit $-1\sigma$")
-    ax.stairs(0.5 * (low + high), edges, baseline=None, color=_INK, linewidth=1.5, label="post-fit")
-    ax.stairs(high, edges, baseline=low, fill=True, color=_INK, alpha=0.35, linewidth=0, label="post-fit error")
+    ax.stairs(up, edges, baseline=None, color=RED, linewidth=1.5, label=r"pre-fit $+1\sigma$")
+    ax.stairs(down, edges, baseline=None, color=BLUE, linewidth=1.5, linestyle="dashed", label=r"pre-fit $-1\sigma$")
+    ax.stairs(0.5 * (low + high), edges, baseline=None, color=INK, linewidth=1.5, label="post-fit")
+    ax.stairs(high, edges, baseline=low, fill=True, color=INK, alpha=0.35, linewidth=0, label="post-fit error")
     ax.set(xlabel=column, ylabel="ratio to nominal", title=varied.labels[name], xlim=(edges[0], edges[-1]))
     ax.legend(frameon=False)
     return ax
@@ -169,17 +169,17 @@ def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax:
     errors = np.array([hesse_error(result, nuisance) for nuisance in shown])
     values = np.array([float(result.params[nuisance]["value"]) for nuisance in shown])
     rows = np.arange(len(shown))
-    ax.axvspan(-2, 2, color=_YELLOW, linewidth=0, label=r"pre-fit $\pm 2\sigma$")
-    ax.axvspan(-1, 1, color=_GREEN, linewidth=0, label=r"pre-fit $\pm 1\sigma$")
+    ax.axvspan(-2, 2, color=YELLOW, linewidth=0, label=r"pre-fit $\pm 2\sigma$")
+    ax.axvspan(-1, 1, color=GREEN, linewidth=0, label=r"pre-fit $\pm 1\sigma$")
     ax.axvline(0, color="white", linewidth=1)
-    ax.errorbar(values, rows, xerr=errors, fmt="o", color=_INK, markersize=5, capsize=3, label="post-fit")
+    ax.errorbar(values, rows, xerr=errors, fmt="o", color=INK, markersize=5, capsize=3, label="post-fit")
     for row, value, error in zip(rows, values, errors, strict=True):
         ax.annotate(_rounded(value, error), (1.01, row), xycoords=("axes fraction", "data"), va="center")
     reach = 1.1 * max(2.0, float(np.max(np.abs(values) + errors)))
     ax.set(xlabel=r"nuisance parameter [$\sigma$]", xlim=(-reach, reach), ylim=(len(shown) - 0.4, -0.6))
     ax.set_yticks(rows, [str(nuisance.label) for nuisance in shown])
     ax.tick_params(axis="y", length=0)
-    _legend_above(ax)
+    legend_above(ax)
     return ax
 
 
@@ -206,7 +206,7 @@ def correlation(result: FitResult, params: Sequence[zfit.Parameter] | None = Non
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(matrix):
         text = f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
-        ax.text(column, row, text, ha="center", va="center", color="white" if abs(value) > 0.6 else _INK)
+        ax.text(column, row, text, ha="center", va="center", color="white" if abs(value) > 0.6 else INK)
     labels = [str(parameter.label) for parameter in shown]
     ax.set_xticks(range(len(shown)), labels, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(shown)), labels)
@@ -235,14 +235,14 @@ def profile(scan: ProfileScan, *, ax: Axes | None = None) -> Axes:
     good = np.isfinite(scan.delta)
     values, delta = scan.values[good], scan.delta[good]
     fine = np.linspace(values[0], values[-1], _FINE)
-    ax.plot(fine, CubicSpline(values, delta)(fine), color=_BLUE, linewidth=1.8, label="profile likelihood")
-    ax.plot(values, delta, ".", color=_BLUE)
-    ax.axvline(scan.best_fit, color=_INK, linestyle="dotted", linewidth=1.2, label="best fit")
+    ax.plot(fine, CubicSpline(values, delta)(fine), color=BLUE, linewidth=1.8, label="profile likelihood")
+    ax.plot(values, delta, ".", color=BLUE)
+    ax.axvline(scan.best_fit, color=INK, linestyle="dotted", linewidth=1.2, label="best fit")
     for n_sigma in (1, 2):
         ax.axhline(n_sigma**2, color="grey", linewidth=0.9, linestyle="dashed")
         ax.annotate(rf"${n_sigma}\sigma$", (0.985, n_sigma**2 + 0.12), xycoords=("axes fraction", "data"), ha="right")
     ax.set(xlabel=scan.title, ylabel=r"$-2\,\Delta \ln L$", xlim=(values[0], values[-1]), ylim=(0, None))
-    _legend_above(ax)
+    legend_above(ax)
     return ax
 
 
@@ -264,22 +264,56 @@ def contour(scan: ContourScan, *, truth: Mapping[str, float] | None = None, ax: 
         >>> contour(zfit_fnf.scans.contour(nll, result, (jes, jer)), truth={"jes": 0.5, "jer": -0.5})
     """
     ax = current_axes() if ax is None else ax
-    (x, y), delta = scan.values, scan.delta
-    if np.isfinite(delta).all():
-        spline = RectBivariateSpline(x, y, delta)
-        x, y = np.linspace(x[0], x[-1], _FINE), np.linspace(y[0], y[-1], _FINE)
-        delta = spline(x, y)
+    x, y, delta = smooth(scan)
     for (label, level), style in zip(REGIONS.items(), ("solid", "dashed"), strict=True):
-        ax.contourf(x, y, delta.T, levels=[-np.inf, level], colors=[_BLUE], alpha=0.18)
-        ax.contour(x, y, delta.T, levels=[level], colors=[_BLUE], linestyles=style, linewidths=1.5)
-        ax.plot([], [], color=_BLUE, linestyle=style, label=label)
-    ax.plot(*scan.best_fit, "+", color=_INK, markersize=11, markeredgewidth=1.8, linestyle="none", label="best fit")
+        ax.contourf(x, y, delta.T, levels=[-np.inf, level], colors=[BLUE], alpha=0.18)
+        ax.contour(x, y, delta.T, levels=[level], colors=[BLUE], linestyles=style, linewidths=1.5)
+        ax.plot([], [], color=BLUE, linestyle=style, label=label)
+    ax.plot(*scan.best_fit, "+", color=INK, markersize=11, markeredgewidth=1.8, linestyle="none", label="best fit")
     if truth is not None:
         point = [truth[name] for name in scan.parameters]
-        ax.plot(*point, "*", color=_RED, markersize=11, linestyle="none", label="truth")
+        ax.plot(*point, "*", color=RED, markersize=11, linestyle="none", label="truth")
     ax.set(xlabel=scan.titles[0], ylabel=scan.titles[1])
-    _legend_above(ax)
+    legend_above(ax)
     return ax
+
+
+# --- what other plots share -----------------------------------------------------------------------------------------
+
+
+def draw_pulls(edges: np.ndarray, observed: np.ndarray, expected: np.ndarray, variance: np.ndarray, ax: Axes) -> None:
+    """Pulls of the bins whose variance is known, over the bands of one and two standard deviations."""
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    known = variance > 0
+    pull = (observed - expected)[known] / np.sqrt(variance[known])
+    ax.axhspan(-2, 2, color=YELLOW, linewidth=0)
+    ax.axhspan(-1, 1, color=GREEN, linewidth=0)
+    ax.axhline(0, color="white", linewidth=1)
+    ax.errorbar(centres[known], pull, yerr=1.0, fmt="o", color=INK, markersize=3, linewidth=1)
+    reach = max(4.0, 1.2 * float(np.max(np.abs(pull), initial=0.0)) + 1.0)
+    ax.set(ylabel="pull", ylim=(-reach, reach), yticks=[-2, 0, 2])
+
+
+def smooth(scan: ContourScan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A finer grid of a scan, by cubic splines; the scan itself where a point of it is missing."""
+    (x, y), delta = scan.values, scan.delta
+    if not np.isfinite(delta).all():
+        return x, y, delta
+    spline = RectBivariateSpline(x, y, delta)
+    x, y = np.linspace(x[0], x[-1], _FINE), np.linspace(y[0], y[-1], _FINE)
+    return x, y, spline(x, y)
+
+
+def per_bin(edges: np.ndarray) -> str:
+    """What an axis of counts is per: the width of the bins, if that is the same for all."""
+    widths = np.diff(edges)
+    return f"{widths[0]:.3g}" if np.allclose(widths, widths[0]) else "bin"
+
+
+def legend_above(ax: Axes) -> None:
+    """A legend that covers nothing."""
+    ncols = len(ax.get_legend_handles_labels()[0])
+    ax.legend(ncols=ncols, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, columnspacing=1.2)
 
 
 # --- histograms -----------------------------------------------------------------------------------------------------
@@ -305,11 +339,6 @@ def _edges(bins: Bins, values: np.ndarray, *, tails: float = 0.0) -> np.ndarray:
     return edges
 
 
-def _per_bin(edges: np.ndarray) -> str:
-    widths = np.diff(edges)
-    return f"{widths[0]:.3g}" if np.allclose(widths, widths[0]) else "bin"
-
-
 def _draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> None:
     histplot = _library("mplhep").histplot
     colours = [_FILLS[index % len(_FILLS)] for index in range(len(parts))]
@@ -318,35 +347,16 @@ def _draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> 
         histplot(list(parts.values()), stack=True, histtype="fill", **common)
     else:
         histplot(list(parts.values()), linewidth=2, **common)
-    histplot(total, ax=ax, flow="none", yerr=False, color=_INK, linewidth=1.2, label="model")
+    histplot(total, ax=ax, flow="none", yerr=False, color=INK, linewidth=1.2, label="model")
 
 
 def _draw_data(observed: Any, ax: Axes) -> None:
     histplot = _library("mplhep").histplot
     error = np.sqrt(observed.variances())
-    histplot(observed, histtype="errorbar", yerr=error, color=_INK, markersize=4, label="data", ax=ax, flow="none")
-
-
-def _draw_pulls(observed: Any, expected: Any, variance: np.ndarray, ax: Axes) -> None:
-    (edges,) = observed.axes.edges
-    centres = 0.5 * (edges[1:] + edges[:-1])
-    known = variance > 0
-    pull = (observed.values() - expected.values())[known] / np.sqrt(variance[known])
-    ax.axhspan(-2, 2, color=_YELLOW, linewidth=0)
-    ax.axhspan(-1, 1, color=_GREEN, linewidth=0)
-    ax.axhline(0, color="white", linewidth=1)
-    ax.errorbar(centres[known], pull, yerr=1.0, fmt="o", color=_INK, markersize=3, linewidth=1)
-    reach = max(4.0, 1.2 * float(np.max(np.abs(pull), initial=0.0)) + 1.0)
-    ax.set(ylabel="pull", ylim=(-reach, reach), yticks=[-2, 0, 2])
+    histplot(observed, histtype="errorbar", yerr=error, color=INK, markersize=4, label="data", ax=ax, flow="none")
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
-
-
-def _legend_above(ax: Axes) -> None:
-    """A legend that covers nothing."""
-    ncols = len(ax.get_legend_handles_labels()[0])
-    ax.legend(ncols=ncols, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, columnspacing=1.2)
 
 
 def _library(name: str) -> Any:
