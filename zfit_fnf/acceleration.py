@@ -317,6 +317,10 @@ def _of_parts(pdf: Any, nest: Any) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tens
     return values, neglected
 
 
+def _value_of_expanded(pdf: zfit.pdf.BasePDF, nest: Any) -> tf.Tensor:
+    return log_expanded(pdf, nest)[0]
+
+
 class GatheredKernel(EventKernel):
     """As `EventKernel`, of gathered events."""
 
@@ -330,8 +334,8 @@ class ExpandedKernel(EventKernel):
 
     def __init__(self, model: zfit.pdf.BasePDF):
         super().__init__(model)
-        self._log_density = lambda nest: log_expanded(model, nest)[0]
         self._log_expanded = functools.partial(log_expanded, model)
+        self._log_density = functools.partial(_value_of_expanded, model)
         self.exact = GatheredKernel(model)
         self.expand = functools.partial(expanded, model)
         self.prepare = functools.partial(gathered, model)
@@ -409,6 +413,7 @@ class AcceleratedNLL(LearnedLoss):
         super().__init__(*args, **kwargs)
         named = {pdf.name: method(pdf) for model in self.model for pdf in components(model) if not hasattr(pdf, "pdfs")}
         self.report = AccelerationReport(named)
+        self._remaining, self._strays = np.inf, 0
         self._forget()
 
     # --- evaluations --------------------------------------------------------------------------------------------------
@@ -590,10 +595,12 @@ class AcceleratedNLL(LearnedLoss):
 
     def _distance(self, gradient: tf.Tensor, params: Parameters) -> float:
         """Expected vertical distance to the minimum, from a gradient; infinite where that overflows."""
-        g = np.asarray(gradient)
-        if not (np.isfinite(g).all() and np.isfinite(self._information(params)).all()):
+        inside = [not (parameter.has_limits and bool(parameter.at_limit)) for parameter in params]
+        free = [parameter for parameter, is_inside in zip(params, inside, strict=True) if is_inside]
+        g, information = np.asarray(gradient)[inside], self._information(free)
+        if not (np.isfinite(g).all() and np.isfinite(information).all()):
             return np.inf
-        return float(0.5 * g @ np.linalg.lstsq(self._information(params), g, rcond=None)[0])
+        return float(0.5 * g @ np.linalg.lstsq(information, g, rcond=None)[0])
 
     def _information(self, params: Parameters) -> np.ndarray:
         """Covariance of the score, which unlike the Hessian is positive anywhere, plus that of the constraints."""

@@ -378,8 +378,8 @@ def expected_errors(pdf: zfit.pdf.BasePDF, sample: Sample, params: Sequence[zfit
     calls of the kernel that fits use anyway, and no second derivatives.
     """
     kernel, rng = event_kernel(pdf), np.random.default_rng(0)
-    rows = rng.permutation(sample.n_events)[: _SCORED * kernel.chunk]
-    events = Events(kernel, sample.array(pdf.obs, rows), None)
+    rows = rng.permutation(sample.n_events)[: _SCORED * kernel.chunk_size(sample.n_events)]
+    events = Events(kernel, sample.array(pdf.obs, rows))
     squares = np.zeros(len(kernel.params))
     for prepared, present in itertools.islice(itertools.cycle(events), _SCORED):
         signs = tf.constant(rng.choice([-1.0, 1.0], size=present.shape)) * present
