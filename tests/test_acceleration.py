@@ -277,6 +277,18 @@ def test_wrong_polynomials_are_an_error(search, monkeypatch):
         minimise(fast)
 
 
+def test_minimum_at_a_limit_is_confirmed():
+    jes = nuisance("jes")
+    model = deformed(smooth_flow(["y1"]), [jes])
+    data = events(model, {jes: 2.0}, 3000, 8)
+    jes.upper = 1.0
+    fast = accelerate(UnbinnedNLL(model, data))
+    fit = minimise(fast)
+    assert fit.params[jes]["value"] == pytest.approx(1.0, abs=1e-4)
+    assert fast.report.n_exact >= 1
+    assert abs(fast.report.value_difference) < 0.01
+
+
 def test_other_losses_are_refused():
     gauss = zfit.pdf.Gauss(0.0, 1.0, obs=zfit.Space("y", -5, 5))
     with pytest.raises(TypeError, match=r"losses of zfit_fnf\.loss"):

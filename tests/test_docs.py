@@ -6,10 +6,13 @@ import functools
 import re
 from pathlib import Path
 
+import zfit
 import numpy as np
 import pytest
+from test_acceleration import deformed, events, smooth_flow
 from test_examples import load
 
+import zfit_fnf
 from zfit_fnf import limits, train
 
 ROOT = Path(__file__).parents[1]
@@ -25,10 +28,10 @@ def in_a_hurry(monkeypatch, tmp_path):
     monkeypatch.setattr(limits, "upper_limit", functools.partial(limits.upper_limit, n_asimov=5000))
 
 
-def run(page: str) -> dict:
+def run(page: str, **names: object) -> dict:
     blocks = CODE.findall((ROOT / page).read_text(encoding="utf-8"))
     assert blocks
-    namespace: dict = {}
+    namespace: dict = dict(names)
     for block in blocks:
         exec(compile(block, page, "exec"), namespace)
     return namespace
@@ -53,6 +56,15 @@ def test_getting_started(in_a_hurry):
     check(names)
     assert list(names["limit"].expected) == sorted(names["limit"].expected)
     assert Path("y1.png").stat().st_size > 10_000
+
+
+def test_performance(in_a_hurry):
+    jes = zfit_fnf.nuisance("jes")
+    model = deformed(smooth_flow(["y"]), [jes])
+    data = events(model, {jes: 0.5}, 2000, 1)
+    names = run("docs/performance.md", zfit=zfit, zfnf=zfit_fnf, nll=zfit_fnf.loss.UnbinnedNLL(model, data))
+    assert names["result"].valid
+    assert names["fast"].report.exact_edm < 1e-3
 
 
 def test_storage_format(in_a_hurry):

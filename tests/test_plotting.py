@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import zfit
 import numpy as np
+import pandas as pd
 import pytest
 from likelihoods import search
 from matplotlib.colors import to_hex
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from zfit_fnf import plotting
 from zfit_fnf.projections import VariedSample
 from zfit_fnf.samples import Sample
-from zfit_fnf.scans import ContourScan, ProfileScan
+from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
 
 EDGES = [0.0, 1.0, 2.0, 4.0]
 
@@ -190,6 +191,20 @@ class TestPulls:
     def test_refuses_when_there_are_none(self, ax, fitted):
         with pytest.raises(ValueError, match="no nuisances to show"):
             plotting.pulls(fitted[1], [], ax=ax)
+
+
+class TestImpacts:
+    def test_bars_and_error(self, ax):
+        table = pd.DataFrame({"value": [0.1, 0.0], "error": [1.0, 0.9], "down": [-0.3, 0.1], "up": [0.25, -0.1]})
+        ranking = Impacts("mu", r"$\mu$", 0.5, table.set_index(pd.Index(["jes", "jer"])))
+        assert plotting.impacts(ranking, ax=ax) is ax
+        band, *bars = ax.patches
+        assert (band.get_x(), band.get_width()) == (-0.5, 1.0)
+        assert [bar.get_x() + bar.get_width() for bar in bars if bar.get_width() > 0] == pytest.approx([0.25, 0.1])
+        assert [bar.get_x() + bar.get_width() for bar in bars] == pytest.approx([0.25, -0.1, -0.3, 0.1])
+        assert [text.get_text() for text in ax.get_yticklabels()] == ["jes", "jer"]
+        assert ax.get_xlabel() == r"$\Delta$ $\mu$"
+        assert ax.get_xlim() == pytest.approx((-0.55, 0.55))
 
 
 class TestCorrelation:

@@ -140,3 +140,35 @@ class TestContour:
         measurement, result, _ = fitted
         with pytest.raises(ValueError, match="two different parameters; got 'mu' twice"):
             scans.contour(measurement.nll, result, (measurement.mu, measurement.mu), progress=False)
+
+
+class TestImpacts:
+    def test_closed_form(self, fitted):
+        measurement, result, _ = fitted
+        (scale,) = measurement.nuisances
+        ranking = scans.impacts(measurement.nll, result, measurement.mu, progress=False)
+        # The data fix mu + SLOPE scale; nothing but the constraint measures the nuisance.
+        row = ranking.table.loc[scale.name]
+        assert row["error"] == pytest.approx(1.0, rel=1e-3)
+        assert (row["down"], row["up"]) == pytest.approx((SLOPE, -SLOPE), rel=1e-3)
+        assert ranking.error == pytest.approx(np.hypot(1 / np.sqrt(N), SLOPE), rel=1e-3)
+        assert "impacts on mu" in str(ranking)
+
+    def test_minimiser_where_newton_fails(self, fitted, monkeypatch):
+        measurement, result, _ = fitted
+        monkeypatch.setattr(scans, "_NEWTON_STEPS", 0)
+        minimizer = Counting()
+        ranking = scans.impacts(measurement.nll, result, measurement.mu, minimizer=minimizer, progress=False)
+        assert minimizer.calls == 2
+        assert ranking.table["up"].iloc[0] == pytest.approx(-SLOPE, rel=1e-2)
+
+    def test_failed_fits_are_not_numbers(self, fitted, monkeypatch):
+        measurement, result, _ = fitted
+        monkeypatch.setattr(scans, "_NEWTON_STEPS", 0)
+        ranking = scans.impacts(measurement.nll, result, measurement.mu, minimizer=Counting(fails=True), progress=False)
+        assert np.isnan(ranking.table[["down", "up"]].to_numpy()).all()
+
+    def test_no_nuisances(self, fitted):
+        measurement, result, _ = fitted
+        with pytest.raises(ValueError, match="no nuisances"):
+            scans.impacts(measurement.nll, result, measurement.mu, nuisances=[], progress=False)

@@ -277,7 +277,7 @@ class TestTransfers:
         assert "follows mu from 1.1, jes from -0.2" in str(storage.inspect(tmp_path / "m.fnf"))
         for change, message in (
             ({"centre": {"mu": 1.0}}, "its arguments need [1, 1]"),
-            ({"transfer": 1, "deformation": 2}, "refers to model 1 as a Transfer"),
+            ({"transfer": 2, "deformation": 0}, "refers to model 2 as a Transfer"),
         ):
             refused(rewritten(tmp_path / "m.fnf", tmp_path / "n.fnf", set_in("profiled_transfer", **change)), message)
 

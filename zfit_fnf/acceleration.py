@@ -48,7 +48,7 @@ from .loss import (
     vector,
 )
 from .nets import PerArchitecture
-from .pdf import FNFPDF, ConditionalProductPDF, SumPDF, _columns, components, log_density, prepare
+from .pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, components, log_density, prepare
 
 SMALL_CHUNK, CHUNK = 4096, 16384
 """Events per call of the compiled code, for small and for large data sets."""
@@ -194,7 +194,7 @@ def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
 
 def _gather(pdf: FNFPDF, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Standardised events ``(d, n)`` and conditions, their Jacobian ``(n,)``, and coefficients ``(M, 2, d, n)``."""
-    u, c, log_jacobian = pdf._encode(x)
+    u, c, log_jacobian = pdf.encode(x)
     coefficients = pdf.deformation.coefficients(tf.cast(u, tf.float32), tf.cast(c, tf.float32))
     return tf.transpose(u), tf.transpose(c), log_jacobian, tf.transpose(coefficients, (1, 3, 2, 0))
 
@@ -202,7 +202,7 @@ def _gather(pdf: FNFPDF, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
 def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
     """Basis ``(M,)`` at the current nuisances; there the log-scales, scaled coordinates and shifts, ``(d, n)`` each."""
     u, _, _, coefficients = data
-    basis = pdf.deformation.basis(pdf._nu())
+    basis = pdf.deformation.basis(pdf.nu())
     contracted = basis[None, :] @ tf.cast(coefficients, tf.float64)
     log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
     return basis, log_scale, u * tf.exp(log_scale), shift
@@ -215,7 +215,7 @@ def _(pdf: FNFPDF, data: Any) -> tf.Tensor:
     _, c, log_jacobian, _ = data
     _, log_scale, scaled, shift = _moved(pdf, data)
     value = pdf.deformation.flow.log_density(tf.transpose(scaled + shift), tf.transpose(c))
-    return value + log_jacobian + tf.reduce_sum(log_scale, axis=0) - pdf._log_integral(pdf.norm)
+    return value + log_jacobian + tf.reduce_sum(log_scale, axis=0) - pdf.log_integral(pdf.norm)
 
 
 @expanded.register
@@ -240,13 +240,13 @@ def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
     if not (order := order_of(pdf)):
         return log_expanded.dispatch(object)(pdf, nest)
     # Differences to the centre are small: float32 resolves them better than anybody asks for.
-    basis = tf.cast(pdf.deformation.basis(pdf._nu()) - nest["centre"], tf.float32)
+    basis = tf.cast(pdf.deformation.basis(pdf.nu()) - nest["centre"], tf.float32)
     log_scale, shift = tf.unstack(tf.reshape(basis[None, :] @ nest["coefficients"], (2, *nest["scaled"].shape)))
     delta = tf.unstack(nest["scaled"] * tf.math.expm1(log_scale) + shift)
     rise, highest = polynomial(nest["polynomial"], delta, order)
     neglected = _GROWTH * highest * tf.add_n([tf.abs(moved) for moved in delta])
     value = nest["log_density"] + tf.cast(rise + tf.reduce_sum(log_scale, axis=0), tf.float64)
-    return value - pdf._log_integral(pdf.norm), tf.cast(neglected, tf.float64)
+    return value - pdf.log_integral(pdf.norm), tf.cast(neglected, tf.float64)
 
 
 @method.register
@@ -278,7 +278,7 @@ def _in_pieces(function: Callable[..., Any], *args: tf.Tensor) -> list[tf.Tensor
 @gathered.register(SumPDF)
 @gathered.register(ConditionalProductPDF)
 def _(pdf: SumPDF | ConditionalProductPDF, x: tf.Tensor) -> Any:
-    return [gathered(part, _columns(x, pdf.obs, part.obs)) for part in pdf.pdfs]
+    return [gathered(part, columns(x, pdf.obs, part.obs)) for part in pdf.pdfs]
 
 
 @expanded.register(SumPDF)
@@ -317,6 +317,10 @@ def _of_parts(pdf: Any, nest: Any) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tens
     return values, neglected
 
 
+def _value_of_expanded(pdf: zfit.pdf.BasePDF, nest: Any) -> tf.Tensor:
+    return log_expanded(pdf, nest)[0]
+
+
 class GatheredKernel(EventKernel):
     """As `EventKernel`, of gathered events."""
 
@@ -330,8 +334,8 @@ class ExpandedKernel(EventKernel):
 
     def __init__(self, model: zfit.pdf.BasePDF):
         super().__init__(model)
-        self._log_density = lambda nest: log_expanded(model, nest)[0]
         self._log_expanded = functools.partial(log_expanded, model)
+        self._log_density = functools.partial(_value_of_expanded, model)
         self.exact = GatheredKernel(model)
         self.expand = functools.partial(expanded, model)
         self.prepare = functools.partial(gathered, model)
@@ -409,6 +413,7 @@ class AcceleratedNLL(LearnedLoss):
         super().__init__(*args, **kwargs)
         named = {pdf.name: method(pdf) for model in self.model for pdf in components(model) if not hasattr(pdf, "pdfs")}
         self.report = AccelerationReport(named)
+        self._remaining, self._strays = np.inf, 0
         self._forget()
 
     # --- evaluations --------------------------------------------------------------------------------------------------
@@ -590,10 +595,12 @@ class AcceleratedNLL(LearnedLoss):
 
     def _distance(self, gradient: tf.Tensor, params: Parameters) -> float:
         """Expected vertical distance to the minimum, from a gradient; infinite where that overflows."""
-        g = np.asarray(gradient)
-        if not (np.isfinite(g).all() and np.isfinite(self._information(params)).all()):
+        inside = [not (parameter.has_limits and bool(parameter.at_limit)) for parameter in params]
+        free = [parameter for parameter, is_inside in zip(params, inside, strict=True) if is_inside]
+        g, information = np.asarray(gradient)[inside], self._information(free)
+        if not (np.isfinite(g).all() and np.isfinite(information).all()):
             return np.inf
-        return float(0.5 * g @ np.linalg.lstsq(self._information(params), g, rcond=None)[0])
+        return float(0.5 * g @ np.linalg.lstsq(information, g, rcond=None)[0])
 
     def _information(self, params: Parameters) -> np.ndarray:
         """Covariance of the score, which unlike the Hessian is positive anywhere, plus that of the constraints."""

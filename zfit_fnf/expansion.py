@@ -104,7 +104,7 @@ def _mixtures(layer: AutoregressiveLayer, coordinates: Sequence[Series], given: 
     if d == 1:
         return [constant]
     raw = _outputs(layer, coordinates, contributions)
-    return [constant, *(_unpacked(layer.law, raw.map(lambda v, j=j: v[:, j])) for j in range(d - 1))]
+    return [constant, *(_unpacked(layer.law, raw.map(operator.itemgetter((slice(None), j)))) for j in range(d - 1))]
 
 
 def _outputs(layer: AutoregressiveLayer, coordinates: Sequence[Series], contributions: Sequence[tf.Tensor]) -> Series:
@@ -112,11 +112,15 @@ def _outputs(layer: AutoregressiveLayer, coordinates: Sequence[Series], contribu
     network = layer.network
     kernels = network.moving_kernels(coordinates[0].constant.dtype)
     units = Series({(0,) * len(coordinates): contributions[0]}, coordinates[0].order)
-    for j, coordinate in enumerate(coordinates):
-        units = units + coordinate.map(lambda v, j=j: v[:, None] * kernels[0][j])
+    for coordinate, row in zip(coordinates, tf.unstack(kernels[0]), strict=True):
+        units = units + coordinate.map(functools.partial(_outer, row=row))
     for kernel, contribution in zip(kernels[1:], contributions[1:], strict=True):
-        units = units.compose(series.silu).map(lambda v, kernel=kernel: v @ kernel) + contribution
+        units = units.compose(series.silu).map(functools.partial(tf.matmul, b=kernel)) + contribution
     return units.map(lambda v: tf.reshape(v, (-1, network.n_inputs - 1, network.n_outputs)))
+
+
+def _outer(column: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+    return column[:, None] * row
 
 
 def _unpacked(law: LogisticMixture, raw: Series) -> Sequence[Series]:

@@ -121,11 +121,11 @@ class EventKernel(Kernel):
     """
 
     def __init__(self, model: zfit.pdf.BasePDF):
-        self._log_density = functools.partial(log_density, model)
+        self._log_density: Callable[[Any], tf.Tensor] = functools.partial(log_density, model)
         xla = is_compilable(model)
         self._chunk = XLA_CHUNK if xla else GRAPH_CHUNK
         super().__init__(self._sum, model.get_params(floating=None, is_yield=False), xla=xla)
-        self.prepare = Compiled(functools.partial(prepare, model), xla=xla)
+        self.prepare: Callable[[tf.Tensor], Any] = Compiled(functools.partial(prepare, model), xla=xla)
         self.score = Compiled(self._score, xla=xla)
 
     def chunk_size(self, n_events: int) -> int:

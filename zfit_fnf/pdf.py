@@ -91,9 +91,10 @@ class LearnedPDF(zfit.pdf.BasePDF):
         return True
 
     def _log_density(self, prepared: Any) -> tf.Tensor:
-        return self._log_shape(prepared) - self._log_integral(self.norm)
+        return self._log_shape(prepared) - self.log_integral(self.norm)
 
-    def _log_integral(self, space: zfit.Space | bool) -> tf.Tensor | float:
+    def log_integral(self, space: zfit.Space | bool) -> tf.Tensor | float:
+        """Logarithm of the integral over a range; zero over that of the density itself."""
         return 0.0 if self._covers(space) else tf.math.log(self._integral(space))
 
     def _covers(self, space: zfit.Space | bool) -> bool:
@@ -116,7 +117,7 @@ class LearnedPDF(zfit.pdf.BasePDF):
 
     @zfit.supports(norm=True)
     def _log_pdf(self, x: zfit.Data, norm: zfit.Space | bool) -> tf.Tensor:
-        return self._log_shape(self._prepare(x.value())) - self._log_integral(norm)
+        return self._log_shape(self._prepare(x.value())) - self.log_integral(norm)
 
     @zfit.supports(norm=True)
     def _integrate(self, limits: zfit.Space, norm: zfit.Space | bool, options: Any = None) -> tf.Tensor:
@@ -174,10 +175,11 @@ class _FlowBasedPDF(LearnedPDF):
         if not self._covers(self.norm):
             self._refuse_conditional()
 
-    def _encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Standardised in float64, where large offsets cancel; networks then run in the dtype of the events."""
+    def encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Observables ``(n, d)`` and conditions ``(n, m)``, standardised, and the log-Jacobian ``(n,)``; dtype of ``x``."""
+        # Large offsets cancel in float64.
         exact = tf.cast(x, tf.float64)
-        encoded = self._flow.encode(_columns(exact, self.obs, self._flow.obs), _columns(exact, self.obs, self.cond))
+        encoded = self._flow.encode(columns(exact, self.obs, self._flow.obs), columns(exact, self.obs, self.cond))
         return tuple(tf.cast(part, x.dtype) for part in encoded)
 
     def _context(self, context: tf.Tensor) -> tf.Tensor:
@@ -186,7 +188,7 @@ class _FlowBasedPDF(LearnedPDF):
         return self._flow.encode(centre, context)[1]
 
     def _decode(self, u: tf.Tensor) -> tf.Tensor:
-        return _columns(self._flow.decode(u), self._flow.obs, self.outputs)
+        return columns(self._flow.decode(u), self._flow.obs, self.outputs)
 
     def _fraction(self, ranges: Ranges) -> tf.Tensor:
         """Self-normalised importance sampling: exactly one over the whole range, whatever the nuisances."""
@@ -201,7 +203,7 @@ class _FlowBasedPDF(LearnedPDF):
         with tf.init_scope():
             u = self._flow.draw(tf.zeros((INTEGRATION_SAMPLE, 0), tf.float64), tf.constant(_INTEGRATION_SEED))
             events = self._decode(u)
-            u, c, log_jacobian = self._encode(events)
+            u, c, log_jacobian = self.encode(events)
             return events, self._prepare(events), self._flow.log_density(u, c) + log_jacobian
 
 
@@ -245,10 +247,10 @@ class FlowPDF(_FlowBasedPDF):
         return self._prepare_given(x, self._given(x))
 
     def _given(self, x: tf.Tensor) -> Any:
-        return self._flow.given(self._encode(x)[1])
+        return self._flow.given(self.encode(x)[1])
 
     def _prepare_given(self, x: tf.Tensor, given: Any) -> Any:
-        u, _, log_jacobian = self._encode(x)
+        u, _, log_jacobian = self.encode(x)
         return self._flow.log_density_given(u, given) + log_jacobian
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
@@ -327,29 +329,30 @@ class FNFPDF(_FlowBasedPDF):
         """The deformation."""
         return self._deformation
 
-    def _nu(self) -> tf.Tensor:
+    def nu(self) -> tf.Tensor:
+        """Values ``(K,)`` of the nuisances, in the order of the deformation."""
         return tf.stack([self.params[name].value() for name in self._deformation.nuisances])
 
     def _prepare(self, x: tf.Tensor) -> Any:
         return self._prepare_given(x, self._given(x))
 
     def _given(self, x: tf.Tensor) -> Any:
-        c = self._encode(x)[1]
+        c = self.encode(x)[1]
         return self._deformation.given(c), self._flow.given(c)
 
     def _prepare_given(self, x: tf.Tensor, given: Any) -> Any:
-        u, c, log_jacobian = self._encode(x)
+        u, c, log_jacobian = self.encode(x)
         of_deformation, of_flow = given
         return u, c, log_jacobian, self._deformation.coefficients_given(u, of_deformation), of_flow
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
         u, c, log_jacobian, coefficients, given = prepared
-        basis = tf.cast(self._deformation.basis(self._nu()), u.dtype)
+        basis = tf.cast(self._deformation.basis(self.nu()), u.dtype)
         nominal, log_det = self._deformation.apply(u, c, coefficients, basis)
         return self._flow.log_density_given(nominal, given) + log_det + log_jacobian
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
-        return self._decode(self._deformation.draw(self._context(context), self._nu(), _seed()))
+        return self._decode(self._deformation.draw(self._context(context), self.nu(), _seed()))
 
 
 class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
@@ -439,7 +442,7 @@ class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         return all(is_compilable(pdf) for pdf in self.pdfs)
 
     def _prepare(self, x: tf.Tensor) -> Any:
-        return [prepare(pdf, _columns(x, self.obs, pdf.obs)) for pdf in self.pdfs]
+        return [prepare(pdf, columns(x, self.obs, pdf.obs)) for pdf in self.pdfs]
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
         return self.mix([log_density(pdf, part) for pdf, part in zip(self.pdfs, prepared, strict=True)])
@@ -459,7 +462,7 @@ class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         labels = tf.random.stateless_categorical(log_weights, n, _seed())[0]
         rows = tf.dynamic_partition(tf.range(n), tf.cast(labels, tf.int32), len(self.pdfs))
         parts = [
-            _columns(_draw(pdf, tf.gather(context, chosen)), outputs(pdf), self.outputs)
+            columns(_draw(pdf, tf.gather(context, chosen)), outputs(pdf), self.outputs)
             for pdf, chosen in zip(self.pdfs, rows, strict=True)
         ]
         return tf.gather(tf.concat(parts, axis=0), tf.math.invert_permutation(tf.concat(rows, axis=0)))
@@ -521,17 +524,17 @@ class ConditionalProductPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         return all(is_compilable(pdf) for pdf in self.pdfs)
 
     def _prepare(self, x: tf.Tensor) -> Any:
-        return [prepare(pdf, _columns(x, self.obs, pdf.obs)) for pdf in self.pdfs]
+        return [prepare(pdf, columns(x, self.obs, pdf.obs)) for pdf in self.pdfs]
 
     def _log_shape(self, prepared: Any) -> tf.Tensor:
         return tf.add_n([log_density(pdf, part) for pdf, part in zip(self.pdfs, prepared, strict=True)])
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
-        columns: dict[str, tf.Tensor] = {}
+        drawn: dict[str, tf.Tensor] = {}
         for pdf in self._in_order:
-            given = tf.stack([columns[o] for o in conditions(pdf)], axis=1) if conditions(pdf) else context
-            columns.update(zip(outputs(pdf), tf.unstack(_draw(pdf, given), axis=1), strict=True))
-        return tf.stack([columns[name] for name in self.obs], axis=1)
+            given = tf.stack([drawn[o] for o in conditions(pdf)], axis=1) if conditions(pdf) else context
+            drawn.update(zip(outputs(pdf), tf.unstack(_draw(pdf, given), axis=1), strict=True))
+        return tf.stack([drawn[name] for name in self.obs], axis=1)
 
     def _fraction(self, ranges: Ranges) -> tf.Tensor:
         raise ValueError(
@@ -619,7 +622,8 @@ def _inside(events: tf.Tensor, names: Sequence[str], ranges: Ranges) -> tf.Tenso
     return tf.reduce_all((events >= low) & (events <= high), axis=1)
 
 
-def _columns(x: tf.Tensor, names: Sequence[str], wanted: Sequence[str]) -> tf.Tensor:
+def columns(x: tf.Tensor, names: Sequence[str], wanted: Sequence[str]) -> tf.Tensor:
+    """Columns of ``x (n, len(names))`` by name."""
     if tuple(names) == tuple(wanted):
         return x
     return tf.gather(x, [tuple(names).index(name) for name in wanted], axis=1) if wanted else x[:, :0]

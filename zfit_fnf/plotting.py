@@ -19,7 +19,7 @@ from zfit.result import FitResult
 from .param import Nuisance
 from .projections import VariedSample, fitted_nuisances, hesse_error
 from .samples import Sample, as_sample
-from .scans import ContourScan, ProfileScan
+from .scans import ContourScan, Impacts, ProfileScan
 from .toys import current_axes
 
 if TYPE_CHECKING:
@@ -180,6 +180,36 @@ def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax:
     ax.set_yticks(rows, [str(nuisance.label) for nuisance in shown])
     ax.tick_params(axis="y", length=0)
     legend_above(ax)
+    return ax
+
+
+def impacts(ranking: Impacts, *, ax: Axes | None = None) -> Axes:
+    """Impacts of nuisances on a parameter, the largest on top, as bars over the error of the parameter.
+
+    Args:
+        ranking: Made by `zfit_fnf.scans.impacts`.
+        ax: Where to draw; by default in the current figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing, with what to install.
+
+    Example:
+        >>> impacts(zfit_fnf.scans.impacts(nll, result, mu))
+    """
+    ax = current_axes() if ax is None else ax
+    rows = np.arange(len(ranking.table))
+    ax.axvspan(-ranking.error, ranking.error, color=_GREEN, alpha=0.4, linewidth=0, label="total error")
+    ax.axvline(0, color=_INK, linewidth=0.8)
+    for column, label, color in (("up", r"nuisance at $+1\sigma$", "C3"), ("down", r"nuisance at $-1\sigma$", "C0")):
+        ax.barh(rows, ranking.table[column], height=0.6, color=color, alpha=0.7, label=label)
+    reach = 1.1 * max(ranking.error, float(ranking.table[["down", "up"]].abs().max(axis=None)))
+    ax.set(xlabel=rf"$\Delta$ {ranking.title}", xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
+    ax.set_yticks(rows, list(ranking.table.index))
+    ax.tick_params(axis="y", length=0)
+    _legend_above(ax)
     return ax
 
 

@@ -1,4 +1,4 @@
-r"""Scans of the profile likelihood in one and in two parameters.
+r"""Scans of the profile likelihood in one and in two parameters, and impacts of nuisances.
 
 At each point all other parameters are at the values that fit best there. Likelihoods of many events are nearly
 parabolic, so the other parameters are first placed by the Hessian of the best fit; most points then need a single
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 from zfit.result import FitResult
 
@@ -21,6 +22,7 @@ from .toys import default_minimizer, preserved
 
 _NEWTON_STEPS = 6
 _TOLERANCE = 1e-2  # of the distance to the minimum, which is then added: what remains is of higher order
+_PRECISE = 1e-4  # the same where the position of the minimum matters: within a hundredth of an error
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,29 @@ class ContourScan:
         grid = " x ".join(str(len(values)) for values in self.values)
         best = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.parameters, self.best_fit, strict=True))
         return f"2 delta NLL of {' and '.join(self.parameters)} at {grid} points, best fit {best}"
+
+
+@dataclass(frozen=True, eq=False)
+class Impacts:
+    """How much nuisances move a parameter, made by `impacts`.
+
+    Attributes:
+        parameter: Name of the parameter.
+        title: Its label, with the unit.
+        error: Its error by the Hessian.
+        table: One row for each nuisance, the largest impact first: its best fit ``value`` and ``error``, and the change
+            of the parameter with the nuisance fixed one such error ``down`` and ``up``.
+    """
+
+    parameter: str
+    title: str
+    error: float
+    table: pd.DataFrame
+
+    def __str__(self) -> str:
+        return (
+            f"impacts on {self.parameter}, whose error is {self.error:.4g}\n{self.table.to_string(float_format='%.4g')}"
+        )
 
 
 def profile(
@@ -165,6 +190,55 @@ def contour(
     )
 
 
+def impacts(
+    nll: zfit.loss.UnbinnedNLL,
+    result: FitResult,
+    param: zfit.Parameter,
+    *,
+    nuisances: Sequence[Nuisance] | None = None,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    progress: bool = True,
+) -> Impacts:
+    """Change of a parameter when each nuisance is fixed one post-fit error away, and all others are fitted again.
+
+    All parameters are restored at the end.
+
+    Args:
+        nll: The likelihood.
+        result: Its best fit.
+        param: The parameter.
+        nuisances: Which nuisances; by default all that were fitted, but the parameter itself.
+        minimizer: As for `profile`.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: As for `profile`, or if there is no nuisance.
+
+    Example:
+        >>> print(impacts(nll, result, mu))
+        >>> ax = zfit_fnf.plotting.impacts(impacts(nll, result, mu))
+    """
+    if nuisances is None:
+        nuisances = [one for one in result.params if isinstance(one, Nuisance) and one is not param]
+    if not nuisances:
+        raise ValueError("there are no nuisances that could have an impact: the fit has none made by zfit_fnf.nuisance")
+    rows = {}
+    with preserved(nll):
+        for moved in tqdm(nuisances, desc=f"impacts on {param.name}", disable=not progress):
+            minima = _ConditionalMinima(nll, result, [moved], minimizer)
+            value, error = minima.best[moved], minima.errors[moved]
+            low, high = _limits(moved)
+            down, up = (
+                minima.position([min(max(value + sign * error, low), high)])[param] - minima.best[param]
+                for sign in (-1, 1)
+            )
+            rows[moved.name] = {"value": value, "error": error, "down": down, "up": up}
+        own = _ConditionalMinima(nll, result, [param], minimizer).errors[param]
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
+    return Impacts(param.name, axis_title(param), own, table.loc[order])
+
+
 def axis_title(parameter: zfit.Parameter) -> str:
     """Label of a parameter for an axis: nuisances are in units of their standard deviation.
 
@@ -201,38 +275,50 @@ class _ConditionalMinima:
         zfit.param.set_values(self.best, clip=True)
         self._lowest = float(nll.value(full=False))
         hessian = _hessian(result, [*self._fixed, *self._others])
-        self._errors = dict(zip(self._fixed, np.sqrt(np.diag(np.linalg.inv(hessian))), strict=False))
+        self.errors = dict(zip(self._fixed, np.sqrt(np.diag(np.linalg.inv(hessian))), strict=False))
         n = len(self._fixed)
         self._curvature, self._mixed = hessian[n:, n:], hessian[n:, :n]
 
     def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
         """Even grid of a parameter around the best fit."""
-        centre, width = self.best[parameter], n_sigma * self._errors[parameter]
+        centre, width = self.best[parameter], n_sigma * self.errors[parameter]
         low, high = _limits(parameter)
         return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
 
     def delta(self, point: Sequence[float]) -> float:
         """Twice the rise of the conditional minimum above the best fit."""
+        start = self._start(point)
+        if not self._others:
+            return 2.0 * (float(self._nll.value(full=False)) - self._lowest)
+        for _, value, distance in self._newton(start):
+            if distance < _TOLERANCE:
+                return 2.0 * (value - distance - self._lowest)
+        fit = self._fit(start)
+        zfit.param.set_values(self._others, fit, clip=True)
+        return 2.0 * (float(self._nll.value(full=False)) - self._lowest) if fit.converged else float("nan")
+
+    def position(self, point: Sequence[float]) -> dict[zfit.Parameter, float]:
+        """Values of the other parameters at the conditional minimum; not numbers where a fit did not converge."""
+        start = self._start(point)
+        for position, _, distance in self._newton(start):
+            if distance < _PRECISE:
+                return dict(zip(self._others, position, strict=True))
+        fit = self._fit(start)
+        return {one: float(fit.params[one]["value"]) if fit.converged else np.nan for one in self._others}
+
+    def _start(self, point: Sequence[float]) -> np.ndarray:
+        """Fix the parameters; where the others should be by the Hessian of the best fit."""
+        zfit.param.set_values(self._fixed, point)
         moved = np.asarray(point) - [self.best[parameter] for parameter in self._fixed]
         start = np.array([self.best[parameter] for parameter in self._others])
-        if len(start):
-            start = start - np.linalg.solve(self._curvature, self._mixed @ moved)
-        zfit.param.set_values(self._fixed, point)
-        return 2.0 * (self._minimum(start) - self._lowest)
+        return start - np.linalg.solve(self._curvature, self._mixed @ moved) if len(start) else start
 
-    def _minimum(self, start: np.ndarray) -> float:
-        if not self._others:
-            return float(self._nll.value(full=False))
-        for value, distance in self._newton(start):
-            if distance < _TOLERANCE:
-                return value - distance
+    def _fit(self, start: np.ndarray) -> FitResult:
         zfit.param.set_values(self._others, start, clip=True)
-        fit = self._minimizer.minimize(self._nll, self._others)
-        zfit.param.set_values(self._others, fit, clip=True)
-        return float(self._nll.value(full=False)) if fit.converged else float("nan")
+        return self._minimizer.minimize(self._nll, self._others)
 
-    def _newton(self, position: np.ndarray) -> Iterator[tuple[float, float]]:
-        """Value and expected distance to the minimum at every step, as long as the steps stay inside of the limits."""
+    def _newton(self, position: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
+        """Step by step, as long as they stay inside of the limits: where it leads, the value before and its distance."""
         low, high = np.transpose([_limits(parameter) for parameter in self._others])
         for _ in range(_NEWTON_STEPS):
             if not np.all((position >= low) & (position <= high)):  # a step that is not a number is not inside either
@@ -240,8 +326,8 @@ class _ConditionalMinima:
             zfit.param.set_values(self._others, position)
             value, gradient = self._nll.value_gradient(self._others, full=False)
             step = np.linalg.solve(self._curvature, np.asarray(gradient))
-            yield float(value), float(0.5 * np.asarray(gradient) @ step)
             position = position - step
+            yield position, float(value), float(0.5 * np.asarray(gradient) @ step)
 
 
 def _hessian(result: FitResult, parameters: Sequence[zfit.Parameter]) -> np.ndarray:

@@ -61,7 +61,7 @@ class Series:
             result = Series(small, self.order) * result + coefficient
         return result
 
-    def __add__(self, other: Operand) -> Series:
+    def __add__(self, other: Series | tf.Tensor | float) -> Series:
         if not isinstance(other, Series):
             other = Series({self._zero: other}, self.order)
         terms = dict(self.terms)
@@ -69,10 +69,10 @@ class Series:
             terms[exponents] = terms[exponents] + value if exponents in terms else value
         return Series(terms, self.order)
 
-    def __sub__(self, other: Operand) -> Series:
+    def __sub__(self, other: Series | tf.Tensor | float) -> Series:
         return self + (-1.0) * other
 
-    def __mul__(self, other: Operand) -> Series:
+    def __mul__(self, other: Series | tf.Tensor | float) -> Series:
         if not isinstance(other, Series):
             return self.map(lambda value: value * other)
         terms: dict[Exponents, tf.Tensor] = {}
@@ -87,9 +87,6 @@ class Series:
     @property
     def _zero(self) -> Exponents:
         return (0,) * len(next(iter(self.terms)))
-
-
-Operand = Series | tf.Tensor | float
 
 
 def monomials(n_variables: int, order: int) -> list[Exponents]:

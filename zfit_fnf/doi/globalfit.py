@@ -379,7 +379,7 @@ def expected_errors(pdf: zfit.pdf.BasePDF, sample: Sample, params: Sequence[zfit
     """
     kernel, rng = event_kernel(pdf), np.random.default_rng(0)
     rows = rng.permutation(sample.n_events)[: _SCORED * kernel.chunk_size(sample.n_events)]
-    events = Events(kernel, sample.array(pdf.obs, rows), None)
+    events = Events(kernel, sample.array(pdf.obs, rows))
     squares = np.zeros(len(kernel.params))
     for prepared, present in itertools.islice(itertools.cycle(events), _SCORED):
         signs = tf.constant(rng.choice([-1.0, 1.0], size=present.shape)) * present
