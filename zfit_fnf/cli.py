@@ -30,19 +30,25 @@ def main(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for events, results and plots.", show_default=False)],
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer events and shorter trainings: about a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer events and shorter trainings: minutes.")] = False,
+    doi: Annotated[bool, typer.Option("--doi", help="Distort the data, and measure the map that undoes it.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything that is random.", min=0)] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Use a folder that is not empty.")] = False,
 ) -> None:
     """Simulate a toy analysis, train its densities, fit it, and leave tables and plots in a folder."""
     # Imported here, because TensorFlow takes seconds and neither --help nor --version needs it.
-    from . import demo as analysis
+    from . import demo as of_parameters
+    from . import doi_demo as of_map
+    from .doi import EnsembleStopped
     from .optimise import TrainingStopped
 
-    settings = analysis.QUICK if quick else analysis.FULL
     try:
-        table = analysis.run(out, settings, seed=seed, overwrite=overwrite)
-    except (ImportError, OSError, TrainingStopped) as error:
+        if doi:
+            table = of_map.run(out, of_map.QUICK if quick else of_map.FULL, seed=seed, overwrite=overwrite)
+        else:
+            settings = of_parameters.QUICK if quick else of_parameters.FULL
+            table = of_parameters.run(out, settings, seed=seed, overwrite=overwrite)
+    except (ImportError, OSError, TrainingStopped, EnsembleStopped) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"\n{table}\nresults and plots are in {out}")

@@ -7,7 +7,7 @@ known exactly, so is how far the measured map is from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -403,7 +403,7 @@ def draw_distributions(folder: Path, findings: DoIFindings, settings: DoISetting
     """Each observable of interest in bins of x1, with the post-fit model and its uncertainty."""
     events = drawn(findings.cases, settings, seed)
     for name, edges in BINS.items():
-        columns = {**PANELS, name: edges}
+        columns: dict[str, Sequence[float] | np.ndarray] = {**PANELS, name: edges}
         band = findings.cases.evaluate(predicted(findings.cases, events, columns))
         with figure(folder / f"postfit_{name}.png", (12, 5)) as fig:
             axes = fig.subplots(2, len(PANELS["x1"]) - 1, sharex=True, height_ratios=[3, 1])

@@ -276,9 +276,15 @@ def ellipse(
     ax.plot(*outline, color=BLUE, linewidth=1.5, label=r"$1\sigma$")
     ax.plot(*centre, "+", color=INK, markersize=11, markeredgewidth=1.8, linestyle="none", label="best fit")
     for mode, step in enumerate(steps.T):
-        ax.annotate("", centre + step, centre, arrowprops={"arrowstyle": "->", "color": RED, "linewidth": 1.5})
+        end = centre + step
+        ax.annotate(
+            "",
+            (end[0], end[1]),
+            (centre[0], centre[1]),
+            arrowprops={"arrowstyle": "->", "color": RED, "linewidth": 1.5},
+        )
         if np.hypot(*step / np.sqrt(np.sum(steps**2, axis=1))) > 0.1:  # labels of the others would lie on each other
-            ax.annotate(f"{mode + 1}", centre + 1.12 * step, color=RED, ha="center", va="center")
+            ax.annotate(f"{mode + 1}", tuple(centre + 1.12 * step), color=RED, ha="center", va="center")
     _draw_truth(ax, parameters, truth)
     ax.set(xlabel=parameters[0], ylabel=parameters[1])
     ax.margins(0.15)
@@ -368,7 +374,7 @@ def impacts(
     down, up = number.shifts.reshape(-1, 2).T
     statistical = float(number.statistical.reshape(()))
     rows = np.arange(len(up))
-    names = [mode_label(modes, mode) for mode in rows]
+    names = [mode_label(modes, mode) for mode in range(len(up))]
     ax.barh(rows, up, height=0.6, color=RED, alpha=0.75, label=r"$+1\sigma$")
     ax.barh(rows, down, height=0.6, color=BLUE, alpha=0.75, label=r"$-1\sigma$")
     if np.isfinite(statistical):

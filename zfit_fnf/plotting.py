@@ -201,15 +201,15 @@ def impacts(ranking: Impacts, *, ax: Axes | None = None) -> Axes:
     """
     ax = current_axes() if ax is None else ax
     rows = np.arange(len(ranking.table))
-    ax.axvspan(-ranking.error, ranking.error, color=_GREEN, alpha=0.4, linewidth=0, label="total error")
-    ax.axvline(0, color=_INK, linewidth=0.8)
+    ax.axvspan(-ranking.error, ranking.error, color=GREEN, alpha=0.4, linewidth=0, label="total error")
+    ax.axvline(0, color=INK, linewidth=0.8)
     for column, label, color in (("up", r"nuisance at $+1\sigma$", "C3"), ("down", r"nuisance at $-1\sigma$", "C0")):
         ax.barh(rows, ranking.table[column], height=0.6, color=color, alpha=0.7, label=label)
     reach = 1.1 * max(ranking.error, float(ranking.table[["down", "up"]].abs().max(axis=None)))
     ax.set(xlabel=rf"$\Delta$ {ranking.title}", xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
     ax.set_yticks(rows, list(ranking.table.index))
     ax.tick_params(axis="y", length=0)
-    _legend_above(ax)
+    legend_above(ax)
     return ax
 
 
