@@ -67,6 +67,20 @@ def test_performance(in_a_hurry):
     assert names["fast"].report.exact_edm < 1e-3
 
 
+def test_doi():
+    """The profile knows as much as x alone does, together with the constraint."""
+    names = run("docs/doi.md")
+    assert names["fit"].valid
+    found = names["result"].params[names["jes"]]
+    # x has 4000 events, each of which knows the nuisance to 1 / 0.1: an information of 40, and 1 of the constraint. A map
+    # with few weights leaves a little of what y knows.
+    assert found["hesse"]["error"] == pytest.approx(1 / np.sqrt(41), rel=0.1)
+    of_x = 10 * names["x"].mean() * 40 / 41
+    assert abs(found["value"] - of_x) < 0.5 / np.sqrt(41)
+    # y in simulation is where x is: the map has learned what was done to y, up to the statistical errors of both means.
+    assert names["corrected"]["y"].std() == pytest.approx(1.0, abs=5 / np.sqrt(2 * 4000))
+
+
 def test_storage_format(in_a_hurry):
     """A reader written after the specification alone gives the same density as the package."""
     names = run("docs/storage_format.md")

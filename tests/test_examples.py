@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +36,21 @@ def test_quickstart_finds_what_it_simulated(tmp_path):
     assert (tmp_path / "fit.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_map_of_the_toy_comes_closer(tmp_path, monkeypatch):
+    toy = load("doi_toy")
+    in_this_process = functools.partial(toy.zfnf.doi.bootstrap, executor=ThreadPoolExecutor(1))
+    monkeypatch.setattr(toy.zfnf.doi, "bootstrap", in_this_process)
+    result, quality = toy.main(events=5_000, steps=400, members=2, seed=1, out=tmp_path)
+
+    (found,) = result.params.values()
+    # The same error as without y: 0.0093 with 100 000 events of the toy with both nuisances.
+    assert found["hesse"]["error"] == pytest.approx(0.0093 * 20**0.5, rel=0.3)
+    assert abs(found["value"] - toy.TRUTH["shift"]) < 5 * found["hesse"]["error"]
+    assert (quality["with map"] < 0.7 * quality["without map"]).all()
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+
+
 @pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
 def test_momentum_scale_comes_back(tmp_path):
     measurement = load("zmumu_scale").main(ZMUMU, steps=300, seed=1, out=tmp_path)
@@ -43,6 +60,22 @@ def test_momentum_scale_comes_back(tmp_path):
     assert 0.1 < measurement.hesse < 0.5
     assert -measurement.minos[0] == pytest.approx(measurement.hesse, rel=0.5)
     assert (tmp_path / "mass.png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
+def test_calibration_comes_back(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    calibration = load("zmumu_calibration")
+    in_this_process = functools.partial(calibration.zfnf.doi.bootstrap, executor=ThreadPoolExecutor(1))
+    monkeypatch.setattr(calibration.zfnf.doi, "bootstrap", in_this_process)
+    curve = calibration.main(ZMUMU, steps=100, members=2, seed=1, out=tmp_path)
+
+    at_the_peak = curve.iloc[(curve.mass - 92.0).abs().argmin()]
+    # 250 events with a width of 3 GeV know the peak to 0.2 GeV, and so does a density made of 250 others.
+    assert abs(at_the_peak.correction - at_the_peak.exact) < 5 * 0.3
+    assert at_the_peak.correction < -1.0  # 3 % of 92 GeV were put in
+    assert (curve.total >= curve.systematic).all()
+    assert (tmp_path / "calibration.png").stat().st_size > 10_000
 
 
 @pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")

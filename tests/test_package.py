@@ -94,6 +94,8 @@ def test_public_names():
         "accelerate",
         "calculators",
         "datasets",
+        "doi",
+        "doi_plotting",
         "interop",
         "lnN",
         "limits",
@@ -112,7 +114,7 @@ def test_public_names():
         "toys",
         "train",
     }
-    for name in set(zfit_fnf.__all__) - {"calculators", "plotting"}:
+    for name in set(zfit_fnf.__all__) - {"calculators", "doi_plotting", "plotting"}:
         assert getattr(zfit_fnf, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         zfit_fnf.nothing  # noqa: B018

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from . import (
         calculators,
         datasets,
+        doi,
+        doi_plotting,
         interop,
         limits,
         loss,
@@ -59,6 +61,8 @@ __version__ = "0.1.0.dev0"
 __all__ = [  # noqa: RUF022 (modules first)
     "calculators",
     "datasets",
+    "doi",
+    "doi_plotting",
     "interop",
     "limits",
     "loss",

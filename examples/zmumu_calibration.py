@@ -1,0 +1,103 @@
+"""A calibration curve of the dimuon mass from Z -> mu mu events: a distribution of interest in one dimension.
+
+One half of the events plays the simulation, from which p(mass | |eta| of the more forward muon) is learned with its
+response to the momentum resolution. The other half plays the data: its momenta are scaled by a known amount. The map
+that takes the masses of data to those of simulation is the calibration; it is fitted together with the resolution, a
+nuisance, and replicas of the data give its statistical uncertainty. The curve is drawn with the exact one.
+
+    python examples/zmumu_calibration.py uproot-Zmumu.root --out calibration
+
+The file has 500 events (see `zmumu_scale.py`, whose events and density these are): the map gets one small network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import zfit
+import numpy as np
+import pandas as pd
+import typer
+from zmumu_scale import ETA, ETA_RANGE, WINDOW, learn, observables, read_events, split
+
+import zfit_fnf as zfnf
+
+MASSES = np.linspace(82.0, 100.0, 37)  # GeV
+ETA_DRAWN = 1.0
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="ROOT file with the tree `events`.")],
+    steps: Annotated[int, typer.Option(help="Training steps of the density and its responses.")] = 600,
+    members: Annotated[int, typer.Option(help="Replicas of the data.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the plot.")] = Path("calibration"),
+    scale: Annotated[float, typer.Option(help="Injected momentum scale in per cent.")] = 3.0,
+) -> pd.DataFrame:
+    """Learn, inject, measure the calibration curve, print it, and draw it."""
+    template, other = split(read_events(file), seed)
+    data = observables(other, scale=1 + scale / 100)
+    model = build_model(learn(template, steps=steps, seed=seed))
+
+    # Step 1: the map and the resolution together, and again for replicas of the data.
+    schedule = zfnf.Schedule(steps=200, batch_size=128, learning_rate=1e-2, patience=None)
+    fit = zfnf.doi.fit_transfer(
+        model, data, obs=["mass"], cond=[ETA], n_layers=1, hidden=(4,), schedule=schedule, seed=seed, progress=False
+    )
+    fit = zfnf.doi.bootstrap(fit, members, seed=seed, progress=False)
+    # Step 2: how the map follows the resolution; then the likelihood of the resolution alone is a profile.
+    profiled = zfnf.doi.profile(fit, n_checks=0, hidden=(4,), schedule=schedule, seed=seed, progress=False)
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(profiled.loss())
+    result.hesse()
+
+    cases = zfnf.doi.scenarios(profiled, result)
+    curve = calibration(cases, scale)
+    typer.echo(f"{fit}\n\n{result}\n\n{curve.iloc[::6].to_string(index=False, float_format='{:.3f}'.format)}")
+    draw(out, cases, scale)
+    return curve
+
+
+def build_model(deformation: zfnf.Deformation) -> zfnf.pdf.ConditionalProductPDF:
+    """The density of simulation; its own response to the momentum scale is off, since the map does that."""
+    params = {"scale": zfit.Parameter("scale", 0.0, floating=False), "resolution": zfnf.nuisance("resolution")}
+    p_eta = zfit.pdf.Uniform(*ETA_RANGE, obs=zfit.Space(ETA, *ETA_RANGE))  # drops out, as in zmumu_scale.py
+    return zfnf.pdf.ConditionalProductPDF([zfnf.pdf.FNFPDF(deformation, params=params), p_eta], name="Z")
+
+
+def exact(data: pd.DataFrame, scale: float) -> pd.DataFrame:
+    """The calibration that undoes the injected scale."""
+    return data.assign(mass=data.mass / (1 + scale / 100))
+
+
+def calibration(cases: zfnf.doi.Scenarios, scale: float) -> pd.DataFrame:
+    """Correction of the mass in GeV with its uncertainties: a row for each mass."""
+    points = pd.DataFrame({"mass": MASSES, ETA: ETA_DRAWN})
+    band = cases.evaluate(lambda scenario: scenario.to_simulation(points).mass - MASSES)
+    return pd.DataFrame(
+        {
+            "mass": MASSES,
+            "correction": band.value,
+            "statistical": band.statistical,
+            "systematic": band.systematic,
+            "total": band.total,
+            "exact": exact(points, scale).mass - MASSES,
+        }
+    )
+
+
+def draw(out: Path, cases: zfnf.doi.Scenarios, scale: float) -> None:
+    """The calibration curve."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    ax = zfnf.doi_plotting.displacement(
+        cases, {"mass": MASSES}, at={ETA: ETA_DRAWN}, truth=lambda data: exact(data, scale), ax=figure.subplots()
+    )
+    ax.set(xlabel="dimuon mass in data [GeV]", ylabel="correction [GeV]")
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / "calibration.png", dpi=120)
+
+
+if __name__ == "__main__":
+    typer.run(main)
