@@ -420,7 +420,7 @@ def _pushed_to_an_edge(pdf: zfit.pdf.BasePDF, sample: Sample) -> int:
         x = tf.constant(sample.array(pdf.obs, slice(0, CHUNK)))
         moved = part.simulated(x)
         for name, (low, high) in part.ranges.items():
-            if high - low < UNBOUNDED:
+            if name in moved and high - low < UNBOUNDED:
                 y = moved[name]
                 margin = _EDGE * (high - low)
                 pushed += int(np.sum((y < low + margin) | (y > high - margin)))
