@@ -1,8 +1,9 @@
 """A Distribution of Interest: measure the map that undoes a distortion of data, with its uncertainties.
 
-Two processes A and B in four observables. In data, but not in simulation, y is rotated and sheared by an amount that depends on x and
-has another sense in each process. Nothing about that is put in: the map from data to simulation is fitted together with a nuisance, then
-profiled. ``zfit-fnf demo --doi`` does the same with more nuisances, yields and plots.
+Two processes A and B in four observables. In data, but not in simulation, y is rotated and sheared by an amount that
+depends on x and has another sense in each process. Nothing about that is put in: the map from data to simulation is
+fitted together with a nuisance, then profiled. ``zfit-fnf demo --doi`` does the same with more nuisances, yields and
+plots.
 
     python examples/doi_toy.py --out doi
 """

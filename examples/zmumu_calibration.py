@@ -19,7 +19,7 @@ import zfit
 import numpy as np
 import pandas as pd
 import typer
-from zmumu_scale import ETA, ETA_RANGE, WINDOW, learn, observables, read_events, split
+from zmumu_scale import ETA, ETA_RANGE, learn, observables, read_events, split
 
 import zfit_fnf as zfnf
 
