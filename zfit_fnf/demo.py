@@ -29,6 +29,7 @@ from iminuit import Minuit
 from zfit.result import FitResult
 
 from . import __version__, plotting, scans
+from .acceleration import accelerate
 from .datasets import Part, ShiftSqueeze
 from .deformation import Deformation
 from .files import complete
@@ -84,6 +85,7 @@ class DemoSettings:
         profile_points: Points of each profile likelihood.
         contour_points: Points of the contour along each axis.
         n_asimov: Events of each component in an Asimov set.
+        accelerated: Whether the likelihood is accelerated: worth its compilation for many events.
     """
 
     n_simulated: int = 2_000_000
@@ -95,6 +97,7 @@ class DemoSettings:
     profile_points: int = 13
     contour_points: int = 11
     n_asimov: int = 20_000
+    accelerated: bool = True
 
 
 FULL = DemoSettings()
@@ -107,6 +110,7 @@ QUICK = DemoSettings(
     profile_points=9,
     contour_points=9,
     n_asimov=4_000,
+    accelerated=False,
 )
 
 
@@ -269,6 +273,8 @@ def analyse(
 ) -> Findings:
     """Fit the data, with errors, scans and limits."""
     nll = ExtendedUnbinnedNLL(model.pdf, data)
+    if settings.accelerated:
+        nll = accelerate(nll)
     with stage("MIGRAD", f"fitting {data.n_events:,} events: MIGRAD"):
         # Errors by MINOS are measured from the minimum: it has to be known better than by default.
         result = zfit.minimize.Minuit(gradient="zfit", mode=0, tol=1e-4).minimize(nll)

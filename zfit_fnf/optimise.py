@@ -244,20 +244,6 @@ def _rotate(matrix: tf.Tensor, rotations: Sequence[tf.Tensor | None], *, back: b
     return matrix
 
 
-def maximise(
-    name: str,
-    log_prob: LogProb,
-    variables: Sequence[tf.Variable],
-    sources: Sequence[Source],
-    *,
-    schedule: Schedule,
-    seed: int,
-    progress: bool,
-) -> History:
-    """Maximise the mean of ``log_prob`` over the sources; the variables end at the best validated average."""
-    return Maximiser(log_prob, variables, schedule=schedule)(name, sources, seed=seed, progress=progress)
-
-
 class Maximiser:
     """The training loop for one log-density: compiled when first called, and not again for other events.
 

@@ -7,9 +7,11 @@ nothing here is needed to evaluate it.
 
 from __future__ import annotations
 
+import copy
 import itertools
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,9 +21,10 @@ import tensorflow as tf
 
 from .calibration import calibrate
 from .deformation import Deformation, Powers, Response, YieldChange
-from .flows import Flow
+from .flows import AutoregressiveDensity, Density, Flow
 from .history import History
-from .optimise import Batch, Schedule, TrainingStopped, maximise
+from .nets import Model
+from .optimise import Batch, Maximiser, Schedule, TrainingStopped
 from .samples import Sample, Variation, as_sample, check_continuous, check_inside
 
 __all__ = ["History", "Schedule", "TrainingStopped", "fit_deformation", "fit_flow"]
@@ -79,16 +82,9 @@ def fit_flow(
     check_continuous(source.sample, flow.obs)
     flow.standardise(source.sample)
     flow.sum_weights = source.sample.sum_weights
+    loop = _Loop.of(flow.density, flow.density, (), _of_flow, schedule or Schedule())
     try:
-        flow.history = maximise(
-            f"p({', '.join(flow.obs)})",
-            lambda u, c, _: flow.log_density(u, c),
-            flow.trainable_variables,
-            [source],
-            schedule=schedule or Schedule(),
-            seed=seed,
-            progress=progress,
-        )
+        flow.history = loop.train(flow.density, f"p({', '.join(flow.obs)})", [source], seed=seed, progress=progress)
     except TrainingStopped as stopped:
         stopped.model = flow
         raise
@@ -352,14 +348,10 @@ class _Task:
 def _train_response(task: _Task) -> tuple[Response, History]:
     deformation = Deformation(task.flow, [*task.frozen, task.response], windows=task.windows)
     sources = [replace(source, basis=_basis_at(deformation, source.at)) for source in task.sources]
-    history = maximise(
-        " x ".join(task.response.nuisances),
-        deformation.log_density,
-        task.response.trainable_variables,
-        sources,
-        schedule=task.schedule,
-        seed=task.seed,
-        progress=task.progress,
+    shapes = [(response.shape, response.powers) for response in deformation.responses]
+    loop = _Loop.of(deformation, task.flow.density, shapes, _of_deformation, task.schedule)
+    history = loop.train(
+        deformation, " x ".join(task.response.nuisances), sources, seed=task.seed, progress=task.progress
     )
     calibrate(deformation, task.response, sources)
     return task.response, history
@@ -367,6 +359,65 @@ def _train_response(task: _Task) -> tuple[Response, History]:
 
 def _basis_at(deformation: Deformation, at: Mapping[str, float]) -> np.ndarray:
     return deformation.basis(tf.constant(deformation.point(at))).numpy()
+
+
+# --- training loops -----------------------------------------------------------------------------------------------
+
+
+class _Loop:
+    """A training loop of all models of one architecture, which is compiled once.
+
+    It trains a model of its own, which takes over the weights of the model that is to be trained, and gives them back.
+
+    Args:
+        model: The model of its own.
+        parts: From a model to its log-density of minibatches, and to the variables that are trained.
+        schedule: How long and how fast.
+    """
+
+    _THREAD = threading.local()  # two threads must not train one model
+    _MOST = 8
+
+    def __init__(self, model: Model, parts: Callable[[Any], _Parts], schedule: Schedule):
+        self._model, self._parts = model, parts
+        log_prob, self._variables = parts(self._model)
+        self._maximiser = Maximiser(log_prob, self._variables, schedule=schedule)
+
+    @classmethod
+    def of(
+        cls, model: Model, density: Density, shapes: Sequence[Any], parts: Callable[[Any], _Parts], schedule: Schedule
+    ) -> _Loop:
+        """The loop for a model with this density and responses of these shapes; the ones used last are kept."""
+        if not isinstance(density, AutoregressiveDensity):  # what others are made of is not known
+            return cls(model, parts, schedule)
+        kept: dict[tuple[str, Schedule], _Loop] = vars(cls._THREAD).setdefault("loops", {})
+        key = repr((density.config(), shapes)), schedule
+        loop = kept.pop(key, None) or cls(copy.deepcopy(model), parts, schedule)
+        kept[key] = loop
+        while len(kept) > cls._MOST:
+            del kept[next(iter(kept))]
+        return loop
+
+    def train(self, model: Model, name: str, sources: Sequence[_Source], *, seed: int, progress: bool) -> History:
+        """Train a model; see `Maximiser`."""
+        self._model.assign(model.weights_list())
+        try:
+            return self._maximiser(name, sources, seed=seed, progress=progress)
+        finally:
+            for variable, trained in zip(self._parts(model)[1], self._variables, strict=True):
+                variable.assign(trained)
+
+
+_Parts = tuple[Callable[..., tf.Tensor], Sequence[tf.Variable]]
+
+
+def _of_flow(density: Density) -> _Parts:
+    return lambda u, c, _: density.log_density(u, c), density.trainable_variables
+
+
+def _of_deformation(deformation: Deformation) -> _Parts:
+    """The last response is trained."""
+    return deformation.log_density, deformation.responses[-1].trainable_variables
 
 
 # --- where the events come from ----------------------------------------------------------------------------------
