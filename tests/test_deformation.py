@@ -160,6 +160,18 @@ def test_a_point_per_event(deformation, stacked, coordinates):
             np.testing.assert_allclose(together[one], alone, atol=1e-12)
 
 
+def test_what_is_given_can_be_kept_event_by_event():
+    """Also where responses of one shape are evaluated together; distributions of interest draw minibatches of it."""
+    alike = [shaken_response([name], ((1,), (2,)), seed) for seed, name in enumerate(("jes", "jer"))]
+    transform = PolynomialMap(alike, windows=WINDOWS)
+    rng = np.random.default_rng(6)
+    u, c = (tf.constant(rng.normal(size=(20, n)).astype(np.float32)) for n in (2, 1))
+    rows = np.array([3, 17, 5])
+    kept = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), transform.given(c))
+    some = transform.coefficients_given(tf.gather(u, rows), kept)
+    np.testing.assert_allclose(some, tf.gather(transform.coefficients(u, c), rows), rtol=1e-5, atol=1e-6)
+
+
 def test_one_nuisance_at_zero_drops_out(deformation, flow, events):
     alone = Deformation(flow, deformation.responses[:1], windows={"jes": WINDOWS["jes"]})
     np.testing.assert_allclose(

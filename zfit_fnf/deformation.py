@@ -131,16 +131,23 @@ class _Together:
         self._networks = [StackedMLP(networks) for networks in zip(*(r.networks for r in responses), strict=True)]
 
     def given(self, c: tf.Tensor, layer: int = 0) -> Any:
-        return self._networks[layer].given(c)
+        # Events along the first axis, as for a single response: some keep it for every event.
+        return tf.nest.map_structure(_swapped, self._networks[layer].given(c))
 
     def coefficients(self, u: tf.Tensor, given: Any, layer: int = 0) -> tf.Tensor:
-        return _by_event(_outputs(self._networks[layer], u, given, layer), self._n_powers)
+        by_network = tf.nest.map_structure(_swapped, given)
+        return _by_event(_outputs(self._networks[layer], u, by_network, layer), self._n_powers)
 
 
 def _outputs(network: MaskedMLP, u: tf.Tensor, given: Any, layer: int) -> tf.Tensor:
     """What a network says of each coordinate, ``(..., n, d, p)``; every second layer sees them in reversed order."""
     order = slice(None, None, -1 if layer % 2 else 1)
     return network.complete(u[:, order], given)[..., order, :]
+
+
+def _swapped(tensor: tf.Tensor) -> tf.Tensor:
+    """The first two axes swapped."""
+    return tf.transpose(tensor, (1, 0, *range(2, tensor.shape.rank)))
 
 
 def _by_event(outputs: tf.Tensor, n_powers: int) -> tf.Tensor:
