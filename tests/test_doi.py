@@ -1,0 +1,343 @@
+"""Distributions of Interest: fits of maps, their profile, ensembles and uncertainties, with small networks.
+
+Trainings are a few steps long. What is tested here holds for any map, also for one that is not the best.
+"""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+
+import zfit
+import numpy as np
+import pandas as pd
+import pytest
+import test_stored_fits as stored
+from scipy import integrate, stats
+from test_stored_fits import FLOWS, SHORT, model
+
+from zfit_fnf.doi import (
+    EnsembleStopped,
+    Uncertainty,
+    bootstrap,
+    ensemble,
+    fit_transfer,
+    predicted,
+    profile,
+    scenarios,
+    unfolded,
+)
+from zfit_fnf.doi.amortised import Check
+from zfit_fnf.doi.ensemble import rebased_loss
+from zfit_fnf.doi.uncertainty import Modes
+from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
+from zfit_fnf.samples import Sample, as_sample
+
+data, fitted, profiled = stored.data, stored.fitted, stored.profiled  # fixtures
+SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
+
+
+class Here(Executor):
+    """Runs everything at once, in this process; can fail at one of the calls."""
+
+    def __init__(self, fails_at: int | None = None):
+        self.calls, self._fails_at = 0, fails_at
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        self.calls += 1
+        if self.calls == self._fails_at:
+            future.set_exception(RuntimeError("out of memory"))
+        else:
+            future.set_result(function(*args, **kwargs))
+        return future
+
+
+def at(loss, value):
+    """Value of a loss of one nuisance."""
+    with zfit.param.set_values(list(loss.get_params()), [value]):
+        return float(loss.value(full=False))
+
+
+# --- densities and likelihoods -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["fitted", "profiled"])
+def test_density_of_data_is_normalised(which, request):
+    """Integrated over ``y`` it is the density of ``x``, which the map does not move."""
+    pdf = request.getfixturevalue(which).pdf
+    y = np.linspace(-30, 30, 6001)
+    for x in (-1.0, 0.4):
+        density = pdf.pdf(pd.DataFrame({"y": y, "x": x})[list(pdf.obs)].to_numpy()).numpy()
+        expected = np.exp(FLOWS[1].log_prob({"x": [x]}))[0]
+        # Trapezoids of a hundredth of a width, tails of logistics at thirty widths.
+        assert integrate.trapezoid(density, y) == pytest.approx(expected, rel=1e-5)
+
+
+def test_likelihood_has_the_constraint_once(profiled, data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        nll = profiled.loss()
+    events = data[list(profiled.pdf.obs)].to_numpy()
+    for value in (0.0, 0.4):
+        with zfit.param.set_values(list(profiled.parameters.values()), [value]):
+            direct = -float(np.sum(profiled.pdf.log_pdf(events)))
+        assert at(nll, value) == pytest.approx(direct + 0.5 * value**2, rel=1e-12)
+
+
+def test_gradient_follows_the_map(profiled):
+    """The profile moves with the nuisance through the density and through the map."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        nll = profiled.loss()
+    (jes,) = nll.get_params()
+    with zfit.param.set_values([jes], [0.2]):
+        gradient = float(nll.gradient([jes])[0])
+    numerical = (at(nll, 0.2 + 1e-5) - at(nll, 0.2 - 1e-5)) / 2e-5
+    assert gradient == pytest.approx(numerical, rel=1e-5, abs=1e-4)
+
+
+def test_samples_have_the_density(fitted):
+    """The probability integral transform of ``y`` given ``x`` is uniform."""
+    zfit.settings.set_seed(3)
+    events = fitted.pdf.sample(300).value().numpy()
+    y_column = list(fitted.pdf.obs).index("y")
+    grid = np.linspace(-30, 30, 3001)
+    transformed = []
+    for event in events:
+        rows = np.tile(event, (len(grid), 1))
+        rows[:, y_column] = grid
+        cumulative = integrate.cumulative_trapezoid(fitted.pdf.pdf(rows).numpy(), grid, initial=0)
+        transformed.append(np.interp(event[y_column], grid, cumulative / cumulative[-1]))
+    assert stats.kstest(transformed, "uniform").pvalue > 1e-4
+
+
+# --- steps 1 and 2 -----------------------------------------------------------------------------------------------------
+
+
+def test_map_lowers_the_likelihood_of_distorted_data(data):
+    """A shift that simulation does not have is found by the map, not by the nuisance."""
+    distorted = data.assign(y=data["y"] + 0.7)
+    schedule = replace(SHORT, steps=300, batch_size=200, warmup=10, learning_rate=0.01)
+    fit = fit_transfer(model(), distorted, **{**SMALL, "schedule": schedule}, seed=2)
+    moved = fit.transfer.to_simulation(distorted)
+    assert np.mean(moved["y"] - distorted["y"]) == pytest.approx(-0.7, abs=0.25)  # 400 events, wide by about one
+    zfit.param.set_values(list(fit.parameters.values()), list(fit.values.values()))
+    assert fit.nll == pytest.approx(float(fit.loss().value(full=False)), abs=1e-6)
+    assert float(np.linalg.norm(fit.loss().gradient(list(fit.parameters.values())))) < 0.5
+    assert "no members: no statistical band" in str(fit)
+
+
+def test_short_training_of_step_two_is_not_valid(profiled):
+    """The check refits the map at another value of the nuisance, and a map that does not follow fails it."""
+    assert not profiled.valid
+    assert any("train longer or with larger networks" in problem for problem in profiled.problems)
+    assert "NOT VALID" in str(profiled)
+    with pytest.warns(UserWarning, match="this profile likelihood is not valid"):
+        profiled.loss()
+
+
+def test_tolerance_of_a_check():
+    assert Check({"jes": 1.0}, amortised=4.6, refitted=4.5).passed
+    assert not Check({"jes": 1.0}, amortised=6.0, refitted=4.5).passed
+    assert not Check({"jes": 1.0}, amortised=4.5, refitted=6.5).passed
+
+
+# --- the ensemble ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def combined(profiled):
+    return ensemble(profiled, progress=False)
+
+
+def test_rebased_average(combined, profiled):
+    """Each member counts with its likelihood relative to its own maximum."""
+    nll = combined.nll
+    for value in (-0.3, 0.2):
+        members = []
+        for index in range(2):
+            with nll.only(index):
+                # The average of one is its own likelihood above its own minimum.
+                members.append(at(nll, value))
+        assert at(nll, value) == pytest.approx(-np.log(np.mean(np.exp(-np.array(members)))), abs=1e-8)
+    minimum = list(combined.values.values())
+    with zfit.param.set_values(list(profiled.parameters.values()), minimum):
+        shares = nll.shares()
+    assert shares.sum() == pytest.approx(1.0)
+    assert combined.k_eff == pytest.approx(1 / np.sum(shares**2), rel=1e-6)
+    assert 1.0 <= combined.k_eff <= 2.0
+    assert combined.spread["jes"] == pytest.approx(np.std(combined.minima["jes"], ddof=1))
+
+
+def test_members_are_rebased_to_their_minima(combined, profiled):
+    nll = combined.nll
+    for index, row in combined.minima.iterrows():
+        with nll.only(index):
+            assert at(nll, row["jes"]) == pytest.approx(0.0, abs=1e-6)
+            assert at(nll, row["jes"] + 0.05) > 0 < at(nll, row["jes"] - 0.05)
+    fresh = rebased_loss(profiled)
+    assert not np.any(fresh.lowest)
+
+
+def test_derivatives_of_the_rebased_average(combined):
+    nll, step = combined.nll, 1e-4
+    (jes,) = nll.get_params()
+    with zfit.param.set_values([jes], [0.1]):
+        gradient, hessian = float(nll.gradient([jes])[0]), float(nll.hessian([jes])[0, 0])
+    values = [at(nll, 0.1 + shift) for shift in (-step, 0.0, step)]
+    assert gradient == pytest.approx((values[2] - values[0]) / (2 * step), rel=1e-4, abs=1e-4)
+    assert hessian == pytest.approx((values[2] - 2 * values[1] + values[0]) / step**2, rel=1e-2)
+    assert combined.errors["jes"] > 0
+
+
+def test_ensembles_of_one_have_no_spread(profiled):
+    alone = replace(profiled, fit=replace(profiled.fit, members=profiled.fit.members[:1]))
+    with pytest.raises(ValueError, match="an ensemble of 1 has no spread: make members first"):
+        ensemble(alone)
+
+
+def test_interrupted_ensembles_are_continued(fitted, tmp_path):
+    fit = replace(fitted, members=())
+    with pytest.raises(EnsembleStopped, match=r"stopped with 1 of 2 members .*out of memory") as caught:
+        bootstrap(fit, 2, executor=Here(fails_at=2), folder=tmp_path, progress=False)
+    assert len(caught.value.fit.members) == 1
+    again = Here()
+    done = bootstrap(fit, 2, executor=again, folder=tmp_path, progress=False)
+    assert again.calls == 1  # the other one was in the folder
+    first, second = done.members
+    assert first.values == caught.value.fit.members[0].values
+    assert first.values != second.values
+    other = replace(fit, data=as_sample(fit.data, fit.data.columns, weights=np.full(fit.data.n_events, 2.0)))
+    with pytest.raises(ValueError, match="is a member of another fit"):
+        bootstrap(other, 2, executor=Here(), folder=tmp_path, progress=False)
+
+
+# --- uncertainties -----------------------------------------------------------------------------------------------------
+
+
+def test_uncertainties_add_up():
+    """Of a linear function of parameters and members, they are those of error propagation."""
+    rng = np.random.default_rng(1)
+    slopes, members = rng.normal(size=(2, 3)), rng.normal(size=(50, 3))
+    shifts = np.stack([-slopes, slopes], axis=1)
+    band = Uncertainty(np.zeros(3), members, shifts)
+    np.testing.assert_allclose(band.systematic, np.sqrt(np.sum(slopes**2, axis=0)))
+    np.testing.assert_allclose(band.statistical, np.std(members, axis=0, ddof=1))
+    expected = slopes.T @ slopes + np.cov(members.T)
+    np.testing.assert_allclose(band.covariance(), expected)
+    np.testing.assert_allclose(band.total**2, np.diag(expected))
+    alone = Uncertainty(np.zeros(3), members[:1], shifts)
+    assert np.isnan(alone.statistical).all()
+    np.testing.assert_allclose(alone.total, alone.systematic)
+
+
+class Fitted:
+    """A fit with a known covariance."""
+
+    def __init__(self, covariance):
+        self._covariance = np.asarray(covariance)
+        params = [zfit.Parameter(name, 0.0) for name in ("a", "b")]
+        self.params = {parameter: {"value": value} for parameter, value in zip(params, (0.5, -1.0), strict=True)}
+
+    def covariance(self, params):
+        assert [parameter.name for parameter in params] == ["a", "b"]
+        return self._covariance
+
+
+def test_modes_make_up_the_covariance():
+    covariance = np.array([[0.04, 0.01], [0.01, 0.09]])
+    modes = Modes.of(Fitted(covariance))
+    scaled = modes.directions * modes.deviations
+    np.testing.assert_allclose(scaled @ scaled.T, covariance, atol=1e-12)
+    assert modes.deviations[0] > modes.deviations[1]
+    up = modes.moved(0, 1.0)
+    np.testing.assert_allclose([up["a"] - 0.5, up["b"] + 1.0], scaled[:, 0])
+    with pytest.raises(ValueError, match="not positive definite"):
+        Modes.of(Fitted([[1.0, 2.0], [2.0, 1.0]]))
+
+
+@pytest.fixture(scope="module")
+def cases(profiled):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        nll = profiled.loss()
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+    return scenarios(profiled, result)
+
+
+def test_scenarios_move_with_the_parameters(cases, data):
+    """A mode moves the map by what the amortised map says, and each member has its own."""
+    band = cases.evaluate(lambda scenario: scenario.to_simulation(data)["y"])
+    assert band.members.shape == (2, len(data))
+    assert band.shifts.shape == (1, 2, len(data))
+    assert np.all(band.statistical > 0)
+    assert cases.moved[0][1].values["jes"] - cases.best.values["jes"] == pytest.approx(cases.modes.deviations[0])
+    back = cases.best.to_data(cases.best.to_simulation(data))
+    np.testing.assert_allclose(back["y"], data["y"], atol=1e-7)
+
+
+def test_unfolded_events_are_all_there(cases, data):
+    edges = [-100.0, 0.0, 100.0]
+    result = cases.evaluate(unfolded(data, {"y": edges}))
+    assert result.value.sum() == pytest.approx(len(data))
+    moved = cases.best.to_simulation(data)["y"]
+    np.testing.assert_allclose(result.value, np.histogram(moved, edges)[0])
+    # What leaves one of two bins enters the other.
+    covariance = result.covariance()
+    np.testing.assert_allclose(covariance, covariance[0, 0] * np.array([[1, -1], [-1, 1]]), atol=1e-9)
+
+
+def test_predictions_reweight_the_model(cases):
+    zfit.settings.set_seed(4)
+    pdf = cases.best.pdf
+    with zfit.param.set_values(list(cases.best.parameters.values()), list(cases.best.values.values())):
+        events = pdf.sample(2000).value().numpy()
+    sample = Sample(dict(zip(pdf.obs, events.T, strict=True)), None, "events")
+    band = cases.evaluate(predicted(cases, sample, {"y": [-100.0, 0.0, 100.0]}))
+    np.testing.assert_allclose(band.value, np.histogram(sample.columns["y"], [-100.0, 0.0, 100.0])[0])
+    # The total does not change, but for what the weights of 2000 events fluctuate: they differ from one by per cent.
+    assert abs(band.shifts.sum(axis=-1)).max() < 0.02 * 2000
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_observables_that_the_model_does_not_have(data):
+    with pytest.raises(ValueError, match=r"obs= names \['z'\], but .* describes"):
+        fit_transfer(model(), data, **{**SMALL, "obs": ["z"]})
+    with pytest.raises(ValueError, match=r"cond= names \['z'\]"):
+        fit_transfer(model(), data, **{**SMALL, "cond": ["z"]})
+
+
+def test_processes_need_names(data):
+    parts = [ConditionalProductPDF([FlowPDF(FLOWS[0]), FlowPDF(FLOWS[1])], name="same") for _ in range(2)]
+    with pytest.raises(ValueError, match=r"give each process its own name=, or use shared=True"):
+        fit_transfer(SumPDF(parts, fracs=[0.5]), data, **SMALL)
+
+
+def test_few_events_for_many_weights(data):
+    with pytest.warns(UserWarning, match=r"50 effective events are few for a map with \d+ weights \(ratio"):
+        fit_transfer(model(), data[:50], **{**SMALL, "hidden": (16, 16)}, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ({"jes": 10.0}, "its deformation was trained between -3 and 3 only: choose a narrower window"),
+        ({"mu": 1.0}, "needs a positive half width for each of"),
+        ({"jes": -1.0}, "needs a positive half width for each of"),
+    ],
+)
+def test_bad_windows(fitted, window, message):
+    with pytest.raises(ValueError, match=message):
+        profile(fitted, window=window, hidden=(4,), schedule=SHORT, progress=False)
+
+
+def test_fits_without_a_covariance_need_a_window(fitted):
+    lost = replace(fitted, covariance=np.full_like(fitted.covariance, np.nan), problems=("the Hessian is not",))
+    with pytest.raises(ValueError, match=r"no covariance to choose a window from: give window="):
+        profile(lost, hidden=(4,), schedule=SHORT, progress=False)
+    assert not lost.valid
+    assert "NOT VALID: the Hessian is not" in str(lost)
