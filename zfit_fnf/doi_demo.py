@@ -228,9 +228,8 @@ def scan_both(
 
 def drawn(cases: Scenarios, settings: DoISettings, seed: int) -> Sample:
     """Weighted events of the model of data at the best fit."""
-    parts = component_samples(
-        cases.best.pdf, params=cases.best.values, n_events=settings.base.n_drawn, seed=seed
-    ).values()
+    best = {cases.best.parameters[name]: value for name, value in cases.best.values.items()}
+    parts = component_samples(cases.best.pdf, params=best, n_events=settings.base.n_drawn, seed=seed).values()
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in TOY.x + TOY.y}
     return Sample(columns, np.concatenate([part.weights for part in parts]))
 

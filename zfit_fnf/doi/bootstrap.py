@@ -186,7 +186,7 @@ def _fingerprint(fit: TransferFit) -> str:
     problem, digest = fit.problem, hashlib.sha256()
     start = {parameter.name: value for parameter, value in problem.start.items()}
     settings: Any = [problem.transfer.config(), asdict(problem.schedule), problem.penalty, start]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
+    digest.update(json.dumps(settings, sort_keys=True, default=dict).encode())  # TensorFlow wraps dicts
     arrays = [*fit.data.columns.values(), *([] if fit.data.weights is None else [fit.data.weights])]
     for part in components(problem.model):
         if isinstance(part, LearnedPDF):
