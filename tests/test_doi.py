@@ -200,8 +200,11 @@ def test_ensembles_of_one_have_no_spread(profiled):
 
 def test_interrupted_ensembles_are_continued(fitted, tmp_path):
     fit = replace(fitted, members=())
+    with pytest.raises(RuntimeError, match="out of memory"):  # nothing to keep
+        bootstrap(fit, 1, executor=Here(fails_at=1), folder=tmp_path, progress=False)
+    bootstrap(fit, 1, executor=Here(), folder=tmp_path, progress=False)
     with pytest.raises(EnsembleStopped, match=r"stopped with 1 of 2 members .*out of memory") as caught:
-        bootstrap(fit, 2, executor=Here(fails_at=2), folder=tmp_path, progress=False)
+        bootstrap(fit, 2, executor=Here(fails_at=1), folder=tmp_path, progress=False)
     assert len(caught.value.fit.members) == 1
     again = Here()
     done = bootstrap(fit, 2, executor=again, folder=tmp_path, progress=False)

@@ -77,7 +77,7 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         }
         self._profiled = transfer if isinstance(transfer, ProfiledTransfer) else None
         self._transfer = transfer.transfer if isinstance(transfer, ProfiledTransfer) else transfer
-        self._pdf, self._process = pdf, process
+        self._simulation, self._process = pdf, process
         _check(pdf, self._transfer, process, name)
         follows = self._profiled.parameters if self._profiled else ()
         if set(params or {}) != set(follows):
@@ -101,7 +101,7 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
     @property
     def compilable(self) -> bool:
         """Whether XLA may compile the density."""
-        return is_compilable(self._pdf)
+        return is_compilable(self._simulation)
 
     # --- in two steps: what does not depend on the map, and the rest ------------------------------------------------
 
@@ -176,8 +176,10 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         """Simulated events, taken to data."""
         given = dict(zip(self.cond, tf.unstack(context, num=len(self.cond), axis=1), strict=True))
-        simulated = self._pdf._draw(context) if self.cond else self._pdf.sample(n=tf.shape(context)[0]).value()
-        columns = given | dict(zip(outputs(self._pdf), tf.unstack(simulated, axis=1), strict=True))
+        simulated = (
+            self._simulation._draw(context) if self.cond else self._simulation.sample(n=tf.shape(context)[0]).value()
+        )
+        columns = given | dict(zip(outputs(self._simulation), tf.unstack(simulated, axis=1), strict=True))
         y, x = (_stacked(columns, names, simulated) for names in (self._transfer.obs, self._transfer.cond))
         u, c, _ = self._transfer.encode(y, x)
         networks_see = self._transfer.context(c, self._process)
