@@ -101,9 +101,9 @@ def test_gradient_follows_the_map(profiled):
 def test_samples_have_the_density(fitted):
     """The probability integral transform of ``y`` given ``x`` is uniform."""
     zfit.settings.set_seed(3)
-    events = fitted.pdf.sample(300).value().numpy()
+    events = fitted.pdf.sample(120).value().numpy()
     y_column = list(fitted.pdf.obs).index("y")
-    grid = np.linspace(-30, 30, 3001)
+    grid = np.linspace(-20, 20, 801)
     transformed = []
     for event in events:
         rows = np.tile(event, (len(grid), 1))
