@@ -30,6 +30,7 @@ TINY = demo.DemoSettings(
     profile_points=5,
     contour_points=5,
     n_asimov=500,
+    accelerated=False,
 )
 PLOTS = {
     *(f"training_{process}" for process in "AB"),

@@ -450,6 +450,7 @@ _ZERO = tf.UnconnectedGradients.ZERO
 
 
 def kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
+    """What is made once for an object, and lives as long as it does."""
     attribute = _KERNEL.format(kind)
     if attribute not in vars(owner):
         with outside_of_graphs():
@@ -512,6 +513,7 @@ def select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
 
 
 def vector(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Scalars as a vector, also if there are none."""
     return tf.stack(values) if values else tf.zeros((0,), tf.float64)
 
 
