@@ -438,8 +438,6 @@ def _new_transfer(
     seed: int,
 ) -> Transfer:
     described = outputs(model)
-    if not floating(model):
-        raise ValueError(f"{model.name!r} has no floating parameter, and there is nothing to fit together with the map")
     if unknown := [name for name in obs if name not in described]:
         raise ValueError(f"obs= names {unknown}, but {model.name!r} describes {list(described)}")
     if unknown := [name for name in cond if name not in model.obs]:
@@ -449,6 +447,8 @@ def _new_transfer(
         raise ValueError(
             f"the components of {model.name!r} are called {names}: give each process its own name=, or use shared=True"
         )
+    if not floating(model):
+        raise ValueError(f"{model.name!r} has no floating parameter, and there is nothing to fit together with the map")
     limits = {name: limits for name, limits in space_ranges(model.norm).items() if name in obs}
     ranges = {
         name: (low if low > -UNBOUNDED else -np.inf, high if high < UNBOUNDED else np.inf)
