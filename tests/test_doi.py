@@ -17,7 +17,9 @@ import test_stored_fits as stored
 from scipy import integrate, stats
 from test_stored_fits import FLOWS, SHORT, model
 
+from zfit_fnf import Flow
 from zfit_fnf.doi import (
+    DoIPDF,
     EnsembleStopped,
     Uncertainty,
     bootstrap,
@@ -33,6 +35,7 @@ from zfit_fnf.doi.ensemble import rebased_loss
 from zfit_fnf.doi.uncertainty import Modes
 from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.samples import Sample, as_sample
+from zfit_fnf.transfer import ProfiledTransfer, Transfer
 
 data, fitted, profiled = stored.data, stored.fitted, stored.profiled  # fixtures
 SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
@@ -101,15 +104,16 @@ def test_gradient_follows_the_map(profiled):
 def test_samples_have_the_density(fitted):
     """The probability integral transform of ``y`` given ``x`` is uniform."""
     zfit.settings.set_seed(3)
-    events = fitted.pdf.sample(120).value().numpy()
+    events = fitted.pdf.sample(300).value().numpy()
     y_column = list(fitted.pdf.obs).index("y")
-    grid = np.linspace(-20, 20, 801)
-    transformed = []
-    for event in events:
-        rows = np.tile(event, (len(grid), 1))
-        rows[:, y_column] = grid
-        cumulative = integrate.cumulative_trapezoid(fitted.pdf.pdf(rows).numpy(), grid, initial=0)
-        transformed.append(np.interp(event[y_column], grid, cumulative / cumulative[-1]))
+    grid = np.linspace(-15, 15, 301)
+    rows = np.repeat(events, len(grid), axis=0)
+    rows[:, y_column] = np.tile(grid, len(events))
+    densities = fitted.pdf.pdf(rows).numpy().reshape(len(events), -1)
+    cumulative = integrate.cumulative_trapezoid(densities, grid, initial=0)
+    transformed = [
+        np.interp(event[y_column], grid, row / row[-1]) for event, row in zip(events, cumulative, strict=True)
+    ]
     assert stats.kstest(transformed, "uniform").pvalue > 1e-4
 
 
@@ -344,3 +348,35 @@ def test_fits_without_a_covariance_need_a_window(fitted):
         profile(lost, hidden=(4,), schedule=SHORT, progress=False)
     assert not lost.valid
     assert "NOT VALID: the Hessian is not" in str(lost)
+
+
+def test_maps_that_do_not_belong_to_a_density():
+    density = FlowPDF(FLOWS[0], name="density")
+    apart = Transfer(["y"], ["x"], processes=["A", "B"])
+    follows = ProfiledTransfer(Transfer(["y"], ["x"]), None, centre={"jes": 0.0}, axes=np.eye(1))
+    for arguments, message in (
+        ((density, Transfer(["z"])), r"'density' describes \['y'\]; the transfer of 'DoIPDF' moves \['z'\]"),
+        ((density, Transfer(["y"], ["z"])), r"the transfer of 'DoIPDF' depends on \['z'\]"),
+        ((density, Transfer(["y"], ranges={"y": (0.0, 1.0)})), "the ranges have to be the same"),
+        ((density, apart), r"process= of 'DoIPDF' must be one of \['A', 'B'\], got None"),
+        ((density, apart, "C"), r"process= of 'DoIPDF' must be one of \['A', 'B'\], got 'C'"),
+        ((density, follows), r"params= of 'DoIPDF' names \[\], but the transfer follows \['jes'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DoIPDF(*arguments)
+
+
+def test_maps_that_leave_the_physical_range():
+    """Events that only the edge of the range stops make a fit invalid."""
+    n_events = zfit.Parameter("n_events", 200.0, 0.0, 1000.0)
+    density = FlowPDF(Flow(["y"], ranges={"y": (0.0, 1.0)}, n_components=2), extended=n_events)
+    y = np.random.default_rng(1).uniform(0.1, 0.9, 200)
+    y[:20] = 1.0 - 1e-9
+    fit = fit_transfer(density, {"y": y}, **{**SMALL, "cond": []})
+    assert not fit.valid
+    assert any("events to an edge of the range of the observables" in problem for problem in fit.problems)
+
+
+def test_models_without_parameters(data):
+    with pytest.raises(ValueError, match="'nothing floats' has no floating parameter"):
+        fit_transfer(FlowPDF(FLOWS[1], name="nothing floats"), data, **{**SMALL, "obs": ["x"], "cond": []})

@@ -158,8 +158,8 @@ def fit_transfer(
         The fit. Print it, look at ``valid``, and go on with `profile`.
 
     Raises:
-        ValueError: If the model does not describe the observables of the map, processes have no names of their own, or
-            the data are bad.
+        ValueError: If the model has no floating parameter or does not describe the observables of the map, processes
+            have no names of their own, or the data are bad.
         TrainingStopped: If the training diverges or is interrupted.
 
     Example:
@@ -438,6 +438,8 @@ def _new_transfer(
     seed: int,
 ) -> Transfer:
     described = outputs(model)
+    if not floating(model):
+        raise ValueError(f"{model.name!r} has no floating parameter, and there is nothing to fit together with the map")
     if unknown := [name for name in obs if name not in described]:
         raise ValueError(f"obs= names {unknown}, but {model.name!r} describes {list(described)}")
     if unknown := [name for name in cond if name not in model.obs]:

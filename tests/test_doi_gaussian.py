@@ -1,0 +1,194 @@
+"""Distributions of interest where all is Gaussian, so that likelihoods with and without a map are known in closed form.
+
+A nuisance moves ``x`` and ``y``, which have unit widths, by one width for each standard deviation, and a map takes ``y`` to
+where it likes. With the map fixed both measure the nuisance; the profile likelihood is that of ``x`` alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import zfit
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize
+
+import zfit_fnf as zfnf
+from zfit_fnf.doi import ensemble, fit_transfer, profile
+from zfit_fnf.doi.amortised import ProfileProblem
+from zfit_fnf.doi.globalfit import Member
+from zfit_fnf.limits import upper_limit
+from zfit_fnf.optimise import Schedule
+from zfit_fnf.param import modified_yield
+from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF, SumPDF
+from zfit_fnf.transfer import Transfer
+
+N = 2000
+SCHEDULE = Schedule(steps=300, batch_size=200, learning_rate=0.01, warmup=10, rotate_every=0, patience=None)
+NETWORKS = {"hidden": (4,), "schedule": SCHEDULE, "seed": 1, "progress": False}
+
+
+def gauss(name, centre, width=1.0, **options):
+    space = zfit.Space(name, -UNBOUNDED, UNBOUNDED)
+    return zfit.pdf.Gauss(mu=centre, sigma=width, obs=space, name=name, **options)
+
+
+def model():
+    jes = zfnf.nuisance("jes")
+    return ConditionalProductPDF([gauss("y", jes), gauss("x", jes)])
+
+
+@pytest.fixture(scope="module")
+def data():
+    """In data, but not in simulation, ``y`` is half a width higher."""
+    rng = np.random.default_rng(5)
+    return pd.DataFrame({"y": rng.normal(0.5, 1.0, N), "x": rng.normal(size=N)})
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    return fit_transfer(model(), data, obs=["y"], n_layers=1, **NETWORKS)
+
+
+@pytest.fixture(scope="module")
+def profiled(fitted):
+    return profile(fitted, n_checks=1, **NETWORKS)
+
+
+@pytest.fixture(scope="module")
+def stuck(fitted):
+    """A profile whose map does not follow the nuisance, because it was not trained."""
+    problem = ProfileProblem(fitted, hidden=(4,), schedule=SCHEDULE)
+    problem._amortise = lambda *args, **kwargs: fitted.history
+    return problem.solve(fitted, window=None, n_checks=1, seed=1, progress=False)
+
+
+def test_global_fit(fitted, data):
+    assert fitted.valid
+    moved = fitted.transfer.to_simulation(data)
+    # As the map may go anywhere, the mean of y in simulation is where the nuisance has it.
+    assert moved["y"].mean() == pytest.approx(fitted.values["jes"], abs=0.02)
+    assert moved["y"].std() == pytest.approx(1.0, abs=0.03)
+    # Two Gaussians of N events each and the constraint; the Hessian of Gaussians in their mean is exact.
+    assert fitted.errors["jes"] == pytest.approx(1.0 / np.sqrt(2 * N + 1), rel=1e-3)
+
+
+def test_profile_is_the_likelihood_of_x(profiled, data):
+    assert profiled.valid, profiled
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0, tol=1e-4).minimize(profiled.loss())
+    error = result.hesse(method="hesse_np", name="hesse")[profiled.parameters["jes"]]["error"]
+    assert error == pytest.approx(1.0 / np.sqrt(N + 1), rel=0.03)
+    assert result.params["jes"]["value"] == pytest.approx(data["x"].sum() / (N + 1), abs=0.2 * error)
+
+
+def test_map_that_does_not_follow_is_found_out(stuck, data):
+    (check,) = stuck.checks
+    shift, centre = check.shift["jes"], stuck.fit.values["jes"]
+    assert check.amortised == pytest.approx(0.5 * (2 * N + 1) * shift**2, rel=0.03)
+    expected = of_x(data, centre + shift) - of_x(data, centre)
+    # Two trainings with minibatches: each misses the maximum in the two parameters of the map by a part of 1/2 each.
+    assert check.refitted == pytest.approx(expected, abs=0.7)
+    assert check.difference > 3.0
+    assert not check.passed
+    assert not stuck.valid
+    assert "train longer or with larger networks" in str(stuck)
+
+
+def test_narrow_windows(fitted):
+    """A profile likelihood that is known for half a standard error only is of no use."""
+    problem = ProfileProblem(fitted, hidden=(4,), schedule=SCHEDULE)
+    problem._amortise = lambda *args, **kwargs: fitted.history
+    half = 0.5 * fitted.errors["jes"]
+    narrow = problem.solve(fitted, window={"jes": half}, n_checks=0, seed=1, progress=False)
+    assert narrow.problems == ("the window reaches 0.5 standard errors of the profile likelihood only",)
+
+
+# --- the ensemble ------------------------------------------------------------------------------------------------------
+
+
+SHIFTS = (-0.03, 0.0, 0.05)
+
+
+@pytest.fixture(scope="module")
+def members(stuck, data):
+    """Members whose maps shift ``y`` by known amounts, and do not follow the nuisance."""
+    fit, members = stuck.fit, []
+    for index, shift in enumerate(SHIFTS):
+        transfer = Transfer(**fit.transfer.config())
+        transfer.standardise(zfnf.samples.as_sample(data, ["y"]))
+        transfer.trainable_variables[0].assign([0.0, shift / data["y"].std(ddof=0)])  # log-scale and shift
+        members.append(Member((0, index), transfer.weights_list(), fit.values))
+    return replace(stuck, fit=replace(fit, members=tuple(members)))
+
+
+def test_rebased_average_of_parabolas(members, data):
+    """Members are parabolas of one width around the mean of ``x`` and of their ``y``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        combined = ensemble(members, progress=False)
+    minima = np.array([(data["x"] + data["y"] + shift).sum() for shift in SHIFTS]) / (2 * N + 1)
+    error = 1.0 / np.sqrt(2 * N + 1)
+
+    def shares(jes):
+        likelihoods = np.exp(-0.5 * ((jes - minima) / error) ** 2)
+        return likelihoods / len(minima)
+
+    # An estimated distance to the minimum of 1e-4 in the likelihood, at which fits stop, is 1.4 % of the error.
+    np.testing.assert_allclose(combined.minima["jes"], minima, rtol=0, atol=0.02 * error)
+    (jes,) = combined.nll.get_params()
+    for value in (minima[0] - 2 * error, minima.mean(), minima[2] + 4 * error):
+        with zfit.param.set_values([jes], [value]):
+            found = float(combined.nll.value(full=False))
+        assert found == pytest.approx(-np.log(shares(value).sum()), abs=2e-3)
+    best = optimize.minimize_scalar(lambda jes: -np.log(shares(jes).sum()), bounds=(minima[0], minima[2])).x
+    assert combined.values["jes"] == pytest.approx(best, abs=0.02 * error)
+    relative = shares(best) / shares(best).sum()
+    assert combined.k_eff == pytest.approx(1.0 / np.sum(relative**2), rel=0.02)
+    # The curvature of the average is that of its members, minus the spread of their slopes.
+    slopes = (best - minima) / error**2
+    curvature = error**-2 - relative @ slopes**2 + (relative @ slopes) ** 2
+    assert combined.errors["jes"] == pytest.approx(curvature**-0.5, rel=0.02)
+    assert combined.spread["jes"] == pytest.approx(np.std(minima, ddof=1), rel=0.02)
+
+
+# --- a signal beside the map -------------------------------------------------------------------------------------------
+
+
+def search(*, with_y):
+    """A signal on background in ``x``; ``y`` is the same for both."""
+    jes, mu = zfnf.nuisance("jes"), zfit.Parameter("mu", 1.0, 0.0, 20.0, stepsize=0.1)
+    of_y = zfit.ComposedParameter("of_y", lambda jes: 0.2 * jes, params=[jes])
+    of_background = zfit.ComposedParameter("of_background", lambda jes: 0.2 * jes, params=[jes])
+    parts = []
+    for name, n, centre, width in (("signal", 20.0, 1.0, 0.3), ("background", 400.0, of_background, 1.5)):
+        n_events = modified_yield(n, [mu] if name == "signal" else [])
+        if with_y:
+            factors = [gauss("x", centre, width), gauss("y", of_y)]
+            parts.append(ConditionalProductPDF(factors, extended=n_events, name=name))
+        else:
+            parts.append(gauss("x", centre, width, extended=n_events))
+    return SumPDF(parts), mu
+
+
+@pytest.mark.slow
+def test_limit_beside_the_map():
+    """As the map takes all that ``y`` says, the limit is that of ``x`` alone."""
+    rng = np.random.default_rng(6)
+    x = np.concatenate([rng.normal(1.0, 0.3, 20), rng.normal(0.0, 1.5, 400)])
+    events = pd.DataFrame({"x": x, "y": rng.normal(0.5, 1.0, len(x))})
+    model, mu = search(with_y=True)
+    fit = fit_transfer(model, events, obs=["y"], shared=True, n_layers=1, **NETWORKS)
+    profiled = profile(fit, n_checks=1, **NETWORKS)
+    assert profiled.valid, profiled
+    limit = upper_limit(profiled.loss(), mu, n_asimov=1000)
+    of_x, mu_of_x = search(with_y=False)
+    expected = upper_limit(zfnf.loss.ExtendedUnbinnedNLL(of_x, events[["x"]]), mu_of_x, n_asimov=1000)
+    assert limit.observed == pytest.approx(expected.observed, rel=0.01)
+    assert limit.expected[2] == pytest.approx(expected.expected[2], rel=0.03)
+
+
+def of_x(data, jes):
+    """Negative log-likelihood of ``x`` alone, up to a constant."""
+    return 0.5 * float(np.sum((data["x"] - jes) ** 2) + jes**2)
