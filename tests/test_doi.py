@@ -320,7 +320,8 @@ def test_observables_that_the_model_does_not_have(data):
 
 
 def test_processes_need_names(data):
-    parts = [ConditionalProductPDF([FlowPDF(FLOWS[0]), FlowPDF(FLOWS[1])], name="same") for _ in range(2)]
+    first = model()
+    parts = [first, ConditionalProductPDF([FlowPDF(FLOWS[0]), FlowPDF(FLOWS[1])], name=first.name)]
     with pytest.raises(ValueError, match=r"give each process its own name=, or use shared=True"):
         fit_transfer(SumPDF(parts, fracs=[0.5]), data, **SMALL)
 
