@@ -20,7 +20,7 @@ def density(n_dim: int, *, n_layers: int = 1, n_context: int = 1) -> Autoregress
 CASES = {
     "one dimension": (density(1), 4),
     "one dimension without conditions": (density(1, n_context=0), 4),
-    "two dimensions": (density(2), 4),
+    "two dimensions": (density(2), 3),
     "three dimensions": (density(3), 3),
     "five dimensions": (density(5), 2),
     "two layers": (density(2, n_layers=2), 2),

@@ -48,7 +48,8 @@ from .loss import (
     vector,
 )
 from .nets import PerArchitecture
-from .pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, components, log_density, prepare
+from .pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, components, is_compilable, log_density, prepare
+from .series import monomials
 
 SMALL_CHUNK, CHUNK = 4096, 16384
 """Events per call of the compiled code, for small and for large data sets."""
@@ -58,12 +59,16 @@ TOLERANCE = 0.01
 
 _GROWTH = 2.0  # of the derivatives from one order to the next: densities vary over a fraction of their overall width
 _RELATIVE = 0.02  # error that is tolerated further away, relative to the distance from the minimum
+_ZERO = tf.UnconnectedGradients.ZERO
 _SEARCHING = 0.3  # of a value that only tells a minimiser how long its next step should be
 _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the exact gradient is asked for
 _NEAR = 0.1  # the same, where a fit has ended
 _EDM = 1e-3  # largest expected vertical distance between the minima of the exact and the accelerated likelihood
 _STRAYS = 3  # values in a row that the polynomials cannot give, before their centre moves
 _ENOUGH_EVENTS = 30_000  # to estimate the information to a few per cent
+_PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
+_PILOT_STEPS = 12
+_PILOT_EDM = 0.1  # expected vertical distance to the minimum of the pilot, where its search ends
 
 
 class AccelerationError(RuntimeError):
@@ -148,15 +153,13 @@ def gathered(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
 
 
 @functools.singledispatch
-def log_gathered(pdf: zfit.pdf.BasePDF, data: Any) -> tf.Tensor:
-    """Exact log-density ``(n,)`` float64 of gathered events."""
-    return log_density(pdf, data)
+def expanded(pdf: zfit.pdf.BasePDF, data: Any, *, linear: bool = False) -> Any:
+    """Gathered events, expanded around the current parameters; by default they stay as they are.
 
-
-@functools.singledispatch
-def expanded(pdf: zfit.pdf.BasePDF, data: Any) -> Any:
-    """Gathered events, expanded around the current parameters; by default they stay as they are."""
-    del pdf
+    Without the terms beyond the first order (``linear``) the value and the gradient at the current parameters are exact,
+    and cheaper to have.
+    """
+    del pdf, linear
     return data
 
 
@@ -208,23 +211,13 @@ def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
     return basis, log_scale, u * tf.exp(log_scale), shift
 
 
-@log_gathered.register
-def _(pdf: FNFPDF, data: Any) -> tf.Tensor:
-    if not order_of(pdf):
-        return log_density(pdf, data)
-    _, c, log_jacobian, _ = data
-    _, log_scale, scaled, shift = _moved(pdf, data)
-    value = pdf.deformation.flow.log_density(tf.transpose(scaled + shift), tf.transpose(c))
-    return value + log_jacobian + tf.reduce_sum(log_scale, axis=0) - pdf.log_integral(pdf.norm)
-
-
 @expanded.register
-def _(pdf: FNFPDF, data: Any) -> Any:
+def _(pdf: FNFPDF, data: Any, *, linear: bool = False) -> Any:
     if not order_of(pdf):
         return data
     _, c, log_jacobian, coefficients = data
     centre, log_scale, scaled, shift = _moved(pdf, data)
-    expansion = functools.partial(_expand, pdf.deformation.flow.density)
+    expansion = functools.partial(_linearise if linear else _expand, pdf.deformation.flow.density)
     log_density, polynomial = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
     return {
         "centre": centre,
@@ -262,6 +255,18 @@ def _expand(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf
     return density.log_density(u, c), expand(density, single[0], density.given(single[1]))[1:]
 
 
+@PerArchitecture
+def _linearise(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `_expand`, with zeros beyond the first order, and that by automatic differentiation."""
+    single = tf.cast(u, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(single)
+        value = density.log_density(single, tf.cast(c, tf.float32))
+    slopes = tf.transpose(tape.gradient(value, single))
+    n_terms = len(monomials(density.n_dim, expansion_order(density))) - 1
+    return density.log_density(u, c), tf.pad(slopes, [[0, n_terms - density.n_dim], [0, 0]])
+
+
 def _in_pieces(function: Callable[..., Any], *args: tf.Tensor) -> list[tf.Tensor]:
     """Apply a function to as many events at once as the caches of a processor hold.
 
@@ -283,18 +288,8 @@ def _(pdf: SumPDF | ConditionalProductPDF, x: tf.Tensor) -> Any:
 
 @expanded.register(SumPDF)
 @expanded.register(ConditionalProductPDF)
-def _(pdf: SumPDF | ConditionalProductPDF, data: Any) -> Any:
-    return [expanded(part, events) for part, events in zip(pdf.pdfs, data, strict=True)]
-
-
-@log_gathered.register
-def _(pdf: SumPDF, data: Any) -> tf.Tensor:
-    return pdf.mix([log_gathered(part, events) for part, events in zip(pdf.pdfs, data, strict=True)])
-
-
-@log_gathered.register
-def _(pdf: ConditionalProductPDF, data: Any) -> tf.Tensor:
-    return tf.add_n([log_gathered(part, events) for part, events in zip(pdf.pdfs, data, strict=True)])
+def _(pdf: SumPDF | ConditionalProductPDF, data: Any, *, linear: bool = False) -> Any:
+    return [expanded(part, events, linear=linear) for part, events in zip(pdf.pdfs, data, strict=True)]
 
 
 @log_expanded.register
@@ -321,14 +316,6 @@ def _value_of_expanded(pdf: zfit.pdf.BasePDF, nest: Any) -> tf.Tensor:
     return log_expanded(pdf, nest)[0]
 
 
-class GatheredKernel(EventKernel):
-    """As `EventKernel`, of gathered events."""
-
-    def __init__(self, model: zfit.pdf.BasePDF):
-        super().__init__(model)
-        self._log_density = functools.partial(log_gathered, model)
-
-
 class ExpandedKernel(EventKernel):
     """As `EventKernel`, of expanded events. Its value is ``(3,)``: the sum, the neglected terms, and their squares."""
 
@@ -336,7 +323,7 @@ class ExpandedKernel(EventKernel):
         super().__init__(model)
         self._log_expanded = functools.partial(log_expanded, model)
         self._log_density = functools.partial(_value_of_expanded, model)
-        self.exact = GatheredKernel(model)
+        self.hessian_vector = Compiled(self._hessian_vector, xla=is_compilable(model))
         self.expand = functools.partial(expanded, model)
         self.prepare = functools.partial(gathered, model)
 
@@ -360,7 +347,13 @@ class ExpandedKernel(EventKernel):
             tape.watch(self.params)
             sums = self._sum(*args)
             value = sums[0]
-        return sums, vector(tape.gradient(value, self.params, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        return sums, vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
+
+    def _hessian_vector(self, tangent: tf.Tensor, *args: Any) -> tf.Tensor:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.params)
+            slope = tf.tensordot(tangent, self._value_gradient(*args)[1], 1)
+        return vector(tape.gradient(slope, self.params, unconnected_gradients=_ZERO))
 
 
 class ExpandedEvents(Events):
@@ -374,11 +367,13 @@ class ExpandedEvents(Events):
 
     Attributes:
         n_events: Number of events in these chunks.
+        n_pilot: Number of chunks that stand for all of them; zero if there are too few.
     """
 
     def __init__(self, kernel: ExpandedKernel, x: np.ndarray, weights: np.ndarray, *, max_memory: float):
         super().__init__(kernel, x, weights, max_memory=max_memory)
         self.n_events = min(len(x), self.size * self.n_kept)
+        self.n_pilot = -(-self.n_kept // _PILOT_SHARE) if 2 * self.n_kept > _PILOT_SHARE else 0
         self._expand = kernel.expand
         self._expanded: list[Any] = []
 
@@ -387,16 +382,21 @@ class ExpandedEvents(Events):
 
     def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
         """Expanded events and weights, chunk by chunk."""
-        return zip(self._expanded, self._weights[: self.n_kept], strict=True)
+        return zip(self._expanded, self._weights, strict=False)
 
-    def gathered(self) -> Iterator[tuple[Any, tf.Tensor]]:
-        """The same chunks before they were expanded."""
-        return zip(self._chunks[: self.n_kept], self._weights[: self.n_kept], strict=True)
+    def exact(self) -> Iterator[tuple[Any, tf.Tensor]]:
+        """The same, with the exact value and gradient at the current parameters; one chunk is in memory at a time."""
+        chunks = (self._expand(chunk, linear=True) for chunk in self._chunks[: self.n_kept])
+        return zip(chunks, self._weights[: self.n_kept], strict=True)
 
     def move(self) -> None:
         """Expand around the current parameters."""
         self._expanded = []  # not two of them in memory
         self._expanded = [self._expand(chunk) for chunk in self._chunks[: self.n_kept]]
+
+    def move_pilot(self) -> None:
+        """As `exact`, kept, of the first chunks only."""
+        self._expanded = [self._expand(chunk, linear=True) for chunk in self._chunks[: self.n_pilot]]
 
 
 # --- the likelihood ---------------------------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ class AcceleratedNLL(LearnedLoss):
         super().__init__(*args, **kwargs)
         named = {pdf.name: method(pdf) for model in self.model for pdf in components(model) if not hasattr(pdf, "pdfs")}
         self.report = AccelerationReport(named)
-        self._remaining, self._strays = np.inf, 0
+        self._closest, self._strays = np.inf, 0
         self._forget()
 
     # --- evaluations --------------------------------------------------------------------------------------------------
@@ -444,14 +444,17 @@ class AcceleratedNLL(LearnedLoss):
         value, gradient, error = self._approximate_gradient(params)
         if not tf.executing_eagerly():
             return value, gradient
+        distance = self._distance(gradient, params)
         # Where the polynomials fail their gradient is large: it must not be what excuses them.
-        remaining = min(self._remaining, self._distance(gradient, params))
-        if not error <= max(TOLERANCE, _RELATIVE * remaining):
+        tolerance = _RELATIVE * min(self._closest, distance)
+        if self._minimum is None:
+            tolerance = max(tolerance, self._tolerance_away(float(value)))
+        if not error <= max(TOLERANCE, tolerance):
             self._move_centre()
             value, gradient, _ = self._approximate_gradient(params)
-            remaining = self._distance(gradient, params)
-        self._remaining = remaining
-        if self._remaining < _ALMOST_THERE and not self._is_confirmed():
+            distance = self._distance(gradient, params)
+        self._closest = min(self._closest, distance)
+        if distance < _ALMOST_THERE and not self._is_confirmed():
             value, gradient = self._confirm(value, gradient, params)
         self._strays = 0
         return value, gradient
@@ -479,7 +482,7 @@ class AcceleratedNLL(LearnedLoss):
         if full is not False and params is None and tf.executing_eagerly():
             floating = list(self.get_params())
             value, gradient = self._call_value_gradient(floating)
-            if self._remaining < _NEAR and not self._is_confirmed():
+            if self._distance(gradient, floating) < _NEAR and not self._is_confirmed():
                 self._confirm(value, gradient, floating)
         return result
 
@@ -536,7 +539,7 @@ class AcceleratedNLL(LearnedLoss):
         self._scores: np.ndarray | None = None
         self._confirmed: np.ndarray | None = None
         self._minimum: float | None = None
-        self._remaining, self._strays = np.inf, 0
+        self._closest, self._strays = np.inf, 0
 
     def _expanded_events(self) -> list[ExpandedEvents]:
         terms = [term for index in range(len(self.model)) for term in self._event_terms(index)[0]]
@@ -547,7 +550,39 @@ class AcceleratedNLL(LearnedLoss):
             self._expanded_events()  # prepares those that are new
             if self._is_new:
                 self._is_new = False
-                self._move_centre()
+                floating = list(self.get_params())
+                with zfit.param.set_values(floating, self._pilot(floating)):
+                    self._move_centre()
+                    self._information(floating)  # rather here than where a minimiser starts
+
+    def _pilot(self, params: Parameters) -> np.ndarray:
+        """Where all events should be expanded first: the minimum that a few of them have, from where we are.
+
+        Fisher scoring, which compares the gradient with the covariance of the scores.
+        """
+        start = np.array([float(parameter.value()) for parameter in params])
+        events = [events for index in range(len(self.model)) for _, events in self._event_terms(index)[0]]
+        if not params or not all(isinstance(chunks, ExpandedEvents) and chunks.n_pilot for chunks in events):
+            return start
+        share = np.mean([chunks.n_pilot / len(chunks) for chunks in events])
+        lower, upper = np.transpose([_limits(parameter) for parameter in params])
+        best, origin, step = np.inf, start, np.zeros_like(start)
+        with zfit.param.set_values(params, start):
+            for _ in range(_PILOT_STEPS):
+                point = np.clip(origin + step, lower, upper)
+                zfit.param.set_values(params, point)
+                for chunks in events:
+                    chunks.move_pilot()
+                value, gradient, _ = self._approximate_gradient(params)
+                if not float(value) <= best:
+                    step = 0.25 * step
+                    continue
+                best, origin = float(value), point
+                squares = self._sum_of_squared_scores(params, np.abs)
+                step = -_solve(share * squares + self._constraint_hessian(params), np.asarray(gradient))
+                if not -0.5 * float(step @ np.asarray(gradient)) > _PILOT_EDM:
+                    break
+        return origin
 
     def _move_centre(self) -> None:
         """Expand all events around the current values of the parameters."""
@@ -580,6 +615,7 @@ class AcceleratedNLL(LearnedLoss):
                 )
             self._move_centre()
             value, gradient, _ = self._approximate_gradient(params)
+            self._closest = self._distance(gradient, params)
         self._confirmed, self._minimum = self._point(), float(exact_value)
         self.report = replace(
             self.report, exact_edm=self._distance(exact_gradient, params), value_difference=difference
@@ -600,17 +636,20 @@ class AcceleratedNLL(LearnedLoss):
         g, information = np.asarray(gradient)[inside], self._information(free)
         if not (np.isfinite(g).all() and np.isfinite(information).all()):
             return np.inf
-        return float(0.5 * g @ np.linalg.lstsq(information, g, rcond=None)[0])
+        return float(0.5 * g @ _solve(information, g))
 
     def _information(self, params: Parameters) -> np.ndarray:
         """Covariance of the score, which unlike the Hessian is positive anywhere, plus that of the constraints."""
         every = self._all()
         if self._scores is None:
-            constraints = [total_hessian(constraint_kernel(c), [()], every) for c in self.constraints]
             squares = self._sum_of_squared_scores(every, np.abs, n_events=_ENOUGH_EVENTS)
-            self._scores = squares + sum(np.asarray(matrix) for matrix in constraints)
+            self._scores = squares + self._constraint_hessian(every)
         rows = [every.index(parameter) for parameter in params]
         return self._scores[np.ix_(rows, rows)]
+
+    def _constraint_hessian(self, params: Parameters) -> np.ndarray:
+        matrices = [total_hessian(constraint_kernel(constraint), [()], params) for constraint in self.constraints]
+        return np.sum([np.zeros((len(params), len(params))), *map(np.asarray, matrices)], axis=0)
 
     def _all(self) -> list[zfit.Parameter]:
         return list(self.get_params(floating=None))
@@ -627,12 +666,19 @@ class AcceleratedExtendedUnbinnedNLL(AcceleratedNLL, zfit.loss.ExtendedUnbinnedN
     """An accelerated `ExtendedUnbinnedNLL`; see `accelerate`."""
 
 
+def _solve(information: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """The step that a gradient asks for; none in directions that nothing depends on."""
+    return np.linalg.lstsq(information, gradient, rcond=None)[0]
+
+
+def _limits(parameter: zfit.Parameter) -> tuple[float, float]:
+    return (float(parameter.lower), float(parameter.upper)) if parameter.has_limits else (-np.inf, np.inf)
+
+
 def _exactly(term: tuple[Any, Any]) -> tuple[Any, Iterable[tuple[Any, ...]]]:
-    """A term of the likelihood without polynomials."""
+    """A term of the likelihood as it is without polynomials."""
     kernel, calls = term
-    if not isinstance(kernel, ExpandedKernel):
-        return term
-    return kernel.exact, calls.gathered()
+    return (kernel, calls.exact()) if isinstance(calls, ExpandedEvents) else term
 
 
 def _add_sums(totals: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

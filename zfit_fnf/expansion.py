@@ -6,9 +6,10 @@ point only. Around a point ``u``,
 .. math:: \log p(u + \delta | c) = \sum_{|\alpha| \le q} P_\alpha \, \delta^\alpha + O(\delta^{q + 1}),
 
 with coefficients that are exact derivatives. For a single layer of mixtures of logistics in up to three coordinates they
-come from the arithmetic of :mod:`zfit_fnf.series`, at the cost of a few evaluations: to order four, or three where the
-number of terms would grow too large. In more coordinates, and for stacked layers, they come from automatic
-differentiation, to order two. Densities that are not smooth, like splines, have no such polynomials.
+come from the arithmetic of :mod:`zfit_fnf.series`, at the cost of a few evaluations: to order four in one coordinate, and
+three in two and three, where the fourth would double the cost and spare hardly any expansion. In more coordinates, and for
+stacked layers, they come from automatic differentiation, to order two. Densities that are not smooth, like splines, have
+no such polynomials.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .bijectors import LogisticMixture
 from .flows import AutoregressiveDensity, AutoregressiveLayer, Density
 from .series import Exponents, Series, monomials
 
-_ORDERS = {1: 4, 2: 4, 3: 3}  # by the number of coordinates, for a single layer of mixtures
+_ORDERS = {1: 4, 2: 3, 3: 3}  # by the number of coordinates, for a single layer of mixtures
 
 
 def expansion_order(density: Density) -> int:
