@@ -278,6 +278,24 @@ def test_wrong_polynomials_are_an_error(search, monkeypatch):
         minimise(fast)
 
 
+def test_a_pilot_says_where_to_expand(monkeypatch):
+    """One expansion serves a start that is many standard deviations away; the parameters stay where they are."""
+    for size in ("SMALL_CHUNK", "CHUNK"):
+        monkeypatch.setattr(acceleration, size, 1024)
+    jes, jer = nuisance("jes"), nuisance("jer")
+    jer.upper = 3.0  # a limit on one side
+    model = deformed(smooth_flow(["y1"], ["x"]), [jes, jer], size=0.1)
+    flat = FlowPDF(smooth_flow(["x"], ranges={"x": (-8.0, 8.0)}))
+    model = ConditionalProductPDF([model, flat])
+    nll = UnbinnedNLL(model, events(model, {jes: 1.5, jer: -1.0}, 16_000, 9))
+    fast = accelerate(nll)
+    assert np.isfinite(float(fast.value()))
+    assert float(jes.value()) == float(jer.value()) == 0.0
+    fit = minimise(fast)
+    assert_same_minimum(nll, fast, fit)
+    assert fast.report.n_expansions == 1
+
+
 def test_minimum_at_a_limit_is_confirmed():
     jes = nuisance("jes")
     model = deformed(smooth_flow(["y1"]), [jes])

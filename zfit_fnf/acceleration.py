@@ -561,8 +561,9 @@ class AcceleratedNLL(LearnedLoss):
         Fisher scoring, which compares the gradient with the covariance of the scores.
         """
         start = np.array([float(parameter.value()) for parameter in params])
-        events = [events for index in range(len(self.model)) for _, events in self._event_terms(index)[0]]
-        if not params or not all(isinstance(chunks, ExpandedEvents) and chunks.n_pilot for chunks in events):
+        events = self._expanded_events()
+        n_terms = sum(len(self._event_terms(index)[0]) for index in range(len(self.model)))
+        if not (params and events) or len(events) < n_terms or not all(chunks.n_pilot for chunks in events):
             return start
         share = np.mean([chunks.n_pilot / len(chunks) for chunks in events])
         lower, upper = np.transpose([_limits(parameter) for parameter in params])
@@ -672,7 +673,9 @@ def _solve(information: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
 
 def _limits(parameter: zfit.Parameter) -> tuple[float, float]:
-    return (float(parameter.lower), float(parameter.upper)) if parameter.has_limits else (-np.inf, np.inf)
+    """Of a parameter; infinite on a side without one."""
+    lower, upper = parameter.lower, parameter.upper
+    return -np.inf if lower is None else float(lower), np.inf if upper is None else float(upper)
 
 
 def _exactly(term: tuple[Any, Any]) -> tuple[Any, Iterable[tuple[Any, ...]]]:
