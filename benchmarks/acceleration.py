@@ -3,7 +3,8 @@
     python benchmarks/acceleration.py fit scan equality nuisances events dimensions impacts --json acceleration.json
 
 Every figure is CPU time of one process, with the exact likelihood as the peer in the same run. With PyTorch and zuko
-installed, ``reference`` compares with the architecture of the published method.
+installed, ``reference`` compares with the architecture of the published method; ``binned`` fits histograms of the same
+events with pyhf.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from pathlib import Path
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
+import tensorflow as tf
 from random_models import clocked, median_cpu, normal_events, random_model, resident_megabytes
 
 import zfit_fnf as zfnf
+from zfit_fnf.pdf import components
 
 
 def likelihoods(model: zfit.pdf.BasePDF, data: object) -> tuple[zfit.loss.UnbinnedNLL, zfit.loss.UnbinnedNLL]:
@@ -64,8 +67,68 @@ def measure_fit(n_events: int, n_nuisances: int, **shape: object) -> dict:
         report[f"{label}_value_gradient_cpu_s"] = median_cpu(
             lambda loss=loss: loss.value_gradient(params, full=False)[1].numpy()
         )
+    report["matrix_products_cpu_s"] = matrix_products(model, n_events)
     report["ratio_value_gradient"] = report["exact_value_gradient_cpu_s"] / report["accelerated_value_gradient_cpu_s"]
     report["resident_MB"] = resident_megabytes()
+    return report
+
+
+def matrix_products(model: zfit.pdf.BasePDF, n_events: int) -> float:
+    """The machine's limit for the exact value and gradient: the products of its networks, forwards and backwards.
+
+    Only the units that see a moved observable take part: what the others make of the conditions is kept.
+    """
+    chunk = 1024
+    kernels = [
+        kernel
+        for part in components(model)
+        if isinstance(part, zfnf.pdf.FNFPDF)
+        for layer in part.deformation.flow.density.layers
+        for kernel in layer.network.moving_kernels(tf.float32)
+        if 0 not in kernel.shape
+    ]
+    units = [tf.random.normal((chunk, kernel.shape[0])) for kernel in kernels]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def products(units: list[tf.Tensor]) -> list[tf.Tensor]:
+        forwards = [layer @ kernel for layer, kernel in zip(units, kernels, strict=True)]
+        return [tf.matmul(layer, kernel, transpose_b=True) for layer, kernel in zip(forwards, kernels, strict=True)]
+
+    return median_cpu(lambda: [products(units)[0].numpy() for _ in range(-(-n_events // chunk))])
+
+
+def measure_binned(n_events: int, n_bins: int) -> dict:
+    """A binned fit of the same kind of data with pyhf, for orientation: it sees less, and is done sooner."""
+    import pyhf
+
+    model = random_model(2, interactions=True)
+    names = sorted(parameter.name for parameter in model.get_params())
+    edges = [np.concatenate([[-np.inf], np.linspace(-1.5, 1.5, n_bins - 1), [np.inf]])] * len(model.obs)
+
+    def template(process: zfit.pdf.BasePDF, point: dict[str, float]) -> list[float]:
+        zfit.settings.set_seed(1)
+        params = {parameter: point.get(parameter.name, 0.0) for parameter in process.get_params()}
+        with zfit.param.set_values(params):
+            events = process.sample(n_events).value().numpy()
+        return (np.histogramdd(events, edges)[0].ravel() / 2.0 + 1e-3).tolist()
+
+    samples = []
+    for number, process in enumerate(model.pdfs):
+        shapes = {
+            name: {"hi_data": template(process, {name: 1.0}), "lo_data": template(process, {name: -1.0})}
+            for name in names
+        }
+        modifiers = [{"name": name, "type": "histosys", "data": data} for name, data in shapes.items()]
+        samples.append({"name": f"process {number}", "data": template(process, {}), "modifiers": modifiers})
+    samples[0]["modifiers"].append({"name": "mu", "type": "normfactor", "data": None})
+    pyhf.set_backend("numpy", "minuit")
+    binned = pyhf.Model({"channels": [{"name": "all", "samples": samples}]}, poi_name="mu")
+    events = np.stack(list(drawn(model, n_events, seed=1, largest=1.0).values()), axis=1)
+    data = [*np.histogramdd(events, edges)[0].ravel(), *binned.config.auxdata]
+    start = pyhf.tensorlib.astensor(binned.config.suggested_init())
+    report = {"events": n_events, "bins": n_bins ** len(model.obs), "pyhf": pyhf.__version__}
+    report["value_cpu_s"] = median_cpu(lambda: binned.logpdf(start, data))
+    report["migrad_hesse_cpu_s"], _ = clocked(lambda: pyhf.infer.mle.fit(data, binned, return_uncertainties=True))
     return report
 
 
@@ -201,6 +264,7 @@ def main() -> None:
             "impacts",
             "large",
             "reference",
+            "binned",
         ],
     )
     parser.add_argument("--events", type=int, default=100_000)
@@ -233,6 +297,8 @@ def main() -> None:
         report["large"] = measure_fit(1_000_000, 100)
     if "reference" in args.what:
         report["reference"] = measure_reference(n)
+    if "binned" in args.what:
+        report["binned"] = measure_binned(n, 6)
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))

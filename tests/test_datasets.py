@@ -67,6 +67,15 @@ def test_density_follows_the_formulas(process: str, sign: float) -> None:
         assert toy.log_prob(event, nu, process) == pytest.approx(log_x + log_y, rel=1e-12)
 
 
+@pytest.mark.parametrize("process", ["A", "B"])
+def test_moments_are_those_of_the_density(process: str) -> None:
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(5, 2)), rng.normal(size=(5, 2))
+    moments = zip(y, *OTHER.moments(x, process, TRUTH), strict=True)
+    expected = [multivariate_normal(mean, covariance).logpdf(values) for values, mean, covariance in moments]
+    np.testing.assert_allclose(OTHER.log_prob(table(x, y), TRUTH, process, of="y|x"), expected, rtol=1e-12)
+
+
 def test_mixture_is_the_sum_of_its_processes() -> None:
     toy, events = OTHER, OTHER.observe(1000, TRUTH, seed=5)
     for distorted in (False, True):

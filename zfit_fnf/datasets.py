@@ -230,6 +230,13 @@ class ShiftSqueeze:
 
         return _minimise(nll, _point(start, self.nuisances), self.nuisances, minos=minos)
 
+    def moments(self, x: np.ndarray, process: str, nu: Nu = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean `(n, 2)` and covariance `(n, 2, 2)` of `y`, which is Gaussian for every `x` of shape `(n, 2)`."""
+        point = _point(nu, self.nuisances)
+        mean, width, rho = self._y_density(np.transpose(x), _process(process, self.processes), point)
+        correlation = np.stack([[np.ones_like(rho), rho], [rho, np.ones_like(rho)]])
+        return mean.T, (correlation * width[:, None] * width).transpose(2, 0, 1)
+
     def _draw(self, process: str, n: int, nu: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Events as rows of variables, `(2, n)` each: the layout in which every step is contiguous."""
         center, sigma = self._x_density(process, nu)

@@ -384,6 +384,7 @@ def impacts(
     ax.set_yticks(rows, names)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel(f"change of {label}" if label else "change")
     legend_above(ax)
     return ax

@@ -222,10 +222,11 @@ class ProfileProblem:
         self._start = self.deformation.weights_list()
         self._amortise = Maximiser(self._log_likelihood(), self.deformation.trainable_variables, schedule=self.schedule)
         self._point = tf.Variable(tf.zeros(len(self.params), tf.float64), trainable=False)
+        # A training that was too short is to be found out, so that its schedule is not that of the comparison.
         self._refit = Maximiser(
             self._log_likelihood_at_point(),
             transfer.trainable_variables,
-            schedule=self.schedule,
+            schedule=_default_schedule(fit),
         )
         self._first_variation = tf.function(self._events_first_variation, autograph=False)
 

@@ -303,8 +303,8 @@ class GlobalProblem:
             problems.append("the Hessian at the minimum is not positive definite")
         if not result.converged:
             problems.append("Minuit did not converge")
-        if result.params_at_limit:
-            problems.append("a parameter is at its limit")
+        if at_limit := [parameter.name for parameter in self.params if parameter.at_limit]:
+            problems.append(f"at a limit: {', '.join(at_limit)}")
         if moves[-1] > _STILL:
             problems.append(f"the minimum still moves by {moves[-1]:.2f} sigma after {len(moves)} rounds: train longer")
         problems += [
