@@ -128,12 +128,13 @@ def the_map(cases: Scenarios, toy: ShiftSqueeze, seed: int) -> dict[str, dict[st
         data = simulation.assign(**dict(zip(Y, distorted.T, strict=True)))
         moved = evaluate(cases, data, process)
         width = np.sqrt(np.diagonal(toy.moments(x, process, TRUTH)[1], axis1=1, axis2=2))
-        distance = moved.value - y
+        distance, shortest = moved.value - y, optimal_transport(toy, distorted, x, process)
         bands = {"statistical": moved.statistical, "systematic": moved.systematic, "total": moved.total}
         found[process] = {
             "rms_distance": rms(distance / width),
             "rms_distance_without_map": rms((distorted - y) / width),
-            "rms_distance_of_optimal_transport": rms((optimal_transport(toy, distorted, x, process) - y) / width),
+            "rms_distance_of_optimal_transport": rms((shortest - y) / width),
+            "rms_distance_to_optimal_transport": rms((moved.value - shortest) / width),
             "rms_band": {name: rms(band / width) for name, band in bands.items()},
             "covered": float(np.mean(np.abs(distance) < moved.total)),
         }
