@@ -28,7 +28,6 @@ from doi import DISTORTIONS, TRUTH, X, Y, read_or_train
 from toy_models import GEOMETRIES, NUISANCES, in_order, mixture
 from tqdm import tqdm
 
-from zfit_fnf import Schedule
 from zfit_fnf.datasets import ShiftSqueeze
 from zfit_fnf.doi import TransferFit, fit_transfer
 from zfit_fnf.doi.amortised import ProfileProblem
@@ -45,10 +44,7 @@ class Study:
     toy: ShiftSqueeze
     models: Path
     n_events: int
-    n_layers: int
-    hidden: tuple[int, ...]
-    step_1: Schedule
-    step_2: Schedule
+    hidden: tuple[int, ...] | None
     seed: int
 
 
@@ -71,8 +67,8 @@ class Fitter:
             nuisance.observed.set_value(rng.normal(TRUTH[name]))
             nuisance.set_value(0.0)
         fit = self._step_1(data, index)
-        self._profile = self._profile or ProfileProblem(fit, hidden=study.hidden, schedule=study.step_2, seed=index)
-        profiled = self._profile.solve(fit, window=None, n_checks=1, seed=index, progress=False)
+        self._profile = self._profile or ProfileProblem(fit, hidden=study.hidden, seed=index)
+        profiled = self._profile.solve(fit, window=None, n_checks=0, seed=index, progress=False)
         nll = profiled.loss()
         converged = default_minimizer().minimize(nll).converged
         errors = hesse_errors(nll, list(self.nuisances.values()))
@@ -91,18 +87,8 @@ class Fitter:
     def _step_1(self, data: pd.DataFrame, index: int) -> TransferFit:
         if self._problem:
             return self._problem.solve(as_sample(data, self.model.obs), seed=index, progress=False)
-        study = self.study
-        fit = fit_transfer(
-            self.model,
-            data,
-            obs=Y,
-            cond=X,
-            n_layers=study.n_layers,
-            hidden=study.hidden,
-            schedule=study.step_1,
-            seed=index,
-            progress=False,
-        )
+        hidden, options = self.study.hidden, {"seed": index, "progress": False}
+        fit = fit_transfer(self.model, data, obs=Y, cond=X, hidden=hidden, **options)
         self._problem = fit.problem
         return fit
 
@@ -169,23 +155,16 @@ def main() -> None:
     parser.add_argument("--distortion", choices=DISTORTIONS, default="default")
     parser.add_argument("--models", type=Path, required=True, help="folder of densities; trained if there are none")
     parser.add_argument("--simulated", type=int, default=2_000_000, help="simulated events per sample, to train them")
+    parser.add_argument(
+        "--hidden", type=int, help="width of the hidden layers; by default that of fit_transfer and profile"
+    )
     parser.add_argument("--folder", type=Path, required=True, help="where toys that are done are kept")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     toy = replace(GEOMETRIES[args.geometry], **DISTORTIONS[args.distortion])
     read_or_train(args.models, toy, args.simulated, args.seed)
-    schedule = Schedule(steps=600, batch_size=512, learning_rate=1e-2, patience=None)
-    study = Study(
-        toy=toy,
-        models=args.models,
-        n_events=args.events,
-        n_layers=2,
-        hidden=(24, 24),
-        step_1=schedule,
-        step_2=replace(schedule, steps=400),
-        seed=args.seed,
-    )
+    study = Study(toy, args.models, args.events, (args.hidden,) * 2 if args.hidden else None, args.seed)
     toys = pd.DataFrame(list(fitted(study, args.toys, args.folder, args.processes)))
     valid = toys[toys["valid"]]
     report = {
