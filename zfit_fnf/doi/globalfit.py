@@ -6,6 +6,7 @@ parameters for the map as it is; the end of the training is repeated, with small
 
 from __future__ import annotations
 
+import gc
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
@@ -289,6 +290,8 @@ class GlobalProblem:
         return self.transfer.inverse(events.u, self.transfer.given(events.context))[0]
 
     def _minimise(self, sample: Sample) -> FitResult:
+        # Minimisers of zfit leave cycles of references that hold the events, prepared for a map that there no longer is.
+        gc.collect()
         return default_minimizer().minimize(make_loss(self.pdf, sample), self.params)
 
     def _covariance(self, sample: Sample) -> np.ndarray:
