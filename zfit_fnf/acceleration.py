@@ -446,9 +446,7 @@ class AcceleratedNLL(LearnedLoss):
             return value, gradient
         distance = self._distance(gradient, params)
         # Where the polynomials fail their gradient is large: it must not be what excuses them.
-        tolerance = _RELATIVE * min(self._closest, distance)
-        if self._minimum is None:
-            tolerance = max(tolerance, self._tolerance_away(float(value)))
+        tolerance = max(_RELATIVE * min(self._closest, distance), self._tolerance_away(float(value)))
         if not error <= max(TOLERANCE, tolerance):
             self._move_centre()
             value, gradient, _ = self._approximate_gradient(params)
