@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import zfit  # before tensorflow, which it silences
@@ -270,59 +271,45 @@ def slope(rows: list[dict], x: str, y: str) -> float:
     return float(np.polyfit(np.log([row[x] for row in rows]), np.log([row[y] for row in rows]), 1)[0])
 
 
+def measure_all_equalities(n_events: int, seed: int) -> list[dict]:
+    """With few and many nuisances, in few and many observables."""
+    shapes = [(n_dim, n_nuisances) for n_dim in (2, 5, 10) for n_nuisances in (2, 30)]
+    return [measure_equality(n_events // (1 if d == 2 else 5), k, d, seed=seed) for d, k in shapes]
+
+
+def measure_events() -> dict:
+    """Evaluations of ever more events."""
+    rows = [measure_evaluation(size, 2) for size in (10_000, 100_000, 1_000_000)]
+    return {"rows": rows, "exponent": slope(rows, "events", "accelerated_value_gradient_cpu_s")}
+
+
+STUDIES: dict[str, Callable[[int, int], dict | list[dict]]] = {
+    "fit": lambda n, seed: measure_fit(n, 2, interactions=True),
+    "scan": lambda n, seed: measure_scan(n, 41),
+    "equality": measure_all_equalities,
+    "nuisances": lambda n, seed: [measure_evaluation(n, k) for k in (2, 10, 30, 100)],
+    "events": lambda n, seed: measure_events(),
+    "dimensions": lambda n, seed: [measure_evaluation(n // 5, 10, n_dim=d) for d in (2, 5, 10, 20)],
+    "processes": lambda n, seed: [measure_evaluation(n, 2, n_processes=count) for count in (1, 2, 4)],
+    "impacts": lambda n, seed: measure_impacts(n, 30),
+    "large": lambda n, seed: measure_fit(1_000_000, 100),
+    "reference": lambda n, seed: measure_reference(n),
+    "binned": lambda n, seed: measure_binned(n, 6),
+}
+"""What can be measured, of a number of events and a seed."""
+
+
 def main() -> None:
     """Measure what is asked for and print the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "what",
-        nargs="+",
-        choices=[
-            "fit",
-            "scan",
-            "equality",
-            "nuisances",
-            "events",
-            "dimensions",
-            "processes",
-            "impacts",
-            "large",
-            "reference",
-            "binned",
-        ],
-    )
+    parser.add_argument("what", nargs="+", choices=STUDIES)
     parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the events of equality")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="for events, nuisances, dimensions and processes together")
     args = parser.parse_args()
-    n, report = args.events, {"cores": os.cpu_count(), "started": time.strftime("%Y-%m-%d %H:%M")}
-    if "fit" in args.what:
-        report["fit"] = measure_fit(n, 2, interactions=True)
-    if "scan" in args.what:
-        report["scan"] = measure_scan(n, 41)
-    if "equality" in args.what:
-        report["equality"] = [
-            measure_equality(n // (1 if n_dim == 2 else 5), n_nuisances, n_dim, seed=args.seed)
-            for n_dim in (2, 5, 10)
-            for n_nuisances in (2, 30)
-        ]
-    if "nuisances" in args.what:
-        report["nuisances"] = [measure_evaluation(n, k) for k in (2, 10, 30, 100)]
-    if "events" in args.what:
-        rows = [measure_evaluation(size, 2) for size in (10_000, 100_000, 1_000_000)]
-        report["events"] = {"rows": rows, "exponent": slope(rows, "events", "accelerated_value_gradient_cpu_s")}
-    if "dimensions" in args.what:
-        report["dimensions"] = [measure_evaluation(n // 5, 10, n_dim=d) for d in (2, 5, 10, 20)]
-    if "processes" in args.what:
-        report["processes"] = [measure_evaluation(n, 2, n_processes=count) for count in (1, 2, 4)]
-    if "impacts" in args.what:
-        report["impacts"] = measure_impacts(n, 30)
-    if "large" in args.what:
-        report["large"] = measure_fit(1_000_000, 100)
-    if "reference" in args.what:
-        report["reference"] = measure_reference(n)
-    if "binned" in args.what:
-        report["binned"] = measure_binned(n, 6)
+    report: dict = {"cores": os.cpu_count(), "started": time.strftime("%Y-%m-%d %H:%M")}
+    report |= {name: STUDIES[name](args.events, args.seed) for name in args.what}
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))

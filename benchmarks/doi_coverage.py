@@ -53,7 +53,7 @@ class Fitter:
 
     def __init__(self, study: Study):
         self.study = study
-        self.model, nuisances = mixture(read_or_train(study.models, study.toy, 0, 0))
+        self.model, nuisances = mixture(read_or_train(study.models, study.toy, 0, 0))  # they are there by now
         self.nuisances = dict(zip(NUISANCES, nuisances, strict=True))
         self._profile: ProfileProblem | None = None
         self._problem: GlobalProblem | None = None
@@ -68,6 +68,7 @@ class Fitter:
             nuisance.set_value(0.0)
         fit = self._step_1(data, index)
         self._profile = self._profile or ProfileProblem(fit, hidden=study.hidden, seed=index)
+        # Without checks, which would double the cost: it is the coverage of all toys that is asked for.
         profiled = self._profile.solve(fit, window=None, n_checks=0, seed=index, progress=False)
         nll = profiled.loss()
         converged = default_minimizer().minimize(nll).converged
