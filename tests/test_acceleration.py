@@ -19,6 +19,7 @@ from zfit_fnf.limits import upper_limit
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.param import NuisanceConstraint, modified_yield, normsys, nuisance
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
+from zfit_fnf.scans import contour
 
 NETWORK = {"hidden": (8, 8), "n_components": 3}
 
@@ -142,6 +143,18 @@ def test_minos_and_profile(fitted, search):
     (exact, _) = exact_fit.errors([search["mu"]], method="minuit_minos", name="exact minos")
     for side in ("lower", "upper"):
         assert errors[search["mu"]][side] == pytest.approx(exact[search["mu"]][side], rel=0.01)
+
+
+def test_scans_with_other_parameters_stay_with_their_polynomials(fitted, search):
+    """Away from a minimum that is known, errors are compared with the distance to it, in gradients as in values."""
+    nll, fast, fit = fitted
+    before = fast.report
+    pair = search["jes"], search["mu"]  # jer and width are fitted at every point
+    scans = [contour(loss, fit, pair, n_sigma=4.0, n_points=5, progress=False) for loss in (fast, nll)]
+    # One where the scan starts, if other tests have left the polynomials elsewhere.
+    assert fast.report.n_expansions <= before.n_expansions + 1
+    assert fast.report.n_exact <= before.n_exact + 2
+    np.testing.assert_allclose(scans[0].delta, scans[1].delta, rtol=0.05, atol=0.02)  # twice _RELATIVE and TOLERANCE
 
 
 def test_upper_limit(fitted, search):

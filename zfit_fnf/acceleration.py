@@ -10,7 +10,7 @@ The error is controlled in three ways, whatever minimiser is at work:
 
 1. Every evaluation adds up the terms of the highest degree times the size of the shift, which bounds the first neglected
    terms. Where that exceeds what matters there, the polynomials move to a new centre or the exact likelihood answers.
-2. When the minimiser is about to stop, the exact gradient is computed at that point and compared. If the expected
+2. When a fit is about to stop, the exact gradient is computed at that point and compared. If the expected
    vertical distance between the two minima is too large, the centre moves there and the minimiser goes on.
 3. When the fit is done, the exact likelihood has been evaluated at its end. If it disagrees, an error says so.
 """
@@ -165,9 +165,9 @@ def expanded(pdf: zfit.pdf.BasePDF, data: Any, *, linear: bool = False) -> Any:
 
 @functools.singledispatch
 def log_expanded(pdf: zfit.pdf.BasePDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Log-density ``(n,)`` float64 of expanded events, and the size of the terms that are neglected."""
+    """Log-density ``(n,)`` float64 of expanded events, and in float32 the size of the terms that are neglected."""
     value = log_density(pdf, nest)
-    return value, tf.zeros_like(value)
+    return value, tf.zeros_like(value, tf.float32)
 
 
 @functools.singledispatch
@@ -239,7 +239,7 @@ def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
     rise, highest = polynomial(nest["polynomial"], delta, order)
     neglected = _GROWTH * highest * tf.add_n([tf.abs(moved) for moved in delta])
     value = nest["log_density"] + tf.cast(rise + tf.reduce_sum(log_scale, axis=0), tf.float64)
-    return value - pdf.log_integral(pdf.norm), tf.cast(neglected, tf.float64)
+    return value - pdf.log_integral(pdf.norm), neglected
 
 
 @method.register
@@ -296,8 +296,9 @@ def _(pdf: SumPDF | ConditionalProductPDF, data: Any, *, linear: bool = False) -
 def _(pdf: SumPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
     values, neglected = _of_parts(pdf, nest)
     total, weights = pdf.mix(values), pdf.weights()
-    shares = tf.exp(tf.stack(values, axis=-1) - total[:, None]) * (weights / tf.reduce_sum(weights))
-    return total, tf.reduce_sum(shares * tf.stack(neglected, axis=-1), axis=-1)
+    fractions = tf.cast(weights / tf.reduce_sum(weights), tf.float32)[:, None]
+    shares = fractions * tf.exp(tf.cast(tf.stack(values) - total, tf.float32))
+    return total, tf.reduce_sum(shares * tf.stack(neglected), axis=0)
 
 
 @log_expanded.register
@@ -312,18 +313,15 @@ def _of_parts(pdf: Any, nest: Any) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tens
     return values, neglected
 
 
-def _value_of_expanded(pdf: zfit.pdf.BasePDF, nest: Any) -> tf.Tensor:
-    return log_expanded(pdf, nest)[0]
-
-
 class ExpandedKernel(EventKernel):
     """As `EventKernel`, of expanded events. Its value is ``(3,)``: the sum, the neglected terms, and their squares."""
 
     def __init__(self, model: zfit.pdf.BasePDF):
         super().__init__(model)
         self._log_expanded = functools.partial(log_expanded, model)
-        self._log_density = functools.partial(_value_of_expanded, model)
-        self.hessian_vector = Compiled(self._hessian_vector, xla=is_compilable(model))
+        self._second = Compiled(self._second_derivatives, xla=is_compilable(model))
+        self.hessian_vector = lambda tangent, *chunk: self._second(tangent, *chunk)[0]
+        self.score = lambda tangent, *chunk: self._second(tangent, *chunk)[1]
         self.expand = functools.partial(expanded, model)
         self.prepare = functools.partial(gathered, model)
 
@@ -339,7 +337,7 @@ class ExpandedKernel(EventKernel):
 
     def _sum(self, nest: Any, weights: tf.Tensor) -> tf.Tensor:
         value, neglected = self._log_expanded(nest)
-        neglected = weights * neglected
+        neglected = weights * tf.cast(neglected, tf.float64)
         return -tf.stack([tf.reduce_sum(weights * value), tf.reduce_sum(neglected), -tf.reduce_sum(neglected**2)])
 
     def _value_gradient(self, *args: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -349,11 +347,13 @@ class ExpandedKernel(EventKernel):
             value = sums[0]
         return sums, vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
 
-    def _hessian_vector(self, tangent: tf.Tensor, *args: Any) -> tf.Tensor:
+    def _second_derivatives(self, tangent: tf.Tensor, nest: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of the sum, along a direction and with respect to the parameters, and to the weights: that is the score."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self.params)
-            slope = tf.tensordot(tangent, self._value_gradient(*args)[1], 1)
-        return vector(tape.gradient(slope, self.params, unconnected_gradients=_ZERO))
+            tape.watch([self.params, weights])
+            slope = tf.tensordot(tangent, self._value_gradient(nest, weights)[1], 1)
+        *hessian, score = tape.gradient(slope, [*self.params, weights], unconnected_gradients=_ZERO)
+        return vector(hessian), -score
 
 
 class ExpandedEvents(Events):
@@ -452,7 +452,7 @@ class AcceleratedNLL(LearnedLoss):
             value, gradient, _ = self._approximate_gradient(params)
             distance = self._distance(gradient, params)
         self._closest = min(self._closest, distance)
-        if distance < _ALMOST_THERE and not self._is_confirmed():
+        if distance < _ALMOST_THERE and not self._is_confirmed(params):
             value, gradient = self._confirm(value, gradient, params)
         self._strays = 0
         return value, gradient
@@ -480,7 +480,7 @@ class AcceleratedNLL(LearnedLoss):
         if full is not False and params is None and tf.executing_eagerly():
             floating = list(self.get_params())
             value, gradient = self._call_value_gradient(floating)
-            if self._distance(gradient, floating) < _NEAR and not self._is_confirmed():
+            if self._distance(gradient, floating) < _NEAR and not self._is_confirmed(floating):
                 self._confirm(value, gradient, floating)
         return result
 
@@ -615,18 +615,26 @@ class AcceleratedNLL(LearnedLoss):
             self._move_centre()
             value, gradient, _ = self._approximate_gradient(params)
             self._closest = self._distance(gradient, params)
-        self._confirmed, self._minimum = self._point(), float(exact_value)
+        self._confirmed = self._point()
+        if self._minimum is None or not self._is_conditional(params):
+            self._minimum = float(exact_value)
         self.report = replace(
             self.report, exact_edm=self._distance(exact_gradient, params), value_difference=difference
         )
         return value, gradient
 
-    def _is_confirmed(self) -> bool:
-        """Whether the exact likelihood was asked within a standard deviation, since the centre has moved."""
-        if self._confirmed is None:
-            return False
+    def _is_confirmed(self, params: Parameters) -> bool:
+        """Whether the exact likelihood was asked since the centre has moved: for a fit, within a standard deviation.
+
+        The many conditional minima of a scan rely on the terms that are neglected, like every value does.
+        """
+        if self._confirmed is None or self._is_conditional(params):
+            return self._confirmed is not None
         moved = self._point() - self._confirmed
         return bool(moved @ self._information(self._all()) @ moved < 1.0)
+
+    def _is_conditional(self, params: Parameters) -> bool:
+        return len(params) < len(self.get_params())
 
     def _distance(self, gradient: tf.Tensor, params: Parameters) -> float:
         """Expected vertical distance to the minimum, from a gradient; infinite where that overflows."""

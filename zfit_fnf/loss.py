@@ -117,7 +117,7 @@ class EventKernel(Kernel):
 
     Attributes:
         prepare: ``prepare(x)``, the prepared events ``(n, n_obs)``.
-        score: ``score(tangent, prepared)``, the derivative ``(n,)`` of every log-density along a direction.
+        score: ``score(tangent, prepared, weights)``, the derivative ``(n,)`` of every log-density along a direction.
     """
 
     def __init__(self, model: zfit.pdf.BasePDF):
@@ -140,7 +140,8 @@ class EventKernel(Kernel):
     def _sum(self, prepared: Any, weights: tf.Tensor) -> tf.Tensor:
         return -tf.reduce_sum(weights * self._log_density(prepared))
 
-    def _score(self, tangent: tf.Tensor, prepared: Any) -> tf.Tensor:
+    def _score(self, tangent: tf.Tensor, prepared: Any, weights: tf.Tensor) -> tf.Tensor:
+        del weights
         return self._along(tangent, lambda: self._log_density(prepared))
 
 
@@ -334,11 +335,12 @@ class LearnedLoss(BaseUnbinnedNLL):
             total, seen = np.zeros_like(result), 0.0
             for kernel, events in self._event_terms(index)[0]:
                 directions = _directions(kernel.params, params)
-                for prepared, weights in events:
+                for chunk in events:
                     if seen >= n_events:
                         break
-                    scores = np.stack([kernel.score(direction, prepared) for direction in directions], axis=1) + offset
-                    total += scores.T @ (scores * weigh(np.asarray(weights))[:, None])
+                    weights = np.asarray(chunk[1])
+                    scores = np.stack([kernel.score(direction, *chunk) for direction in directions], axis=1) + offset
+                    total += scores.T @ (scores * weigh(weights)[:, None])
                     seen += np.count_nonzero(weights)
             result += total * (np.count_nonzero(self._weights(index)) / max(seen, 1.0))
         return result

@@ -449,11 +449,11 @@ class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
 
     def mix(self, log_densities: Sequence[tf.Tensor]) -> tf.Tensor:
         """Log-density ``(n,)`` of the sum, from those of its components."""
-        log_p, weights = tf.stack(log_densities, axis=-1), self.weights()
+        log_p, weights = tf.stack(log_densities), self.weights()[:, None]
         # A logarithm of the weights would have no derivative where a yield is zero.
-        largest = tf.stop_gradient(tf.reduce_max(tf.where(weights > 0, log_p, -np.inf), axis=-1, keepdims=True))
-        mixture = tf.linalg.matvec(tf.exp(log_p - largest), weights)
-        return largest[:, 0] + tf.math.log(mixture) - tf.math.log(tf.reduce_sum(weights))
+        largest = tf.stop_gradient(tf.reduce_max(tf.where(weights > 0, log_p, -np.inf), axis=0))
+        mixture = tf.reduce_sum(weights * tf.exp(log_p - largest), axis=0)
+        return largest + tf.math.log(mixture) - tf.math.log(tf.reduce_sum(weights))
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         """Labels first, then every component for the rows with its label."""

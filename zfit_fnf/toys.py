@@ -438,11 +438,11 @@ def _shape_scores(model: zfit.pdf.BasePDF, x: np.ndarray, floating: Sequence[zfi
     """Derivatives ``(n, P)`` of the log-density of events, by the kernel with which losses evaluate them."""
     kernel = event_kernel(model)
     scores = np.zeros((len(x), len(floating)))
-    chunks = [prepared for prepared, _ in Events(kernel, x)]
+    chunks = list(Events(kernel, x))
     for column, parameter in enumerate(floating):
         if parameter in kernel.params:
             direction = tf.constant([float(own is parameter) for own in kernel.params], tf.float64)
-            scores[:, column] = np.concatenate([kernel.score(direction, chunk) for chunk in chunks])[: len(x)]
+            scores[:, column] = np.concatenate([kernel.score(direction, *chunk) for chunk in chunks])[: len(x)]
     return scores
 
 
