@@ -326,6 +326,16 @@ def test_processes_need_names(data):
         fit_transfer(SumPDF(parts, fracs=[0.5]), data, **SMALL)
 
 
+def test_a_parameter_at_its_limit_marks_the_fit(data):
+    pdf = model()
+    (jes,) = pdf.get_params()
+    jes.set_value(-0.95)
+    jes.lower, jes.upper = -1.0, -0.9  # the constraint and undistorted data want it at zero
+    fit = fit_transfer(pdf, data, **SMALL, seed=2)
+    assert not fit.valid
+    assert "at a limit: jes" in fit.problems
+
+
 def test_few_events_for_many_weights(data):
     with pytest.warns(UserWarning, match=r"50 effective events are few for a map with \d+ weights \(ratio"):
         fit_transfer(model(), data[:50], **{**SMALL, "hidden": (16, 16)}, seed=1)

@@ -88,7 +88,7 @@ class Kernel:
         self.value = Compiled(function, xla=xla)
         self.value_gradient = Compiled(self._value_gradient, xla=xla)
         # XLA would fold the many constant tangents of forward mode with its slow interpreter, for minutes.
-        self.hessian_vector = Compiled(self._hessian_vector, xla=False)
+        self.hessian_vector: Callable[..., tf.Tensor] = Compiled(self._hessian_vector, xla=False)
 
     @property
     def n_traces(self) -> int:
@@ -126,7 +126,7 @@ class EventKernel(Kernel):
         self._chunk = XLA_CHUNK if xla else GRAPH_CHUNK
         super().__init__(self._sum, model.get_params(floating=None, is_yield=False), xla=xla)
         self.prepare: Callable[[tf.Tensor], Any] = Compiled(functools.partial(prepare, model), xla=xla)
-        self.score = Compiled(self._score, xla=xla)
+        self.score: Callable[..., tf.Tensor] = Compiled(self._score, xla=xla)
 
     def chunk_size(self, n_events: int) -> int:
         """Events per call for a data set of a size."""
