@@ -458,6 +458,20 @@ def test_learned_densities_integrate_to_one_in_two_dimensions(nuisances):
     assert np.sum(pdf.pdf(points)) * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=1e-3)
 
 
+def test_networks_of_float32(nuisances):
+    flow = Flow(["a", "b"], cond=["x"], seed=9)
+    exact = FNFPDF(random_deformation(flow), nuisances)
+    single = exact.copy(precision="float32")
+    points = np.random.default_rng(2).normal(size=(200, 3))
+    log_p, expected = single.log_pdf(points), exact.log_pdf(points)
+    assert log_p.dtype == tf.float64
+    difference = np.abs(log_p - expected)
+    # Rounding of logits and exponents: some units in the last place (6e-8) of numbers up to about a hundred.
+    assert 0 < difference.max() < 1e-4
+    with pytest.raises(ValueError, match=r"precision= is one of \['float64', 'float32'\]; got 'half'"):
+        exact.copy(precision="half")
+
+
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_learned_density_agrees_with_its_model(nuisances, n_layers):
     flow = Flow(["a", "b"], cond=["x"], ranges={"b": (0.0, 1.0)}, seed=7)

@@ -80,6 +80,11 @@ class TestProfile:
         assert scan.values[-1] == pytest.approx(0.3 + error)
         assert scan.values[0] == pytest.approx(0.3 - 3 * error, abs=0.02 * error)
 
+    def test_refuses_values_outside_of_the_limits(self, fitted):
+        measurement, result, _ = fitted
+        with pytest.raises(ValueError, match=r"cannot scan 'mu' at \[6.0\]: its limits are -5 and 5"):
+            scans.profile(measurement.nll, result, measurement.mu, values=[0.1, 6.0], progress=False)
+
     def test_refuses_a_parameter_that_was_not_fitted(self, fitted):
         measurement, result, _ = fitted
         with pytest.raises(ValueError, match=r"cannot scan \['other'\]: the fit has \['mu', 'scale'\]"):

@@ -34,6 +34,7 @@ INTEGRATION_SAMPLE = 2**15
 _INTEGRATION_SEED = (20, 26)
 _ROUNDS, _ROUND_SIZE = 1000, 4096  # of accept-reject sampling in a part of the range
 _TINY = 1e-300  # densities of foreign PDFs are not smaller: the logarithm and its derivatives stay finite
+_PRECISIONS = ["float64", "float32"]
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -280,9 +281,10 @@ class FNFPDF(_FlowBasedPDF):
         norm: Range over which it is normalised; by default ``obs``.
         name: Name of the PDF.
         label: Text for plots and tables.
+        precision: Of the networks, ``"float64"`` or ``"float32"``, see docs/performance.md.
 
     Raises:
-        ValueError: If ``params`` lacks a nuisance or names another one; as for `FlowPDF`.
+        ValueError: If ``params`` lacks a nuisance or names another one, for another precision; as for `FlowPDF`.
 
     Example:
         >>> from zfit_fnf.deformation import Response
@@ -303,7 +305,10 @@ class FNFPDF(_FlowBasedPDF):
         norm: Any = None,
         name: str = "FNFPDF",
         label: str | None = None,
+        precision: str = "float64",
     ):
+        if precision not in _PRECISIONS:
+            raise ValueError(f"precision= is one of {_PRECISIONS}; got {precision!r}")
         self._arguments = {
             "deformation": deformation,
             "params": params,
@@ -312,7 +317,9 @@ class FNFPDF(_FlowBasedPDF):
             "norm": norm,
             "name": name,
             "label": label,
+            "precision": precision,
         }
+        self._single = precision == "float32"
         self._deformation = deformation
         known = deformation.nuisances
         if missing := [name for name in known if name not in params]:
@@ -333,15 +340,20 @@ class FNFPDF(_FlowBasedPDF):
         """Values ``(K,)`` of the nuisances, in the order of the deformation."""
         return tf.stack([self.params[name].value() for name in self._deformation.nuisances])
 
+    def _coordinates(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """As `encode`, the coordinates in the precision of the networks."""
+        u, c, log_jacobian = self.encode(x)
+        return (tf.cast(u, tf.float32), tf.cast(c, tf.float32), log_jacobian) if self._single else (u, c, log_jacobian)
+
     def _prepare(self, x: tf.Tensor) -> Any:
         return self._prepare_given(x, self._given(x))
 
     def _given(self, x: tf.Tensor) -> Any:
-        c = self.encode(x)[1]
+        _, c, _ = self._coordinates(x)
         return self._deformation.given(c), self._flow.given(c)
 
     def _prepare_given(self, x: tf.Tensor, given: Any) -> Any:
-        u, c, log_jacobian = self.encode(x)
+        u, c, log_jacobian = self._coordinates(x)
         of_deformation, of_flow = given
         return u, c, log_jacobian, self._deformation.coefficients_given(u, of_deformation), of_flow
 
@@ -349,7 +361,8 @@ class FNFPDF(_FlowBasedPDF):
         u, c, log_jacobian, coefficients, given = prepared
         basis = tf.cast(self._deformation.basis(self.nu()), u.dtype)
         nominal, log_det = self._deformation.apply(u, c, coefficients, basis)
-        return self._flow.log_density_given(nominal, given) + log_det + log_jacobian
+        log_density = self._flow.log_density_given(nominal, given) + log_det
+        return tf.cast(log_density, log_jacobian.dtype) + log_jacobian
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         return self._decode(self._deformation.draw(self._context(context), self.nu(), _seed()))

@@ -126,14 +126,15 @@ def profile(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the parameter was not fitted, or the Hessian at the best fit is not positive definite.
+        ValueError: If the parameter was not fitted, values are outside of its limits, or the Hessian at the best fit is
+            not positive definite.
 
     Example:
         >>> ax = zfit_fnf.plotting.profile(profile(nll, result, jes))
     """
     with preserved(nll):
         minima = _ConditionalMinima(nll, result, [param], minimizer)
-        grid = minima.grid(param, n_sigma, n_points) if values is None else np.asarray(list(values), float)
+        grid = minima.grid(param, n_sigma, n_points) if values is None else _inside(param, values)
         points = tqdm(grid, desc=f"profile of {param.name}", disable=not progress)
         delta = np.array([minima.delta([value]) for value in points])
     return ProfileScan(param.name, axis_title(param), grid, delta, minima.best[param])
@@ -308,7 +309,7 @@ class _ConditionalMinima:
 
     def _start(self, point: Sequence[float]) -> np.ndarray:
         """Fix the parameters; where the others should be by the Hessian of the best fit."""
-        zfit.param.set_values(self._fixed, point)
+        _assign(self._fixed, point)
         moved = np.asarray(point) - [self.best[parameter] for parameter in self._fixed]
         start = np.array([self.best[parameter] for parameter in self._others])
         return start - np.linalg.solve(self._curvature, self._mixed @ moved) if len(start) else start
@@ -323,7 +324,7 @@ class _ConditionalMinima:
         for _ in range(_NEWTON_STEPS):
             if not np.all((position >= low) & (position <= high)):  # a step that is not a number is not inside either
                 return
-            zfit.param.set_values(self._others, position)
+            _assign(self._others, position)
             value, gradient = self._nll.value_gradient(self._others, full=False)
             step = np.linalg.solve(self._curvature, np.asarray(gradient))
             position = position - step
@@ -337,6 +338,19 @@ def _hessian(result: FitResult, parameters: Sequence[zfit.Parameter]) -> np.ndar
     if not np.isfinite(hessian).all() or np.linalg.eigvalsh(hessian)[0] <= 0:
         raise ValueError("the Hessian at the best fit is not positive definite: the fit did not end at a minimum")
     return hessian
+
+
+def _inside(parameter: zfit.Parameter, values: Iterable[float]) -> np.ndarray:
+    grid, (low, high) = np.asarray(list(values), float), _limits(parameter)
+    if outside := [float(value) for value in grid if not low <= value <= high]:
+        raise ValueError(f"cannot scan {parameter.name!r} at {outside}: its limits are {low:g} and {high:g}")
+    return grid
+
+
+def _assign(parameters: Sequence[zfit.Parameter], values: Iterable[float]) -> None:
+    """Set values that are known to be inside of the limits: looking once more would cost as much as an evaluation."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.assign(value)
 
 
 def _limits(parameter: zfit.Parameter) -> tuple[float, float]:
