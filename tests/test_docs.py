@@ -62,7 +62,8 @@ def test_performance(in_a_hurry):
     jes = zfit_fnf.nuisance("jes")
     model = deformed(smooth_flow(["y"]), [jes])
     data = events(model, {jes: 0.5}, 2000, 1)
-    names = run("docs/performance.md", zfit=zfit, zfnf=zfit_fnf, nll=zfit_fnf.loss.UnbinnedNLL(model, data))
+    nll = zfit_fnf.loss.UnbinnedNLL(model, data)
+    names = run("docs/performance.md", zfit=zfit, zfnf=zfit_fnf, nll=nll, jes=jes, deformation=model.deformation)
     assert names["result"].valid
     assert names["fast"].report.exact_edm < 1e-3
 
