@@ -44,10 +44,10 @@ def drawn(model: zfit.pdf.BasePDF, n: int, *, seed: int, largest: float) -> dict
 
 
 def minimise(nll: zfit.loss.UnbinnedNLL) -> zfit.result.FitResult:
-    """MIGRAD from zero, which looks at its Hessian before it believes that it has arrived, to a hundredth of an error."""
+    """MIGRAD from zero, to a hundredth of an error."""
     for parameter in nll.get_params():
         parameter.set_value(0.0)
-    return zfit.minimize.Minuit(gradient="zfit", mode=1, tol=1e-5).minimize(nll)
+    return zfnf.Minuit(tol=1e-5).minimize(nll)
 
 
 def measure_fit(n_events: int, n_nuisances: int, **shape: object) -> dict:

@@ -17,6 +17,7 @@ from zfit_fnf.deformation import Deformation, Response
 from zfit_fnf.flows import Flow
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import NuisanceConstraint, modified_yield, normsys, nuisance
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.scans import contour
@@ -62,7 +63,7 @@ def minimise(nll, start=0.0):
     for parameter in nll.get_params():
         if isinstance(parameter, zfit_fnf.Nuisance):
             parameter.set_value(start)
-    return zfit.minimize.Minuit(gradient="zfit", mode=1, tol=1e-5).minimize(nll)
+    return Minuit(tol=1e-5).minimize(nll)
 
 
 def assert_same_minimum(nll, fast, fit, *, within=0.01):

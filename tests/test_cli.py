@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from unittest.mock import create_autospec
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from executors import Here
 from typer.testing import CliRunner
 
 import zfit_fnf
@@ -69,6 +71,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "QUICK", TINY)
         patch.setattr(demo, "train", train_without_compiling)
+        patch.setattr(demo, "workers", lambda n: nullcontext(Here()))
         patch.setattr(demo, "upper_limit", create_autospec(demo.upper_limit, return_value=LIMIT))
         patch.setattr(demo, "discovery", create_autospec(demo.discovery, return_value=SIGNIFICANCE))
         done = invoke("demo", "--out", out, "--quick", "--seed", 3)
@@ -131,8 +134,7 @@ class TestDemo:
         out, output = finished
         for word in (
             "simulating 9 samples of 5,000 events",
-            "process A",
-            "process B",
+            "training p(x) and p(y | x) of both processes",
             "MIGRAD",
             "HESSE",
             "MINOS",
@@ -285,6 +287,7 @@ class TestErrors:
 
         monkeypatch.setattr(demo, "QUICK", TINY)
         monkeypatch.setattr(demo, "train", stop)
+        monkeypatch.setattr(demo, "workers", lambda n: nullcontext(Here()))
         done = invoke("demo", "--out", tmp_path, "--quick")
         assert done.exit_code == 1
         assert "error: training of p(x1, x2) was interrupted at step 7" in done.stderr

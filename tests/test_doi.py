@@ -6,7 +6,6 @@ Trainings are a few steps long. What is tested here holds for any map, also for 
 from __future__ import annotations
 
 import warnings
-from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 import zfit
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_stored_fits as stored
+from executors import Here
 from scipy import integrate, stats
 from test_stored_fits import FLOWS, SHORT, model
 
@@ -39,22 +39,6 @@ from zfit_fnf.transfer import ProfiledTransfer, Transfer
 
 data, fitted, profiled = stored.data, stored.fitted, stored.profiled  # fixtures
 SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
-
-
-class Here(Executor):
-    """Runs everything at once, in this process; can fail at one of the calls."""
-
-    def __init__(self, fails_at: int | None = None):
-        self.calls, self._fails_at = 0, fails_at
-
-    def submit(self, function, /, *args, **kwargs):
-        future = Future()
-        self.calls += 1
-        if self.calls == self._fails_at:
-            future.set_exception(RuntimeError("out of memory"))
-        else:
-            future.set_result(function(*args, **kwargs))
-        return future
 
 
 def at(loss, value):

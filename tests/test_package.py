@@ -14,7 +14,7 @@ import zfit_fnf
 PACKAGE = Path(zfit_fnf.__file__).parent
 
 LAYERS = [
-    {"files", "history"},
+    {"files", "history", "minimize", "parallel"},
     {"samples", "datasets", "nets", "bijectors", "series"},
     {"diagnostics"},
     {"coordinates"},
@@ -86,6 +86,7 @@ def test_public_names():
     assert set(zfit_fnf.__all__) == {
         "Deformation",
         "Flow",
+        "Minuit",
         "Nuisance",
         "Sample",
         "Schedule",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .acceleration import accelerate
     from .deformation import Deformation, YieldChange
     from .flows import Flow
+    from .minimize import Minuit
     from .optimise import Schedule
     from .param import Nuisance, lnN, modified_yield, normsys, nuisance
     from .samples import Sample, Variation
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "Deformation": "deformation",
     "Flow": "flows",
+    "Minuit": "minimize",
     "Nuisance": "param",
     "Sample": "samples",
     "Schedule": "optimise",
@@ -76,6 +78,7 @@ __all__ = [  # noqa: RUF022 (modules first)
     "train",
     "Deformation",
     "Flow",
+    "Minuit",
     "Nuisance",
     "Sample",
     "Schedule",

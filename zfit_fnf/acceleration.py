@@ -26,7 +26,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
-from .deformation import Deformation
+from .deformation import Deformation, PolynomialMap
 from .expansion import expand, expansion_order, polynomial
 from .flows import Density
 from .loss import (
@@ -63,11 +63,12 @@ _ZERO = tf.UnconnectedGradients.ZERO
 _SEARCHING = 0.3  # of a value that only tells a minimiser how long its next step should be
 _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the exact gradient is asked for
 _NEAR = 0.1  # the same, where a fit has ended
-_EDM = 1e-3  # largest expected vertical distance between the minima of the exact and the accelerated likelihood
+_EDM = 5e-5  # largest expected vertical distance between the exact and the accelerated minimum: a hundredth of an error
 _STRAYS = 3  # values in a row that the polynomials cannot give, before their centre moves
 _ENOUGH_EVENTS = 30_000  # to estimate the information to a few per cent
 _PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
 _PILOT_STEPS = 12
+_CHEAP_SCORES = 10  # so many of them cost as much as a step of the pilot
 _PILOT_EDM = 0.1  # expected vertical distance to the minimum of the pilot, where its search ends
 
 
@@ -190,22 +191,24 @@ def order_of(pdf: zfit.pdf.BasePDF) -> int:
 def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
     if not order_of(pdf):
         return prepare(pdf, x)
-    gather = kept_by(pdf, "gathering", lambda: Compiled(functools.partial(_gather, pdf), xla=True))
-    *events, coefficients = _in_pieces(gather, x)
-    return *events, tf.reshape(coefficients, (coefficients.shape[0], -1))
-
-
-def _gather(pdf: FNFPDF, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Standardised events ``(d, n)`` and conditions, their Jacobian ``(n,)``, and coefficients ``(M, 2, d, n)``."""
+    # Without the flow and the yields, which may differ where the responses are of one architecture.
+    responses = PolynomialMap(pdf.deformation.responses, windows=pdf.deformation.windows)
     u, c, log_jacobian = pdf.encode(x)
-    coefficients = pdf.deformation.coefficients(tf.cast(u, tf.float32), tf.cast(c, tf.float32))
-    return tf.transpose(u), tf.transpose(c), log_jacobian, tf.transpose(coefficients, (1, 3, 2, 0))
+    (coefficients,) = _in_pieces(_coefficients.of(responses), tf.cast(u, tf.float32), tf.cast(c, tf.float32))
+    coefficients = tf.reshape(coefficients, (coefficients.shape[0], -1))
+    return tf.transpose(u), tf.transpose(c), log_jacobian, coefficients, responses.calibration()
+
+
+@PerArchitecture
+def _coefficients(responses: PolynomialMap, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor]:
+    """Coefficients ``(M, 2, d, n)``."""
+    return (tf.transpose(responses.coefficients(u, c), (1, 3, 2, 0)),)
 
 
 def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
     """Basis ``(M,)`` at the current nuisances; there the log-scales, scaled coordinates and shifts, ``(d, n)`` each."""
-    u, _, _, coefficients = data
-    basis = pdf.deformation.basis(pdf.nu())
+    u, _, _, coefficients, calibration = data
+    basis = pdf.deformation.basis(pdf.nu(), calibration)
     contracted = basis[None, :] @ tf.cast(coefficients, tf.float64)
     log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
     return basis, log_scale, u * tf.exp(log_scale), shift
@@ -215,12 +218,13 @@ def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
 def _(pdf: FNFPDF, data: Any, *, linear: bool = False) -> Any:
     if not order_of(pdf):
         return data
-    _, c, log_jacobian, coefficients = data
+    _, c, log_jacobian, coefficients, calibration = data
     centre, log_scale, scaled, shift = _moved(pdf, data)
-    expansion = functools.partial(_linearise if linear else _expand, pdf.deformation.flow.density)
+    expansion = (_linearise if linear else _expand).of(pdf.deformation.flow.density)
     log_density, polynomial = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
     return {
         "centre": centre,
+        "calibration": calibration,
         "coefficients": coefficients,
         "scaled": tf.cast(scaled, tf.float32),
         "polynomial": polynomial,
@@ -233,7 +237,7 @@ def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
     if not (order := order_of(pdf)):
         return log_expanded.dispatch(object)(pdf, nest)
     # Differences to the centre are small: float32 resolves them better than anybody asks for.
-    basis = tf.cast(pdf.deformation.basis(pdf.nu()) - nest["centre"], tf.float32)
+    basis = tf.cast(pdf.deformation.basis(pdf.nu(), nest["calibration"]) - nest["centre"], tf.float32)
     log_scale, shift = tf.unstack(tf.reshape(basis[None, :] @ nest["coefficients"], (2, *nest["scaled"].shape)))
     delta = tf.unstack(nest["scaled"] * tf.math.expm1(log_scale) + shift)
     rise, highest = polynomial(nest["polynomial"], delta, order)
@@ -459,8 +463,10 @@ class AcceleratedNLL(LearnedLoss):
 
     def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
         self._follow_data()
-        if tf.executing_eagerly() and not self._approximate()[1] <= TOLERANCE:
-            self._move_centre()
+        if tf.executing_eagerly():
+            value, error = self._approximate()
+            if not error <= max(TOLERANCE, self._tolerance_away(float(value))):
+                self._move_centre()
         return super()._call_hessian(params, numgrad, hessian)
 
     def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
@@ -566,8 +572,9 @@ class AcceleratedNLL(LearnedLoss):
         share = np.mean([chunks.n_pilot / len(chunks) for chunks in events])
         lower, upper = np.transpose([_limits(parameter) for parameter in params])
         best, origin, step = np.inf, start, np.zeros_like(start)
+        refresh = max(1, len(params) // _CHEAP_SCORES)
         with zfit.param.set_values(params, start):
-            for _ in range(_PILOT_STEPS):
+            for index in range(_PILOT_STEPS):
                 point = np.clip(origin + step, lower, upper)
                 zfit.param.set_values(params, point)
                 for chunks in events:
@@ -577,8 +584,10 @@ class AcceleratedNLL(LearnedLoss):
                     step = 0.25 * step
                     continue
                 best, origin = float(value), point
-                squares = self._sum_of_squared_scores(params, np.abs)
-                step = -_solve(share * squares + self._constraint_hessian(params), np.asarray(gradient))
+                if index % refresh == 0:  # it changes little on the way
+                    squares = self._sum_of_squared_scores(params, np.abs)
+                    information = share * squares + self._constraint_hessian(params)
+                step = -_solve(information, np.asarray(gradient))
                 if not -0.5 * float(step @ np.asarray(gradient)) > _PILOT_EDM:
                     break
         return origin
@@ -638,7 +647,7 @@ class AcceleratedNLL(LearnedLoss):
 
     def _distance(self, gradient: tf.Tensor, params: Parameters) -> float:
         """Expected vertical distance to the minimum, from a gradient; infinite where that overflows."""
-        inside = [not (parameter.has_limits and bool(parameter.at_limit)) for parameter in params]
+        inside = [_is_inside(parameter) for parameter in params]
         free = [parameter for parameter, is_inside in zip(params, inside, strict=True) if is_inside]
         g, information = np.asarray(gradient)[inside], self._information(free)
         if not (np.isfinite(g).all() and np.isfinite(information).all()):
@@ -682,6 +691,15 @@ def _limits(parameter: zfit.Parameter) -> tuple[float, float]:
     """Of a parameter; infinite on a side without one."""
     lower, upper = parameter.lower, parameter.upper
     return -np.inf if lower is None else float(lower), np.inf if upper is None else float(upper)
+
+
+def _is_inside(parameter: zfit.Parameter) -> bool:
+    """Not at a limit; as zfit's ``at_limit``, in a hundredth of the time."""
+    if not parameter.has_limits:
+        return True
+    lower, upper = _limits(parameter)
+    margin = min(0.005 * (upper - lower), 1e-5)
+    return lower + margin < float(parameter.value()) < upper - margin
 
 
 def _exactly(term: tuple[Any, Any]) -> tuple[Any, Iterable[tuple[Any, ...]]]:

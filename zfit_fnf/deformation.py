@@ -196,15 +196,22 @@ class PolynomialMap(Model):
             raise ValueError(f"unknown nuisance {unknown}: this deformation knows {list(self.nuisances)}")
         return np.array([float(nu.get(name, 0.0)) for name in self.nuisances])
 
-    def basis(self, nu: tf.Tensor) -> tf.Tensor:
-        """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows."""
+    def basis(self, nu: tf.Tensor, calibration: tf.Tensor | None = None) -> tf.Tensor:
+        """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows.
+
+        ``calibration`` is what :meth:`calibration` returns, for those who have it already.
+        """
         low, high = (tf.constant(edge, nu.dtype) for edge in zip(*self.windows.values(), strict=True))
         powers = [tf.ones_like(nu), *(continued_power(nu, power, low, high) for power in range(1, self._order + 1))]
         table = tf.reshape(tf.stack(powers, axis=-1), (-1,))
         monomials = tf.reduce_prod(tf.gather(table, self._factors), axis=-1)
-        values = tf.concat([tf.reshape(response.calibration, (-1,)) for response in self.responses], axis=0)
-        calibration = tf.scatter_nd(self._fed, tf.cast(values, nu.dtype), (len(self._factors),) * 2)
+        calibration = tf.cast(self.calibration() if calibration is None else calibration, nu.dtype)
         return monomials + tf.linalg.matvec(calibration, monomials, transpose_a=True)
+
+    def calibration(self) -> tf.Tensor:
+        """Matrix ``(M, M)`` of what every monomial adds to every other one."""
+        values = tf.concat([tf.reshape(response.calibration, (-1,)) for response in self.responses], axis=0)
+        return tf.scatter_nd(self._fed, values, (len(self._factors),) * 2)
 
     def _factor_positions(self) -> np.ndarray:
         """Factors of each monomial: places in the flat ``(K, order + 1)`` table of powers, where 0 is one."""

@@ -37,6 +37,7 @@ from .history import History
 from .limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from .loss import ExtendedUnbinnedNLL
 from .optimise import Schedule
+from .parallel import workers
 from .param import Nuisance, interpolate_code4, lnN, modified_yield, normsys, nuisance
 from .pdf import FNFPDF, ConditionalProductPDF, SumPDF
 from .projections import component_samples, vary
@@ -116,19 +117,11 @@ QUICK = DemoSettings(
 
 @dataclass(frozen=True, eq=False)
 class Densities:
-    """What is learned of one process: p(x) and p(y | x), each with its deformation."""
+    """What is learned of one process: p(x) and p(y | x), each with its deformation; and how, by what was trained."""
 
     x: Deformation
     y_given_x: Deformation
-
-    def histories(self) -> dict[str, History]:
-        """The training histories, by what was trained."""
-        named = {}
-        for label, deformation in (("p(x)", self.x), ("p(y | x)", self.y_given_x)):
-            if deformation.flow.history is not None:
-                named[label] = deformation.flow.history
-            named.update({f"{label}: {response}": history for response, history in deformation.history.items()})
-        return named
+    histories: dict[str, History]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,16 +187,14 @@ def run(
     stage = Stages(echo)
     with stage("simulation", f"simulating {len(POINTS)} samples of {settings.n_simulated:,} events for each process"):
         simulate(out / "events", settings, seed)
-    densities = {}
-    for process in TOY.processes:
-        with stage(f"training of {process}", f"training p(x) and p(y | x) of process {process}, with nuisances"):
-            densities[process] = train(read(out / "events", process), settings, seed=seed, progress=progress)
+    with stage("training", "training p(x) and p(y | x) of both processes, with nuisances"):
+        densities = train_all(out / "events", settings, seed=seed, progress=progress)
     data, model = Sample.read(out / "events" / "data.parquet"), build_model(densities)
     findings = analyse(data, model, settings, stage, seed=seed, progress=progress)
     with stage("plots", "drawing plots"):
         draw_plots(out / "plots", findings, densities, settings, seed)
     table = results_table(findings, settings, stage.seconds)
-    write_text(out / "histories.json", to_json({p: d.histories() for p, d in densities.items()}))
+    write_text(out / "histories.json", to_json({process: learned.histories for process, learned in densities.items()}))
     write_text(out / "results.json", to_json(results_dict(findings, settings, stage.seconds, seed)))
     write_text(out / "results.txt", table)
     return table
@@ -233,8 +224,18 @@ def read(folder: Path, process: str) -> dict[str, Sample]:
     return {name: Sample.read(folder / f"{process}_{name}.parquet", weights="w") for name in POINTS}
 
 
-def train(samples: Mapping[str, Sample], settings: DemoSettings, *, seed: int, progress: bool) -> Densities:
-    """Learn the densities of a process and their responses to the nuisances."""
+def train_all(folder: Path, settings: DemoSettings, *, seed: int, progress: bool) -> dict[str, Densities]:
+    """Train for all processes at once: for the last one here, where progress is shown, for the others beside it."""
+    *others, here = TOY.processes
+    with workers(len(others)) as pool:
+        futures = [pool.submit(train, folder, process, settings, seed=seed, progress=False) for process in others]
+        last = train(folder, here, settings, seed=seed, progress=progress)
+        return dict(zip(TOY.processes, [*(future.result() for future in futures), last], strict=True))
+
+
+def train(folder: Path, process: str, settings: DemoSettings, *, seed: int, progress: bool) -> Densities:
+    """Learn the densities of a process from its simulated samples, and their responses to the nuisances."""
+    samples = read(folder, process)
     variations = [Variation(samples[name], at=point) for name, point in POINTS.items() if point]
 
     def learn(obs: tuple[str, ...], cond: tuple[str, ...] = ()) -> Deformation:
@@ -248,7 +249,13 @@ def train(samples: Mapping[str, Sample], settings: DemoSettings, *, seed: int, p
             progress=progress,
         )
 
-    return Densities(x=learn(TOY.x), y_given_x=learn(TOY.y, TOY.x))
+    of_x, of_y = learn(TOY.x), learn(TOY.y, TOY.x)
+    histories = {}
+    for label, deformation in (("p(x)", of_x), ("p(y | x)", of_y)):
+        if deformation.flow.history is not None:
+            histories[label] = deformation.flow.history
+        histories.update({f"{label}: {response}": history for response, history in deformation.history.items()})
+    return Densities(of_x, of_y, histories)
 
 
 def build_model(densities: Mapping[str, Densities]) -> Model:
@@ -431,7 +438,7 @@ def draw_plots(
 def draw_histories(folder: Path, densities: Mapping[str, Densities]) -> None:
     """The training histories of each process."""
     for process, learned in densities.items():
-        histories = learned.histories()
+        histories = learned.histories
         with figure(folder / f"training_{process}.png", (14, 6)) as fig:
             axes = fig.subplots(2, len(histories) // 2)
             for ax, (name, history) in zip(axes.flat, histories.items(), strict=True):

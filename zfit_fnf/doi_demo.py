@@ -137,11 +137,8 @@ def run(
     stage, base = Stages(echo), settings.base
     with stage("simulation", f"simulating {base.n_simulated:,} events for each process and variation"):
         demo.simulate(out / "events", base, seed, distorted=True)
-    densities = {}
-    for process in TOY.processes:
-        with stage(f"training of {process}", f"training p(x) and p(y | x) of process {process}, with nuisances"):
-            samples = demo.read(out / "events", process)
-            densities[process] = demo.train(samples, base, seed=seed, progress=progress)
+    with stage("training", "training p(x) and p(y | x) of both processes, with nuisances"):
+        densities = demo.train_all(out / "events", base, seed=seed, progress=progress)
     data, model = Sample.read(out / "events" / "data.parquet"), demo.build_model(densities)
     fit = measure(data, model, settings, stage, out / "members", seed=seed, progress=progress)
     findings = analyse(fit, model, settings, stage, seed=seed, progress=progress)

@@ -7,9 +7,10 @@ throughout: the likelihood has to be smooth in the nuisances, and they move the 
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -212,7 +213,7 @@ def _degrees(n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int
 class PerArchitecture:
     """A function of a model and tensors that XLA compiles once for all models of one architecture.
 
-    The compiled code reads the weights of a model of its own, which takes over those of the model it is called with.
+    The compiled code reads the weights of a model of its own, which takes over those of the model it is called for.
 
     Args:
         function: Takes a model and tensors; returns a nest of tensors.
@@ -220,15 +221,26 @@ class PerArchitecture:
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
-        self._compiled: dict[tuple[type, str], tuple[Model, Callable[..., Any]]] = {}
+        self._compiled: dict[Any, tuple[Model, Callable[..., Any]]] = {}
 
-    def __call__(self, model: Model, *args: tf.Tensor) -> Any:
-        key = type(model), repr(model.config())
+    def of(self, model: Model) -> Callable[..., Any]:
+        """The compiled function of the tensors, with the weights as they are now; until it is asked for another model."""
+        key = architecture(model)
         if key not in self._compiled:
-            own = type(model)(**model.config())
+            own = copy.deepcopy(model)
             function = functools.partial(self._function, own)
             self._compiled[key] = own, tf.function(function, jit_compile=True, autograph=False)
         own, compiled = self._compiled[key]
-        for mine, theirs in zip(own.variables, model.variables, strict=True):
-            mine.assign(theirs)
-        return compiled(*args)
+        own.assign(model.variables)
+        return compiled
+
+
+def architecture(part: Any) -> Any:
+    """What tells a model from others of which not only the weights differ: its type and the arguments that make it."""
+    if isinstance(part, Model):
+        return type(part), architecture(part.config())
+    if isinstance(part, Mapping):
+        return tuple((name, architecture(value)) for name, value in part.items())
+    if isinstance(part, (list, tuple)):
+        return tuple(map(architecture, part))
+    return repr(part)

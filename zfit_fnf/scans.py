@@ -133,7 +133,7 @@ def profile(
         >>> ax = zfit_fnf.plotting.profile(profile(nll, result, jes))
     """
     with preserved(nll):
-        minima = _ConditionalMinima(nll, result, [param], minimizer)
+        minima = _ConditionalMinima(_BestFit(nll, result), [param], minimizer)
         grid = minima.grid(param, n_sigma, n_points) if values is None else _inside(param, values)
         points = tqdm(grid, desc=f"profile of {param.name}", disable=not progress)
         delta = np.array([minima.delta([value]) for value in points])
@@ -173,7 +173,7 @@ def contour(
     if first is second:
         raise ValueError(f"a contour needs two different parameters; got {first.name!r} twice")
     with preserved(nll):
-        minima = _ConditionalMinima(nll, result, [first, second], minimizer)
+        minima = _ConditionalMinima(_BestFit(nll, result), [first, second], minimizer)
         grids = minima.grid(first, n_sigma, n_points), minima.grid(second, n_sigma, n_points)
         points = tqdm(
             itertools.product(*grids),
@@ -225,8 +225,9 @@ def impacts(
         raise ValueError("there are no nuisances that could have an impact: the fit has none made by zfit_fnf.nuisance")
     rows = {}
     with preserved(nll):
+        best_fit = _BestFit(nll, result)
         for moved in tqdm(nuisances, desc=f"impacts on {param.name}", disable=not progress):
-            minima = _ConditionalMinima(nll, result, [moved], minimizer)
+            minima = _ConditionalMinima(best_fit, [moved], minimizer)
             value, error = minima.best[moved], minima.errors[moved]
             low, high = _limits(moved)
             down, up = (
@@ -234,7 +235,7 @@ def impacts(
                 for sign in (-1, 1)
             )
             rows[moved.name] = {"value": value, "error": error, "down": down, "up": up}
-        own = _ConditionalMinima(nll, result, [param], minimizer).errors[param]
+        own = _ConditionalMinima(best_fit, [param], minimizer).errors[param]
     table = pd.DataFrame.from_dict(rows, orient="index")
     order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
     return Impacts(param.name, axis_title(param), own, table.loc[order])
@@ -250,35 +251,49 @@ def axis_title(parameter: zfit.Parameter) -> str:
     return rf"{label} [$\sigma$]" if isinstance(parameter, Nuisance) else label
 
 
-class _ConditionalMinima:
-    """Minima of a likelihood with some parameters fixed.
+class _BestFit:
+    """Minimum of a likelihood, and its second derivatives there.
 
     Args:
         nll: The likelihood.
         result: Its best fit.
+    """
+
+    def __init__(self, nll: zfit.loss.UnbinnedNLL, result: FitResult):
+        self.nll = nll
+        self.values = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
+        zfit.param.set_values(self.values, clip=True)
+        self.lowest = float(nll.value(full=False))
+        # Its own derivatives: differences of values, as Minuit takes them, are no match for many parameters. What weights
+        # do to errors is not in it.
+        self.hessian = np.asarray(nll.hessian(list(self.values)))
+        if not np.isfinite(self.hessian).all() or np.linalg.eigvalsh(self.hessian)[0] <= 0:
+            raise ValueError("the Hessian at the best fit is not positive definite: the fit did not end at a minimum")
+
+
+class _ConditionalMinima:
+    """Minima of a likelihood with some parameters fixed.
+
+    Args:
+        best_fit: The minimum without.
         fixed: The parameters that are fixed.
         minimizer: For the points that Newton steps do not solve.
     """
 
     def __init__(
-        self,
-        nll: zfit.loss.UnbinnedNLL,
-        result: FitResult,
-        fixed: Sequence[zfit.Parameter],
-        minimizer: zfit.minimize.BaseMinimizer | None,
+        self, best_fit: _BestFit, fixed: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
     ):
-        self.best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
+        self.best, self._nll, self._lowest = best_fit.values, best_fit.nll, best_fit.lowest
         if unknown := [parameter.name for parameter in fixed if parameter not in self.best]:
             raise ValueError(f"cannot scan {unknown}: the fit has {[parameter.name for parameter in self.best]}")
-        self._nll, self._fixed = nll, list(fixed)
+        self._fixed = list(fixed)
         self._others = [parameter for parameter in self.best if parameter not in fixed]
         self._minimizer = default_minimizer() if minimizer is None else minimizer
-        zfit.param.set_values(self.best, clip=True)
-        self._lowest = float(nll.value(full=False))
-        hessian = _hessian(result, [*self._fixed, *self._others])
-        self.errors = dict(zip(self._fixed, np.sqrt(np.diag(np.linalg.inv(hessian))), strict=False))
-        n = len(self._fixed)
-        self._curvature, self._mixed = hessian[n:, n:], hessian[n:, :n]
+        every = list(self.best)
+        errors = np.sqrt(np.diag(np.linalg.inv(best_fit.hessian)))
+        self.errors = {parameter: errors[every.index(parameter)] for parameter in self._fixed}
+        moving, still = ([every.index(parameter) for parameter in part] for part in (self._others, self._fixed))
+        self._curvature, self._mixed = (best_fit.hessian[np.ix_(moving, part)] for part in (moving, still))
 
     def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
         """Even grid of a parameter around the best fit."""
@@ -329,15 +344,6 @@ class _ConditionalMinima:
             step = np.linalg.solve(self._curvature, np.asarray(gradient))
             position = position - step
             yield position, float(value), float(0.5 * np.asarray(gradient) @ step)
-
-
-def _hessian(result: FitResult, parameters: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Second derivatives at the best fit, from the covariance, which HESSE may have found already."""
-    # Scans follow the likelihood itself: what weights do to errors is not in it.
-    hessian = np.linalg.inv(np.asarray(result.covariance(parameters, weightcorr=False), float))
-    if not np.isfinite(hessian).all() or np.linalg.eigvalsh(hessian)[0] <= 0:
-        raise ValueError("the Hessian at the best fit is not positive definite: the fit did not end at a minimum")
-    return hessian
 
 
 def _inside(parameter: zfit.Parameter, values: Iterable[float]) -> np.ndarray:

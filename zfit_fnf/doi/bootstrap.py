@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Executor, as_completed
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..files import complete
 from ..nets import Model
+from ..parallel import workers
 from ..pdf import LearnedPDF, components
 from ..samples import Sample
 from .globalfit import GlobalProblem, Member, TransferFit
@@ -104,7 +104,7 @@ def _made(
     with zfit.param.set_values(fit.problem.start):
         problem = fit.problem
         payload = dumps((problem.model, problem.transfer, problem.schedule, problem.penalty, fit.data))
-    with _workers(executor, len(labels)) as pool:
+    with nullcontext(executor) if executor else workers(len(labels)) as pool:
         futures = [pool.submit(_replica, payload, label) for label in labels]
         try:
             for future in tqdm(as_completed(futures), total=len(labels), desc="replicas", disable=not progress):
@@ -112,20 +112,6 @@ def _made(
         finally:
             for future in futures:
                 future.cancel()
-
-
-@contextmanager
-def _workers(executor: Executor | None, n: int) -> Iterator[Executor]:
-    if executor is not None:
-        yield executor
-        return
-    # Forked processes would inherit TensorFlow's threads, which do not survive it.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(n, os.cpu_count() or 1), mp_context=context)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _replica(payload: bytes, label: tuple[int, int]) -> Member:

@@ -200,8 +200,9 @@ class ReferenceDeformation(Deformation):
         self.centre, self.scale = ({name: float(values[name]) for name in self.nuisances} for values in (centre, scale))
         self.quadratic_damping, self.cross_term_damping = quadratic_damping, cross_term_damping
 
-    def basis(self, nu: tf.Tensor) -> tf.Tensor:
+    def basis(self, nu: tf.Tensor, calibration: tf.Tensor | None = None) -> tf.Tensor:
         """Damped monomials ``(M,)`` at the nuisances ``nu (K,)``: those of single nuisances, then the products."""
+        del calibration  # published models have none
         centre, scale = (tf.constant(list(values.values()), nu.dtype) for values in (self.centre, self.scale))
         m = (nu - centre) / scale
         single = tf.stack([m, self.quadratic_damping * m**2], axis=-1)
