@@ -463,10 +463,8 @@ class AcceleratedNLL(LearnedLoss):
 
     def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
         self._follow_data()
-        if tf.executing_eagerly():
-            value, error = self._approximate()
-            if not error <= max(TOLERANCE, self._tolerance_away(float(value))):
-                self._move_centre()
+        if tf.executing_eagerly() and not self._approximate()[1] <= TOLERANCE:
+            self._move_centre()
         return super()._call_hessian(params, numgrad, hessian)
 
     def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
@@ -540,6 +538,7 @@ class AcceleratedNLL(LearnedLoss):
     def _forget(self) -> None:
         """The data are new."""
         self._is_new = True
+        self._piloted: tuple[dict[zfit.Parameter, float], dict[zfit.Parameter, float]] = {}, {}
         self._scores: np.ndarray | None = None
         self._confirmed: np.ndarray | None = None
         self._minimum: float | None = None
@@ -555,9 +554,20 @@ class AcceleratedNLL(LearnedLoss):
             if self._is_new:
                 self._is_new = False
                 floating = list(self.get_params())
-                with zfit.param.set_values(floating, self._pilot(floating)):
+                here = [float(parameter.value()) for parameter in floating]
+                there = self._pilot(floating)
+                self._piloted = dict(zip(floating, here, strict=True)), dict(zip(floating, there, strict=True))
+                with zfit.param.set_values(floating, there):
                     self._move_centre()
                     self._information(floating)  # rather here than where a minimiser starts
+
+    def starting_point(self, params: Parameters) -> np.ndarray:
+        """Where a fit should start: near the minimum, if a part of the events was asked from here where that is."""
+        self._follow_data()
+        start, found = self._piloted
+        here = {parameter: float(parameter.value()) for parameter in params}
+        best = found if here == start else here
+        return np.array([best[parameter] for parameter in params])
 
     def _pilot(self, params: Parameters) -> np.ndarray:
         """Where all events should be expanded first: the minimum that a few of them have, from where we are.
