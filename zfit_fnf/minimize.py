@@ -17,18 +17,18 @@ _ROUNDS = 4
 class Minuit(zfit.minimize.Minuit):
     """Minuit of zfit, which is given the gradient and the Hessian of the likelihood instead of finding them by differences.
 
-    MIGRAD starts with the covariance at its starting point, HESSE is exact, and the expected vertical distance to the
-    minimum (EDM) is computed once more where MIGRAD has ended: it starts again from there if that is larger than ``tol``.
-    With ten or more parameters this is faster by far (30 parameters: 40 evaluations instead of 160 in the fast and 800 in
-    the careful mode). It also is more accurate: differences of values are not good enough for many parameters that are
-    correlated, for which errors from HESSE came out tens of per cent off.
+    MIGRAD takes its first step sizes from the Hessian and checks its covariance against it at the end, HESSE is exact, and the
+    expected vertical distance to the minimum (EDM) is computed once more where MIGRAD has ended: it starts again from there
+    if that is larger than ``tol``. With many parameters this is faster (30 parameters: 40 evaluations instead of 800) and
+    more accurate: differences of values are not good enough for many parameters that are correlated, for which errors from
+    HESSE came out tens of per cent off.
 
     The fit of an accelerated likelihood starts near the minimum already: where that is, seen from the current values, a
     part of the events has told.
 
     Args:
         tol: Precision, as for `zfit.minimize.Minuit`.
-        mode: Strategy of Minuit, 0 (fast, default) to 2.
+        mode: Strategy of Minuit: 0 does not look at the Hessian before it believes that it has arrived, 1 (default) and 2 do.
         **options: Further arguments of `zfit.minimize.Minuit`, but ``gradient``.
 
     Example:
@@ -40,7 +40,7 @@ class Minuit(zfit.minimize.Minuit):
         0.5
     """
 
-    def __init__(self, tol: float | None = None, mode: int = 0, **options: Any):
+    def __init__(self, tol: float | None = None, mode: int = 1, **options: Any):
         super().__init__(tol=tol, mode=mode, gradient="zfit", **options)
 
     @minimize_supports(init=True)
