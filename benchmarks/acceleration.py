@@ -243,26 +243,31 @@ def measure_reference(n_events: int) -> dict:
     return report
 
 
+CURVES = {
+    "events": ("events", "events"),
+    "nuisances": ("nuisances", "nuisance parameters"),
+    "dimensions": ("n_dim", "observables"),
+    "processes": ("n_processes", "processes"),
+}
+"""What a study varies: the key in its rows, and the label of the axis."""
+
+
 def draw(report: dict, path: Path) -> None:
-    """The curves: CPU time of value and gradient against what it may depend on."""
+    """The curves that were measured: CPU time of value and gradient against what it may depend on."""
     import matplotlib.pyplot as plt
 
-    curves = {
-        "events": (report["events"]["rows"], "events"),
-        "nuisances": (report["nuisances"], "nuisance parameters"),
-        "dimensions": (report["dimensions"], "observables"),
-        "processes": (report["processes"], "processes"),
-    }
-    keys = {"events": "events", "nuisances": "nuisances", "dimensions": "n_dim", "processes": "n_processes"}
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
-    for ax, (name, (rows, title)) in zip(axes, curves.items(), strict=True):
+    found = [name for name in CURVES if name in report]
+    figure, axes = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.6), layout="constrained", squeeze=False)
+    for ax, name in zip(axes.flat, found, strict=True):
+        rows = report["events"]["rows"] if name == "events" else report[name]
+        key, title = CURVES[name]
         for label, color in (("exact", "0.5"), ("accelerated", "tab:blue")):
-            points = [(row[keys[name]], row[f"{label}_value_gradient_cpu_s"]) for row in rows]
+            points = [(row[key], row[f"{label}_value_gradient_cpu_s"]) for row in rows]
             ax.loglog(*zip(*points, strict=True), "o-", color=color, label=label)
         ax.set(xlabel=title, title=f"{rows[0]['events']:,} events" if name != "events" else "2 nuisance parameters")
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("value and gradient [CPU s]")
-    axes[0].legend(frameon=False)
+    axes[0, 0].set_ylabel("value and gradient [CPU s]")
+    axes[0, 0].legend(frameon=False)
     figure.savefig(path, dpi=100)
 
 
@@ -306,7 +311,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1, help="of the events of equality")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path, help="for events, nuisances, dimensions and processes together")
+    parser.add_argument("--plot", type=Path, help="curves of what there is of events, nuisances, dimensions, processes")
     args = parser.parse_args()
     report: dict = {"cores": os.cpu_count(), "started": time.strftime("%Y-%m-%d %H:%M")}
     report |= {name: STUDIES[name](args.events, args.seed) for name in args.what}
