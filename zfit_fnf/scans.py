@@ -20,7 +20,7 @@ from zfit.result import FitResult
 from .param import Nuisance
 from .toys import default_minimizer, preserved
 
-_NEWTON_STEPS = 6
+_NEWTON_STEPS = 12
 _TOLERANCE = 1e-2  # of the distance to the minimum, which is then added: what remains is of higher order
 _PRECISE = 1e-4  # the same where the position of the minimum matters: within a hundredth of an error
 
@@ -336,14 +336,27 @@ class _ConditionalMinima:
     def _newton(self, position: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
         """Step by step, as long as they stay inside of the limits: where it leads, the value before and its distance."""
         low, high = np.transpose([_limits(parameter) for parameter in self._others])
+        inverse, before = np.linalg.inv(self._curvature), None
         for _ in range(_NEWTON_STEPS):
             if not np.all((position >= low) & (position <= high)):  # a step that is not a number is not inside either
                 return
             _assign(self._others, position)
-            value, gradient = self._nll.value_gradient(self._others, full=False)
-            step = np.linalg.solve(self._curvature, np.asarray(gradient))
+            value, tensor = self._nll.value_gradient(self._others, full=False)
+            gradient = np.asarray(tensor)
+            if before is not None:
+                inverse = _updated(inverse, position - before[0], gradient - before[1])
+            step, before = inverse @ gradient, (position, gradient)
             position = position - step
-            yield position, float(value), float(0.5 * np.asarray(gradient) @ step)
+            yield position, float(value), float(0.5 * gradient @ step)
+
+
+def _updated(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """The inverse Hessian after a step and the change of the gradient that came with it (BFGS)."""
+    curvature = step @ change
+    if not curvature > 0:
+        return inverse
+    projection = np.eye(len(step)) - np.outer(step, change) / curvature
+    return projection @ inverse @ projection.T + np.outer(step, step) / curvature
 
 
 def _inside(parameter: zfit.Parameter, values: Iterable[float]) -> np.ndarray:
