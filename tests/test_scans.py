@@ -177,3 +177,16 @@ class TestImpacts:
         measurement, result, _ = fitted
         with pytest.raises(ValueError, match="no nuisances"):
             scans.impacts(measurement.nll, result, measurement.mu, nuisances=[], progress=False)
+
+
+def test_updated_curvature_explains_the_last_step():
+    """The secant condition, which leaves an inverse Hessian symmetric and positive; a change with the wrong sign is ignored."""
+    rng = np.random.default_rng(3)
+    factor = rng.normal(size=(4, 4))
+    inverse, step = factor @ factor.T + np.eye(4), rng.normal(size=4)
+    change = step + 0.1 * rng.normal(size=4)
+    updated = scans._updated(inverse, step, change)
+    np.testing.assert_allclose(updated @ change, step, rtol=1e-10)  # rounding
+    np.testing.assert_allclose(updated, updated.T, rtol=1e-10)
+    assert np.linalg.eigvalsh(updated)[0] > 0
+    assert scans._updated(inverse, step, -step) is inverse
