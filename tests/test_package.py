@@ -14,7 +14,7 @@ import zfit_fnf
 PACKAGE = Path(zfit_fnf.__file__).parent
 
 LAYERS = [
-    {"files", "history", "minimize", "parallel"},
+    {"files", "history", "parallel"},
     {"samples", "datasets", "nets", "bijectors", "series"},
     {"diagnostics"},
     {"coordinates"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"calibration"},
     {"train"},
     {"param"},
-    {"pdf"},
+    {"pdf", "minimize"},
     {"loss"},
     {"expansion"},
     {"acceleration"},

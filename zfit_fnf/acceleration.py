@@ -47,7 +47,9 @@ from .loss import (
     total_hessian,
     vector,
 )
+from .minimize import newton_step, vertical_distance
 from .nets import PerArchitecture
+from .param import limits_of
 from .pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, components, is_compilable, log_density, prepare
 from .series import monomials
 
@@ -67,7 +69,7 @@ _EDM = 5e-5  # largest expected vertical distance between the exact and the acce
 _STRAYS = 3  # values in a row that the polynomials cannot give, before their centre moves
 _ENOUGH_EVENTS = 30_000  # to estimate the information to a few per cent
 _PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
-_PILOT_STEPS = 12
+_PILOT_STEPS = 30
 _CHEAP_SCORES = 10  # so many of them cost as much as a step of the pilot
 _PILOT_EDM = 0.1  # expected vertical distance to the minimum of the pilot, where its search ends
 
@@ -114,7 +116,8 @@ def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL, *, max_memory: float | No
 
     Use it in place of ``nll`` wherever a likelihood is evaluated many times: fits, MINOS, scans, limits, toys. The result
     is that of ``nll``: while a fit goes on the accelerated likelihood compares itself with the exact one, see
-    :mod:`zfit_fnf.acceleration`.
+    :mod:`zfit_fnf.acceleration`. Values are right to 0.01, or to two per cent of their distance from a minimum that was
+    found; what minimisers ask for on their way there (``full=False``, and the gradient alone) may be coarser.
 
     Args:
         nll: A loss of :mod:`zfit_fnf.loss`; it is not changed.
@@ -331,7 +334,7 @@ class ExpandedKernel(EventKernel):
 
     def chunk_size(self, n_events: int) -> int:
         """Events per call for a data set of a size: calls are costly, and so are events that fill the last one."""
-        return SMALL_CHUNK if n_events <= 2 * SMALL_CHUNK else CHUNK
+        return SMALL_CHUNK if n_events <= _PILOT_SHARE * SMALL_CHUNK else CHUNK
 
     def size(self, prepared: Any) -> int:
         """Bytes that a chunk takes, gathered and expanded."""
@@ -371,13 +374,13 @@ class ExpandedEvents(Events):
 
     Attributes:
         n_events: Number of events in these chunks.
-        n_pilot: Number of chunks that stand for all of them; zero if there are too few.
+        n_pilot: Number of chunks that stand for all of them.
     """
 
     def __init__(self, kernel: ExpandedKernel, x: np.ndarray, weights: np.ndarray, *, max_memory: float):
         super().__init__(kernel, x, weights, max_memory=max_memory)
         self.n_events = min(len(x), self.size * self.n_kept)
-        self.n_pilot = -(-self.n_kept // _PILOT_SHARE) if 2 * self.n_kept > _PILOT_SHARE else 0
+        self.n_pilot = -(-self.n_kept // _PILOT_SHARE)
         self._expand = kernel.expand
         self._expanded: list[Any] = []
 
@@ -442,12 +445,14 @@ class AcceleratedNLL(LearnedLoss):
     def _call_value_gradient(
         self, params: Parameters, numgrad: Any = None, full: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        del numgrad, full
+        del numgrad
         params = list(self._input_check_params(params, only_independent=True))
         self._follow_data()
         value, gradient, error = self._approximate_gradient(params)
         if not tf.executing_eagerly():
             return value, gradient
+        if full and self._is_too_coarse(error):
+            return self._exact_value_gradient(params)
         distance = self._distance(gradient, params)
         # Where the polynomials fail their gradient is large: it must not be what excuses them.
         tolerance = max(_RELATIVE * min(self._closest, distance), self._tolerance_away(float(value)))
@@ -472,7 +477,8 @@ class AcceleratedNLL(LearnedLoss):
 
         Args:
             params: Values of parameters, by name; those left out have their current values.
-            full: ``False`` for a value alone; otherwise the minimum that a fit has found is confirmed, if it was not yet.
+            full: ``False`` for a value that a fit asks for, which is coarse as long as nothing better is needed; otherwise
+                the minimum that a fit has found is confirmed, if it was not yet.
 
         Returns:
             Scalar, float64.
@@ -481,12 +487,21 @@ class AcceleratedNLL(LearnedLoss):
             AccelerationError: If the exact likelihood is not at a minimum where the accelerated one is.
         """
         result = super().value(params=params, full=full)
-        if full is not False and params is None and tf.executing_eagerly():
+        if full is False or not tf.executing_eagerly():
+            return result
+        with self._check_set_input_params(params):
+            if self._is_too_coarse(self._approximate()[1]):
+                result = self._exact_value_gradient([])[0]
+        if params is None:
             floating = list(self.get_params())
             value, gradient = self._call_value_gradient(floating)
             if self._distance(gradient, floating) < _NEAR and not self._is_confirmed(floating):
                 self._confirm(value, gradient, floating)
         return result
+
+    def _is_too_coarse(self, error: float) -> bool:
+        """Whether an error may matter, as far as is known before a fit has found where the minimum is."""
+        return self._minimum is None and not error <= TOLERANCE
 
     def _tolerance_away(self, value: float) -> float:
         """Error that a value may have by its distance from what matters: the minimum, as soon as it is known."""
@@ -580,7 +595,7 @@ class AcceleratedNLL(LearnedLoss):
         if not (params and events) or len(events) < n_terms or not all(chunks.n_pilot for chunks in events):
             return start
         share = np.mean([chunks.n_pilot / len(chunks) for chunks in events])
-        lower, upper = np.transpose([_limits(parameter) for parameter in params])
+        lower, upper = np.transpose([limits_of(parameter) for parameter in params])
         best, origin, step = np.inf, start, np.zeros_like(start)
         refresh = max(1, len(params) // _CHEAP_SCORES)
         with zfit.param.set_values(params, start):
@@ -597,7 +612,7 @@ class AcceleratedNLL(LearnedLoss):
                 if index % refresh == 0:  # it changes little on the way
                     squares = self._sum_of_squared_scores(params, np.abs)
                     information = share * squares + self._constraint_hessian(params)
-                step = -_solve(information, np.asarray(gradient))
+                step = newton_step(information, np.asarray(gradient))
                 if not -0.5 * float(step @ np.asarray(gradient)) > _PILOT_EDM:
                     break
         return origin
@@ -656,13 +671,8 @@ class AcceleratedNLL(LearnedLoss):
         return len(params) < len(self.get_params())
 
     def _distance(self, gradient: tf.Tensor, params: Parameters) -> float:
-        """Expected vertical distance to the minimum, from a gradient; infinite where that overflows."""
-        inside = [_is_inside(parameter) for parameter in params]
-        free = [parameter for parameter, is_inside in zip(params, inside, strict=True) if is_inside]
-        g, information = np.asarray(gradient)[inside], self._information(free)
-        if not (np.isfinite(g).all() and np.isfinite(information).all()):
-            return np.inf
-        return float(0.5 * g @ _solve(information, g))
+        """Expected vertical distance to the minimum, from a gradient."""
+        return vertical_distance(np.asarray(gradient), self._information(params), params)
 
     def _information(self, params: Parameters) -> np.ndarray:
         """Covariance of the score, which unlike the Hessian is positive anywhere, plus that of the constraints."""
@@ -690,26 +700,6 @@ class AcceleratedUnbinnedNLL(AcceleratedNLL, zfit.loss.UnbinnedNLL):
 
 class AcceleratedExtendedUnbinnedNLL(AcceleratedNLL, zfit.loss.ExtendedUnbinnedNLL):
     """An accelerated `ExtendedUnbinnedNLL`; see `accelerate`."""
-
-
-def _solve(information: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """The step that a gradient asks for; none in directions that nothing depends on."""
-    return np.linalg.lstsq(information, gradient, rcond=None)[0]
-
-
-def _limits(parameter: zfit.Parameter) -> tuple[float, float]:
-    """Of a parameter; infinite on a side without one."""
-    lower, upper = parameter.lower, parameter.upper
-    return -np.inf if lower is None else float(lower), np.inf if upper is None else float(upper)
-
-
-def _is_inside(parameter: zfit.Parameter) -> bool:
-    """Not at a limit; as zfit's ``at_limit``, in a hundredth of the time."""
-    if not parameter.has_limits:
-        return True
-    lower, upper = _limits(parameter)
-    margin = min(0.005 * (upper - lower), 1e-5)
-    return lower + margin < float(parameter.value()) < upper - margin
 
 
 def _exactly(term: tuple[Any, Any]) -> tuple[Any, Iterable[tuple[Any, ...]]]:

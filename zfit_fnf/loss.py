@@ -146,12 +146,15 @@ class EventKernel(Kernel):
 
 
 class NuisanceTerm:
-    """A :class:`NuisanceConstraint` in the guise of a kernel: its derivatives are known and need no compilation."""
+    """A :class:`NuisanceConstraint` in the guise of a kernel: its second derivatives are known."""
 
     def __init__(self, constraint: NuisanceConstraint):
         self.params = constraint.nuisances
-        self._gradient = constraint.gradient
-        self.value = constraint.value
+        # Without compilation, to read a hundred parameters takes as long as ten thousand events.
+        self._gradient = Compiled(constraint.gradient, xla=True)
+
+    def value(self) -> tf.Tensor:
+        return self.value_gradient()[0]
 
     def value_gradient(self) -> tuple[tf.Tensor, tf.Tensor]:
         gradient = self._gradient()
@@ -225,6 +228,7 @@ class LearnedLoss(BaseUnbinnedNLL):
         models = _as_list(model)
         if self.is_extended and (plain := [pdf.name for pdf in models if not pdf.is_extended]):
             raise ValueError(f"an extended likelihood needs a yield for {plain}: give them extended=")
+        self._known_params: dict[tuple[Any, ...], Any] = {}
         super().__init__(
             model=models,
             data=_channels(models, data, weights),
@@ -253,6 +257,18 @@ class LearnedLoss(BaseUnbinnedNLL):
         if full is not False and tf.executing_eagerly():
             self._warn_outside_windows()
         return super().value(params=params, full=full)
+
+    def _get_params(
+        self, floating: bool | None, is_yield: bool | None, extract_independent: bool | None, *, autograd: Any = None
+    ) -> Any:
+        """As zfit's, which walks through all models in every evaluation, which takes longer than the rest of it."""
+        if floating is not None and extract_independent is not True:
+            return super()._get_params(floating, is_yield, extract_independent, autograd=autograd)
+        key = (is_yield, extract_independent, autograd, len(self.constraints))
+        if key not in self._known_params:
+            self._known_params[key] = super()._get_params(None, is_yield, extract_independent, autograd=autograd)
+        known = self._known_params[key]
+        return known - [p for p in known if floating is not None and p.floating != floating]
 
     # --- the terms ----------------------------------------------------------------------------------------------------
 
@@ -484,7 +500,7 @@ def rate_kernel(model: zfit.pdf.BasePDF) -> Kernel:
 def constraint_kernel(constraint: BaseConstraint) -> Kernel | NuisanceTerm:
     """The kernel of a constraint, one for the life of the constraint."""
     if isinstance(constraint, NuisanceConstraint):
-        return NuisanceTerm(constraint)
+        return kept_by(constraint, "constraint", lambda: NuisanceTerm(constraint))
 
     def value() -> tf.Tensor:
         return tf.reshape(constraint.value(), ())

@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 from zfit.result import FitResult
 
-from .param import Nuisance
+from .param import Nuisance, limits_of
 from .toys import default_minimizer, preserved
 
 _NEWTON_STEPS = 12
@@ -229,7 +229,7 @@ def impacts(
         for moved in tqdm(nuisances, desc=f"impacts on {param.name}", disable=not progress):
             minima = _ConditionalMinima(best_fit, [moved], minimizer)
             value, error = minima.best[moved], minima.errors[moved]
-            low, high = _limits(moved)
+            low, high = limits_of(moved)
             down, up = (
                 minima.position([min(max(value + sign * error, low), high)])[param] - minima.best[param]
                 for sign in (-1, 1)
@@ -298,7 +298,7 @@ class _ConditionalMinima:
     def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
         """Even grid of a parameter around the best fit."""
         centre, width = self.best[parameter], n_sigma * self.errors[parameter]
-        low, high = _limits(parameter)
+        low, high = limits_of(parameter)
         return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
 
     def delta(self, point: Sequence[float]) -> float:
@@ -335,7 +335,7 @@ class _ConditionalMinima:
 
     def _newton(self, position: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
         """Step by step, as long as they stay inside of the limits: where it leads, the value before and its distance."""
-        low, high = np.transpose([_limits(parameter) for parameter in self._others])
+        low, high = np.transpose([limits_of(parameter) for parameter in self._others])
         inverse, before = np.linalg.inv(self._curvature), None
         for _ in range(_NEWTON_STEPS):
             if not np.all((position >= low) & (position <= high)):  # a step that is not a number is not inside either
@@ -360,7 +360,7 @@ def _updated(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.nd
 
 
 def _inside(parameter: zfit.Parameter, values: Iterable[float]) -> np.ndarray:
-    grid, (low, high) = np.asarray(list(values), float), _limits(parameter)
+    grid, (low, high) = np.asarray(list(values), float), limits_of(parameter)
     if outside := [float(value) for value in grid if not low <= value <= high]:
         raise ValueError(f"cannot scan {parameter.name!r} at {outside}: its limits are {low:g} and {high:g}")
     return grid
@@ -370,8 +370,3 @@ def _assign(parameters: Sequence[zfit.Parameter], values: Iterable[float]) -> No
     """Set values that are known to be inside of the limits: looking once more would cost as much as an evaluation."""
     for parameter, value in zip(parameters, values, strict=True):
         parameter.assign(value)
-
-
-def _limits(parameter: zfit.Parameter) -> tuple[float, float]:
-    low, high = parameter.lower, parameter.upper
-    return -np.inf if low is None else float(low), np.inf if high is None else float(high)
