@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -26,12 +27,14 @@ import zfit_fnf as zfnf
 from zfit_fnf.pdf import components
 
 
-def likelihoods(model: zfit.pdf.BasePDF, data: object) -> tuple[zfit.loss.UnbinnedNLL, zfit.loss.UnbinnedNLL]:
+def likelihoods(
+    model: zfit.pdf.BasePDF, data: object, *, max_memory: float | None = None
+) -> tuple[zfit.loss.UnbinnedNLL, zfit.loss.UnbinnedNLL]:
     """The exact and the accelerated one, with all parameters at zero."""
     nll = zfnf.loss.UnbinnedNLL(model, data)
     for parameter in nll.get_params():
         parameter.set_value(0.0)
-    return nll, zfnf.accelerate(nll)
+    return nll, zfnf.accelerate(nll, max_memory=max_memory)
 
 
 def drawn(model: zfit.pdf.BasePDF, n: int, *, seed: int, largest: float) -> dict[str, np.ndarray]:
@@ -40,7 +43,8 @@ def drawn(model: zfit.pdf.BasePDF, n: int, *, seed: int, largest: float) -> dict
     params = sorted(model.get_params(), key=lambda parameter: parameter.name)
     values = np.random.default_rng(seed).uniform(-largest, largest, size=len(params))
     with zfit.param.set_values(params, values):
-        return dict(zip(model.obs, model.sample(n).value().numpy().T, strict=True))
+        pieces = [model.sample(min(100_000, n - start)).value().numpy() for start in range(0, n, 100_000)]
+    return dict(zip(model.obs, np.concatenate(pieces).T, strict=True))
 
 
 def minimise(nll: zfit.loss.UnbinnedNLL) -> zfit.result.FitResult:
@@ -71,6 +75,24 @@ def measure_fit(n_events: int, n_nuisances: int, **shape: object) -> dict:
     report["matrix_products_cpu_s"] = matrix_products(model, n_events)
     report["ratio_value_gradient"] = report["exact_value_gradient_cpu_s"] / report["accelerated_value_gradient_cpu_s"]
     report["resident_MB"] = resident_megabytes()
+    return report
+
+
+def measure_large(n_events: int, n_nuisances: int, *, gigabytes: float) -> dict:
+    """MIGRAD and HESSE of as many events as memory holds, and what all of it takes; nothing was compiled before."""
+    model = random_model(n_nuisances)
+    _, fast = likelihoods(model, drawn(model, n_events, seed=1, largest=1.0), max_memory=1e9 * gigabytes)
+    report: dict = {"events": n_events, "nuisances": n_nuisances, "max_memory_GB": gigabytes}
+    fits: list = []
+    report["migrad_hesse_cpu_s"], report["migrad_hesse_wall_s"] = clocked(
+        lambda: (fits.append(minimise(fast)), fits[0].hesse(method="hesse_np", name="np"))
+    )
+    report["valid"], report["edm"], report["exact_edm"] = fits[0].valid, fits[0].edm, fast.report.exact_edm
+    report["expansions"], report["exact_evaluations"] = fast.report.n_expansions, fast.report.n_exact
+    report["exact_events"] = fast.report.exact_events
+    params = list(fits[0].params)
+    report["value_gradient_cpu_s"] = median_cpu(lambda: fast.value_gradient(params, full=False)[1].numpy(), 3)
+    report["peak_memory_GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return report
 
 
@@ -297,7 +319,7 @@ STUDIES: dict[str, Callable[[int, int], dict | list[dict]]] = {
     "dimensions": lambda n, seed: [measure_evaluation(n // 5, 10, n_dim=d) for d in (2, 5, 10, 20)],
     "processes": lambda n, seed: [measure_evaluation(n, 2, n_processes=count) for count in (1, 2, 4)],
     "impacts": lambda n, seed: measure_impacts(n, 30),
-    "large": lambda n, seed: measure_fit(1_000_000, 100),
+    "large": lambda n, seed: measure_large(1_000_000, 100, gigabytes=13.5),
     "reference": lambda n, seed: measure_reference(n),
     "binned": lambda n, seed: measure_binned(n, 6),
 }

@@ -67,7 +67,8 @@ _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the e
 _NEAR = 0.1  # the same, where a fit has ended
 _EDM = 5e-5  # largest expected vertical distance between the exact and the accelerated minimum: a hundredth of an error
 _STRAYS = 3  # values in a row that the polynomials cannot give, before their centre moves
-_ENOUGH_EVENTS = 30_000  # to estimate the information to a few per cent
+_DIRECTIONS = 16  # along which second derivatives are computed at a time
+_ENOUGH_EVENTS = 15_000  # to estimate the information to some per cent
 _PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
 _PILOT_STEPS = 30
 _CHEAP_SCORES = 10  # so many of them cost as much as a step of the pilot
@@ -326,11 +327,17 @@ class ExpandedKernel(EventKernel):
     def __init__(self, model: zfit.pdf.BasePDF):
         super().__init__(model)
         self._log_expanded = functools.partial(log_expanded, model)
-        self._second = Compiled(self._second_derivatives, xla=is_compilable(model))
-        self.hessian_vector = lambda tangent, *chunk: self._second(tangent, *chunk)[0]
-        self.score = lambda tangent, *chunk: self._second(tangent, *chunk)[1]
+        self._batch = Compiled(self._second_derivatives_of_batch, xla=is_compilable(model))
         self.expand = functools.partial(expanded, model)
         self.prepare = functools.partial(gathered, model)
+
+    def hessian_vectors(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
+        """Products of the Hessian with vectors ``(D, P)``."""
+        return self._along_directions(directions, *chunk)[0]
+
+    def scores(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
+        """Derivatives ``(D, n)`` of every log-density along directions ``(D, P)``."""
+        return self._along_directions(directions, *chunk)[1]
 
     def chunk_size(self, n_events: int) -> int:
         """Events per call for a data set of a size: calls are costly, and so are events that fill the last one."""
@@ -354,11 +361,21 @@ class ExpandedKernel(EventKernel):
             value = sums[0]
         return sums, vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
 
-    def _second_derivatives(self, tangent: tf.Tensor, nest: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _along_directions(self, directions: tf.Tensor, *chunk: Any) -> list[tf.Tensor]:
+        """What `_second_derivatives` gives, in batches of one size: they read the coefficients once for all directions."""
+        n, size = len(directions), min(_DIRECTIONS, len(self.params))
+        padded = tf.pad(directions, [[0, -n % size], [0, 0]])
+        parts = [self._batch(padded[start : start + size], *chunk) for start in range(0, n, size)]
+        return [tf.concat(results, axis=0)[:n] for results in zip(*parts, strict=True)]
+
+    def _second_derivatives_of_batch(self, directions: tf.Tensor, *chunk: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.vectorized_map(lambda direction: self._second_derivatives(direction, *chunk), directions)
+
+    def _second_derivatives(self, direction: tf.Tensor, nest: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Of the sum, along a direction and with respect to the parameters, and to the weights: that is the score."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([self.params, weights])
-            slope = tf.tensordot(tangent, self._value_gradient(nest, weights)[1], 1)
+            slope = tf.tensordot(direction, self._value_gradient(nest, weights)[1], 1)
         *hessian, score = tape.gradient(slope, [*self.params, weights], unconnected_gradients=_ZERO)
         return vector(hessian), -score
 
@@ -596,22 +613,24 @@ class AcceleratedNLL(LearnedLoss):
             return start
         share = np.mean([chunks.n_pilot / len(chunks) for chunks in events])
         lower, upper = np.transpose([limits_of(parameter) for parameter in params])
-        best, origin, step = np.inf, start, np.zeros_like(start)
+        best, origin, step, share_of_step = np.inf, start, np.zeros_like(start), 1.0
         refresh = max(1, len(params) // _CHEAP_SCORES)
+        n_moves = 0
         with zfit.param.set_values(params, start):
-            for index in range(_PILOT_STEPS):
-                point = np.clip(origin + step, lower, upper)
+            for _ in range(_PILOT_STEPS):
+                point = np.clip(origin + share_of_step * step, lower, upper)
                 zfit.param.set_values(params, point)
                 for chunks in events:
                     chunks.move_pilot()
                 value, gradient, _ = self._approximate_gradient(params)
                 if not float(value) <= best:
-                    step = 0.25 * step
+                    share_of_step *= 0.25
                     continue
-                best, origin = float(value), point
-                if index % refresh == 0:  # it changes little on the way
+                best, origin, share_of_step = float(value), point, min(1.0, 2.0 * share_of_step)
+                if n_moves % refresh == 0:  # it changes little on the way
                     squares = self._sum_of_squared_scores(params, np.abs)
                     information = share * squares + self._constraint_hessian(params)
+                n_moves += 1
                 step = newton_step(information, np.asarray(gradient))
                 if not -0.5 * float(step @ np.asarray(gradient)) > _PILOT_EDM:
                     break

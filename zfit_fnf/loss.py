@@ -79,7 +79,6 @@ class Kernel:
     Attributes:
         value: ``value(*args)``, the function.
         value_gradient: ``value_gradient(*args)``, the function and its gradient ``(P,)`` in the order of ``params``.
-        hessian_vector: ``hessian_vector(tangent, *args)``, the Hessian times a vector ``(P,)``.
     """
 
     def __init__(self, function: Callable[..., tf.Tensor], params: Iterable[zfit.Parameter], *, xla: bool):
@@ -88,12 +87,16 @@ class Kernel:
         self.value = Compiled(function, xla=xla)
         self.value_gradient = Compiled(self._value_gradient, xla=xla)
         # XLA would fold the many constant tangents of forward mode with its slow interpreter, for minutes.
-        self.hessian_vector: Callable[..., tf.Tensor] = Compiled(self._hessian_vector, xla=False)
+        self._compiled_hessian_vector = Compiled(self._hessian_vector, xla=False)
 
     @property
     def n_traces(self) -> int:
         """How often anything was traced so far."""
         return sum(part.n_traces for part in vars(self).values() if isinstance(part, Compiled))
+
+    def hessian_vectors(self, directions: tf.Tensor, *args: Any) -> tf.Tensor:
+        """Products of the Hessian with vectors ``(D, P)``."""
+        return tf.stack([self._compiled_hessian_vector(direction, *args) for direction in tf.unstack(directions)])
 
     def _value_gradient(self, *args: Any) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -137,6 +140,10 @@ class EventKernel(Kernel):
         """Bytes that a chunk of prepared events takes while it is kept."""
         return sum(tensor.dtype.size * tensor.shape.num_elements() for tensor in tf.nest.flatten(prepared))
 
+    def scores(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
+        """As `score`, along directions ``(D, P)``: ``(D, n)``."""
+        return tf.stack([self.score(direction, *chunk) for direction in tf.unstack(directions)])
+
     def _sum(self, prepared: Any, weights: tf.Tensor) -> tf.Tensor:
         return -tf.reduce_sum(weights * self._log_density(prepared))
 
@@ -160,8 +167,8 @@ class NuisanceTerm:
         gradient = self._gradient()
         return 0.5 * tf.reduce_sum(tf.square(gradient)), gradient
 
-    def hessian_vector(self, tangent: tf.Tensor) -> tf.Tensor:
-        return tangent
+    def hessian_vectors(self, directions: tf.Tensor) -> tf.Tensor:
+        return directions
 
 
 class Events:
@@ -355,7 +362,7 @@ class LearnedLoss(BaseUnbinnedNLL):
                     if seen >= n_events:
                         break
                     weights = np.asarray(chunk[1])
-                    scores = np.stack([kernel.score(direction, *chunk) for direction in directions], axis=1) + offset
+                    scores = np.transpose(kernel.scores(directions, *chunk)) + offset
                     total += scores.T @ (scores * weigh(weights)[:, None])
                     seen += np.count_nonzero(weights)
             result += total * (np.count_nonzero(self._weights(index)) / max(seen, 1.0))
@@ -514,13 +521,14 @@ def total_hessian(kernel: Any, calls: Iterable[tuple[Any, ...]], params: Paramet
     if not own:
         return tf.zeros((len(params), len(params)), tf.float64)
     directions = _directions(kernel.params, own)
-    rows = tf.add_n([tf.stack([kernel.hessian_vector(d, *arguments) for d in directions]) for arguments in calls])
+    rows = tf.add_n([kernel.hessian_vectors(directions, *arguments) for arguments in calls])
     return select(tf.transpose(select(tf.transpose(rows), kernel.params, params)), own, params)
 
 
-def _directions(own: Parameters, params: Parameters) -> list[tf.Tensor]:
+def _directions(own: Parameters, params: Parameters) -> tf.Tensor:
     """Unit vectors in the space of ``own`` along each of ``params``; zero for a parameter that is not among them."""
-    return [tf.constant([float(mine is parameter) for mine in own], tf.float64) for parameter in params]
+    vectors = [[float(mine is parameter) for mine in own] for parameter in params]
+    return tf.reshape(tf.constant(vectors, tf.float64), (len(params), len(own)))
 
 
 def select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
