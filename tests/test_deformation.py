@@ -233,6 +233,16 @@ def test_sampling_follows_the_deformed_density(deformation, flow):
     assert np.all(np.abs(z - (np.arange(2000)[:, None] + 0.5) / 2000).max(axis=0) < 0.055)
 
 
+@pytest.mark.parametrize("n_events", [0, 7, 8, 20])
+def test_what_is_drawn_does_not_depend_on_how_many_are_deformed_at_a_time(deformation, monkeypatch, n_events):
+    c = tf.constant(np.random.default_rng(0).normal(size=(n_events, 1)))
+    nu, seed = tf.constant([0.7, -0.4], tf.float64), tf.constant([1, 2])
+    at_once = deformation.forward(deformation.flow.draw(c, seed), c, deformation.basis(nu))
+    monkeypatch.setattr("zfit_fnf.deformation._ROWS", 8)
+    np.testing.assert_allclose(deformation.draw(c, nu, seed), at_once, rtol=1e-12)
+    assert deformation.draw(c, nu, seed).shape == (n_events, 2)
+
+
 def test_pickle_round_trip_of_stacked_layers(stacked, coordinates):
     u, c = coordinates
     again = pickle.loads(pickle.dumps(stacked))

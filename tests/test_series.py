@@ -76,6 +76,7 @@ def test_products_of_monomials_are_complete():
 
 def test_number_and_order_of_monomials():
     assert monomials(2, 2) == [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)]
+    assert len(monomials(20, 2)) == 231  # of which there is no time to try all 3^20
     assert len(monomials(3, 4)) == 35
 
 

@@ -22,7 +22,7 @@ response therefore has a small *calibration* matrix ``K`` as well, ``phi -> phi 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from .nets import MaskedMLP, Model, StackedMLP, default_hidden
 Powers = tuple[tuple[int, ...], ...]
 
 _LAW = Affine()
+_ROWS = 8192  # deformed at a time when events are drawn: a hundred networks take a gigabyte for them
 
 
 @dataclass(frozen=True)
@@ -399,7 +400,8 @@ class Deformation(PolynomialMap):
 
     def draw(self, c: tf.Tensor, nu: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)`` at the nuisances ``nu (K,)``."""
-        return self.forward(self.flow.draw(c, seed), c, self.basis(nu))
+        basis = self.basis(nu)
+        return _in_turn(lambda u, c: self.forward(u, c, basis), self.flow.draw(c, seed), c)
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct the same deformation."""
@@ -408,6 +410,18 @@ class Deformation(PolynomialMap):
     def __repr__(self) -> str:
         pairs = "".join(f", {'*'.join(pair)}" for pair in self.interactions)
         return f"<Deformation of {self.flow!r} by {', '.join(self.nuisances)}{pairs}>"
+
+
+def _in_turn(function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+    """Apply a function to rows ``u (n, d)`` and ``c (n, m)``, so many at a time as networks of a hundred responses allow."""
+    n = tf.shape(u)[0]
+    size = tf.clip_by_value(n, 1, _ROWS)
+    count = (n + size - 1) // size
+    pieces = [
+        tf.reshape(tf.pad(rows, [[0, count * size - n], [0, 0]]), (count, size, rows.shape[1])) for rows in (u, c)
+    ]
+    results = tf.map_fn(lambda rows: function(*rows), pieces, fn_output_signature=u.dtype, parallel_iterations=1)
+    return tf.reshape(results, (count * size, u.shape[1]))[:n]
 
 
 def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:

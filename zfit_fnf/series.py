@@ -91,8 +91,12 @@ class Series:
 
 def monomials(n_variables: int, order: int) -> list[Exponents]:
     """Exponents of all monomials up to a total degree, in ascending degree."""
-    every = itertools.product(range(order + 1), repeat=n_variables)
-    return sorted((e for e in every if sum(e) <= order), key=lambda e: (sum(e), [-i for i in e]))
+    factors = (
+        chosen
+        for degree in range(order + 1)
+        for chosen in itertools.combinations_with_replacement(range(n_variables), degree)
+    )
+    return [tuple(map(chosen.count, range(n_variables))) for chosen in factors]
 
 
 # --- Taylor coefficients of the functions that densities are made of ---------------------------------------------------
