@@ -79,9 +79,13 @@ def measure_fit(n_events: int, n_nuisances: int, **shape: object) -> dict:
 
 
 def measure_large(n_events: int, n_nuisances: int, *, gigabytes: float) -> dict:
-    """MIGRAD and HESSE of as many events as memory holds, and what all of it takes; nothing was compiled before."""
+    """MIGRAD and HESSE of as many events as memory holds, and what all of it takes; nothing was compiled before.
+
+    Events are drawn with all but the first ten nuisances at zero, which is the same model and a tenth of the time.
+    """
+    data = drawn(random_model(10), n_events, seed=1, largest=1.0)
     model = random_model(n_nuisances)
-    _, fast = likelihoods(model, drawn(model, n_events, seed=1, largest=1.0), max_memory=1e9 * gigabytes)
+    _, fast = likelihoods(model, data, max_memory=1e9 * gigabytes)
     report: dict = {"events": n_events, "nuisances": n_nuisances, "max_memory_GB": gigabytes}
     fits: list = []
     report["migrad_hesse_cpu_s"], report["migrad_hesse_wall_s"] = clocked(
@@ -319,7 +323,7 @@ STUDIES: dict[str, Callable[[int, int], dict | list[dict]]] = {
     "dimensions": lambda n, seed: [measure_evaluation(n // 5, 10, n_dim=d) for d in (2, 5, 10, 20)],
     "processes": lambda n, seed: [measure_evaluation(n, 2, n_processes=count) for count in (1, 2, 4)],
     "impacts": lambda n, seed: measure_impacts(n, 30),
-    "large": lambda n, seed: measure_large(1_000_000, 100, gigabytes=13.5),
+    "large": lambda n, seed: measure_large(1_000_000, 100, gigabytes=13.2),
     "reference": lambda n, seed: measure_reference(n),
     "binned": lambda n, seed: measure_binned(n, 6),
 }

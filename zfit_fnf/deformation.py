@@ -38,7 +38,7 @@ from .nets import MaskedMLP, Model, StackedMLP, default_hidden
 Powers = tuple[tuple[int, ...], ...]
 
 _LAW = Affine()
-_ROWS = 8192  # deformed at a time when events are drawn: a hundred networks take a gigabyte for them
+_ROWS = 2048  # deformed at a time when events are drawn: a hundred networks take a gigabyte for them
 
 
 @dataclass(frozen=True)
