@@ -71,7 +71,6 @@ _DIRECTIONS = 16  # along which second derivatives are computed at a time
 _ENOUGH_EVENTS = 15_000  # to estimate the information to some per cent
 _PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
 _PILOT_STEPS = 30
-_CHEAP_SCORES = 10  # so many of them cost as much as a step of the pilot
 _PILOT_EDM = 0.1  # expected vertical distance to the minimum of the pilot, where its search ends
 
 
@@ -613,24 +612,19 @@ class AcceleratedNLL(LearnedLoss):
             return start
         share = np.mean([chunks.n_pilot / len(chunks) for chunks in events])
         lower, upper = np.transpose([limits_of(parameter) for parameter in params])
-        best, origin, step, share_of_step = np.inf, start, np.zeros_like(start), 1.0
-        refresh = max(1, len(params) // _CHEAP_SCORES)
-        n_moves = 0
+        best, origin, step, length = np.inf, start, np.zeros_like(start), 1.0
         with zfit.param.set_values(params, start):
             for _ in range(_PILOT_STEPS):
-                point = np.clip(origin + share_of_step * step, lower, upper)
+                point = np.clip(origin + length * step, lower, upper)
                 zfit.param.set_values(params, point)
                 for chunks in events:
                     chunks.move_pilot()
                 value, gradient, _ = self._approximate_gradient(params)
                 if not float(value) <= best:
-                    share_of_step *= 0.25
+                    length *= 0.25
                     continue
-                best, origin, share_of_step = float(value), point, min(1.0, 2.0 * share_of_step)
-                if n_moves % refresh == 0:  # it changes little on the way
-                    squares = self._sum_of_squared_scores(params, np.abs)
-                    information = share * squares + self._constraint_hessian(params)
-                n_moves += 1
+                best, origin, length = float(value), point, min(1.0, 2.0 * length)
+                information = share * self._sum_of_squared_scores(params, np.abs) + self._constraint_hessian(params)
                 step = newton_step(information, np.asarray(gradient))
                 if not -0.5 * float(step @ np.asarray(gradient)) > _PILOT_EDM:
                     break
