@@ -291,6 +291,8 @@ def draw(report: dict, path: Path) -> None:
             points = [(row[key], row[f"{label}_value_gradient_cpu_s"]) for row in rows]
             ax.loglog(*zip(*points, strict=True), "o-", color=color, label=label)
         ax.set(xlabel=title, title=f"{rows[0]['events']:,} events" if name != "events" else "2 nuisance parameters")
+        ax.set_xticks([row[key] for row in rows], [f"{row[key]:,}" for row in rows], minor=False)
+        ax.set_xticks([], minor=True)
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("value and gradient [CPU s]")
     axes[0, 0].legend(frameon=False)
