@@ -413,7 +413,7 @@ class Deformation(PolynomialMap):
 
 
 def _in_turn(function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-    """Apply a function to rows ``u (n, d)`` and ``c (n, m)``, so many at a time as networks of a hundred responses allow."""
+    """Apply a function to rows ``u (n, d)`` and ``c (n, m)``, a bounded number at a time, also where a graph does not know n."""
     n = tf.shape(u)[0]
     size = tf.clip_by_value(n, 1, _ROWS)
     count = (n + size - 1) // size
