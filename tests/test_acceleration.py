@@ -167,7 +167,10 @@ def test_upper_limit(fitted, search):
     )
 
 
-@pytest.mark.parametrize(("n_dim", "n_nuisances"), [(1, 20), (4, 3)])  # second derivatives of 20 come in two batches
+@pytest.mark.parametrize(
+    ("n_dim", "n_nuisances"), [(2, 20), (4, 3)]
+)  # second derivatives of 20 come in two batches, and
+# their 40 monomials are compressed
 def test_dimensions_and_nuisances(n_dim, n_nuisances):
     nuisances = [nuisance(f"nu{i}") for i in range(n_nuisances)]
     names = [f"y{i}" for i in range(n_dim)]
@@ -290,6 +293,19 @@ def test_wrong_polynomials_are_an_error(search, monkeypatch):
     fast = accelerate(UnbinnedNLL(model, events(model, {jes: 0.5}, 3000, 7)))
     with pytest.raises(AccelerationError, match="fit the exact likelihood instead"):
         minimise(fast)
+
+
+def test_what_compression_leaves_out_is_made_up_for(monkeypatch):
+    """Compressed too much, the coefficients have another minimum; with the exact gradient there they do not."""
+    monkeypatch.setattr(acceleration, "_LEFT_OUT", 0.02)
+    nuisances = [nuisance(f"nu{i}") for i in range(17)]
+    model = deformed(smooth_flow(["y1", "y2"]), nuisances, size=0.1)
+    nll = UnbinnedNLL(model, events(model, dict.fromkeys(nuisances, 0.5), 3000, 10))
+    fast = accelerate(nll)
+    fit = minimise(fast)
+    assert fit.valid
+    assert isinstance(fast._correction, acceleration.LinearTerm)
+    assert_same_minimum(nll, fast, fit)
 
 
 def test_a_pilot_says_where_to_expand(monkeypatch):

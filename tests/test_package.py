@@ -29,7 +29,7 @@ LAYERS = [
     {"param"},
     {"pdf", "minimize"},
     {"loss"},
-    {"expansion"},
+    {"expansion", "compression"},
     {"acceleration"},
     {"toys"},
     {"doi"},
@@ -44,7 +44,7 @@ LAYERS = [
 """Each module imports from the layers before its own, and from its own; see the data flow in the docs."""
 
 DENSITIES = {"samples", "nets", "bijectors", "coordinates", "flows", "deformation", "optimise", "calibration", "train"}
-DENSITIES |= {"interop", "manifest", "storage", "transfer", "series", "expansion"}
+DENSITIES |= {"interop", "manifest", "storage", "transfer", "series", "expansion", "compression"}
 
 
 def imports(module: str) -> tuple[set[str], set[str]]:

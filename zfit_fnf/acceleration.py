@@ -18,6 +18,7 @@ The error is controlled in three ways, whatever minimiser is at work:
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
+from .compression import compress, contract, left_out, principal_components
 from .deformation import Deformation, PolynomialMap
 from .expansion import expand, expansion_order, polynomial
 from .flows import Density
@@ -49,7 +51,7 @@ from .loss import (
 )
 from .minimize import newton_step, vertical_distance
 from .nets import PerArchitecture
-from .param import limits_of
+from .param import limits_of, values_of
 from .pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, components, is_compilable, log_density, prepare
 from .series import monomials
 
@@ -66,6 +68,8 @@ _SEARCHING = 0.3  # of a value that only tells a minimiser how long its next ste
 _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the exact gradient is asked for
 _NEAR = 0.1  # the same, where a fit has ended
 _EDM = 5e-5  # largest expected vertical distance between the exact and the accelerated minimum: a hundredth of an error
+_LEFT_OUT = 0.02  # of the shift of an event by the compression of coefficients, times the root of the number of events
+_CORRECTABLE = 1e-3  # largest expected vertical distance that a linear term may make up for
 _STRAYS = 3  # values in a row that the polynomials cannot give, before their centre moves
 _DIRECTIONS = 16  # along which second derivatives are computed at a time
 _ENOUGH_EVENTS = 15_000  # to estimate the information to some per cent
@@ -157,13 +161,19 @@ def gathered(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
 
 
 @functools.singledispatch
-def expanded(pdf: zfit.pdf.BasePDF, data: Any, *, linear: bool = False) -> Any:
+def adapt(pdf: zfit.pdf.BasePDF, data: Any, n_events: int) -> None:
+    """Choose the combinations of coefficients for ``n_events`` events, of which some have been gathered."""
+    del pdf, data, n_events
+
+
+@functools.singledispatch
+def expanded(pdf: zfit.pdf.BasePDF, data: Any, *, linear: bool = False, whole: bool = False) -> Any:
     """Gathered events, expanded around the current parameters; by default they stay as they are.
 
-    Without the terms beyond the first order (``linear``) the value and the gradient at the current parameters are exact,
-    and cheaper to have.
+    Without the terms beyond the first order (``linear``) the value and the gradient at the current parameters are as
+    good, and cheaper to have. They are exact if the coefficients are not compressed (``whole``).
     """
-    del pdf, linear
+    del pdf, linear, whole
     return data
 
 
@@ -217,8 +227,24 @@ def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
     return basis, log_scale, u * tf.exp(log_scale), shift
 
 
+def _projections(pdf: FNFPDF) -> list[tf.Tensor]:
+    """Those that were chosen for the coefficients of a density; to begin with there are none."""
+    return kept_by(pdf, "projections", list)
+
+
+@adapt.register
+def _(pdf: FNFPDF, data: Any, n_events: int) -> None:
+    if not order_of(pdf):
+        return
+    coefficients, n_outputs = data[3], 2 * len(pdf.deformation.flow.obs)
+    # What is left out may move no event by more than all events together can tell.
+    tolerance, known = _LEFT_OUT / np.sqrt(n_events), _projections(pdf)
+    if not known or left_out(coefficients, n_outputs, known) > 2.0 * tolerance:
+        known[:] = principal_components(coefficients, n_outputs, tolerance)
+
+
 @expanded.register
-def _(pdf: FNFPDF, data: Any, *, linear: bool = False) -> Any:
+def _(pdf: FNFPDF, data: Any, *, linear: bool = False, whole: bool = False) -> Any:
     if not order_of(pdf):
         return data
     _, c, log_jacobian, coefficients, calibration = data
@@ -228,7 +254,7 @@ def _(pdf: FNFPDF, data: Any, *, linear: bool = False) -> Any:
     return {
         "centre": centre,
         "calibration": calibration,
-        "coefficients": coefficients,
+        "blocks": compress(coefficients, [tf.eye(len(centre))] if whole else _projections(pdf)),
         "scaled": tf.cast(scaled, tf.float32),
         "polynomial": polynomial,
         "log_density": log_density + log_jacobian + tf.reduce_sum(log_scale, axis=0),
@@ -241,7 +267,7 @@ def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
         return log_expanded.dispatch(object)(pdf, nest)
     # Differences to the centre are small: float32 resolves them better than anybody asks for.
     basis = tf.cast(pdf.deformation.basis(pdf.nu(), nest["calibration"]) - nest["centre"], tf.float32)
-    log_scale, shift = tf.unstack(tf.reshape(basis[None, :] @ nest["coefficients"], (2, *nest["scaled"].shape)))
+    log_scale, shift = tf.unstack(tf.reshape(contract(basis, nest["blocks"]), (2, *nest["scaled"].shape)))
     delta = tf.unstack(nest["scaled"] * tf.math.expm1(log_scale) + shift)
     rise, highest = polynomial(nest["polynomial"], delta, order)
     neglected = _GROWTH * highest * tf.add_n([tf.abs(moved) for moved in delta])
@@ -293,10 +319,17 @@ def _(pdf: SumPDF | ConditionalProductPDF, x: tf.Tensor) -> Any:
     return [gathered(part, columns(x, pdf.obs, part.obs)) for part in pdf.pdfs]
 
 
+@adapt.register(SumPDF)
+@adapt.register(ConditionalProductPDF)
+def _(pdf: SumPDF | ConditionalProductPDF, data: Any, n_events: int) -> None:
+    for part, events in zip(pdf.pdfs, data, strict=True):
+        adapt(part, events, n_events)
+
+
 @expanded.register(SumPDF)
 @expanded.register(ConditionalProductPDF)
-def _(pdf: SumPDF | ConditionalProductPDF, data: Any, *, linear: bool = False) -> Any:
-    return [expanded(part, events, linear=linear) for part, events in zip(pdf.pdfs, data, strict=True)]
+def _(pdf: SumPDF | ConditionalProductPDF, data: Any, **options: bool) -> Any:
+    return [expanded(part, events, **options) for part, events in zip(pdf.pdfs, data, strict=True)]
 
 
 @log_expanded.register
@@ -327,6 +360,7 @@ class ExpandedKernel(EventKernel):
         super().__init__(model)
         self._log_expanded = functools.partial(log_expanded, model)
         self._batch = Compiled(self._second_derivatives_of_batch, xla=is_compilable(model))
+        self.adapt = functools.partial(adapt, model)
         self.expand = functools.partial(expanded, model)
         self.prepare = functools.partial(gathered, model)
 
@@ -341,12 +375,6 @@ class ExpandedKernel(EventKernel):
     def chunk_size(self, n_events: int) -> int:
         """Events per call for a data set of a size: calls are costly, and so are events that fill the last one."""
         return SMALL_CHUNK if n_events <= _PILOT_SHARE * SMALL_CHUNK else CHUNK
-
-    def size(self, prepared: Any) -> int:
-        """Bytes that a chunk takes, gathered and expanded."""
-        shared = {id(tensor) for tensor in tf.nest.flatten(prepared)}
-        own = [tensor for tensor in tf.nest.flatten(self.expand(prepared)) if id(tensor) not in shared]
-        return super().size(prepared) + super().size(own)
 
     def _sum(self, nest: Any, weights: tf.Tensor) -> tf.Tensor:
         value, neglected = self._log_expanded(nest)
@@ -386,7 +414,8 @@ class ExpandedEvents(Events):
         kernel: The kernel.
         x: As for `Events`.
         weights: As for `Events`.
-        max_memory: As for `Events`; only chunks that are kept are there, `n_kept` of them.
+        max_memory: Bytes for expanded chunks, of which there are ``n_expanded``. As many of them as have room beside
+            those are kept prepared as well, to be expanded elsewhere.
 
     Attributes:
         n_events: Number of events in these chunks.
@@ -394,14 +423,24 @@ class ExpandedEvents(Events):
     """
 
     def __init__(self, kernel: ExpandedKernel, x: np.ndarray, weights: np.ndarray, *, max_memory: float):
-        super().__init__(kernel, x, weights, max_memory=max_memory)
-        self.n_events = min(len(x), self.size * self.n_kept)
-        self.n_pilot = -(-self.n_kept // _PILOT_SHARE)
+        super().__init__(kernel, x, weights, max_memory=0.0)
         self._expand = kernel.expand
         self._expanded: list[Any] = []
+        first = kernel.prepare(self._chunks[0])
+        kernel.adapt(first, len(x))
+        shared = {id(tensor) for tensor in tf.nest.flatten(first)}
+        expanded = tf.nest.flatten(self._expand(first))
+        taken = max(kernel.size(expanded), 1)
+        more = kernel.size(first) - kernel.size([tensor for tensor in expanded if id(tensor) in shared])
+        self.n_expanded = min(len(self._chunks), int(max_memory // taken))
+        self.n_kept = min(self.n_expanded, int((max_memory - self.n_expanded * taken) // max(more, 1)))
+        kept = [first, *map(kernel.prepare, self._chunks[1 : self.n_kept])]
+        self._chunks[: self.n_kept] = kept[: self.n_kept]
+        self.n_events = min(len(x), self.size * self.n_expanded)
+        self.n_pilot = -(-self.n_expanded // _PILOT_SHARE)
 
     def __len__(self) -> int:
-        return self.n_kept
+        return self.n_expanded
 
     def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
         """Expanded events and weights, chunk by chunk."""
@@ -409,17 +448,23 @@ class ExpandedEvents(Events):
 
     def exact(self) -> Iterator[tuple[Any, tf.Tensor]]:
         """The same, with the exact value and gradient at the current parameters; one chunk is in memory at a time."""
-        chunks = (self._expand(chunk, linear=True) for chunk in self._chunks[: self.n_kept])
-        return zip(chunks, self._weights[: self.n_kept], strict=True)
+        chunks = (self._expand(chunk, linear=True, whole=True) for chunk in self._prepared())
+        return zip(chunks, self._weights[: self.n_expanded], strict=True)
 
     def move(self) -> None:
         """Expand around the current parameters."""
         self._expanded = []  # not two of them in memory
-        self._expanded = [self._expand(chunk) for chunk in self._chunks[: self.n_kept]]
+        self._expanded = [self._expand(chunk) for chunk in self._prepared()]
 
     def move_pilot(self) -> None:
-        """As `exact`, kept, of the first chunks only."""
-        self._expanded = [self._expand(chunk, linear=True) for chunk in self._chunks[: self.n_pilot]]
+        """Expand the first chunks only, to first order."""
+        self._expanded = [
+            self._expand(chunk, linear=True) for chunk in itertools.islice(self._prepared(), self.n_pilot)
+        ]
+
+    def _prepared(self) -> Iterator[Any]:
+        others = self._chunks[self.n_kept : self.n_expanded]
+        return itertools.chain(self._chunks[: self.n_kept], map(self._prepare, others))
 
 
 # --- the likelihood ---------------------------------------------------------------------------------------------------
@@ -437,6 +482,8 @@ class AcceleratedNLL(LearnedLoss):
         named = {pdf.name: method(pdf) for model in self.model for pdf in components(model) if not hasattr(pdf, "pdfs")}
         self.report = AccelerationReport(named)
         self._closest, self._strays = np.inf, 0
+        self._last_hessian: tuple[tuple[Any, ...], tf.Tensor] | None
+        self._correction: LinearTerm | None
         self._forget()
 
     # --- evaluations --------------------------------------------------------------------------------------------------
@@ -484,9 +531,15 @@ class AcceleratedNLL(LearnedLoss):
 
     def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
         self._follow_data()
-        if tf.executing_eagerly() and not self._approximate()[1] <= TOLERANCE:
+        if not tf.executing_eagerly():
+            return super()._call_hessian(params, numgrad, hessian)
+        if not self._approximate()[1] <= TOLERANCE:
             self._move_centre()
-        return super()._call_hessian(params, numgrad, hessian)
+        # Where one minimisation ends another one may start, or HESSE.
+        key = hessian, tuple(params), tuple(self._point())
+        if self._last_hessian is None or self._last_hessian[0] != key:
+            self._last_hessian = key, super()._call_hessian(params, numgrad, hessian)
+        return self._last_hessian[1]
 
     def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
         """As that of the exact likelihood; where a fit has ended it also compares the two.
@@ -525,6 +578,11 @@ class AcceleratedNLL(LearnedLoss):
             return _SEARCHING * abs(value - self._value_at_centre)
         return _RELATIVE * abs(value - self._minimum)
 
+    def _terms(self) -> Iterator[tuple[Any, Iterable[tuple[Any, ...]]]]:
+        yield from super()._terms()
+        if self._correction is not None:
+            yield self._correction, [()]
+
     def _approximate(self) -> tuple[tf.Tensor, float]:
         totals = [tf.add_n([kernel.value(*arguments) for arguments in calls]) for kernel, calls in self._terms()]
         return _add_sums(totals)
@@ -535,7 +593,8 @@ class AcceleratedNLL(LearnedLoss):
     def _exact_value_gradient(self, params: Parameters) -> tuple[tf.Tensor, tf.Tensor]:
         self.report = replace(self.report, n_exact=self.report.n_exact + 1)
         # The value alone is cheaper, but it would be one more program to compile.
-        value, gradient, _ = self._sum_with_gradient(map(_exactly, self._terms()), params or list(self.get_params()))
+        terms = map(_exactly, super()._terms())
+        value, gradient, _ = self._sum_with_gradient(terms, params or list(self.get_params()))
         return value, gradient
 
     @staticmethod
@@ -572,6 +631,7 @@ class AcceleratedNLL(LearnedLoss):
         self._piloted: tuple[dict[zfit.Parameter, float], dict[zfit.Parameter, float]] = {}, {}
         self._scores: np.ndarray | None = None
         self._confirmed: np.ndarray | None = None
+        self._correction, self._last_hessian = None, None
         self._minimum: float | None = None
         self._closest, self._strays = np.inf, 0
 
@@ -632,7 +692,7 @@ class AcceleratedNLL(LearnedLoss):
 
     def _move_centre(self) -> None:
         """Expand all events around the current values of the parameters."""
-        self._confirmed = None
+        self._confirmed, self._correction, self._last_hessian = None, None, None
         for events in (expanded_events := self._expanded_events()):
             events.move()
         self._value_at_centre = float(self._approximate()[0])
@@ -643,23 +703,29 @@ class AcceleratedNLL(LearnedLoss):
     # --- control ------------------------------------------------------------------------------------------------------
 
     def _confirm(self, value: tf.Tensor, gradient: tf.Tensor, params: Parameters) -> tuple[tf.Tensor, tf.Tensor]:
-        """Compare with the exact likelihood, and move the centre if they differ."""
+        """Compare with the exact likelihood, and move the centre if they differ.
+
+        What the compression of coefficients and rounding leave of the gradient after that is made up for by a linear term.
+        """
         if not self._expanded_events():
             self.report = replace(self.report, exact_edm=self._distance(gradient, params), value_difference=0.0)
             self._confirmed = self._point()
             return value, gradient
         exact_value, exact_gradient = self._exact_value_gradient(params)
-        for last in (False, True):
+        for attempt in itertools.count():
             distance = self._distance(exact_gradient - gradient, params)
             difference = float(exact_value - value)
             if distance <= _EDM and abs(difference) <= TOLERANCE:
                 break
-            if last:
+            if attempt and (attempt > 1 or distance > _CORRECTABLE):
                 raise AccelerationError(
                     f"the accelerated likelihood differs from the exact one by {difference:.3g} and their minima by an "
                     f"EDM of {distance:.3g}, although its polynomials were made here: fit the exact likelihood instead"
                 )
-            self._move_centre()
+            if attempt:
+                self._correction = LinearTerm(params, exact_gradient - gradient)
+            else:
+                self._move_centre()
             value, gradient, _ = self._approximate_gradient(params)
             self._closest = self._distance(gradient, params)
         self._confirmed = self._point()
@@ -705,6 +771,29 @@ class AcceleratedNLL(LearnedLoss):
 
     def _point(self) -> np.ndarray:
         return np.array([float(parameter.value()) for parameter in self._all()])
+
+
+class LinearTerm:
+    """A linear function of parameters that vanishes where they are now, in the guise of a kernel.
+
+    Args:
+        params: The parameters.
+        slope: Its gradient ``(P,)``.
+    """
+
+    def __init__(self, params: Parameters, slope: tf.Tensor):
+        self.params = tuple(params)
+        self._slope, self._origin = slope, values_of(params)
+        self._values = Compiled(lambda: values_of(params), xla=True)
+
+    def value(self) -> tf.Tensor:
+        return self.value_gradient()[0]
+
+    def value_gradient(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.tensordot(self._slope, self._values() - self._origin, 1), self._slope
+
+    def hessian_vectors(self, directions: tf.Tensor) -> tf.Tensor:
+        return tf.zeros_like(directions)
 
 
 class AcceleratedUnbinnedNLL(AcceleratedNLL, zfit.loss.UnbinnedNLL):

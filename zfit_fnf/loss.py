@@ -51,7 +51,7 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], *, xla: bool):
         self._graph = tf.function(function, autograph=False)
         self._compiled = tf.function(self._graph, autograph=False, jit_compile=True) if xla else self._graph
-        self._shapes: set[tuple[Any, ...]] = set()
+        self._concrete: dict[tuple[Any, ...], Any] = {}
 
     @property
     def n_traces(self) -> int:
@@ -59,13 +59,18 @@ class Compiled:
         return self._compiled.experimental_get_tracing_count()
 
     def __call__(self, *args: Any) -> Any:
-        shapes = tuple(tuple(tensor.shape) for tensor in tf.nest.flatten(args))
-        if shapes not in self._shapes:
+        tensors = tf.nest.flatten(args)
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in self._concrete:
             # Under XLA, TensorFlow differentiates concatenations into an operation that has no derivative of its own.
             # A graph that exists before XLA sees it has all derivatives.
             self._graph.get_concrete_function(*args)
-            self._shapes.add(shapes)
-        return self._compiled(*args)
+            self._concrete[shapes] = self._compiled.get_concrete_function(*args)
+        if not tf.executing_eagerly():
+            return self._compiled(*args)
+        # What tf.function does before it arrives here takes as long as ten thousand events.
+        concrete = self._concrete[shapes]
+        return concrete._call_flat(tensors, concrete.captured_inputs)
 
 
 class Kernel:

@@ -34,7 +34,7 @@ class Model(tf.Module):
     def assign(self, values: Sequence[np.ndarray]) -> None:
         """Set all variables, in the order of :meth:`weights_list`."""
         for variable, value in zip(self.variables, values, strict=True):
-            variable.assign(value)
+            variable.assign(value, read_value=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.config(), self.weights_list())

@@ -69,6 +69,15 @@ def unclipped(parameter: zfit.Parameter) -> tf.Tensor:
     return super(zfit.Parameter, parameter).value()
 
 
+def values_of(params: Sequence[BaseParameter]) -> tf.Tensor:
+    """Values ``(K,)`` as ``value()`` gives them, one by one; of many parameters in a fraction of its time."""
+    simple = [parameter if isinstance(parameter, zfit.Parameter) else None for parameter in params]
+    low, high = np.transpose([(-np.inf, np.inf) if p is None else limits_of(p) for p in simple])
+    values = tf.stack([q.value() if p is None else unclipped(p) for p, q in zip(simple, params, strict=True)])
+    # The derivative is one also at the edge.
+    return values + tf.stop_gradient(tf.clip_by_value(values, low, high) - values)
+
+
 def limits_of(parameter: zfit.Parameter) -> tuple[float, float]:
     """Of a parameter; infinite on a side without one."""
     low, high = parameter.lower, parameter.upper
@@ -304,7 +313,7 @@ def _product(kind: str, modifiers: Sequence[Modifier]) -> Callable[[dict[str, zf
     def product(params: dict[str, zfit.Parameter]) -> tf.Tensor:
         if not modifiers:
             return tf.constant(1.0, tf.float64)
-        nu = tf.stack([params[m.nuisance.name].value() for m in modifiers])
+        nu = values_of([params[m.nuisance.name] for m in modifiers])
         return tf.reduce_prod(interpolate(nu, down, up))
 
     return product

@@ -24,6 +24,7 @@ from zfit.core.parameter import BaseParameter
 
 from .deformation import Deformation
 from .flows import Flow
+from .param import values_of
 
 UNBOUNDED = 1e12
 """Limit of unbounded observables: zfit cannot compare spaces with infinite limits."""
@@ -338,7 +339,7 @@ class FNFPDF(_FlowBasedPDF):
 
     def nu(self) -> tf.Tensor:
         """Values ``(K,)`` of the nuisances, in the order of the deformation."""
-        return tf.stack([self.params[name].value() for name in self._deformation.nuisances])
+        return values_of([self.params[name] for name in self._deformation.nuisances])
 
     def _coordinates(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As `encode`, the coordinates in the precision of the networks."""

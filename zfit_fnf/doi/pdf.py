@@ -9,6 +9,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
+from ..param import values_of
 from ..pdf import (
     UNBOUNDED,
     ConditionalProductPDF,
@@ -171,7 +172,7 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
 
     def _basis(self) -> tf.Tensor:
         assert self._profiled
-        return self._profiled.basis(tf.stack([self.params[name].value() for name in self._profiled.parameters]))
+        return self._profiled.basis(values_of([self.params[name] for name in self._profiled.parameters]))
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         """Simulated events, taken to data."""
