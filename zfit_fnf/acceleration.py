@@ -51,7 +51,7 @@ from .loss import (
 )
 from .minimize import newton_step, vertical_distance
 from .nets import PerArchitecture
-from .param import limits_of, values_of
+from .param import limits_of, read_once, values_of
 from .pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, components, is_compilable, log_density, prepare
 from .series import monomials
 
@@ -358,7 +358,7 @@ class ExpandedKernel(EventKernel):
 
     def __init__(self, model: zfit.pdf.BasePDF):
         super().__init__(model)
-        self._log_expanded = functools.partial(log_expanded, model)
+        self._log_expanded = read_once()(functools.partial(log_expanded, model))
         self._batch = Compiled(self._second_derivatives_of_batch, xla=is_compilable(model))
         self.adapt = functools.partial(adapt, model)
         self.expand = functools.partial(expanded, model)

@@ -26,7 +26,7 @@ from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 from zfit.minimizers.errors import WeightCorr, dict_to_matrix, matrix_to_dict
 
-from .param import Nuisance, NuisanceConstraint
+from .param import Nuisance, NuisanceConstraint, read_once
 from .pdf import FNFPDF, components, is_compilable, log_density, prepare, space_ranges
 from .samples import as_sample, check_inside
 
@@ -129,7 +129,7 @@ class EventKernel(Kernel):
     """
 
     def __init__(self, model: zfit.pdf.BasePDF):
-        self._log_density: Callable[[Any], tf.Tensor] = functools.partial(log_density, model)
+        self._log_density: Callable[[Any], tf.Tensor] = read_once()(functools.partial(log_density, model))
         xla = is_compilable(model)
         self._chunk = XLA_CHUNK if xla else GRAPH_CHUNK
         super().__init__(self._sum, model.get_params(floating=None, is_yield=False), xla=xla)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import zfit  # before tensorflow, which it silences
@@ -69,13 +70,33 @@ def unclipped(parameter: zfit.Parameter) -> tf.Tensor:
     return super(zfit.Parameter, parameter).value()
 
 
+_read: dict[tuple[int, ...], tf.Tensor] | None = None
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """In here, parameters that many densities share are read once: graphs of many nuisances stay small."""
+    global _read
+    _read = {}
+    try:
+        yield
+    finally:
+        _read = None
+
+
 def values_of(params: Sequence[BaseParameter]) -> tf.Tensor:
     """Values ``(K,)`` as ``value()`` gives them, one by one; of many parameters in a fraction of its time."""
+    key = tuple(map(id, params))
+    if _read is not None and key in _read:
+        return _read[key]
     simple = [parameter if isinstance(parameter, zfit.Parameter) else None for parameter in params]
     low, high = np.transpose([(-np.inf, np.inf) if p is None else limits_of(p) for p in simple])
-    values = tf.stack([q.value() if p is None else unclipped(p) for p, q in zip(simple, params, strict=True)])
+    stacked = tf.stack([q.value() if p is None else unclipped(p) for p, q in zip(simple, params, strict=True)])
     # The derivative is one also at the edge.
-    return values + tf.stop_gradient(tf.clip_by_value(values, low, high) - values)
+    values = stacked + tf.stop_gradient(tf.clip_by_value(stacked, low, high) - stacked)
+    if _read is not None:
+        _read[key] = values
+    return values
 
 
 def limits_of(parameter: zfit.Parameter) -> tuple[float, float]:
