@@ -66,16 +66,17 @@ _RELATIVE = 0.02  # error that is tolerated further away, relative to the distan
 _ZERO = tf.UnconnectedGradients.ZERO
 _SEARCHING = 0.3  # of a value that only tells a minimiser how long its next step should be
 _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the exact gradient is asked for
-_NEAR = 0.1  # the same, where a fit has ended
+_NEAR = 0.1  # the same, where a fit has ended, or the pilot
+_ARRIVED = 0.01  # the same, where a fit should start
 _EDM = 5e-5  # largest expected vertical distance between the exact and the accelerated minimum: a hundredth of an error
 _LEFT_OUT = 0.02  # of the shift of an event by the compression of coefficients, times the root of the number of events
 _CORRECTABLE = 1e-3  # largest expected vertical distance that a linear term may make up for
+_CLOSE = 0.3  # standard deviations, within which the centre need not move
 _STRAYS = 3  # values in a row that the polynomials cannot give, before their centre moves
 _DIRECTIONS = 16  # along which second derivatives are computed at a time
 _ENOUGH_EVENTS = 15_000  # to estimate the information to some per cent
 _PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
-_PILOT_STEPS = 30
-_PILOT_EDM = 0.1  # expected vertical distance to the minimum of the pilot, where its search ends
+_SCORING_STEPS = 30
 
 
 class AccelerationError(RuntimeError):
@@ -645,11 +646,15 @@ class AcceleratedNLL(LearnedLoss):
             if self._is_new:
                 self._is_new = False
                 floating = list(self.get_params())
-                here = [float(parameter.value()) for parameter in floating]
-                there = self._pilot(floating)
-                self._piloted = dict(zip(floating, here, strict=True)), dict(zip(floating, there, strict=True))
+                here = np.array([float(parameter.value()) for parameter in floating])
+                there = self._pilot(floating, here)
                 with zfit.param.set_values(floating, there):
                     self._move_centre()
+                there = self._scored(floating, there, self._with_information, until=_ARRIVED)
+                self._piloted = dict(zip(floating, here, strict=True)), dict(zip(floating, there, strict=True))
+                with zfit.param.set_values(floating, there):
+                    if not self._approximate()[1] <= TOLERANCE:
+                        self._move_centre()
                     self._information(floating)  # rather here than where a minimiser starts
 
     def starting_point(self, params: Parameters) -> np.ndarray:
@@ -660,33 +665,62 @@ class AcceleratedNLL(LearnedLoss):
         best = found if here == start else here
         return np.array([best[parameter] for parameter in params])
 
-    def _pilot(self, params: Parameters) -> np.ndarray:
-        """Where all events should be expanded first: the minimum that a few of them have, from where we are.
-
-        Fisher scoring, which compares the gradient with the covariance of the scores.
-        """
-        start = np.array([float(parameter.value()) for parameter in params])
+    def _pilot(self, params: Parameters, start: np.ndarray) -> np.ndarray:
+        """Where all events should be expanded first: the minimum that a few of them have, from where we are."""
         events = self._expanded_events()
         n_terms = sum(len(self._event_terms(index)[0]) for index in range(len(self.model)))
         if not (params and events) or len(events) < n_terms or not all(chunks.n_pilot for chunks in events):
             return start
         share = np.mean([chunks.n_pilot / len(chunks) for chunks in events])
+
+        def expanded_here(params: Parameters) -> tuple[float, np.ndarray, np.ndarray]:
+            for chunks in events:
+                chunks.move_pilot()
+            value, gradient, _ = self._approximate_gradient(params)
+            information = share * self._sum_of_squared_scores(params, np.abs) + self._constraint_hessian(params)
+            return float(value), np.asarray(gradient), information
+
+        return self._scored(params, start, expanded_here, until=_NEAR)
+
+    def _with_information(self, params: Parameters) -> tuple[float, np.ndarray, np.ndarray]:
+        self._scores = None
+        value, gradient, _ = self._approximate_gradient(params)
+        return float(value), np.asarray(gradient), self._information(params)
+
+    @staticmethod
+    def _scored(
+        params: Parameters,
+        start: np.ndarray,
+        evaluate: Callable[[Parameters], tuple[float, np.ndarray, np.ndarray]],
+        *,
+        until: float,
+    ) -> np.ndarray:
+        """Fisher scoring: Newton steps to a minimum, with the covariance of the scores in place of the Hessian.
+
+        Args:
+            params: The parameters, which are at their values again in the end.
+            start: Where to begin.
+            evaluate: The value, the gradient and that covariance where the parameters are.
+            until: Expected vertical distance that is near enough.
+
+        Returns:
+            The point.
+        """
+        if not params:
+            return start
         lower, upper = np.transpose([limits_of(parameter) for parameter in params])
         best, origin, step, length = np.inf, start, np.zeros_like(start), 1.0
         with zfit.param.set_values(params, start):
-            for _ in range(_PILOT_STEPS):
+            for _ in range(_SCORING_STEPS):
                 point = np.clip(origin + length * step, lower, upper)
                 zfit.param.set_values(params, point)
-                for chunks in events:
-                    chunks.move_pilot()
-                value, gradient, _ = self._approximate_gradient(params)
-                if not float(value) <= best:
+                value, gradient, information = evaluate(params)
+                if not value <= best:
                     length *= 0.25
                     continue
-                best, origin, length = float(value), point, min(1.0, 2.0 * length)
-                information = share * self._sum_of_squared_scores(params, np.abs) + self._constraint_hessian(params)
-                step = newton_step(information, np.asarray(gradient))
-                if not -0.5 * float(step @ np.asarray(gradient)) > _PILOT_EDM:
+                best, origin, length = value, point, min(1.0, 2.0 * length)
+                step = newton_step(information, gradient)
+                if not -0.5 * float(step @ gradient) > until:
                     break
         return origin
 
@@ -695,6 +729,7 @@ class AcceleratedNLL(LearnedLoss):
         self._confirmed, self._correction, self._last_hessian = None, None, None
         for events in (expanded_events := self._expanded_events()):
             events.move()
+        self._centre = self._point()
         self._value_at_centre = float(self._approximate()[0])
         n_expanded = sum(events.n_events for events in expanded_events)
         n_exact = sum(int(data.num_entries) for data in self.data) - n_expanded
@@ -712,20 +747,25 @@ class AcceleratedNLL(LearnedLoss):
             self._confirmed = self._point()
             return value, gradient
         exact_value, exact_gradient = self._exact_value_gradient(params)
-        for attempt in itertools.count():
+        remedies = iter(("move", "correct"))
+        while True:
             distance = self._distance(exact_gradient - gradient, params)
             difference = float(exact_value - value)
             if distance <= _EDM and abs(difference) <= TOLERANCE:
                 break
-            if attempt and (attempt > 1 or distance > _CORRECTABLE):
+            correctable = distance <= _CORRECTABLE and abs(difference) <= TOLERANCE
+            remedy = next(remedies, None)
+            if remedy == "move" and correctable and self._is_within(_CLOSE, self._centre):
+                remedy = next(remedies)  # the polynomials would be the same
+            if remedy == "move":
+                self._move_centre()
+            elif remedy == "correct" and correctable:
+                self._correction = LinearTerm(params, exact_gradient - gradient)
+            else:
                 raise AccelerationError(
                     f"the accelerated likelihood differs from the exact one by {difference:.3g} and their minima by an "
                     f"EDM of {distance:.3g}, although its polynomials were made here: fit the exact likelihood instead"
                 )
-            if attempt:
-                self._correction = LinearTerm(params, exact_gradient - gradient)
-            else:
-                self._move_centre()
             value, gradient, _ = self._approximate_gradient(params)
             self._closest = self._distance(gradient, params)
         self._confirmed = self._point()
@@ -743,8 +783,12 @@ class AcceleratedNLL(LearnedLoss):
         """
         if self._confirmed is None or self._is_conditional(params):
             return self._confirmed is not None
-        moved = self._point() - self._confirmed
-        return bool(moved @ self._information(self._all()) @ moved < 1.0)
+        return self._is_within(1.0, self._confirmed)
+
+    def _is_within(self, n_sigma: float, point: np.ndarray) -> bool:
+        """Whether we are within so many standard deviations of a point."""
+        moved = self._point() - point
+        return bool(moved @ self._information(self._all()) @ moved < n_sigma**2)
 
     def _is_conditional(self, params: Parameters) -> bool:
         return len(params) < len(self.get_params())
