@@ -334,7 +334,7 @@ def test_minimum_at_a_limit_is_confirmed():
     fast = accelerate(UnbinnedNLL(model, data))
     fit = minimise(fast)
     assert fit.params[jes]["value"] == pytest.approx(1.0, abs=1e-4)
-    assert fast.report.n_exact >= 1
+    assert 1 <= fast.report.n_exact <= 5  # Minuit cannot leave a limit where it starts
     assert abs(fast.report.value_difference) < 0.01
 
 

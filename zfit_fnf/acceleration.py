@@ -663,7 +663,7 @@ class AcceleratedNLL(LearnedLoss):
         start, found = self._piloted
         here = {parameter: float(parameter.value()) for parameter in params}
         best = found if here == start else here
-        return np.array([best[parameter] for parameter in params])
+        return np.array([_away_from_limits(parameter, best[parameter]) for parameter in params])
 
     def _pilot(self, params: Parameters, start: np.ndarray) -> np.ndarray:
         """Where all events should be expanded first: the minimum that a few of them have, from where we are."""
@@ -719,7 +719,9 @@ class AcceleratedNLL(LearnedLoss):
                     length *= 0.25
                     continue
                 best, origin, length = value, point, min(1.0, 2.0 * length)
-                step = newton_step(information, gradient)
+                free = np.flatnonzero(((lower < point) | (gradient < 0)) & ((point < upper) | (gradient > 0)))
+                step = np.zeros_like(point)
+                step[free] = newton_step(information[np.ix_(free, free)], gradient[free])
                 if not -0.5 * float(step @ gradient) > until:
                     break
         return origin
@@ -846,6 +848,13 @@ class AcceleratedUnbinnedNLL(AcceleratedNLL, zfit.loss.UnbinnedNLL):
 
 class AcceleratedExtendedUnbinnedNLL(AcceleratedNLL, zfit.loss.ExtendedUnbinnedNLL):
     """An accelerated `ExtendedUnbinnedNLL`; see `accelerate`."""
+
+
+def _away_from_limits(parameter: zfit.Parameter, value: float) -> float:
+    """At a limit nothing depends on the variable that Minuit has in place of the parameter: one step inside of it."""
+    low, high = limits_of(parameter)
+    step = min(float(parameter.stepsize), 0.25 * (high - low))
+    return float(np.clip(value, low + step, high - step))
 
 
 def _exactly(term: tuple[Any, Any]) -> tuple[Any, Iterable[tuple[Any, ...]]]:
