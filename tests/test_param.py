@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from zfit_fnf import param
 from zfit_fnf.deformation import YieldChange
 from zfit_fnf.param import Modifier, NuisanceConstraint, interpolate_code4, lnN, modified_yield, normsys, nuisance
 
@@ -175,3 +176,26 @@ def test_modified_yield_refuses_mistakes():
         modified_yield(10.0, [2.0])
     with pytest.raises(ValueError, match="called 'jes'"):
         modified_yield(10.0, [lnN(jes, 1.1), lnN(nuisance("jes"), 1.1)])
+
+
+def test_values_of_many_parameters_at_once():
+    """As ``value()`` of each, also of composed ones and where a value is outside of the limits, with their derivatives."""
+    free, limited = zfit.Parameter("free", 1.5), zfit.Parameter("limited", 0.5, 0.0, 1.0)
+    composed = zfit.ComposedParameter("twice", lambda params: 2.0 * params["free"], params={"free": free})
+    limited.assign(1.25)
+    with tf.GradientTape() as tape:
+        values = param.values_of([free, limited, composed])
+        total = tf.reduce_sum(values)
+    np.testing.assert_allclose(values, [1.5, 1.0, 3.0], rtol=1e-15)
+    np.testing.assert_allclose(tape.gradient(total, [free, limited]), [3.0, 1.0], rtol=1e-15)
+
+
+def test_parameters_are_read_once_inside_of_one_function_only():
+    free = zfit.Parameter("free", 1.5)
+    with param.read_once():
+        first = param.values_of([free])
+        assert param.values_of([free]) is first
+    free.set_value(2.5)
+    np.testing.assert_array_equal(param.values_of([free]), [2.5])
+    with param.read_once():
+        np.testing.assert_array_equal(param.values_of([free]), [2.5])

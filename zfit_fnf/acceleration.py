@@ -222,7 +222,7 @@ def _coefficients(responses: PolynomialMap, u: tf.Tensor, c: tf.Tensor) -> tuple
 def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
     """Basis ``(M,)`` at the current nuisances; there the log-scales, scaled coordinates and shifts, ``(d, n)`` each."""
     u, _, _, coefficients, calibration = data
-    basis = pdf.deformation.basis(pdf.nu(), calibration)
+    basis = tf.stop_gradient(pdf.deformation.basis(pdf.nu(), calibration))  # a tape of the user may be watching
     contracted = basis[None, :] @ tf.cast(coefficients, tf.float64)
     log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
     return basis, log_scale, u * tf.exp(log_scale), shift
