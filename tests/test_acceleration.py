@@ -11,7 +11,7 @@ import tensorflow as tf
 from analytic import one_dimensional
 
 import zfit_fnf
-from zfit_fnf import acceleration
+from zfit_fnf import acceleration, expanded
 from zfit_fnf.acceleration import AccelerationError, accelerate
 from zfit_fnf.deformation import Deformation, Response
 from zfit_fnf.flows import Flow
@@ -289,13 +289,13 @@ def test_constant_densities_are_said_to_be_constant():
 
 
 def test_wrong_polynomials_are_an_error(search, monkeypatch):
-    true = acceleration.expand
+    true = expanded.expand
 
     def wrong(density, u, given):
         coefficients = true(density, u, given)
         return tf.concat([coefficients[:1], coefficients[1:2] + 0.05, coefficients[2:]], axis=0)
 
-    monkeypatch.setattr(acceleration, "expand", wrong)
+    monkeypatch.setattr(expanded, "expand", wrong)
     jes = nuisance("jes")
     # An architecture of its own: its polynomials are compiled here, and nobody else is given them.
     model = deformed(Flow(["y1"], hidden=(9, 9), n_components=3), [jes])
@@ -306,7 +306,7 @@ def test_wrong_polynomials_are_an_error(search, monkeypatch):
 
 def test_what_compression_leaves_out_is_made_up_for(monkeypatch):
     """Compressed too much, the coefficients have another minimum; with the exact gradient there they do not."""
-    monkeypatch.setattr(acceleration, "_LEFT_OUT", 0.02)
+    monkeypatch.setattr(expanded, "_LEFT_OUT", 0.02)
     nuisances = [nuisance(f"nu{i}") for i in range(17)]
     model = deformed(smooth_flow(["y1", "y2"]), nuisances, size=0.1)
     nll = UnbinnedNLL(model, events(model, dict.fromkeys(nuisances, 0.5), 3000, 10))
@@ -320,7 +320,7 @@ def test_what_compression_leaves_out_is_made_up_for(monkeypatch):
 def test_a_pilot_says_where_to_expand(monkeypatch):
     """One expansion serves a start that is many standard deviations away; the parameters stay where they are."""
     for size in ("SMALL_CHUNK", "CHUNK"):
-        monkeypatch.setattr(acceleration, size, 1024)
+        monkeypatch.setattr(expanded, size, 1024)
     jes, jer = nuisance("jes"), nuisance("jer")
     jer.upper = 3.0  # a limit on one side
     model = deformed(smooth_flow(["y1"], ["x"]), [jes, jer], size=0.1)

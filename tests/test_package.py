@@ -30,6 +30,7 @@ LAYERS = [
     {"pdf", "minimize"},
     {"loss"},
     {"expansion", "compression"},
+    {"expanded"},
     {"acceleration"},
     {"toys"},
     {"doi"},
