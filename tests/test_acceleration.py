@@ -167,10 +167,8 @@ def test_upper_limit(fitted, search):
     )
 
 
-@pytest.mark.parametrize(
-    ("n_dim", "n_nuisances"), [(2, 20), (4, 3)]
-)  # second derivatives of 20 come in two batches, and
-# their 40 monomials are compressed
+# The second derivatives of 20 nuisances come in two batches, and their 40 monomials are compressed.
+@pytest.mark.parametrize(("n_dim", "n_nuisances"), [(2, 20), (4, 3)])
 def test_dimensions_and_nuisances(n_dim, n_nuisances):
     nuisances = [nuisance(f"nu{i}") for i in range(n_nuisances)]
     names = [f"y{i}" for i in range(n_dim)]

@@ -50,6 +50,16 @@ def test_other_events_show_what_is_left_out():
     assert left_out(coefficients(3, seed=1), N_OUTPUTS, projections) > 1.0
 
 
+def test_projections_that_are_known_stay_among_those_that_are_found():
+    """Data sets of one density share them: what is found for the second one has to serve the first one as well."""
+    first, second = coefficients(3), coefficients(3, seed=1)
+    known = principal_components(first, N_OUTPUTS, 1e-3)
+    both = principal_components(second, N_OUTPUTS, 1e-3, known)
+    assert [projection.shape[1] for projection in both] == [6] * N_OUTPUTS
+    for table in (first, second):
+        assert left_out(table, N_OUTPUTS, both) < 1e-3
+
+
 @pytest.mark.parametrize("table", [coefficients(3)[:30], coefficients(3, noise=1.0)], ids=["few", "incompressible"])
 def test_what_gains_nothing_stays_as_it_is(table):
     projections = principal_components(table, N_OUTPUTS, 1e-3)

@@ -2,9 +2,10 @@ r"""Fast evaluation of likelihoods: the same minimum, by Taylor polynomials of e
 
 A fit evaluates the likelihood at many points close to each other. Around one of them, the *centre*, a deformation moves
 an event by a small shift in its standardised coordinates, and the nominal density is replaced by its Taylor polynomial in
-that shift (:mod:`zfit_fnf.expanded`). The shift itself is exact: it is a contraction of the coefficients of the
-deformation, computed once per data set. The cost hardly depends on the number of nuisances, and yields, sums of
-processes, constraints and densities that cannot be expanded are what they are in the exact likelihood.
+that shift (:mod:`zfit_fnf.expanded`). The shift itself is not expanded: it is a contraction of the coefficients of the
+deformation, computed once per data set and, if there are many, in fewer combinations (:mod:`zfit_fnf.compression`). The
+cost hardly depends on the number of nuisances, and yields, sums of processes, constraints and densities that cannot be
+expanded are what they are in the exact likelihood.
 
 The error is controlled in three ways, whatever minimiser is at work:
 

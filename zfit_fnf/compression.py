@@ -9,7 +9,7 @@ are found, and their products with the events are what an evaluation reads from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -21,13 +21,16 @@ _FEW = 32  # monomials for which it is not worth while
 _WORTH_WHILE = 0.8  # of the size that the coefficients have as they are
 
 
-def principal_components(coefficients: tf.Tensor, n_outputs: int, tolerance: float) -> list[tf.Tensor]:
+def principal_components(
+    coefficients: tf.Tensor, n_outputs: int, tolerance: float, known: Sequence[tf.Tensor] = ()
+) -> list[tf.Tensor]:
     """The combinations that describe the coefficients of some events.
 
     Args:
         coefficients: ``(M, n_outputs n)``.
         n_outputs: Number of outputs.
         tolerance: Root mean square of what is left out of an output, for monomials with unit variance.
+        known: Projections for other events, which remain among those that are found.
 
     Returns:
         Projections ``(M, R_o)``, one for each output; a single one, the identity, if they would not be much fewer.
@@ -37,11 +40,14 @@ def principal_components(coefficients: tf.Tensor, n_outputs: int, tolerance: flo
     if n_monomials <= _FEW:
         return identity
     projections = []
-    for table in _by_output(coefficients, n_outputs):
-        variances, axes = np.linalg.eigh(_second_moments(table))
+    before = [np.asarray(projection, float) for projection in known] or [np.zeros((n_monomials, 0))] * n_outputs
+    for table, spanned in zip(_by_output(coefficients, n_outputs), before, strict=True):
+        beyond = np.eye(n_monomials) - spanned @ spanned.T
+        variances, axes = np.linalg.eigh(beyond @ _second_moments(table) @ beyond)
         smaller = np.sqrt(np.cumsum(np.clip(variances, 0.0, None)))  # they are in ascending order
         n_left_out = min(np.count_nonzero(smaller <= tolerance), n_monomials - 1)
-        projections.append(tf.constant(axes[:, n_left_out:], tf.float32))
+        orthonormal, _ = np.linalg.qr(np.concatenate([spanned, axes[:, n_left_out:]], axis=1))
+        projections.append(tf.constant(orthonormal, tf.float32))
     n_combinations = sum(projection.shape[1] for projection in projections)
     return projections if n_combinations <= _WORTH_WHILE * n_monomials * n_outputs else identity
 

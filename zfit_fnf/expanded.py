@@ -123,7 +123,8 @@ def _(pdf: FNFPDF, data: Any, n_events: int) -> None:
     # What is left out may move no event by more than all events together can tell.
     tolerance, known = _LEFT_OUT / np.sqrt(n_events), _projections(pdf)
     if not known or left_out(coefficients, n_outputs, known) > 2.0 * tolerance:
-        known[:] = principal_components(coefficients, n_outputs, tolerance)
+        # Other data of the same density may be expanded again: what serves them stays.
+        known[:] = principal_components(coefficients, n_outputs, tolerance, known)
 
 
 @expanded.register
