@@ -153,6 +153,12 @@ def test_bad_construction(kwargs, message):
         Flow(**kwargs)
 
 
+def test_no_events_give_no_numbers():
+    flow = Flow(["a"], ["x"], ranges={"a": (0.0, 1.0)})
+    assert flow.log_prob({"a": [], "x": []}).shape == (0,)
+    assert flow.sample(cond={"x": []}).shape == (0, 2)
+
+
 def test_bad_calls():
     with pytest.raises(TypeError, match="not a single string"):
         Flow("mass")
@@ -161,6 +167,8 @@ def test_bad_calls():
         flow.log_prob({"a": [0.5]})
     with pytest.raises(ValueError, match="1 "):
         flow.log_prob({"a": [0.5, 1.5], "x": [0.0, 0.0]})
+    with pytest.raises(ValueError, match="no rows"):
+        flow.sample(10, cond={"x": []})
     with pytest.raises(ValueError, match="conditional"):
         flow.sample(10)
     with pytest.raises(ValueError, match="needs n"):

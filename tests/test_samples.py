@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zfit_fnf.samples import Sample, Variation, as_sample, check_continuous, check_inside, write_sample
+from zfit_fnf.samples import Sample, Variation, as_sample, check_continuous, check_inside, check_trainable, write_sample
 
 ZMUMU = Path(__file__).parents[2] / "shared" / "data" / "uproot-Zmumu.root"
 
@@ -152,13 +152,10 @@ BAD_DATA = [
         {},
         r"2 of 3 events of 'data' are NaN or infinite in column 'y1': row 1: nan, row 2",
     ),
-    ({"y1": []}, {}, r"'data' has no events"),
     ({"y1": [1.0, 2.0], "w": [1.0]}, {"weights": "w"}, r"differ in length: \{'y1': 2, 'the weights': 1\}"),
     ({"y1": [[1.0, 2.0]]}, {}, r"column 'y1' of 'data' has shape \(1, 2\)"),
     ({"y1": [1.0]}, {"weights": "w"}, r"'data' has no column 'w'"),
     ({"y1": [1.0, 2.0]}, {"weights": [1.0, np.nan]}, r"1 of 2 events of 'data' are NaN or infinite in the weights"),
-    ({"y1": [1.0, 2.0]}, {"weights": [0.0, 0.0]}, r"all weights of 'data' are zero"),
-    ({"y1": [1.0, 2.0]}, {"weights": [1.0, -2.0]}, r"the weights of 'data' sum to -1; expected a positive sum"),
     ({"y1": [1.0, 2.0]}, {"weights": [1.0], "name": "jes_up"}, r"columns of 'jes_up' differ in length"),
 ]
 
@@ -167,6 +164,30 @@ BAD_DATA = [
 def test_bad_data(data: dict, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_sample(data, ["y1"], **options)
+
+
+def test_data_may_be_empty_and_sum_to_anything() -> None:
+    for empty in ({"y1": []}, pd.DataFrame({"y1": []}), {"y1": np.zeros(0)}):
+        sample = as_sample(empty, ["y1"])
+        assert (sample.n_events, sample.sum_weights, sample.effective_size) == (0, 0.0, 0.0)
+        assert sample.array(["y1"]).shape == (0, 1)
+    assert as_sample({"y1": []}, ["y1"], weights=[]).effective_size == 0.0
+    assert as_sample({"y1": [1.0, 2.0]}, ["y1"], weights=[1.0, -2.0]).sum_weights == -1.0
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (Sample({"y1": np.zeros(0)}, name="jes_up"), "'jes_up' has no events to learn from"),
+        (Sample({"y1": np.zeros(2)}, np.array([1.0, -2.0])), "'sample' sum to -1; expected a positive sum"),
+        (Sample({"y1": np.zeros(2)}, np.zeros(2)), "'sample' sum to 0; expected a positive sum"),
+        (Sample({"y1": np.zeros(2)}, np.array([1.0, -1.0])), "'sample' sum to 0; expected a positive sum"),
+        (Sample({"y1": np.zeros(11)}, np.append(np.full(10, 0.1), -0.9999)), "worth 9.1e-09 events"),
+    ],
+)
+def test_nothing_is_learned_from_nothing(sample: Sample, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_trainable(sample)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from .bijectors import PhysicalRanges
 from .nets import Model
-from .samples import Sample, as_sample, check_inside
+from .samples import Sample, as_sample, check_inside, check_trainable
 
 
 class Coordinates(Model):
@@ -55,6 +55,7 @@ class Coordinates(Model):
 
     def standardise(self, sample: Sample) -> None:
         """Learn the standardisation (mean and standard deviation in unbounded coordinates) from a sample."""
+        check_trainable(sample)
         rows = slice(None, None, max(1, sample.n_events // 1_000_000))
         unbounded, _ = self._physical.inverse(tf.constant(sample.array(self.obs, rows)))
         values = np.concatenate([unbounded.numpy(), sample.array(self.cond, rows)], axis=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .samples import Sample, as_sample
+from .samples import Sample, as_sample, check_trainable
 
 _FOLDS = 2
 
@@ -41,6 +41,8 @@ def two_sample_auc(
     except ImportError as error:
         raise ImportError('two-sample tests need scikit-learn: pip install "zfit_fnf[diagnostics]"') from error
     samples = [as_sample(sample, columns, weights=own) for sample, own in zip((first, second), weights, strict=True)]
+    for sample in samples:
+        check_trainable(sample)
     x = np.concatenate([sample.array(columns) for sample in samples])
     label = np.repeat([0, 1], [sample.n_events for sample in samples])
     # Both samples have the same total weight: the classifier should learn shapes, not numbers of events.

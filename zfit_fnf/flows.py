@@ -340,7 +340,7 @@ def in_chunks(function: Callable[..., tf.Tensor], *arrays: np.ndarray) -> np.nda
     n = len(arrays[0])
     parts = [
         function(*(tf.constant(array[start : start + _CHUNK]) for array in arrays)).numpy()
-        for start in range(0, n, _CHUNK)
+        for start in range(0, max(n, 1), _CHUNK)  # no rows give an empty result of the right shape
     ]
     return np.concatenate(parts)
 
@@ -350,7 +350,8 @@ def sample_table(
 ) -> pd.DataFrame:
     """Sample with ``draw(c, seed)`` and give the events, with their conditions, as a table."""
     x = _condition_rows(flow, n, cond)
-    pairs = np.random.SeedSequence(seed).generate_state(2 * math.ceil(len(x) / _CHUNK)).astype(np.int32).reshape(-1, 2)
+    n_chunks = max(1, math.ceil(len(x) / _CHUNK))
+    pairs = np.random.SeedSequence(seed).generate_state(2 * n_chunks).astype(np.int32).reshape(-1, 2)
     seeds = iter(pairs)
 
     def physical(rows: tf.Tensor) -> tf.Tensor:
@@ -370,6 +371,8 @@ def _condition_rows(flow: Flow, n: int | None, cond: Any) -> np.ndarray:
     if cond is None:
         raise ValueError(f"this flow is conditional: give a table of {', '.join(flow.cond)} as cond=")
     x = as_sample(cond, flow.cond).array(flow.cond)
+    if n and not len(x):
+        raise ValueError("cond= has no rows to draw events for")
     return x if n is None else x[np.arange(n) % len(x)]
 
 

@@ -92,7 +92,11 @@ class Sample:
         """Kish's effective number of events, `(sum w)^2 / sum w^2`."""
         if self.weights is None:
             return float(self.n_events)
-        return self.sum_weights**2 / float(np.sum(np.square(self.weights, dtype=np.float64)))
+        largest = float(np.max(np.abs(self.weights), initial=0.0))
+        if not largest:
+            return 0.0
+        scaled = np.asarray(self.weights, np.float64) / largest  # squares of large weights would overflow
+        return float(scaled.sum() ** 2 / np.square(scaled).sum())
 
     def relative_weights(self, rows: np.ndarray) -> np.ndarray:
         """Weights of some rows, scaled such that those of all events average to one; float64."""
@@ -225,12 +229,12 @@ def as_sample(
         name: What error messages call the data; by default the name that it carries.
 
     Returns:
-        A sample with exactly `columns`: one finite number per event, and finite weights with a positive sum.
+        A sample with exactly `columns`: one finite number per event, and finite weights. Observed data without events
+        are data; what is learned from has to pass `check_trainable` as well.
 
     Raises:
         TypeError: If `data` is nothing of the above, or a column is not numeric.
-        ValueError: If a column is missing, lengths differ, numbers are NaN or infinite, there are no events,
-            or the weights are unusable.
+        ValueError: If a column is missing, lengths differ, or numbers are NaN or infinite.
 
     Example:
         >>> as_sample(pd.DataFrame({"y1": [0.1, 0.4], "w": [1.0, -0.5]}), ["y1"], weights="w").sum_weights
@@ -249,6 +253,25 @@ def as_sample(
     sample = Sample({c: _one_column(found[c], c, name) for c in columns}, weights=own_weights, name=name)
     _check_values(sample)
     return sample
+
+
+def check_trainable(sample: Sample) -> None:
+    """Refuses events from which nothing can be learned: none at all, or a sum of weights that is not positive.
+
+    Args:
+        sample: Simulated events, or the data that a map is fitted to. Observed data need no such check.
+
+    Raises:
+        ValueError: Says which of the two it is.
+    """
+    if sample.n_events == 0:
+        raise ValueError(f"{sample.name!r} has no events to learn from")
+    if not (sample.sum_weights > 0 and sample.effective_size > 0.5):  # less than one event: rounding, or cancellation
+        raise ValueError(
+            f"the weights of {sample.name!r} sum to {sample.sum_weights:g}; expected a positive sum "
+            f"(single weights may be negative), worth {sample.effective_size:.2g} events. Is the weight column the right "
+            "one, and are its signs?"
+        )
 
 
 def check_inside(sample: Sample, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -369,20 +392,10 @@ def _check_names(names: Iterable[str], there: Iterable[str], sample: str) -> Non
 
 
 def _check_values(sample: Sample) -> None:
-    if sample.n_events == 0:
-        raise ValueError(f"{sample.name!r} has no events")
     for column, values in sample.columns.items():
         _check_finite(values, f"column {column!r}", sample)
-    if sample.weights is None:
-        return
-    _check_finite(sample.weights, "the weights", sample)
-    if not np.any(sample.weights):
-        raise ValueError(f"all weights of {sample.name!r} are zero")
-    if sample.sum_weights <= 0:
-        raise ValueError(
-            f"the weights of {sample.name!r} sum to {sample.sum_weights:g}; expected a positive sum "
-            "(single weights may be negative). Is the weight column the right one, and are its signs?"
-        )
+    if sample.weights is not None:
+        _check_finite(sample.weights, "the weights", sample)
 
 
 def _check_finite(values: np.ndarray, what: str, sample: Sample) -> None:

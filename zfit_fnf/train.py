@@ -25,7 +25,7 @@ from .flows import AutoregressiveDensity, Density, Flow
 from .history import History
 from .nets import Model
 from .optimise import Batch, Maximiser, Schedule, TrainingStopped
-from .samples import Sample, Variation, as_sample, check_continuous, check_inside
+from .samples import Sample, Variation, as_sample, check_continuous, check_inside, check_trainable
 
 __all__ = ["History", "Schedule", "TrainingStopped", "fit_deformation", "fit_flow"]
 
@@ -437,6 +437,7 @@ class _Source:
         cls, flow: Flow, events: Any, weights: Any, *, at: Mapping[str, float] | None = None, name: str | None = None
     ) -> _Source:
         sample = as_sample(events, flow.obs + flow.cond, weights=weights, name=name)
+        check_trainable(sample)
         check_inside(sample, flow.ranges)
         return cls(flow, sample, at or {}, np.zeros(0))
 
