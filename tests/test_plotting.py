@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from zfit_fnf import plotting
-from zfit_fnf.projections import VariedSample
+from zfit_fnf.projections import PostfitBand, VariedSample
 from zfit_fnf.samples import Sample
 from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
 
@@ -114,11 +114,56 @@ class TestProjection:
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "events / 0.5")
         assert ax.get_xlim() == (0.0, 2.0)
 
-    def test_a_number_of_bins_covers_all_data(self, ax):
-        plotting.projection(self.data, self.components, "x", bins=7, ax=ax)
+    @pytest.mark.parametrize("bins", [1, 2, 3, 7, 50])
+    def test_a_number_of_bins_covers_all_data(self, ax, bins):
+        plotting.projection(self.data, self.components, "x", bins=bins, ax=ax)
         points, _ = errorbars(ax)
-        assert len(points) == 7
+        assert len(points) <= bins
         assert points[:, 1].sum() == 10
+
+    @pytest.mark.parametrize(
+        ("low", "high", "bins", "expected"),
+        [
+            (60.02, 119.97, 60, np.arange(60.0, 121.0, 1.0)),
+            (60.02, 119.97, 25, np.arange(60.0, 122.5, 2.5)),
+            (0.31, 0.68, 10, np.arange(0.3, 0.71, 0.05)),
+            (-3.1e-4, 4.2e-4, 4, np.arange(-5e-4, 6e-4, 2.5e-4)),  # five bins of 2e-4 would be needed
+        ],
+    )
+    def test_bins_are_round(self, ax, low, high, bins, expected):
+        plotting.projection({"x": np.linspace(low, high, 500)}, self.components, "x", bins=bins, ax=ax)
+        np.testing.assert_allclose(errorbars(ax)[0][:, 0], 0.5 * (expected[1:] + expected[:-1]), atol=1e-12)
+
+    def test_units_and_labels(self, ax):
+        plotting.projection(self.data, self.components, "x", bins=(4, 0.0, 2.0), label="$m$", unit="GeV", ax=ax)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("$m$ [GeV]", "events / 0.5 GeV")
+
+    def test_a_logarithmic_axis_shows_the_smallest_bin(self, ax):
+        plotting.projection(self.data, self.components, "x", bins=EDGES, log=True, ax=ax)
+        assert ax.get_yscale() == "log"
+        assert 0 < ax.get_ylim()[0] < 1  # the last bin has one event
+        assert ax.get_ylim()[1] > 5
+
+    def test_chi_square_counts_the_bins_with_enough_expected_events(self, ax):
+        components = {"all": Sample({"x": np.array([0.5, 1.5, 3.0])}, np.array([8.0, 6.0, 3.0]))}  # the last is too few
+        plotting.projection(self.data, components, "x", bins=EDGES, ax=ax)
+        chi_square = (4 - 8) ** 2 / (8 + 64) + (5 - 6) ** 2 / (6 + 36)
+        p_value = np.exp(-chi_square / 2)  # of two degrees of freedom
+        title = ax.get_legend().get_title().get_text()
+        assert title == rf"$\chi^2$ / bins = {chi_square:.1f} / 2, p = {p_value:.2g}"
+
+    def test_without_enough_events_there_is_no_chi_square(self, ax):
+        plotting.projection(self.data, self.components, "x", bins=EDGES, ax=ax)
+        assert ax.get_legend().get_title().get_text() == ""
+
+    def test_the_band_adds_the_directions_in_quadrature(self, ax):
+        events = Sample({"x": np.array([0.5, 1.5, 1.6, 3.0])}, np.array([3.0, 2.0, 2.0, 3.0]))  # 3, 4, 3 expected
+        band = PostfitBand(events, np.array([[0.3, 0.1, 0.2, 0.0], [0.4, 0.2, -0.2, 0.5]]))
+        plotting.projection(self.data, self.components, "x", bins=EDGES, band=band, ax=ax)
+        (drawn,) = [patch for patch in ax.patches if patch.get_label() == plotting.POSTFIT_BAND]
+        np.testing.assert_allclose(drawn.get_data().values, [3 + 0.5, 4 + 0.3, 3 + 0.5])
+        np.testing.assert_allclose(drawn.get_data().baseline, [3 - 0.5, 4 - 0.3, 3 - 0.5])
+        assert plotting.POSTFIT_BAND in labels(ax)
 
     @pytest.mark.parametrize("bins", [[1.0], [2.0, 1.0], (3, 1.0, 1.0), [[1.0, 2.0]]])
     def test_refuses_bins_that_are_none(self, bins):
@@ -151,6 +196,15 @@ class TestVariations:
         (band,) = [patch for patch in ax.patches if patch.get_label() == "post-fit error"]
         np.testing.assert_allclose(band.get_data().baseline, [1.0, 1.0, np.nan])
         np.testing.assert_allclose(band.get_data().values, [1.1, 1.2, np.nan])
+
+    def test_simulation_has_the_errors_of_independent_samples(self, ax):
+        nominal, up = Sample({"x": np.full(100, 0.5)}), Sample({"x": np.full(40, 0.5)}, np.full(40, 2.0))
+        plotting.variations(self.varied, "jes", "x", bins=EDGES, simulated=(nominal, nominal, up), ax=ax)
+        ratios = {container.get_label(): container for container in ax.containers}
+        for sign, ratio, error in (("+", 0.8, 0.8 * np.sqrt(1 / 40 + 1 / 100)), ("-", 1.0, np.sqrt(2 / 100))):
+            container = ratios[rf"simulation ${sign}1\sigma$"]
+            np.testing.assert_allclose(container[0].get_ydata(), [ratio])
+            np.testing.assert_allclose(np.ptp(container[2][0].get_segments()[0][:, 1]), 2 * error)
 
     def test_is_labelled(self, ax):
         plotting.variations(self.varied, "jes", "x", bins=EDGES, ax=ax)

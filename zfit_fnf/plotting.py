@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
+import math
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 from scipy.interpolate import CubicSpline, RectBivariateSpline
+from scipy.stats import chi2
 from zfit.result import FitResult
 
 from .param import Nuisance
-from .projections import VariedSample, fitted_nuisances, hesse_error
+from .projections import PostfitBand, VariedSample, fitted_nuisances, hesse_error
 from .samples import Sample, as_sample
 from .scans import ContourScan, Impacts, ProfileScan
 from .toys import current_axes
@@ -32,7 +36,9 @@ REGIONS = {"68.3 %": 2.30, "95.4 %": 6.18}
 
 _FILLS = ("#92bfdb", "#fdc086", "#a8d8a0", "#c7b5de", "#e9d18b", "#d0d0d0")
 INK, RED, BLUE, GREEN, YELLOW = "#1a1a1a", "#b2182b", "#2166ac", "#85d17c", "#ffdf7f"
+POSTFIT_BAND = "post-fit error"
 _FINE = 200  # points along a smooth line
+_ENOUGH_EXPECTED = 5  # events in a bin, from which on its pull is nearly Gaussian
 
 
 def projection(
@@ -43,6 +49,10 @@ def projection(
     bins: Bins = 50,
     weights: str | np.ndarray | None = None,
     stack: bool = True,
+    log: bool = False,
+    label: str | None = None,
+    unit: str | None = None,
+    band: PostfitBand | None = None,
     ax: Axes | None = None,
     ax_pulls: Axes | None = None,
 ) -> Axes:
@@ -50,16 +60,23 @@ def projection(
 
     The pull of a bin is :math:`(n - m) / \sqrt{m + \sigma_m^2}`, with :math:`n` events in data, :math:`m` expected ones
     and :math:`\sigma_m` the error of :math:`m` from the finite size of the model's samples. For weighted data the sum of
-    their squared weights takes the place of the first :math:`m`.
+    their squared weights takes the place of the first :math:`m`. The legend has :math:`\chi^2`, the sum of the squared
+    pulls of the bins with at least five expected events, and its p-value for as many degrees of freedom as there are such
+    bins: fitted parameters are not counted off, so that the p-value of a good fit tends to be large.
 
     Args:
         data: The data: anything that `zfit_fnf.samples.as_sample` takes.
         components: Weighted events of each component, by its label, from `zfit_fnf.projections.component_samples` or
             from simulation.
         column: Which column.
-        bins: Number of bins over the range of the data, ``(number, low, high)``, or the edges.
+        bins: At most how many bins of a round width (1, 2, 2.5 or 5 times a power of ten) cover the data,
+            ``(number, low, high)``, or the edges.
         weights: Weights of the data: a column or an array; by default their own.
         stack: Whether the components are stacked, the first at the bottom; otherwise they are lines below their sum.
+        log: Whether the axis of the counts is logarithmic.
+        label: Text for the observable; by default the name of the column.
+        unit: Unit of the observable, such as ``"GeV"``.
+        band: Post-fit uncertainty of the model, from `zfit_fnf.projections.postfit_band`, drawn around its sum.
         ax: Where to draw; by default in the current figure.
         ax_pulls: Where to draw the pulls; by default they are not drawn.
 
@@ -80,32 +97,52 @@ def projection(
     edges = _edges(bins, sample.columns[column])
     parts = {label: _histogram(as_sample(part, [column]), column, edges) for label, part in components.items()}
     observed, expected = _histogram(sample, column, edges), functools.reduce(operator.add, parts.values())
+    statistical = expected.values() if sample.weights is None else observed.variances()
+    variance = expected.variances() + statistical
     _draw_model(parts, expected, stack, ax)
+    if band is not None:
+        _draw_band(band, column, edges, expected.values(), ax)
     _draw_data(observed, ax)
-    ax.set(xlabel=column if ax_pulls is None else "", ylabel=f"events / {per_bin(edges)}", xlim=(edges[0], edges[-1]))
-    ax.set_ylim(0, 1.3 * max(expected.values().max(), observed.values().max()))  # room for the legend
+    title = observable_title(column if label is None else label, unit)
+    ax.set(
+        xlabel=title if ax_pulls is None else "", ylabel=f"events / {per_bin(edges, unit)}", xlim=(edges[0], edges[-1])
+    )
+    _scale_counts(ax, np.concatenate([expected.values(), observed.values()]), log)
     handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    order = ["data", "model", *reversed(parts)]  # as they lie on top of each other
-    ax.legend([handles[label] for label in order], order, ncols=2, frameon=False)
+    order = ["data", "model", *([POSTFIT_BAND] if band is not None else []), *reversed(parts)]  # as they lie on top
+    fit = chi_square(observed.values(), expected.values(), variance)
+    ax.legend([handles[name] for name in order], order, ncols=2, frameon=False, title=str(fit), title_fontsize="small")
     if ax_pulls is not None:
-        statistical = expected.values() if sample.weights is None else observed.variances()
-        draw_pulls(edges, observed.values(), expected.values(), expected.variances() + statistical, ax_pulls)
-        ax_pulls.set(xlabel=column, xlim=(edges[0], edges[-1]))
+        draw_pulls(edges, observed.values(), expected.values(), variance, ax_pulls)
+        ax_pulls.set(xlabel=title, xlim=(edges[0], edges[-1]))
     return ax
 
 
 def variations(
-    varied: VariedSample, nuisance: Nuisance | str, column: str, *, bins: Bins = 20, ax: Axes | None = None
+    varied: VariedSample,
+    nuisance: Nuisance | str,
+    column: str,
+    *,
+    bins: Bins = 20,
+    simulated: tuple[Any, Any, Any] | None = None,
+    label: str | None = None,
+    unit: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """What one nuisance does to the distribution of a column: pre-fit at ±1 sigma, and post-fit within its error.
 
-    Both are ratios to the prediction with all nuisances at their observed values.
+    Both are ratios to the prediction with all nuisances at their observed values. The simulation that the effect was
+    learned from is drawn beside it as ratios of independent samples, with their statistical errors.
 
     Args:
         varied: The prediction, from `zfit_fnf.projections.vary`.
         nuisance: The nuisance, or its name.
         column: Which column.
-        bins: Number of bins between the 0.5 % quantiles, ``(number, low, high)``, or the edges.
+        bins: At most how many bins of a round width between the 0.5 % quantiles, ``(number, low, high)``, or the edges.
+        simulated: Simulated events of what ``varied`` describes with the nuisance at -1, 0 and +1 standard deviation;
+            by default none are drawn.
+        label: Text for the observable; by default the name of the column.
+        unit: Unit of the observable, such as ``"GeV"``.
         ax: Where to draw; by default in the current figure.
 
     Returns:
@@ -138,7 +175,10 @@ def variations(
     ax.stairs(down, edges, baseline=None, color=BLUE, linewidth=1.5, linestyle="dashed", label=r"pre-fit $-1\sigma$")
     ax.stairs(0.5 * (low + high), edges, baseline=None, color=INK, linewidth=1.5, label="post-fit")
     ax.stairs(high, edges, baseline=low, fill=True, color=INK, alpha=0.35, linewidth=0, label="post-fit error")
-    ax.set(xlabel=column, ylabel="ratio to nominal", title=varied.labels[name], xlim=(edges[0], edges[-1]))
+    if simulated is not None:
+        _draw_simulated_ratios(simulated, column, edges, ax)
+    title = observable_title(column if label is None else label, unit)
+    ax.set(xlabel=title, ylabel="ratio to nominal", title=varied.labels[name], xlim=(edges[0], edges[-1]))
     ax.legend(frameon=False)
     return ax
 
@@ -334,10 +374,52 @@ def smooth(scan: ContourScan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, spline(x, y)
 
 
-def per_bin(edges: np.ndarray) -> str:
+def per_bin(edges: np.ndarray, unit: str | None = None) -> str:
     """What an axis of counts is per: the width of the bins, if that is the same for all."""
     widths = np.diff(edges)
-    return f"{widths[0]:.3g}" if np.allclose(widths, widths[0]) else "bin"
+    if not np.allclose(widths, widths[0]):
+        return "bin"
+    return f"{widths[0]:.3g}" + ("" if unit is None else f" {unit}")
+
+
+def observable_title(label: str, unit: str | None) -> str:
+    """Title of the axis of an observable, with its unit in brackets."""
+    return label if unit is None else f"{label} [{unit}]"
+
+
+@dataclass(frozen=True)
+class ChiSquare:
+    r"""Agreement of binned data with a model, :math:`\chi^2 = \sum (n - m)^2 / \sigma^2`; prints as text for a plot.
+
+    Attributes:
+        value: The sum over the bins.
+        n_bins: Number of bins with enough expected events for it, which count as degrees of freedom.
+    """
+
+    value: float
+    n_bins: int
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a larger value if the model is true; NaN without bins."""
+        return float(chi2.sf(self.value, self.n_bins)) if self.n_bins else float("nan")
+
+    def __str__(self) -> str:
+        if not self.n_bins:
+            return ""
+        return rf"$\chi^2$ / bins = {self.value:.1f} / {self.n_bins}, p = {self.p_value:.2g}"
+
+
+def chi_square(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray) -> ChiSquare:
+    """Agreement of counts with a model, over the bins with at least five expected events.
+
+    Args:
+        observed: Sums of weights of the data.
+        expected: Those of the model.
+        variance: Variance of their difference.
+    """
+    enough = (expected >= _ENOUGH_EXPECTED) & (variance > 0)
+    return ChiSquare(float(np.sum((observed - expected)[enough] ** 2 / variance[enough])), int(enough.sum()))
 
 
 def legend_above(ax: Axes) -> None:
@@ -357,9 +439,8 @@ def _histogram(sample: Sample, column: str, edges: np.ndarray) -> Any:
 
 def _edges(bins: Bins, values: np.ndarray, *, tails: float = 0.0) -> np.ndarray:
     """Bin edges; a mere number of bins spans the values, apart from a fraction in each tail."""
-    if isinstance(bins, int):
-        low, high = np.quantile(values, [tails, 1.0 - tails])
-        bins = (bins, float(low), float(np.nextafter(high, np.inf)))
+    if isinstance(bins, int) and bins > 0 and len(values):
+        return _round_edges(bins, *np.quantile(values, [tails, 1.0 - tails]))
     if isinstance(bins, tuple) and len(bins) == 3 and isinstance(bins[0], int):
         edges = np.linspace(bins[1], bins[2], bins[0] + 1)
     else:
@@ -367,6 +448,51 @@ def _edges(bins: Bins, values: np.ndarray, *, tails: float = 0.0) -> np.ndarray:
     if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
         raise ValueError(f"bins= is a number, (number, low, high) or ascending edges; got {bins!r}")
     return edges
+
+
+def _round_edges(most: int, low: float, high: float) -> np.ndarray:
+    """Edges at multiples of the smallest round width with which at most ``most`` bins contain both ends."""
+    if most == 1:
+        return np.array([low, np.nextafter(high, np.inf)])  # multiples may need two
+    span = max(high - low, 1e-9 * max(abs(low), abs(high), 1.0))
+    for exponent in itertools.count(math.floor(math.log10(span / most))):
+        for digits in (1.0, 2.0, 2.5, 5.0):
+            width = digits * 10.0**exponent
+            first, last = math.floor(low / width), math.floor(high / width) + 1
+            if last - first <= most:
+                return width * np.arange(first, last + 1)
+    raise AssertionError("two bins are wide enough at last")
+
+
+def _scale_counts(ax: Axes, counts: np.ndarray, log: bool) -> None:
+    """Axis of counts with room for the legend; a logarithmic one starts below the smallest bin that is not empty."""
+    highest = float(counts.max(initial=0.0)) or 1.0
+    if not log:
+        ax.set_ylim(0, 1.6 * highest)
+        return
+    lowest = float(counts[counts > 0].min(initial=highest))
+    ax.set_yscale("log")
+    ax.set_ylim(0.5 * lowest, highest * (highest / lowest) ** 0.4 * 3.0)
+
+
+def _draw_band(band: PostfitBand, column: str, edges: np.ndarray, expected: np.ndarray, ax: Axes) -> None:
+    error = band.error(column, edges)
+    low, high = expected - error, expected + error
+    style = {"fill": True, "facecolor": "none", "edgecolor": INK, "alpha": 0.5, "hatch": "////", "linewidth": 0}
+    ax.stairs(high, edges, baseline=low, label=POSTFIT_BAND, **style)
+
+
+def _draw_simulated_ratios(simulated: tuple[Any, Any, Any], column: str, edges: np.ndarray, ax: Axes) -> None:
+    down, nominal, up = (_histogram(as_sample(sample, [column]), column, edges) for sample in simulated)
+    centres, width = 0.5 * (edges[1:] + edges[:-1]), np.diff(edges)
+    for moved, colour, side, shift in ((up, RED, "+", 0.08), (down, BLUE, "-", -0.08)):
+        known = (nominal.values() > 0) & (moved.values() > 0)
+        counts, reference = moved.values()[known], nominal.values()[known]
+        ratio = counts / reference
+        error = ratio * np.sqrt(moved.variances()[known] / counts**2 + nominal.variances()[known] / reference**2)
+        label = rf"simulation ${side}1\sigma$"
+        style = {"fmt": "o", "markersize": 3, "linewidth": 1, "color": colour, "label": label}
+        ax.errorbar((centres + shift * width)[known], ratio, yerr=error, **style)
 
 
 def _draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> None:

@@ -113,8 +113,7 @@ def vary(
     errors = {nuisance: hesse_error(result, nuisance) for nuisance in moved}
     best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
     before = {**best, **{nuisance: float(nuisance.observed.value()) for nuisance in fitted_nuisances(result)}}
-    events = {name: np.concatenate([part.columns[name] for part in components.values()]) for name in model.obs}
-    drawn = Sample(events, np.concatenate([part.weights for part in components.values()]))
+    drawn = _together(model, components)
     log_rate = _LogRate(model, drawn)
     reference = log_rate(best)
 
@@ -123,11 +122,80 @@ def vary(
         return drawn.weights * np.exp(down - reference), drawn.weights * np.exp(up - reference)
 
     return VariedSample(
-        nominal=Sample(events, drawn.weights * np.exp(log_rate(before) - reference), name=model.name),
+        nominal=Sample(drawn.columns, drawn.weights * np.exp(log_rate(before) - reference), name=model.name),
         prefit={nuisance.name: weights(nuisance, before[nuisance], 1.0) for nuisance in moved},
         postfit={nuisance.name: weights(nuisance, best[nuisance], errors[nuisance]) for nuisance in moved},
         labels={nuisance.name: str(nuisance.label) for nuisance in moved},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class PostfitBand:
+    r"""Post-fit uncertainty of a model's prediction in any bins of any column, made by `postfit_band`.
+
+    The covariance of the fit is decomposed into orthogonal directions, and each moves the expected events of a bin:
+    :math:`\\sigma^2 = \\sum_k (m_k^+ - m_k^-)^2 / 4`.
+
+    Attributes:
+        events: Events of the prediction at the best fit.
+        shifts: Half the difference of the events' weights one standard deviation up and down along each direction,
+            ``(K, n)``.
+    """
+
+    events: Sample
+    shifts: np.ndarray
+
+    def error(self, column: str, edges: np.ndarray) -> np.ndarray:
+        """Standard deviation of the expected number of events in each bin.
+
+        Args:
+            column: Which column.
+            edges: Edges of the bins, ascending, ``(m + 1,)``.
+
+        Returns:
+            ``(m,)`` numbers of events.
+        """
+        values = self.events.columns[column]
+        moved = [np.histogram(values, edges, weights=weights)[0] for weights in self.shifts]
+        return np.sqrt(np.sum(np.square(moved), axis=0))
+
+
+def postfit_band(model: zfit.pdf.BasePDF, result: FitResult, components: Mapping[str, Sample]) -> PostfitBand:
+    """Uncertainty of a model's prediction from the covariance of a fit, for any distribution of it.
+
+    Args:
+        model: The model.
+        result: The fit, with its covariance by `FitResult.hesse`.
+        components: Events of its components at the best fit, from `component_samples`.
+
+    Returns:
+        The band. Parameters are left as they are.
+
+    Raises:
+        ValueError: If the fit has no finite covariance.
+
+    Example:
+        >>> parts = component_samples(model, params=result.values)
+        >>> zfit_fnf.plotting.projection(data, parts, "mass", band=postfit_band(model, result, parts))
+    """
+    params = [parameter for parameter in result.params if parameter in model.get_params()]
+    covariance = result.covariance(params)
+    if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).all():
+        raise ValueError(
+            "the fit has no finite covariance for a post-fit band: call result.hesse(), and see what it says"
+        )
+    best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
+    drawn = _together(model, components)
+    log_rate = _LogRate(model, drawn)
+    reference = log_rate(best)
+
+    def weights(direction: np.ndarray) -> np.ndarray:
+        moved = {parameter: best[parameter] + step for parameter, step in zip(params, direction, strict=True)}
+        return drawn.weights * np.exp(log_rate({**best, **moved}) - reference)
+
+    variances, directions = np.linalg.eigh(covariance)
+    steps = directions.T * np.sqrt(np.maximum(variances, 0.0))[:, None]
+    return PostfitBand(drawn, np.array([0.5 * (weights(step) - weights(-step)) for step in steps]))
 
 
 def fitted_nuisances(result: FitResult) -> list[Nuisance]:
@@ -175,6 +243,12 @@ class _LogRate:
             log_p = np.concatenate([self._log_density(chunk) for chunk in self._chunks])[: self._n_events]
             expected = float(self._model.get_yield().value()) if self._model.is_extended else 1.0
         return log_p + np.log(expected)
+
+
+def _together(model: zfit.pdf.BasePDF, components: Mapping[str, Sample]) -> Sample:
+    """Events of all components, in the observables of the model."""
+    events = {name: np.concatenate([part.columns[name] for part in components.values()]) for name in model.obs}
+    return Sample(events, np.concatenate([part.weights for part in components.values()]), name=model.name)
 
 
 def _is_sum(model: zfit.pdf.BasePDF) -> bool:
