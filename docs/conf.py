@@ -15,13 +15,14 @@ version = release = zfit_fnf.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "zfit_fnf"
 html_static_path = ["_static"]
 
+default_role = "py:obj"  # single backticks in docstrings are names, linked where they are documented
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say what the arguments are
 autodoc_default_options = {"members": True, "show-inheritance": False}

@@ -1,6 +1,6 @@
 """The example of the README, complete with its files: two learned densities, a fit of the signal strength, and a limit.
 
-The signal is process B of the toy of arXiv:2606.30489, whose shift plays the jet energy scale `jes`; the background is
+The signal is process B of the toy of arXiv:2602.13184, whose shift plays the jet energy scale `jes`; the background is
 its process A.
 
     python examples/quickstart.py --out quickstart

@@ -38,7 +38,7 @@ class ExactFit:
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftSqueeze:
-    """The toy of arXiv:2606.30489: two processes, a shift and a squeeze, all of it known in closed form.
+    """The toy of arXiv:2602.13184: two processes, a shift and a squeeze, all of it known in closed form.
 
     With `sgn = -1` for process A and `+1` for B, and the nuisances `shift` and `squeeze` in standard deviations:
 

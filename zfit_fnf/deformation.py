@@ -4,7 +4,7 @@ r"""Systematic variations: the invertible map ``T_nu`` in front of a frozen nomi
     p(y | x, \nu) = p_\mathrm{nom}(T_\nu(y; x) | x) \; |\det \partial T_\nu / \partial y|, \qquad
     T_j(u) = u_j e^{s_j} + t_j, \qquad (s_j, t_j) = \sum_m \phi_m(\nu) \; C_{mj}(u_{<j}, x)
 
-(arXiv:2602.13184). The sum runs over monomials ``phi_m`` of the nuisances: powers of one nuisance, and products of two
+(arXiv:2606.30489). The sum runs over monomials ``phi_m`` of the nuisances: powers of one nuisance, and products of two
 for interactions. A :class:`Response` holds the coefficient networks of the monomials that are learned together; the
 :class:`PolynomialMap` is the named sum of responses, and a :class:`Deformation` is such a map in front of a flow. The
 coefficients depend on the event only and the monomials on the nuisances only, so the former are computed once per data

@@ -1,6 +1,6 @@
 """A complete analysis of simulated events in files, from training to limits: what ``zfit-fnf demo`` does.
 
-Two processes, the signal B and the background A, in four observables: the toy of arXiv:2606.30489, whose exact
+Two processes, the signal B and the background A, in four observables: the toy of arXiv:2602.13184, whose exact
 likelihood is known. Each function is one step of an analysis, in the order in which `run` calls them; copy what you
 need.
 """

@@ -265,7 +265,7 @@ class FlowPDF(_FlowBasedPDF):
 class FNFPDF(_FlowBasedPDF):
     r"""A density that nuisances deform.
 
-    A factorizable normalizing flow (arXiv:2602.13184),
+    A factorizable normalizing flow (arXiv:2606.30489),
     :math:`p(y|x,\nu) = p_\mathrm{nom}(T_\nu(y;x)|x) \, |\det \partial T_\nu/\partial y|`. The coefficients of the
     deformation are computed once per data set.
 

@@ -3,7 +3,7 @@ r"""The measured quantity of a Distribution of Interest: an invertible map from 
 .. math::
     p(y | x, c, \nu) = p_\mathrm{sim}(T_\phi(y; x, c) | x, c, \nu) \; |\det \partial T_\phi / \partial y|
 
-(arXiv:2606.30489). A :class:`Transfer` is the map :math:`T_\phi`. How it has to move with the parameters, so that it stays
+(arXiv:2602.13184). A :class:`Transfer` is the map :math:`T_\phi`. How it has to move with the parameters, so that it stays
 the best one for each of their values, is a polynomial map in front of it: a :class:`ProfiledTransfer` is
 :math:`T(y; \theta) = T_\phi(T_\psi(y; \theta - \hat\theta))`, as a density with nuisances is a flow behind a deformation.
 

@@ -1,4 +1,4 @@
-r"""Published factorizable normalizing flows (arXiv:2602.13184): polynomial residual layers in front of a zuko flow.
+r"""Published factorizable normalizing flows (arXiv:2606.30489): polynomial residual layers in front of a zuko flow.
 
 .. math::
     T_j(u) = u_j e^{s_j} + t_j, \qquad
