@@ -58,6 +58,15 @@ def test_getting_started(in_a_hurry):
     assert Path("y1.png").stat().st_size > 10_000
 
 
+def test_coming_from_zfit(in_a_hurry):
+    names = run("docs/coming_from_zfit.md")
+    fitted = names["result"].params[names["mu"]]
+    # 300 signal events on a background of about 60 under the peak.
+    assert 0.06 < fitted["hesse"]["error"] < 0.12
+    assert abs(fitted["value"] - 1.0) < 4 * fitted["hesse"]["error"]
+    assert names["limit"].observed > fitted["value"]
+
+
 def test_performance(in_a_hurry):
     jes = zfit_fnf.nuisance("jes")
     model = deformed(smooth_flow(["y"]), [jes])
