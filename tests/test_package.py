@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import zfit_fnf
 PACKAGE = Path(zfit_fnf.__file__).parent
 
 LAYERS = [
-    {"files", "history", "parallel"},
+    {"files", "history", "parallel", "quiet"},
     {"samples", "datasets", "nets", "bijectors", "series"},
     {"diagnostics"},
     {"coordinates"},
@@ -96,6 +97,7 @@ def test_public_names():
         "accelerate",
         "calculators",
         "datasets",
+        "diagnostics",
         "doi",
         "doi_plotting",
         "interop",
@@ -122,11 +124,64 @@ def test_public_names():
         zfit_fnf.nothing  # noqa: B018
 
 
-def test_import_is_quiet_and_loads_no_training():
-    program = (
-        "import zfit_fnf, sys; zfit_fnf.Flow(['a']); zfit_fnf.load; "
-        "assert not {'zfit_fnf.train', 'zfit', 'torch'} & set(sys.modules), 'more than a stored model needs'"
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    surroundings = {
+        k: v for k, v in os.environ.items() if k not in ("TF_CPP_MIN_LOG_LEVEL", "ZFIT_DISABLE_TF_WARNINGS")
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**surroundings, **environment}, check=True
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout == ""
-    assert "zfit" not in run.stderr  # notes of TensorFlow's runtime about missing accelerators are not ours to silence
+
+
+def test_import_is_quiet_and_loads_no_training():
+    done = run(
+        "import zfit_fnf, sys; zfit_fnf.Flow(['a']); zfit_fnf.load; zfit_fnf.diagnostics; "
+        "assert not {'zfit_fnf.train', 'zfit', 'torch'} & set(sys.modules), 'more than a stored model needs'\n"
+        "import zfit"
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+LOGGED = """
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795810577.126096    7214 port.cc:153] oneDNN custom operations are on.
+2026-09-17 14:44:05.157831: I external/cudart_stub.cc:32] Could not find cuda drivers on your machine.
+W0000 00:00:1795810577.126096    7214 a.cc:1] warning
+E0000 00:00:1795810577.126096    7214 a.cc:1] error
+F0000 00:00:1795810577.126096    7214 a.cc:1] fatal
+Information that is not logged
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "hidden"),
+    [({}, 5), ({"TF_CPP_MIN_LOG_LEVEL": "1"}, 3), ({"TF_CPP_MIN_LOG_LEVEL": "2"}, 4), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, 0),
+     ({"ZFIT_DISABLE_TF_WARNINGS": "0"}, 0)],
+)  # fmt: skip
+def test_what_is_not_a_note_is_printed(tmp_path, environment, hidden):
+    """A package of that name stands in for TensorFlow, and logs below Python, as its libraries do while they are loaded."""
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text(
+        f"import os, sys\nos.write(2, {LOGGED!r}.encode())\nprint('Python', file=sys.stderr)\nraise OSError('broken')"
+    )
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import zfit_fnf\n"
+        "try: import tensorflow\n"
+        "except OSError as error: print(error, file=sys.stderr)"
+    )
+    lines = run(program, **environment).stderr.splitlines()
+    assert [line for line in lines if line in LOGGED] == [LOGGED.splitlines()[0], *LOGGED.splitlines()[1 + hidden :]]
+    assert lines[-2:] == ["Python", "broken"]
+
+
+def test_files_are_inspected_and_help_is_given_without_tensorflow(tmp_path):
+    zfit_fnf.save(zfit_fnf.Flow(["mass"]), tmp_path / "m.fnf")
+    for arguments in (["inspect", str(tmp_path / "m.fnf")], ["--help"], ["demo", "--help"]):
+        done = run(
+            "import sys; from zfit_fnf.cli import app\n"
+            f"try: app({arguments!r})\n"
+            "except SystemExit as end: assert end.code == 0\n"
+            "assert not {'tensorflow', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)"
+        )
+        assert done.stdout
+        assert done.stderr == ""

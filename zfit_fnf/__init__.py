@@ -6,18 +6,17 @@ Modules and names are imported when they are first used: evaluating a density do
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
-# Both have to be set before TensorFlow and zfit are imported, and both only silence: TensorFlow's notes on the
-# processor it was built for, and zfit's note that it silences them.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("ZFIT_DISABLE_TF_WARNINGS", "1")
+from .quiet import load_tensorflow_quietly
+
+load_tensorflow_quietly()
 
 if TYPE_CHECKING:
     from . import (
         calculators,
         datasets,
+        diagnostics,
         doi,
         doi_plotting,
         interop,
@@ -63,6 +62,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [  # noqa: RUF022 (modules first)
     "calculators",
     "datasets",
+    "diagnostics",
     "doi",
     "doi_plotting",
     "interop",

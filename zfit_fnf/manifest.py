@@ -5,6 +5,9 @@ A model is determined by its constructor's arguments and its arrays (see :class:
 ones, so that a model that two others share is written once. The arguments also determine the shape of every array, which
 is checked before anything of that size is made.
 
+Reading and checking a manifest imports nothing that computes: an entry names the class of its model, which is imported
+when the model is made.
+
 To make a kind of model storable, write its entry and add it to ``KINDS``; if it is made of zfit objects, name its module
 in ``RESULTS``.
 """
@@ -17,38 +20,44 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from .bijectors import Affine
-from .deformation import Deformation, PolynomialMap, Response, YieldChange
-from .flows import AutoregressiveDensity, Density, Flow, make_law
 from .history import History
-from .interop.callable import FunctionDensity
-from .interop.physical import PhysicalFlow
-from .interop.reference import ReferenceDeformation, ReferenceResponse
-from .interop.tfp import DistributionDensity, construct, describe
-from .interop.zuko_density import NetworkShape, ZukoDensity, ZukoLayer
-from .nets import MaskedMLP, Model
-from .transfer import ProfiledTransfer, Transfer
+from .interop.architecture import NetworkShape, ZukoLayer
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from .flows import Flow
+    from .nets import Model
 
 FORMAT = 2
 """Version of the format that is written; older ones are migrated when they are read."""
 
 _PROBES = 16  # events by which a function is recognised
 _LARGEST = 1_000_000
+_DEEPEST = 100  # layers and hidden layers, which cost milliseconds each even if they are tiny
+_MOST_PARTS = 100  # distributions and bijectors that a distribution is made of
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{text[:100]!r} has characters that cannot be printed")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_printable)]
 Names = Annotated[list[Text], Field(max_length=_LARGEST)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
-Layers = Annotated[int, Field(ge=1, le=1000)]
-Widths = Annotated[list[Annotated[int, Field(ge=1, le=_LARGEST)]], Field(max_length=1000)]
+Layers = Annotated[int, Field(ge=1, le=_DEEPEST)]
+Widths = Annotated[list[Annotated[int, Field(ge=1, le=_LARGEST)]], Field(max_length=_DEEPEST)]
 Reference = Count
 Edge = float | None  # none: unbounded
 Power = Annotated[int, Field(ge=0, le=10)]
+Positive = Annotated[float, Field(gt=0.0)]
 
 
 def _ascending(window: tuple[float, float]) -> tuple[float, float]:
@@ -58,6 +67,17 @@ def _ascending(window: tuple[float, float]) -> tuple[float, float]:
 
 
 Window = Annotated[tuple[float, float], AfterValidator(_ascending)]
+
+
+def _recorded(history: History) -> History:
+    records = [len(values) for values in (history.steps, history.training, history.validation)]
+    if min(records) < 1 or len(set(records)) > 1:
+        raise ValueError(f"a history needs as many losses as steps, and at least one; got {records}")
+    _printable(history.name)
+    return history
+
+
+Record = Annotated[History, AfterValidator(_recorded)]
 
 
 class Array(NamedTuple):
@@ -101,21 +121,22 @@ class Parts:
     arrays: Mapping[str, np.ndarray]
     supplied: Mapping[str, Any]
 
-    def model(self, index: int, kind: type) -> Any:
-        """The model that an argument refers to."""
-        if not isinstance(self.models[index], kind):
-            raise ValueError(f"refers to model {index} as a {kind.__name__}, but it is a {self.models[index]!r}")
+    def model(self, index: int, kind: str) -> Any:
+        """The model that an argument refers to, which has to be of a class, such as ``"flows.Flow"``."""
+        expected = class_of(kind)
+        if not isinstance(self.models[index], expected):
+            raise ValueError(f"refers to model {index} as a {expected.__name__}, but it is a {self.models[index]!r}")
         return self.models[index]
 
 
 class Entry(Schema):
     """One model: the arguments of its constructor, and for each of its arrays the name of a tensor.
 
-    A subclass names its ``model`` and ``kind``, has a field for each argument, lists its arrays in :meth:`layout`, and
-    makes the model in :meth:`new`.
+    A subclass names its ``kind`` and the class of its ``model``, has a field for each argument, lists its arrays in
+    :meth:`layout`, and makes the model in :meth:`new`.
     """
 
-    model: ClassVar[type[Model]]
+    model: ClassVar[str]
     kind: str
     arrays: dict[Text, Text]
 
@@ -178,9 +199,9 @@ class Entry(Schema):
             _at(model, array.path).assign(parts.arrays[array.name], read_value=False)
         return model
 
-    def new(self, parts: Parts) -> Model:
+    def new(self, parts: Parts) -> Any:
         """The model, with the arrays of a new one."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how its model is constructed")
+        return class_of(self.model)(**self.arguments())
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """Lines about the model for people; ``entries`` are all of the file."""
@@ -197,7 +218,7 @@ class Entry(Schema):
 class AutoregressiveEntry(Entry):
     """See :class:`~zfit_fnf.flows.AutoregressiveDensity`."""
 
-    model: ClassVar[type[Model]] = AutoregressiveDensity
+    model: ClassVar[str] = "flows.AutoregressiveDensity"
     kind: Literal["autoregressive"] = "autoregressive"
     n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
     n_context: Count
@@ -208,13 +229,10 @@ class AutoregressiveEntry(Entry):
 
     def layout(self) -> Iterator[Array]:
         """The weights of the network of each layer."""
-        n_outputs = make_law(self.family, self.n_components).n_parameters
+        k = self.n_components
+        n_outputs = {"mixture": 3 * k + 2, "spline": 3 * k - 1}[self.family]
         for layer in range(self.n_layers):
             yield from _network(f"layers.{layer}.network", self.n_dim, self.n_context, n_outputs, self.hidden)
-
-    def new(self, parts: Parts) -> Model:
-        """The density."""
-        return AutoregressiveDensity(**self.arguments())
 
     def __str__(self) -> str:
         widths = " x ".join(map(str, self.hidden))
@@ -267,11 +285,11 @@ class CoordinatesEntry(Entry):
 class FlowEntry(CoordinatesEntry):
     """See :class:`~zfit_fnf.flows.Flow`."""
 
-    model: ClassVar[type[Flow]] = Flow
+    model: ClassVar[str] = "flows.Flow"
     kind: Literal["flow"] = "flow"
     density: Reference
     sum_weights: float | None
-    history: History | None
+    history: Record | None
 
     def references(self) -> list[int]:
         """The density."""
@@ -279,8 +297,8 @@ class FlowEntry(CoordinatesEntry):
 
     def new(self, parts: Parts) -> Any:
         """The flow, with its history."""
-        density = parts.model(self.density, Density)
-        flow = self.model(density=density, sum_weights=self.sum_weights, **self.coordinates(parts))
+        density = parts.model(self.density, "flows.Density")
+        flow = class_of(self.model)(density=density, sum_weights=self.sum_weights, **self.coordinates(parts))
         flow.history = self.history
         return flow
 
@@ -297,7 +315,7 @@ class PhysicalFlowEntry(FlowEntry):
     Its density is computed by code that is not in the file, which therefore holds the values at a few events.
     """
 
-    model: ClassVar[type[Flow]] = PhysicalFlow
+    model: ClassVar[str] = "interop.physical.PhysicalFlow"
     kind: Literal["physical_flow"] = "physical_flow"  # type: ignore[assignment]
 
     @classmethod
@@ -337,7 +355,7 @@ class PhysicalFlowEntry(FlowEntry):
 class DistributionEntry(Entry):
     """See :class:`~zfit_fnf.interop.tfp.DistributionDensity`; the arrays are the tensors among the parameters."""
 
-    model: ClassVar[type[Model]] = DistributionDensity
+    model: ClassVar[str] = "interop.tfp.DistributionDensity"
     kind: Literal["distribution"] = "distribution"
     n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
     distribution: dict[str, Any]
@@ -345,16 +363,28 @@ class DistributionEntry(Entry):
     @classmethod
     def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The classes and numbers that the distribution is made of."""
+        from .interop.tfp import describe
+
         config = model.config()
         arrays: dict[str, np.ndarray] = {}
         description = describe(config["distribution"], arrays)
         return {"kind": "distribution", "n_dim": config["n_dim"], "distribution": description}, arrays
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:
-        """Arrays may have any shape."""
+        """Refuse what is made of too many parts; arrays may have any shape.
+
+        Raises:
+            ValueError: If it is.
+        """
+        if (n_parts := _count_parts(self.distribution)) > _MOST_PARTS:
+            raise ValueError(
+                f"is made of {n_parts} distributions and bijectors; more than {_MOST_PARTS} are not stored"
+            )
 
     def make(self, parts: Parts) -> Model:
         """The density."""
+        from .interop.tfp import DistributionDensity, construct
+
         try:
             return DistributionDensity(construct(self.distribution, parts.arrays), self.n_dim)
         except Exception as error:  # whatever the library says of parameters that do not fit
@@ -367,7 +397,7 @@ class DistributionEntry(Entry):
 class FunctionEntry(Entry):
     """See :class:`~zfit_fnf.interop.callable.FunctionDensity`: only the name of the function, which the user supplies."""
 
-    model: ClassVar[type[Model]] = FunctionDensity
+    model: ClassVar[str] = "interop.callable.FunctionDensity"
     kind: Literal["function"] = "function"
     name: Text
     n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
@@ -381,8 +411,8 @@ class FunctionEntry(Entry):
     def make(self, parts: Parts) -> Model:
         """The function that the user supplies under this name."""
         supplied = parts.supplied.get(self.name)
-        density = supplied.density if isinstance(supplied, Flow) else supplied
-        if not isinstance(density, FunctionDensity):
+        density: Any = getattr(supplied, "density", supplied)  # of a flow
+        if not isinstance(density, class_of(self.model)):
             raise ValueError(
                 f"contains the function {self.name!r}, which is not stored: make its flow again as before, and give it "
                 f"as supplied={{{self.name!r}: flow}}"
@@ -401,7 +431,7 @@ class FunctionEntry(Entry):
 class ResponseEntry(Entry):
     """See :class:`~zfit_fnf.deformation.Response`."""
 
-    model: ClassVar[type[Model]] = Response
+    model: ClassVar[str] = "deformation.Response"
     kind: Literal["response"] = "response"
     nuisances: Annotated[list[Text], Field(min_length=1)]
     powers: Annotated[list[list[Power]], Field(min_length=1)]
@@ -418,16 +448,12 @@ class ResponseEntry(Entry):
         for layer in range(self.n_layers):
             yield from _network(f"networks.{layer}", self.n_dim, self.n_context, 2 * m, self.hidden)
 
-    def new(self, parts: Parts) -> Model:
-        """The response."""
-        return Response(**self.arguments())
-
 
 class PolynomialMapEntry(Entry):
     """See :class:`~zfit_fnf.deformation.PolynomialMap`."""
 
-    model: ClassVar[type[PolynomialMap]] = PolynomialMap
-    response: ClassVar[type[Model]] = Response
+    model: ClassVar[str] = "deformation.PolynomialMap"
+    response: ClassVar[str] = "deformation.Response"
     kind: Literal["polynomial_map"] = "polynomial_map"
     responses: Annotated[list[Reference], Field(min_length=1)]
     windows: dict[Text, Window]
@@ -438,7 +464,7 @@ class PolynomialMapEntry(Entry):
 
     def new(self, parts: Parts) -> Any:
         """The map."""
-        return self.model(**{**self.arguments(), "responses": self._responses(parts)})
+        return class_of(self.model)(**{**self.arguments(), "responses": self._responses(parts)})
 
     def _responses(self, parts: Parts) -> list[Any]:
         return [parts.model(index, self.response) for index in self.responses]
@@ -457,14 +483,25 @@ class PolynomialMapEntry(Entry):
         return ", window ({:g}, {:g})".format(*self.windows[nuisance])
 
 
+class YieldEntry(Schema):
+    """See :class:`~zfit_fnf.YieldChange`."""
+
+    up: Positive | None
+    down: Positive | None
+
+    def __str__(self) -> str:
+        sides = (("up", self.up), ("down", self.down))
+        return ", ".join(f"{side} {ratio:g}" for side, ratio in sides if ratio is not None) or "unchanged"
+
+
 class DeformationEntry(PolynomialMapEntry):
     """See :class:`~zfit_fnf.deformation.Deformation`."""
 
-    model: ClassVar[type[Deformation]] = Deformation
+    model: ClassVar[str] = "deformation.Deformation"
     kind: Literal["deformation"] = "deformation"  # type: ignore[assignment]
     flow: Reference
-    yields: dict[Text, YieldChange]
-    history: dict[Text, History]
+    yields: dict[Text, YieldEntry]
+    history: dict[Text, Record]
 
     def references(self) -> list[int]:
         """The flow and the responses."""
@@ -472,9 +509,13 @@ class DeformationEntry(PolynomialMapEntry):
 
     def new(self, parts: Parts) -> Any:
         """The deformation, with its histories."""
-        flow, responses = parts.model(self.flow, Flow), self._responses(parts)
+        from .deformation import YieldChange
+
+        flow, responses = parts.model(self.flow, "flows.Flow"), self._responses(parts)
         check_dimensions(responses, len(flow.obs), len(flow.cond))
-        deformation = self.model(**{**self.arguments(), "flow": flow, "responses": responses})
+        yields = {name: YieldChange(change.up, change.down) for name, change in self.yields.items()}
+        own = {"flow": flow, "responses": responses, "yields": yields}
+        deformation = class_of(self.model)(**{**self.arguments(), **own})
         deformation.history = dict(self.history)
         return deformation
 
@@ -483,13 +524,13 @@ class DeformationEntry(PolynomialMapEntry):
         return super().summary(entries) + [f"  {history}" for history in self.history.values()]
 
     def _about(self, nuisance: str) -> str:
-        return super()._about(nuisance) + ", yield " + _sides(self.yields[nuisance])
+        return super()._about(nuisance) + f", yield {self.yields[nuisance]}"
 
 
 class TransferEntry(CoordinatesEntry):
     """See :class:`~zfit_fnf.transfer.Transfer`."""
 
-    model: ClassVar[type[Transfer]] = Transfer
+    model: ClassVar[str] = "transfer.Transfer"
     kind: Literal["transfer"] = "transfer"
     processes: Names
     n_layers: Layers
@@ -500,11 +541,11 @@ class TransferEntry(CoordinatesEntry):
         yield from super().layout()
         n_dim, n_context = len(self.obs), len(self.cond) + len(self.processes)
         for layer in range(self.n_layers):
-            yield from _network(f"layers.{layer}.network", n_dim, n_context, Affine.n_parameters, self.hidden)
+            yield from _network(f"layers.{layer}.network", n_dim, n_context, 2, self.hidden)
 
     def new(self, parts: Parts) -> Any:
         """The transfer."""
-        return Transfer(**{**self.arguments(), **self.coordinates(parts)})
+        return class_of(self.model)(**{**self.arguments(), **self.coordinates(parts)})
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """The observables with their ranges, and the processes."""
@@ -515,7 +556,7 @@ class TransferEntry(CoordinatesEntry):
 class ProfiledTransferEntry(Entry):
     """See :class:`~zfit_fnf.transfer.ProfiledTransfer`."""
 
-    model: ClassVar[type[ProfiledTransfer]] = ProfiledTransfer
+    model: ClassVar[str] = "transfer.ProfiledTransfer"
     kind: Literal["profiled_transfer"] = "profiled_transfer"
     transfer: Reference
     deformation: Reference
@@ -538,11 +579,12 @@ class ProfiledTransferEntry(Entry):
 
     def make(self, parts: Parts) -> Any:
         """The map."""
-        transfer, deformation = parts.model(self.transfer, Transfer), parts.model(self.deformation, PolynomialMap)
+        transfer = parts.model(self.transfer, "transfer.Transfer")
+        deformation = parts.model(self.deformation, "deformation.PolynomialMap")
         check_dimensions(deformation.responses, len(transfer.obs), len(transfer.cond) + len(transfer.processes))
         if len(deformation.nuisances) != len(self.centre):
             raise ValueError(f"has {len(self.centre)} parameters, but a map that follows {len(deformation.nuisances)}")
-        return ProfiledTransfer(transfer, deformation, centre=self.centre, axes=parts.arrays["axes"])
+        return class_of(self.model)(transfer, deformation, centre=self.centre, axes=parts.arrays["axes"])
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """The parameters, and where the map has been fitted."""
@@ -567,7 +609,7 @@ def check_dimensions(responses: Sequence[Any], n_dim: int, n_context: int) -> No
 class ZukoEntry(Entry):
     """See :class:`~zfit_fnf.interop.zuko_density.ZukoDensity`."""
 
-    model: ClassVar[type[Model]] = ZukoDensity
+    model: ClassVar[str] = "interop.zuko_density.ZukoDensity"
     kind: Literal["zuko"] = "zuko"
     n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
     n_context: Count
@@ -579,10 +621,6 @@ class ZukoEntry(Entry):
         for place, layer in enumerate(self.layers):
             yield from _zuko_network(f"layers.{place}.network", layer.network, self.dtype)
 
-    def new(self, parts: Parts) -> Model:
-        """The density."""
-        return ZukoDensity(**self.arguments())
-
     def __str__(self) -> str:
         return f"zuko {self.layers[0].law}, {len(self.layers)} transform(s)"
 
@@ -590,7 +628,7 @@ class ZukoEntry(Entry):
 class ReferenceResponseEntry(Entry):
     """See :class:`~zfit_fnf.interop.reference.ReferenceResponse`."""
 
-    model: ClassVar[type[Model]] = ReferenceResponse
+    model: ClassVar[str] = "interop.reference.ReferenceResponse"
     kind: Literal["reference_response"] = "reference_response"
     nuisances: Annotated[list[Text], Field(min_length=1, max_length=2)]
     n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
@@ -603,10 +641,6 @@ class ReferenceResponseEntry(Entry):
         for place, shape in enumerate(self.shapes):
             yield from _zuko_network(f"networks.{place}", shape, self.dtype)
 
-    def new(self, parts: Parts) -> Model:
-        """The response."""
-        return ReferenceResponse(**self.arguments())
-
     @property
     def powers(self) -> list[list[int]]:
         """Exponents of each monomial."""
@@ -616,8 +650,8 @@ class ReferenceResponseEntry(Entry):
 class ReferenceDeformationEntry(DeformationEntry):
     """See :class:`~zfit_fnf.interop.reference.ReferenceDeformation`."""
 
-    model: ClassVar[type[Deformation]] = ReferenceDeformation
-    response: ClassVar[type[Model]] = ReferenceResponse
+    model: ClassVar[str] = "interop.reference.ReferenceDeformation"
+    response: ClassVar[str] = "interop.reference.ReferenceResponse"
     kind: Literal["reference_deformation"] = "reference_deformation"  # type: ignore[assignment]
     centre: dict[Text, float]
     scale: dict[Text, float]
@@ -672,13 +706,20 @@ def entry_type(model: Any) -> type[Entry]:
     Raises:
         TypeError: If models of its kind cannot be stored.
     """
+    own = f"{type(model).__module__}.{type(model).__qualname__}".removeprefix(f"{__package__}.")
     known = {entry.model: entry for entry in KINDS.values()}
-    if type(model) not in known:
+    if own not in known:
         known |= {entry.model: entry for entry in _entries_of_results().values()}
-    if type(model) not in known:
-        names = ", ".join(sorted({kind.__name__ for kind in known}))
+    if own not in known:
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in known}))
         raise TypeError(f"a {type(model).__name__} cannot be stored; models that can are {names}")
-    return known[type(model)]
+    return known[own]
+
+
+def class_of(name: str) -> Any:
+    """A class of this package by its name, such as ``"flows.Flow"``."""
+    module, _, own = name.rpartition(".")
+    return getattr(importlib.import_module(f".{module}", __package__), own)
 
 
 def _entries_of_results() -> dict[str, type[Entry]]:
@@ -686,14 +727,10 @@ def _entries_of_results() -> dict[str, type[Entry]]:
     return {kind_of(entry): entry for module in modules for entry in module.ENTRIES}
 
 
-def _sides(change: YieldChange) -> str:
-    sides = (("up", change.up), ("down", change.down))
-    return ", ".join(f"{side} {ratio:g}" for side, ratio in sides if ratio is not None) or "unchanged"
-
-
 def _network(path: str, n_inputs: int, n_context: int, n_outputs: int, hidden: Sequence[int]) -> Iterator[Array]:
-    """The arrays of a :class:`~zfit_fnf.nets.MaskedMLP`."""
-    widths = MaskedMLP.widths(n_inputs, n_context, n_outputs, hidden)
+    """The arrays of a :class:`~zfit_fnf.nets.MaskedMLP`; it needs no hidden layers where nothing depends on anything."""
+    used = hidden if n_context or n_inputs > 1 else ()
+    widths = (n_context + n_inputs, *used, n_inputs * n_outputs)
     return _linear_maps(path, itertools.pairwise(widths), "F32")
 
 
@@ -708,7 +745,16 @@ def _linear_maps(path: str, sizes: Iterable[tuple[int, int]], dtype: str) -> Ite
             yield Array(f"{path}.{name}", shape, dtype, f"{path}.{name}")
 
 
+def _count_parts(description: Any) -> int:
+    """How many distributions and bijectors a description has, at any depth."""
+    if isinstance(description, dict):
+        return ("class" in description) + sum(map(_count_parts, description.values()))
+    return sum(map(_count_parts, description)) if isinstance(description, list) else 0
+
+
 def _probe(flow: Flow, points: np.ndarray) -> np.ndarray:
+    import tensorflow as tf
+
     d = len(flow.obs)
     return np.asarray(flow.log_density(tf.constant(points[:, :d]), tf.constant(points[:, d:])))
 
@@ -722,6 +768,8 @@ def _at(model: Any, path: str) -> tf.Variable:
 
 def plain(value: Any, index_of: Callable[[Any], int]) -> Any:
     """Plain data for JSON, models by their index."""
+    from .nets import Model
+
     if isinstance(value, Model):
         return index_of(value)
     if is_dataclass(value) and not isinstance(value, type):

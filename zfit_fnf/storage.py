@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,7 +27,9 @@ from safetensors.numpy import save as serialised
 from . import __version__
 from .files import complete
 from .manifest import FORMAT, Entry, Manifest, Parts, Tensor, entry_of, entry_type
-from .nets import Model
+
+if TYPE_CHECKING:
+    from .nets import Model
 
 MAX_MANIFEST = 2**23
 """Bytes that a manifest may have: enough for a deformation of fifteen hundred responses."""

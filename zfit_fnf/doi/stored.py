@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from ..history import History
-from ..manifest import Array, Count, Entry, Names, Parts, Reference, Schema, Text, plain
+from ..manifest import Array, Count, Entry, Names, Parts, Record, Reference, Schema, Text, plain
 from ..optimise import Schedule
 from ..samples import as_sample
-from ..transfer import ProfiledTransfer, Transfer
+from ..transfer import Transfer
 from .amortised import Check, ProfiledFit
 from .ensemble import Ensemble, rebased_loss
 from .globalfit import GlobalProblem, Member, TransferFit
@@ -38,14 +37,14 @@ class TransferFitEntry(Entry):
     Neither the model nor the data are in the file, which therefore holds the densities of a few events.
     """
 
-    model: ClassVar[type] = TransferFit
+    model: ClassVar[str] = "doi.globalfit.TransferFit"
     kind: Literal["transfer_fit"] = "transfer_fit"
     transfer: Reference
     values: dict[Text, float]
     has_covariance: bool
     nll: float
     rounds: list[float]
-    history: History
+    history: Record
     members: list[MemberEntry]
     problems: list[str]
     schedule: Schedule
@@ -95,7 +94,7 @@ class TransferFitEntry(Entry):
                 f"is a fit of a model to data, which are not stored: give the {' and the '.join(missing)} as "
                 'supplied={"model": model, "data": data}'
             )
-        pdf, transfer = parts.supplied["model"], parts.model(self.transfer, Transfer)
+        pdf, transfer = parts.supplied["model"], parts.model(self.transfer, "transfer.Transfer")
         if list(pdf.obs) != self.columns:
             raise ValueError(f"belongs to a model of {self.columns}; the one supplied describes {list(pdf.obs)}")
         data = as_sample(parts.supplied["data"], pdf.obs)
@@ -146,13 +145,13 @@ class TransferFitEntry(Entry):
 class ProfiledFitEntry(Entry):
     """See :class:`~zfit_fnf.doi.ProfiledFit`."""
 
-    model: ClassVar[type] = ProfiledFit
+    model: ClassVar[str] = "doi.amortised.ProfiledFit"
     kind: Literal["profiled_fit"] = "profiled_fit"
     fit: Reference
     transfer: Reference
     window: dict[Text, float]
     checks: list[Check]
-    history: History
+    history: Record
     problems: list[str]
 
     @classmethod
@@ -168,7 +167,10 @@ class ProfiledFitEntry(Entry):
 
     def make(self, parts: Parts) -> Any:
         """The profile, with the model of data."""
-        fit, transfer = parts.model(self.fit, TransferFit), parts.model(self.transfer, ProfiledTransfer)
+        fit, transfer = (
+            parts.model(self.fit, "doi.globalfit.TransferFit"),
+            parts.model(self.transfer, "transfer.ProfiledTransfer"),
+        )
         if transfer.transfer is not fit.transfer or set(transfer.parameters) != set(fit.values):
             raise ValueError("has a map that does not belong to its fit")
         return ProfiledFit(
@@ -190,7 +192,7 @@ class ProfiledFitEntry(Entry):
 class EnsembleEntry(Entry):
     """See :class:`~zfit_fnf.doi.ensemble.Ensemble`; the array ``minima`` has a row for each member."""
 
-    model: ClassVar[type] = Ensemble
+    model: ClassVar[str] = "doi.ensemble.Ensemble"
     kind: Literal["ensemble"] = "ensemble"
     profiled: Reference
     n_members: Count
@@ -218,7 +220,7 @@ class EnsembleEntry(Entry):
 
     def make(self, parts: Parts) -> Any:
         """The ensemble, with its likelihood."""
-        profiled = parts.model(self.profiled, ProfiledFit)
+        profiled = parts.model(self.profiled, "doi.amortised.ProfiledFit")
         if len(profiled.fit.members) != self.n_members or set(self.values) != set(profiled.fit.values):
             raise ValueError("has members or parameters that its fit does not have")
         nll = rebased_loss(profiled)
@@ -249,7 +251,7 @@ def _member_fields(fit: TransferFit, member: Member) -> Mapping[str, Any]:
 
 
 def _member(entry: MemberEntry, parts: Parts) -> Member:
-    weights = parts.model(entry.transfer, Transfer).weights_list()
+    weights = parts.model(entry.transfer, "transfer.Transfer").weights_list()
     return Member(entry.seed, weights, dict(entry.values), tuple(entry.problems))
 
 

@@ -8,6 +8,19 @@
 PyTorch is imported only to read what only PyTorch can read.
 """
 
-from . import callable, reference, tfp, zuko
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import callable, reference, tfp, zuko
 
 __all__ = ["callable", "reference", "tfp", "zuko"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

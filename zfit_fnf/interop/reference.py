@@ -21,9 +21,10 @@ import tensorflow as tf
 from ..deformation import Deformation, Powers, YieldChange
 from ..flows import Flow
 from ..nets import Model
+from .architecture import NetworkShape
 from .state_dict import NetworkWeights, common_dtype, is_module, read_arrays
 from .zuko import activation_of, architecture_of, make_density
-from .zuko_density import NetworkShape, ZukoNetwork
+from .zuko_density import ZukoNetwork
 
 _DAMPING = 0.01  # of the published training
 _TRAINED = 3.0  # half-width of the window, in scales, if the user does not say better

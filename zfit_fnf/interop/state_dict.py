@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .zuko_density import ACTIVATIONS, NetworkShape, ZukoNetwork
+from .architecture import NetworkShape
+from .zuko_density import ACTIVATIONS, ZukoNetwork
 
 _LINEAR = re.compile(r"(\d+)(?:\.(\d+))?\.weight")
 

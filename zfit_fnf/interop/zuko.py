@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from ..flows import Flow
+from .architecture import ZukoLayer
 from .state_dict import NetworkWeights, activation_name, common_dtype, is_module, read_arrays
-from .zuko_density import ZukoDensity, ZukoLayer
+from .zuko_density import ZukoDensity
 
 _DEFAULTS = {"activation": "ReLU", "bound": 5.0, "slope": 1e-3}
 _TOLD_BY_ARRAYS = ("features", "context", "transforms", "hidden_features", "residual", "normalize", "passes")
