@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -427,12 +428,16 @@ def set_in(kind, /, **values):
     return lambda manifest: model_of(manifest, kind).update(values)
 
 
+def history_with(**changes):
+    return lambda manifest: model_of(manifest, "flow")["history"].update(changes)
+
+
 def tensor_of(manifest, kind="flow", array="centre"):
     return manifest["tensors"][model_of(manifest, kind)["arrays"][array]]
 
 
 HOSTILE = {
-    "a huge network": (set_in("autoregressive", hidden=[1_000_000, 1_000_000]), "its arguments need"),
+    "a huge network": (set_in("autoregressive", hidden=[10_000, 10_000]), "its arguments need"),
     "many layers": (set_in("autoregressive", n_layers=100), "lacks the array"),
     "many layers of many layers": (set_in("autoregressive", n_layers=100, hidden=[1] * 100), "its arguments need"),
     "more layers than allowed": (set_in("autoregressive", n_layers=101), "n_layers: Input should be less"),
@@ -490,6 +495,20 @@ HOSTILE = {
     "as many as allowed in a model": (
         lambda m: m["models"][0].update(hidden=[[]] * (storage.MAX_COMMAS - 5000)), "hidden: List should have at most",
     ),
+    "a history of unequal length": (history_with(training=[1.0]), "as many losses as steps"),
+    "a history of nothing": (history_with(steps=[], training=[], validation=[]), "at least one"),
+    "a history that is not finite": (lambda m: json.dumps(m).replace("1.25", "Infinity"), "finite number"),
+    "a history that commands": (history_with(name="p\x1b[2J"), "cannot be printed"),
+    "an observable that commands": (set_in("flow", obs=["a\x1b[1A", "b"]), "cannot be printed"),
+    "an observable of two lines": (set_in("flow", obs=["a\nb", "b"]), "cannot be printed"),
+    "an observable that turns around": (set_in("flow", obs=["a\u202eb", "b"]), "cannot be printed"),
+    "half a character": (set_in("flow", obs=["a\ud800", "b"]), "Invalid JSON"),
+    "a figure of two lines": (lambda m: m["closure"].update({"AUC": "1\nchecksums verified"}), "closure.AUC"),
+    "a yield below zero": (set_in("deformation", yields={"jes": {"up": -1.0, "down": 1.0}}), "greater than 0"),
+    "windows without end": (set_in("deformation", windows={"jes": [-1e300, 1e300], "jer": [0.0, 1.0]}), "is not finite"),
+    "many hidden layers": (set_in("response", hidden=[1] * 101), "hidden: List should have at most 100"),
+    "hidden layers that are too wide": (set_in("response", hidden=[10**7]), "less than or equal to 10000"),
+    "too many components": (set_in("autoregressive", n_components=10**9), "less than or equal to 10000"),
     "no JSON": (lambda m: "import os; os.system('true')", "Expecting value"),
 }  # fmt: skip
 
@@ -518,6 +537,72 @@ def test_weights_that_are_not_finite(stored, tmp_path):
         tensor_of(manifest)["sha256"] = hashlib.sha256(bad.tobytes()).hexdigest()
 
     refused(rewritten(stored, tmp_path / "m.fnf", signed, {"1.centre": bad}), "2 of 3 numbers of tensor '1.centre' are")
+
+
+def test_densities_that_are_not_finite(tmp_path):
+    """All weights are finite, and what they give is not: neither written nor read."""
+    good = flow(hidden=(4,) * 9)  # each layer multiplies by 1e38, and float64 ends at 1e308
+    storage.save(good, tmp_path / "m.fnf")
+    network = good.density.layers[0].network
+    bad = {f"weights.{layer}": np.full(w.shape, 1e38, np.float32) for layer, w in enumerate(network.weights)}
+    for weights, values in zip(network.weights, bad.values(), strict=True):
+        weights.assign(values)
+    with pytest.raises(ValueError, match="the log-density is not finite for typical events"):
+        storage.save(good, tmp_path / "n.fnf")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.fnf"]
+    bad = {f"0.layers.0.network.{name}": values for name, values in bad.items()}
+
+    def signed(manifest):
+        for name, values in bad.items():
+            manifest["tensors"][name]["sha256"] = hashlib.sha256(values.tobytes()).hexdigest()
+
+    refused(rewritten(tmp_path / "m.fnf", tmp_path / "n.fnf", signed, bad), "is not finite for typical events")
+
+
+def test_one_observable_needs_no_hidden_layers(tmp_path):
+    """No array says how wide they are; they cost nothing nevertheless."""
+    storage.save(flow(obs=["a"], cond=[]), tmp_path / "m.fnf")
+    change = set_in("autoregressive", hidden=[10_000] * 100)
+    started = time.process_time()
+    storage.load(rewritten(tmp_path / "m.fnf", tmp_path / "n.fnf", change))
+    assert time.process_time() - started < 5.0
+
+
+def chain(n):
+    shift = {"class": "bijectors.Shift", "parameters": {"shift": {"array": "0"}}}
+    chained = {"class": "bijectors.Chain", "parameters": {"bijectors": [shift] * n}}
+    return {
+        "class": "distributions.TransformedDistribution",
+        "parameters": {"distribution": NORMAL, "bijector": chained},
+    }
+
+
+NORMAL = {"class": "distributions.Normal", "parameters": {"loc": 0.0, "scale": 1.0}}
+
+
+def test_distributions_that_cost_much_or_are_none(tmp_path):
+    storage.save(distribution(), tmp_path / "m.fnf")
+    nested = NORMAL
+    for _ in range(120):
+        nested = {"class": "distributions.Independent", "parameters": {"distribution": nested}}
+    for description, message in (
+        (chain(3000), "is made of 3003 distributions and bijectors; more than 100"),
+        (nested, "recursion limit"),
+        (
+            {"class": "distributions.Normal", "parameters": {"loc": 0.0, "scale": 1.0, "validate_args": "yes"}},
+            "validate_args",
+        ),
+        (
+            {"class": "distributions.Normal", "parameters": {"loc": 0.0, "scale": -1.0, "validate_args": True}},
+            "positive",
+        ),
+        (
+            {"class": "distributions.Normal", "parameters": {"loc": 0.0, "scale": 1.0, "allow_nan_stats": {}}},
+            "allow_nan_stats",
+        ),
+    ):
+        path = rewritten(tmp_path / "m.fnf", tmp_path / "n.fnf", set_in("distribution", distribution=description))
+        refused(path, message)
 
 
 def test_responses_of_other_dimensions(tmp_path):
@@ -586,9 +671,14 @@ def test_other_files(stored, tmp_path, monkeypatch):
     save_file({"a": np.zeros(3)}, plain)
     refused(plain, "has no manifest of zfit_fnf")
     assert not Path("was-executed").exists()
-    for missing in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(FileNotFoundError, match="there is no file"):
-            storage.load(missing)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        storage.load(tmp_path / "nothing")
+    refused(tmp_path, "it is a folder")
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "it is not a regular file")
+    with (tmp_path / "vast").open("wb") as file:
+        file.truncate(2**40)
+    refused(tmp_path / "vast", "it has 1099511627776 bytes, more than")
 
 
 def damaged(content, seed, way):
@@ -699,6 +789,71 @@ def test_memory_of_refusals_and_densities_in_another_process(stored, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     assert float(run.stdout) < 500.0  # MB
     np.testing.assert_array_equal(np.load(tmp_path / "densities.npy"), densities(deformation()))
+
+
+MISTAKES = {
+    "swapped": (lambda f, p: storage.save(p, f), TypeError, "the model comes first"),
+    "swapped, as text": (lambda f, p: storage.save(str(p), f), TypeError, "the model comes first"),
+    "into a folder": (lambda f, p: storage.save(f, p.parent), ValueError, "is a folder"),
+    "into no folder": (lambda f, p: storage.save(f, p.parent / "none" / "m.fnf"), FileNotFoundError, "there is no folder"),
+    "below a file": (lambda f, p: storage.save(f, p / "m.fnf"), FileNotFoundError, "there is no folder"),
+    "to nothing": (lambda f, p: storage.save(f, None), TypeError, "expected the path"),
+    "to an empty name": (lambda f, p: storage.save(f, ""), (ValueError, TypeError), "folder"),
+    "to bytes": (lambda f, p: storage.save(f, b"m.fnf"), TypeError, "expected the path"),
+    "to an open file": (lambda f, p: storage.save(f, p.open()), TypeError, "expected the path"),
+    "to a number": (lambda f, p: storage.save(f, 7), TypeError, "expected the path"),
+    "to a name with a zero": (lambda f, p: storage.save(f, "a\0b"), TypeError, "expected the path"),
+    "no model": (lambda f, p: storage.save(None, p), TypeError, "a NoneType cannot be stored"),
+    "several models": (lambda f, p: storage.save([f, f], p), TypeError, "a list cannot be stored"),
+    "named models": (lambda f, p: storage.save({"a": f}, p), TypeError, "a dict cannot be stored"),
+    "the class": (lambda f, p: storage.save(Flow, p), TypeError, "a type cannot be stored"),
+    "an array": (lambda f, p: storage.save(np.zeros(3), p), TypeError, "a ndarray cannot be stored"),
+    "a density": (lambda f, p: storage.save(f.log_prob, p), TypeError, "a method cannot be stored"),
+    "a network of TensorFlow": (lambda f, p: storage.save(tf.Module(), p), TypeError, "a Module cannot be stored"),
+    "a distribution": (lambda f, p: storage.save(tfp.distributions.Normal(0.0, 1.0), p), TypeError, "a Normal cannot be"),
+    "a figure without name": (lambda f, p: storage.save(f, p, closure=0.5), TypeError, "closure= is a mapping"),
+    "figures in a list": (lambda f, p: storage.save(f, p, closure=[("AUC", 0.5)]), TypeError, "closure= is a mapping"),
+    "an array of figures": (lambda f, p: storage.save(f, p, closure={"AUC": [0.5]}), TypeError, "closure= is a mapping"),
+    "no figure": (lambda f, p: storage.save(f, p, closure={"AUC": None}), TypeError, "closure= is a mapping"),
+    "a figure that is none": (lambda f, p: storage.save(f, p, closure={"AUC": np.nan}), ValueError, "finite number"),
+    "a figure with an empty name": (lambda f, p: storage.save(f, p, closure={"": 0.5}), ValueError, "at least 1"),
+    "load nothing": (lambda f, p: storage.load(None), TypeError, "expected the path"),
+    "load a model": (lambda f, p: storage.load(f), TypeError, "expected the path"),
+    "load a number": (lambda f, p: storage.load(0), TypeError, "expected the path"),
+    "load an open file": (lambda f, p: storage.load(p.open("rb")), TypeError, "expected the path"),
+    "load contents": (lambda f, p: storage.load(p.read_bytes()), TypeError, "expected the path"),
+    "load text": (lambda f, p: storage.load(__file__), ValueError, "not a safetensors file"),
+    "load a folder": (lambda f, p: storage.load(p.parent), ValueError, "it is a folder"),
+    "load another name": (lambda f, p: storage.load(p.with_suffix(".txt")), FileNotFoundError, "there is no file"),
+    "load an empty name": (lambda f, p: storage.load(""), ValueError, "it is a folder"),
+    "load below a file": (lambda f, p: storage.load(p / "m.fnf"), FileNotFoundError, "there is no file"),
+    "load with a flow": (lambda f, p: storage.load(p, supplied=f), TypeError, "supplied= is a mapping"),
+    "load with a list": (lambda f, p: storage.load(p, supplied=[f]), TypeError, "supplied= is a mapping"),
+    "inspect a model": (lambda f, p: storage.inspect(f), TypeError, "expected the path"),
+    "inspect nothing": (lambda f, p: storage.inspect(None), TypeError, "expected the path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(tmp_path, call, error, message):
+    """One error at the door, which says what is expected."""
+    model, path = flow(), tmp_path / "m.fnf"
+    storage.save(model, path)
+    before = path.read_bytes()
+    with pytest.raises(error, match=message) as caught:
+        call(model, path)
+    assert "\n" not in str(caught.value)
+    assert [one.name for one in tmp_path.iterdir()] == ["m.fnf"]
+    assert path.read_bytes() == before
+
+
+def test_a_summary_is_printable(tmp_path):
+    """Whatever is not checked by a schema, such as the name of the file itself."""
+    path = tmp_path / "m\x1b[2J\nchecksums.fnf"
+    storage.save(flow(), path)
+    text = str(storage.inspect(path))
+    assert all(line.isprintable() for line in text.splitlines())
+    assert text.startswith(r"m\x1b[2J\nchecksums.fnf: flow")
 
 
 def test_manifest_schema_is_strict():

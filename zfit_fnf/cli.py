@@ -30,10 +30,13 @@ def main(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for events, results and plots.", show_default=False)],
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer events and shorter trainings: minutes.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="More events and longer trainings: many minutes.")] = False,
     doi: Annotated[bool, typer.Option("--doi", help="Distort the data, and measure the map that undoes it.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything that is random.", min=0)] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Use a folder that is not empty.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Delete what an earlier demonstration has left in the folder."),
+    ] = False,
 ) -> None:
     """Simulate a toy analysis, train its densities, fit it, and leave tables and plots in a folder."""
     # Imported here, because TensorFlow takes seconds and neither --help nor --version needs it.
@@ -44,9 +47,9 @@ def demo(
 
     try:
         if doi:
-            table = of_map.run(out, of_map.QUICK if quick else of_map.FULL, seed=seed, overwrite=overwrite)
+            table = of_map.run(out, of_map.FULL if full else of_map.QUICK, seed=seed, overwrite=overwrite)
         else:
-            settings = of_parameters.QUICK if quick else of_parameters.FULL
+            settings = of_parameters.FULL if full else of_parameters.QUICK
             table = of_parameters.run(out, settings, seed=seed, overwrite=overwrite)
     except (ImportError, OSError, TrainingStopped, EnsembleStopped) as error:
         typer.echo(f"error: {error}", err=True)
@@ -64,6 +67,6 @@ def inspect(
     try:
         contents = storage.inspect(path)
     except (OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {storage.printable(str(error))}", err=True)
         raise typer.Exit(1) from error
     typer.echo(contents)

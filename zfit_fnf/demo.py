@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,21 +20,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zfit  # before tensorflow, which it silences
+import iminuit
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import typer
-from iminuit import Minuit
 from zfit.result import FitResult
 
-from . import __version__, plotting, scans
+from . import __version__, plotting, scans, storage
 from .acceleration import accelerate
 from .datasets import Part, ShiftSqueeze
 from .deformation import Deformation
-from .files import complete
+from .files import complete, own_files
 from .history import History
 from .limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from .loss import ExtendedUnbinnedNLL
+from .minimize import Minuit
 from .optimise import Schedule
 from .parallel import workers
 from .param import Nuisance, interpolate_code4, lnN, modified_yield, normsys, nuisance
@@ -65,8 +65,11 @@ POINTS: dict[str, dict[str, float]] = {
 EFFICIENCY = {"A": {"squeeze": (0.98, 1.03)}, "B": {"shift": (0.97, 1.04)}}
 """What nuisances do to the yield of each process: factors at -1 and at +1 standard deviation."""
 
-BINS = {"x1": (50, -3.5, 2.5), "x2": (50, -2.0, 2.0), "y1": (50, -3.0, 4.0), "y2": (50, -4.0, 3.0)}
+BINS = {"x1": (30, -3.5, 2.5), "x2": (30, -2.0, 2.0), "y1": (30, -3.0, 4.0), "y2": (30, -4.0, 3.0)}
 """Binning of the plots; the fit has none."""
+
+PLACES = ("events", "members", "models", "plots", "results.txt", "results.json", "histories.json")
+"""What a demonstration makes in its folder."""
 
 LUMINOSITY = 1.02
 """Log-normal uncertainty of the luminosity, to which both yields are proportional."""
@@ -75,6 +78,8 @@ LUMINOSITY = 1.02
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """How much of everything: all that distinguishes a quick demonstration from a full one.
+
+    The signal is so small that it is found with about four standard deviations.
 
     Attributes:
         n_simulated: Simulated events in each sample.
@@ -90,7 +95,7 @@ class DemoSettings:
     """
 
     n_simulated: int = 2_000_000
-    expected: Mapping[str, float] = field(default_factory=lambda: {"A": 50_000.0, "B": 50_000.0})
+    expected: Mapping[str, float] = field(default_factory=lambda: {"A": 50_000.0, "B": 250.0})
     truth: Mapping[str, float] = field(default_factory=lambda: {"mu": 1.0, "shift": 0.5, "squeeze": -0.5, "lumi": 0.0})
     flow: Schedule | None = None
     deformation: Schedule | None = None
@@ -104,8 +109,8 @@ class DemoSettings:
 FULL = DemoSettings()
 QUICK = DemoSettings(
     n_simulated=100_000,
-    expected={"A": 4_000.0, "B": 4_000.0},  # two chunks of the likelihood
-    flow=Schedule(steps=400, batch_size=1024, warmup=50, averaging=0.98, rotate_every=0),
+    expected={"A": 2_000.0, "B": 70.0},
+    flow=Schedule(steps=1_500, batch_size=1024, warmup=50, averaging=0.98, rotate_every=0),
     deformation=Schedule(steps=300, batch_size=1024, warmup=50, averaging=0.98, rotate_every=0),
     n_drawn=20_000,
     profile_points=9,
@@ -139,17 +144,31 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False)
+class ExactFit:
+    """What the true densities find in place of the learned ones.
+
+    Attributes:
+        table: Best-fit ``value`` and HESSE ``error`` of each parameter.
+        significance: Of the signal, in standard deviations.
+    """
+
+    table: pd.DataFrame
+    significance: float
+
+
+@dataclass(frozen=True, eq=False)
 class Findings:
     """What the analysis found."""
 
     data: Sample
     model: Model
     result: FitResult
-    exact: pd.DataFrame
+    exact: ExactFit
     limit: LimitResult
     significance: DiscoveryResult
     profiles: list[scans.ProfileScan]
     contour: scans.ContourScan
+    impacts: scans.Impacts
 
 
 # --- the analysis, step by step -------------------------------------------------------------------------------------
@@ -164,13 +183,13 @@ def run(
     progress: bool = True,
     echo: Callable[[str], Any] = typer.echo,
 ) -> str:
-    """Do the whole analysis, and leave events, results and plots in a folder.
+    """Do the whole analysis, and leave events, models, results and plots in a folder.
 
     Args:
         out: The folder; made if it is not there.
         settings: How much of everything.
         seed: Seed of everything that is random.
-        overwrite: Whether the folder may have files in it; the results of an earlier run are deleted first.
+        overwrite: Whether the folder may have files in it; those that an earlier run has written are deleted first.
         progress: Whether to show progress bars.
         echo: What announces the stages.
 
@@ -178,17 +197,22 @@ def run(
         The table of results.
 
     Raises:
-        FileExistsError: If the folder has files in it, and ``overwrite`` is not set.
+        FileExistsError: If the folder has files in it, and ``overwrite`` is not set; or it has files of somebody else
+            where its own would be.
         ImportError: If an optional library is missing, with what to install.
         TrainingStopped: If a training diverges or is interrupted.
     """
     check_libraries()
-    prepare_folder(out, overwrite)
-    stage = Stages(echo)
+    with own_files(out, PLACES, overwrite=overwrite):
+        return _run(out, settings, Stages(echo), seed=seed, progress=progress)
+
+
+def _run(out: Path, settings: DemoSettings, stage: Stages, *, seed: int, progress: bool) -> str:
     with stage("simulation", f"simulating {len(POINTS)} samples of {settings.n_simulated:,} events for each process"):
         simulate(out / "events", settings, seed)
     with stage("training", "training p(x) and p(y | x) of both processes, with nuisances"):
         densities = train_all(out / "events", settings, seed=seed, progress=progress)
+        save_all(densities, out / "models")
     data, model = Sample.read(out / "events" / "data.parquet"), build_model(densities)
     findings = analyse(data, model, settings, stage, seed=seed, progress=progress)
     with stage("plots", "drawing plots"):
@@ -258,9 +282,17 @@ def train(folder: Path, process: str, settings: DemoSettings, *, seed: int, prog
     return Densities(of_x, of_y, histories)
 
 
+def save_all(densities: Mapping[str, Densities], folder: Path) -> None:
+    """Write what was learned into model files."""
+    folder.mkdir(exist_ok=True)
+    for process, learned in densities.items():
+        storage.save(learned.x, folder / f"{process}_x.fnf")
+        storage.save(learned.y_given_x, folder / f"{process}_y_given_x.fnf")
+
+
 def build_model(densities: Mapping[str, Densities]) -> Model:
     """The extended sum of the background A and the signal B, which has a strength; the nuisances are shared."""
-    mu = zfit.Parameter("mu", 1.0, 0.0, 5.0, stepsize=0.01, label=r"$\mu$")
+    mu = zfit.Parameter("mu", 1.0, 0.0, 10.0, stepsize=0.1, label=r"$\mu$")
     nuisances = {name: nuisance(name) for name in (*TOY.nuisances, "lumi")}
     shapes = {name: nuisances[name] for name in TOY.nuisances}
     processes = []
@@ -283,8 +315,7 @@ def analyse(
     if settings.accelerated:
         nll = accelerate(nll)
     with stage("MIGRAD", f"fitting {data.n_events:,} events: MIGRAD"):
-        # Errors by MINOS are measured from the minimum: it has to be known better than by default.
-        result = zfit.minimize.Minuit(gradient="zfit", mode=0, tol=1e-4).minimize(nll)
+        result = Minuit().minimize(nll)
     with stage("HESSE", "HESSE"):
         result.hesse()
     with stage("MINOS", "MINOS"):
@@ -297,13 +328,15 @@ def analyse(
         ]
         pair = model.nuisances["shift"], model.nuisances["squeeze"]
         contour = scans.contour(nll, result, pair, n_points=contour_points, progress=progress)
+    with stage("impacts", "impacts of the nuisances on the signal strength"):
+        impacts = scans.impacts(nll, result, model.mu, progress=progress)
     with stage("limit", "CLs limit on the signal strength"):
         limit = upper_limit(nll, model.mu, n_asimov=settings.n_asimov, seed=seed)
     with stage("discovery", "significance of the signal"):
         significance = discovery(nll, model.mu, n_asimov=settings.n_asimov, seed=seed)
     with stage("exact fit", "the exact likelihood, for comparison"):
         exact = fit_exactly(data, settings)
-    return Findings(data, model, result, exact, limit, significance, profiles, contour)
+    return Findings(data, model, result, exact, limit, significance, profiles, contour, impacts)
 
 
 # --- what is known exactly ------------------------------------------------------------------------------------------
@@ -324,24 +357,29 @@ def expected_events(process: str, values: Mapping[str, float], settings: DemoSet
     return strength * settings.expected[process] * efficiency(process, values) * LUMINOSITY ** values["lumi"]
 
 
-def fit_exactly(data: Sample, settings: DemoSettings, *, of: Part = "joint") -> pd.DataFrame:
-    """Best fit and HESSE error of each parameter with the true densities in place of the learned ones."""
+def fit_exactly(data: Sample, settings: DemoSettings, *, of: Part = "joint") -> ExactFit:
+    """Best fit, HESSE errors and significance with the true densities in place of the learned ones."""
     names = list(settings.truth)
 
     def nll(point: np.ndarray) -> float:
         values = dict(zip(names, point, strict=True))
         shape = {name: values[name] for name in TOY.nuisances}
         rates = {process: expected_events(process, values, settings) for process in TOY.processes}
-        terms = [np.log(rate) + TOY.log_prob(data, shape, process, of=of) for process, rate in rates.items()]
+        with np.errstate(divide="ignore"):  # no signal, whose density is then zero
+            terms = [np.log(rate) + TOY.log_prob(data, shape, process, of=of) for process, rate in rates.items()]
         constraints = 0.5 * sum(value**2 for name, value in values.items() if name != "mu")
         return float(sum(rates.values()) - np.logaddexp(*terms).sum() + constraints)
 
-    fit = Minuit(nll, [1.0 if name == "mu" else 0.0 for name in names], name=names)
-    fit.errordef, fit.errors, fit.limits["mu"] = Minuit.LIKELIHOOD, 0.05, (1e-3, None)
+    fit = iminuit.Minuit(nll, [1.0 if name == "mu" else 0.0 for name in names], name=names)
+    fit.errordef, fit.errors, fit.limits["mu"] = iminuit.Minuit.LIKELIHOOD, 0.05, (0.0, None)
     fit.migrad().hesse()
-    if not fit.valid:
+    found, lowest = pd.DataFrame({"value": fit.values, "error": fit.errors}, index=names), fit.fval
+    valid = fit.valid
+    fit.values["mu"], fit.fixed["mu"] = 0.0, True
+    fit.migrad()
+    if not (valid and fit.valid):
         raise RuntimeError(f"the fit of the exact likelihood did not converge:\n{fit.fmin}")
-    return pd.DataFrame({"value": fit.values, "error": fit.errors}, index=names)
+    return ExactFit(found, float(np.sqrt(max(2.0 * (fit.fval - lowest), 0.0))))
 
 
 # --- results --------------------------------------------------------------------------------------------------------
@@ -356,12 +394,13 @@ def results_dict(findings: Findings, settings: DemoSettings, seconds: Mapping[st
             "hesse": result.params[parameter]["hesse"]["error"],
             "minos": minos_errors(result, parameter),
             "truth": settings.truth[name],
-            "exact": dict(findings.exact.loc[name]),
+            "exact": dict(findings.exact.table.loc[name]),
         }
         for name, parameter in model.parameters.items()
     }
     correlation = pd.DataFrame(result.correlation(list(model.parameters.values())), *[list(fitted)] * 2)
-    limit, significance = findings.limit, asdict(findings.significance)
+    limit = findings.limit
+    significance = {**asdict(findings.significance), "exact": findings.exact.significance}
     return {
         "seed": seed,
         "settings": asdict(settings),
@@ -370,6 +409,7 @@ def results_dict(findings: Findings, settings: DemoSettings, seconds: Mapping[st
         "fit": {"valid": result.valid, "nll": result.fmin, "parameters": fitted, "correlation": correlation.to_dict()},
         "limit": {"poi": limit.poi, "cl": limit.cl, "observed": limit.observed, "expected": limit.expected},
         "discovery": significance,
+        "impacts": findings.impacts.table.to_dict(orient="index"),
         "timings": dict(seconds),
     }
 
@@ -384,17 +424,17 @@ def results_table(findings: Findings, settings: DemoSettings, seconds: Mapping[s
     """The results as text."""
     rows = []
     for name, parameter in findings.model.parameters.items():
-        fitted, exact = findings.result.params[parameter], findings.exact.loc[name]
+        fitted, exact = findings.result.params[parameter], findings.exact.table.loc[name]
         minos = minos_errors(findings.result, parameter)
         rows.append(
             {
                 "parameter": name,
                 "truth": f"{settings.truth[name]:g}",
-                "best fit": f"{fitted['value']:.5f}",
-                "HESSE": f"{fitted['hesse']['error']:.5f}",
-                "MINOS": "failed" if minos is None else f"{minos[0]:+.5f} {minos[1]:+.5f}",
-                "exact fit": f"{exact['value']:.5f}",
-                "exact HESSE": f"{exact['error']:.5f}",
+                "best fit": f"{fitted['value']:.4f}",
+                "HESSE": f"{fitted['hesse']['error']:.4f}",
+                "MINOS": "failed" if minos is None else f"{minos[0]:+.4f} {minos[1]:+.4f}",
+                "exact fit": f"{exact['value']:.4f}",
+                "exact HESSE": f"{exact['error']:.4f}",
                 "difference": f"{(fitted['value'] - exact['value']) / exact['error']:+.2f}",
             }
         )
@@ -402,7 +442,13 @@ def results_table(findings: Findings, settings: DemoSettings, seconds: Mapping[s
     parameters = pd.DataFrame(rows).to_string(index=False)
     remark = "(exact: with the true densities; the difference is in units of the exact error)"
     times = pd.DataFrame(seconds).T.map("{:.1f}".format).to_string()
-    parts = [f"{title}\n{parameters}\n{remark}", findings.limit, findings.significance, f"time in seconds\n{times}"]
+    parts = [
+        f"{title}\n{parameters}\n{remark}",
+        findings.limit,
+        f"{findings.significance}; with the true densities {findings.exact.significance:.2f}",
+        findings.impacts,
+        f"time in seconds\n{times}",
+    ]
     return "\n\n".join(map(str, parts)) + "\n"
 
 
@@ -431,6 +477,10 @@ def draw_plots(
     for scan in findings.profiles:
         with figure(folder / f"profile_{scan.parameter}.png", (5, 4)) as fig:
             plotting.profile(scan, ax=fig.subplots())
+    with figure(folder / "limit.png", (5, 4)) as fig:
+        findings.limit.plot(ax=fig.subplots())
+    with figure(folder / "impacts.png", (6, 1.6 + 0.4 * len(findings.model.nuisances))) as fig:
+        plotting.impacts(findings.impacts, ax=fig.subplots())
     with figure(folder / "contour.png", (5, 4.5)) as fig:
         plotting.contour(findings.contour, truth=settings.truth, ax=fig.subplots())
 
@@ -507,19 +557,6 @@ def check_libraries(*further: str) -> None:
         except ImportError as error:
             extras = "plot,io,diagnostics" if further else "plot,io"
             raise ImportError(f'the demonstration needs {library}: pip install "zfit_fnf[{extras}]"') from error
-
-
-def prepare_folder(out: Path, overwrite: bool) -> None:
-    """Make the folder, without anything that an earlier run has left there."""
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{str(out)!r} is a file; --out needs a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise FileExistsError(f"the folder {str(out)!r} is not empty; choose another one, or use --overwrite")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("results.txt", "results.json", "histories.json"):
-        (out / name).unlink(missing_ok=True)
-    for name in ("events", "members", "plots"):
-        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,16 +18,17 @@ import pandas as pd
 import typer
 from zfit.result import FitResult
 
-from . import demo, doi_plotting, scans
+from . import demo, doi_plotting, scans, storage
 from .demo import TOY, DemoSettings, Model, Stages, figure
 from .diagnostics import two_sample_auc
 from .doi import ProfiledFit, TransferFit, bootstrap, ensemble, fit_transfer, predicted, profile, scenarios
 from .doi.ensemble import Ensemble
 from .doi.uncertainty import Scenarios, Uncertainty
+from .files import own_files
+from .minimize import Minuit
 from .optimise import Schedule
 from .projections import component_samples
 from .samples import Sample
-from .toys import default_minimizer
 
 SLICES = (-1.0, 0.0, 1.0)
 """Values of x1 at which the map is drawn; x2 is zero."""
@@ -131,17 +132,23 @@ def run(
     progress: bool = True,
     echo: Callable[[str], Any] = typer.echo,
 ) -> str:
-    """Do the whole analysis, and leave events, members, results and plots in a folder; as `zfit_fnf.demo.run`."""
+    """Do the whole analysis, and leave events, models, members, results and plots in a folder; as `zfit_fnf.demo.run`."""
     demo.check_libraries("sklearn")
-    demo.prepare_folder(out, overwrite)
-    stage, base = Stages(echo), settings.base
+    with own_files(out, demo.PLACES, overwrite=overwrite):
+        return _run(out, settings, Stages(echo), seed=seed, progress=progress)
+
+
+def _run(out: Path, settings: DoISettings, stage: Stages, *, seed: int, progress: bool) -> str:
+    base = settings.base
     with stage("simulation", f"simulating {base.n_simulated:,} events for each process and variation"):
         demo.simulate(out / "events", base, seed, distorted=True)
     with stage("training", "training p(x) and p(y | x) of both processes, with nuisances"):
         densities = demo.train_all(out / "events", base, seed=seed, progress=progress)
+        demo.save_all(densities, out / "models")
     data, model = Sample.read(out / "events" / "data.parquet"), demo.build_model(densities)
     fit = measure(data, model, settings, stage, out / "members", seed=seed, progress=progress)
     findings = analyse(fit, model, settings, stage, seed=seed, progress=progress)
+    storage.save(findings.average, out / "models" / "map.fnf")
     with stage("plots", "drawing plots"):
         draw_plots(out / "plots", findings, settings, seed)
     table = results_table(findings, settings, stage.seconds)
@@ -185,7 +192,7 @@ def analyse(
         )
     nll = profiled.loss()
     with stage("fit", "fitting the profile likelihood: MIGRAD, HESSE, MINOS"):
-        result = default_minimizer().minimize(nll)
+        result = Minuit().minimize(nll)
         result.hesse()
         result.errors(method="minuit_minos")
     with stage("limit", "upper limit on the signal strength"):
@@ -198,7 +205,7 @@ def analyse(
         cases = scenarios(profiled, result)
         closeness = compare(cases, settings, seed)
         auc = two_sample_auc(fit.data, drawn(cases, settings, seed), TOY.x + TOY.y, seed=seed)
-        exact = demo.fit_exactly(fit.data, settings.base, of="x")
+        exact = demo.fit_exactly(fit.data, settings.base, of="x").table
     return DoIFindings(fit.data, model, profiled, result, limit, average, cases, exact, closeness, auc, contours)
 
 
@@ -219,7 +226,7 @@ def scan_both(
     pair, n_points = (params["shift"], params["squeeze"]), settings.base.contour_points
     with zfit.param.set_values(list(params.values()), list(profiled.fit.values.values())):
         loss = profiled.fit.loss()
-        fixed = scans.contour(loss, default_minimizer().minimize(loss), pair, n_points=n_points, progress=progress)
+        fixed = scans.contour(loss, Minuit().minimize(loss), pair, n_points=n_points, progress=progress)
     return fixed, scans.contour(profiled.loss(), result, pair, n_points=n_points, progress=progress)
 
 

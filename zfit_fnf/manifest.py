@@ -40,6 +40,7 @@ FORMAT = 2
 _PROBES = 16  # events by which a function is recognised
 _LARGEST = 1_000_000
 _DEEPEST = 100  # layers and hidden layers, which cost milliseconds each even if they are tiny
+_WIDEST = 10_000  # hidden layers, of which the arrays do not tell where nothing depends on anything
 _MOST_PARTS = 100  # distributions and bijectors that a distribution is made of
 
 
@@ -53,7 +54,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterVal
 Names = Annotated[list[Text], Field(max_length=_LARGEST)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 Layers = Annotated[int, Field(ge=1, le=_DEEPEST)]
-Widths = Annotated[list[Annotated[int, Field(ge=1, le=_LARGEST)]], Field(max_length=_DEEPEST)]
+Widths = Annotated[list[Annotated[int, Field(ge=1, le=_WIDEST)]], Field(max_length=_DEEPEST)]
 Reference = Count
 Edge = float | None  # none: unbounded
 Power = Annotated[int, Field(ge=0, le=10)]
@@ -108,7 +109,7 @@ class Manifest(Schema):
 
     format: Literal[2]
     written_by: dict[Text, Text]
-    closure: dict[Text, float | str]
+    closure: dict[Text, float | Text]
     models: Annotated[list[dict[str, Any]], Field(min_length=1)]
     tensors: dict[Text, Tensor]
 
@@ -197,7 +198,16 @@ class Entry(Schema):
         model = self.new(parts)
         for array in self.layout():
             _at(model, array.path).assign(parts.arrays[array.name], read_value=False)
+        self.verify(model)
         return model
+
+    @classmethod
+    def verify(cls, model: Any) -> None:
+        """Refuse a model that gives no numbers, when it is written and when it is read.
+
+        Raises:
+            ValueError: If it does not.
+        """
 
     def new(self, parts: Parts) -> Any:
         """The model, with the arrays of a new one."""
@@ -302,6 +312,12 @@ class FlowEntry(CoordinatesEntry):
         flow.history = self.history
         return flow
 
+    @classmethod
+    def verify(cls, model: Any) -> None:
+        """Refuse a density that is not finite where events are."""
+        points = np.random.default_rng(0).normal(size=(_PROBES, len(model.obs) + len(model.cond)))
+        _check_finite("the log-density", _probe(model, points))
+
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """The observables with their ranges, the density, the yield and the training."""
         total = "" if self.sum_weights is None else f", sum of weights {self.sum_weights:.6g}"
@@ -337,6 +353,10 @@ class PhysicalFlowEntry(FlowEntry):
             "probed": log_density[usable],
         }
 
+    @classmethod
+    def verify(cls, model: Any) -> None:
+        """The density may be zero outside of its support."""
+
     def layout(self) -> Iterator[Array]:
         """The standardisation; points ``(u, c)`` of the coordinates, and the log-density at each."""
         yield from super().layout()
@@ -346,7 +366,10 @@ class PhysicalFlowEntry(FlowEntry):
     def make(self, parts: Parts) -> Model:
         """The flow, if its density is what it was."""
         flow: Any = self.new(parts)
-        now, then = _probe(flow, parts.arrays["probes"]), parts.arrays["probed"]
+        try:
+            now, then = _probe(flow, parts.arrays["probes"]), parts.arrays["probed"]
+        except Exception as error:  # whatever the library or the function says of what does not fit
+            raise ValueError(f"the density of {flow} cannot be evaluated: {error}") from error
         if not np.allclose(now, then, rtol=1e-9, atol=1e-9):
             raise ValueError(f"the density of {flow} is not the one that was stored: log-densities {now} were {then}")
         return flow
@@ -468,6 +491,20 @@ class PolynomialMapEntry(Entry):
 
     def _responses(self, parts: Parts) -> list[Any]:
         return [parts.model(index, self.response) for index in self.responses]
+
+    @classmethod
+    def verify(cls, model: Any) -> None:
+        """Refuse a map that does not take events to numbers at the edges of its windows."""
+        import tensorflow as tf
+
+        size, rng = model.responses[0].config(), np.random.default_rng(0)
+        u, c = (tf.constant(rng.normal(size=(_PROBES, size[name]))) for name in ("n_dim", "n_context"))
+        coefficients = model.coefficients(u, c)
+        for edges in zip(*model.windows.values(), strict=True):
+            moved, log_det = model.apply(u, c, coefficients, model.basis(tf.constant(edges, tf.float64)))
+            _check_finite(
+                f"the map at {dict(zip(model.windows, edges, strict=True))}", np.column_stack([moved, log_det])
+            )
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """One line for each response, with its powers and the windows of its nuisances."""
@@ -750,6 +787,11 @@ def _count_parts(description: Any) -> int:
     if isinstance(description, dict):
         return ("class" in description) + sum(map(_count_parts, description.values()))
     return sum(map(_count_parts, description)) if isinstance(description, list) else 0
+
+
+def _check_finite(what: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} is not finite for typical events")
 
 
 def _probe(flow: Flow, points: np.ndarray) -> np.ndarray:

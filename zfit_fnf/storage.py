@@ -37,15 +37,20 @@ MAX_MANIFEST = 2**23
 MAX_COMMAS = 2**18
 """Commas that a manifest may have, which bound the number of its values and with it the memory to parse them."""
 
+MAX_FILE = 2**29
+"""Bytes that a file may have, all of which are read and verified."""
+
 MAX_HEADER = 2 * MAX_MANIFEST
 """Bytes that the header of a file may have, which contains the manifest."""
 
+_LONGEST = 1500  # characters of an error
 _KEY = "zfit_fnf"  # of the metadata
 _DTYPES = {"F64": np.float64, "F32": np.float32, "I64": np.int64, "I32": np.int32}
+_NUMBERS = (int, float, np.integer, np.floating)
 _PACKAGES = ("numpy", "tensorflow", "tensorflow-probability")
 
 
-def save(model: Model, path: str | os.PathLike[str], *, closure: Mapping[str, float | str] | None = None) -> None:
+def save(model: Any, path: str | os.PathLike[str], *, closure: Mapping[str, float | str] | None = None) -> None:
     """Write a model to a file, completely or not at all.
 
     The same model gives the same bytes.
@@ -58,21 +63,25 @@ def save(model: Model, path: str | os.PathLike[str], *, closure: Mapping[str, fl
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        TypeError: If models of this kind cannot be stored.
+        TypeError: If models of this kind cannot be stored, or an argument is of another type.
         ValueError: If the model has weights that are not finite.
 
     Example:
         >>> save(deformation, "signal.fnf")
         >>> load("signal.fnf").log_prob(events)
     """
-    target = Path(path)
+    if isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"the model comes first, then the path: save(model, {str(model)!r})")
+    target = _as_path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to write {target.name!r} into")
-    entries, arrays = _described(model)
+    if target.is_dir():
+        raise ValueError(f"{str(target)!r} is a folder; give the name of a file in it, such as 'signal.fnf'")
+    entries, arrays, parts = _described(model)
     manifest = {
         "format": FORMAT,
         "written_by": _versions(),
-        "closure": {name: value if isinstance(value, str) else float(value) for name, value in (closure or {}).items()},
+        "closure": _figures(closure),
         "models": entries,
         "tensors": {name: _tensor(array) for name, array in arrays.items()},
     }
@@ -81,10 +90,11 @@ def save(model: Model, path: str | os.PathLike[str], *, closure: Mapping[str, fl
         _check(Manifest.model_validate_json(text))
         for name, array in arrays.items():
             _check_finite(name, array)
-        if len(text) > MAX_MANIFEST:
-            raise ValueError(
-                f"its manifest has {len(text)} bytes, and files with more than {MAX_MANIFEST} are not read"
-            )
+        for part in parts:
+            entry_type(part).verify(part)
+        _check_size(text)
+        if (size := sum(array.nbytes for array in arrays.values())) > MAX_FILE - MAX_HEADER:
+            raise ValueError(f"its arrays have {size} bytes, and files with more than {MAX_FILE} are not read")
     with complete(target) as draft:
         # Not with save_file, whose files nobody else may read.
         draft.write_bytes(serialised(arrays, metadata={_KEY: f"{_sha256(text.encode())}\n{text}"}))
@@ -105,8 +115,13 @@ def load(path: str | os.PathLike[str], *, supplied: Mapping[str, Any] | None = N
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If an argument is of another type.
         ValueError: If it is damaged, not a model, or written by a newer version of the package; says which.
     """
+    if not isinstance(supplied, (Mapping, type(None))):
+        raise TypeError(
+            f'supplied= is a mapping such as {{"model": model, "data": data}}; got a {type(supplied).__name__}'
+        )
     with _opened(path) as (manifest, read):
         entries = _check(manifest)
         arrays = {tensor: read(tensor) for tensor in manifest.tensors}
@@ -126,6 +141,7 @@ def inspect(path: str | os.PathLike[str]) -> ModelFile:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If an argument is of another type.
         ValueError: If it is damaged, not a model, or written by a newer version of the package; says which.
     """
     with _opened(path) as (manifest, read):
@@ -161,21 +177,28 @@ class ModelFile:
         ]
         lines += [line for entry in self.entries for line in entry.summary(self.entries)]
         lines += [f"closure: {name} = {value}" for name, value in self.manifest.closure.items()]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
+
+
+def printable(text: str) -> str:
+    """The text in one line, without what a terminal would obey: whatever cannot be printed is escaped as in Python."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 # --- models and their parts -----------------------------------------------------------------------------------------
 
 
-def _described(model: Model) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Entries of a model and of those it is made of, each once and after its own parts, and all their arrays."""
+def _described(model: Model) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], list[Model]]:
+    """Entries of a model and of those it is made of, each once and after its own parts; all their arrays; and the models."""
     entries: list[dict[str, Any]] = []
+    parts: list[Model] = []
     arrays: dict[str, np.ndarray] = {}
     known: dict[int, int] = {}
 
     def index_of(part: Model) -> int:
         if id(part) not in known:
             fields, own = entry_type(part).describe(part, index_of)
+            parts.append(part)
             index = known[id(part)] = len(entries)
             tensors = {name: f"{index}.{name}" for name in own}
             arrays.update({tensors[name]: np.asarray(array, order="C") for name, array in own.items()})
@@ -183,7 +206,7 @@ def _described(model: Model) -> tuple[list[dict[str, Any]], dict[str, np.ndarray
         return known[id(part)]
 
     index_of(model)
-    return entries, arrays
+    return entries, arrays, parts
 
 
 def _check(manifest: Manifest) -> list[Entry]:
@@ -215,10 +238,12 @@ def _check(manifest: Manifest) -> list[Entry]:
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Manifest, Callable[[str], np.ndarray]]]:
     """The verified manifest of a file, and a function that reads and verifies one of its tensors."""
-    source = Path(path)
-    if not source.is_file():
+    source = _as_path(path)
+    if not os.path.lexists(source):
         raise FileNotFoundError(f"there is no file {str(source)!r}")
     with _complaints(f"{str(source)!r} is not a usable model file"):
+        if not source.is_file():  # a pipe would never end
+            raise ValueError("it is a folder" if source.is_dir() else "it is not a regular file")
         _check_header_size(source)
         with safe_open(source, framework="numpy") as file:
             manifest = _manifest((file.metadata() or {}).get(_KEY))
@@ -235,6 +260,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Manifest, Callable[[
 
 def _check_header_size(source: Path) -> None:
     size = source.stat().st_size
+    if size > MAX_FILE:
+        raise ValueError(f"it has {size} bytes, more than {MAX_FILE}")
     with source.open("rb") as file:
         start = file.read(8)
     length = int.from_bytes(start, "little")
@@ -305,6 +332,22 @@ def _check_finite(name: str, array: np.ndarray) -> None:
         raise ValueError(f"{bad} of {array.size} numbers of tensor {name!r} are not finite")
 
 
+def _as_path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or "\0" in str(path):
+        raise TypeError(f"expected the path of a model file, got {path!r:.100}")
+    return Path(path)
+
+
+def _figures(closure: Any) -> dict[str, float | str]:
+    """Closure figures as plain data."""
+    figures = {} if closure is None else closure
+    if not isinstance(figures, Mapping) or not all(isinstance(value, (str, *_NUMBERS)) for value in figures.values()):
+        raise TypeError(
+            f'closure= is a mapping from names to numbers or texts, such as {{"AUC": 0.503}}; got {closure!r:.100}'
+        )
+    return {str(name): value if isinstance(value, str) else float(value) for name, value in figures.items()}
+
+
 def _tensor(array: np.ndarray) -> dict[str, Any]:
     names = [name for name, dtype in _DTYPES.items() if array.dtype == dtype]
     if not names:
@@ -335,9 +378,14 @@ def _complaints(subject: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{subject}: {place[:200]}: {first['msg']}") from error
+        place = ".".join(map(str, first["loc"]))[:200]
+        raise ValueError(_shortened(": ".join(filter(None, (subject, place, first["msg"]))))) from error
     except RecursionError as error:
         raise ValueError(f"{subject}: it is nested too deeply") from error
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, SafetensorError) as error:
-        raise ValueError(f"{subject}: {error}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SafetensorError, MemoryError) as error:
+        raise ValueError(_shortened(f"{subject}: {error}")) from error
+
+
+def _shortened(message: str) -> str:
+    message = printable(message)
+    return message if len(message) < _LONGEST else message[:_LONGEST] + " ..."

@@ -76,6 +76,11 @@ def _read_torch(path: Path) -> Any:
         raise ImportError(
             'reading a .pt file needs PyTorch: pip install "zfit_fnf[torch]", or save the state dict as .npz'
         ) from error
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        raise ImportError(
+            f"PyTorch {torch.__version__} may execute what is in a .pt file (CVE-2025-32434): upgrade to 2.6 or later, or "
+            "save the state dict as .npz"
+        )
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

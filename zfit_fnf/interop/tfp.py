@@ -211,5 +211,8 @@ def construct(description: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return arrays[description["array"]]
     if set(description) != {"class", "parameters"} or description["class"] not in STORABLE:
         raise ValueError(f"{str(description)[:100]} does not describe a distribution or bijector that can be stored")
+    for name in ("validate_args", "allow_nan_stats"):
+        if not isinstance(dict(description["parameters"]).get(name, False), bool):
+            raise ValueError(f"{name} of {description['class']} has to be true or false")
     parameters = {name: construct(value, arrays) for name, value in dict(description["parameters"]).items()}
     return STORABLE[description["class"]](**parameters)
