@@ -15,9 +15,10 @@ import zfit_fnf
 PACKAGE = Path(zfit_fnf.__file__).parent
 
 LAYERS = [
-    {"files", "history", "parallel", "quiet"},
+    {"files", "history", "parallel", "quiet", "columns", "cuts"},
+    {"event_files"},
     {"samples", "datasets", "nets", "bijectors", "series"},
-    {"diagnostics"},
+    {"diagnostics", "screening"},
     {"coordinates"},
     {"flows"},
     {"deformation"},
@@ -45,7 +46,18 @@ LAYERS = [
 ]
 """Each module imports from the layers before its own, and from its own; see the data flow in the docs."""
 
-DENSITIES = {"samples", "nets", "bijectors", "coordinates", "flows", "deformation", "optimise", "calibration", "train"}
+DENSITIES = {
+    "samples",
+    "screening",
+    "nets",
+    "bijectors",
+    "coordinates",
+    "flows",
+    "deformation",
+    "optimise",
+    "calibration",
+    "train",
+}
 DENSITIES |= {"interop", "manifest", "storage", "transfer", "series", "expansion", "compression"}
 
 

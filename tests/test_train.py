@@ -242,7 +242,7 @@ def test_every_event_is_used_before_any_comes_again():
     ],
 )
 def test_interaction_powers(points, expected):
-    group = [Variation(None, at={"a": p, "b": q}) for p, q in points]
+    group = [Variation({}, at={"a": p, "b": q}) for p, q in points]
     assert _interaction_powers(("a", "b"), group, {"a": 2, "b": 2}) == expected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,15 +11,21 @@ import numpy as np
 import tensorflow as tf
 
 from .bijectors import PhysicalRanges
+from .columns import is_number, outside_of_the_package, show
 from .nets import Model
 from .samples import Sample, as_sample, check_inside, check_trainable
+from .screening import bulk
+
+_NARROWEST = 1e-10  # width of a column relative to its mean: six digits are left
+_OUTLYING = 100.0  # widths
+_SMALLEST_RANGE = 1e-12
 
 
 class Coordinates(Model):
     """Observables ``y`` given conditions ``x``, bound by name, and their standardised coordinates ``u`` and ``c``.
 
     Observables go from their physical ranges to the real line by fixed bijections; then both have their mean
-    subtracted and are divided by their standard deviation, as learned from a sample.
+    subtracted and are divided by their standard deviation, as learned from the bulk of a sample.
 
     Args:
         obs: Names of the observables, in autoregressive order; at least one.
@@ -54,17 +61,45 @@ class Coordinates(Model):
         return sample.array(self.obs), sample.array(self.cond)
 
     def standardise(self, sample: Sample) -> None:
-        """Learn the standardisation (mean and standard deviation in unbounded coordinates) from a sample."""
+        """Learn the standardisation from a sample: mean and width of the `bulk` of each column in unbounded coordinates.
+
+        Raises:
+            ValueError: For a sample of no use, and columns that are constant or too narrow for float64.
+        """
         check_trainable(sample)
         rows = slice(None, None, max(1, sample.n_events // 1_000_000))
         unbounded, _ = self._physical.inverse(tf.constant(sample.array(self.obs, rows)))
         values = np.concatenate([unbounded.numpy(), sample.array(self.cond, rows)], axis=1)
-        scale = values.std(axis=0)
-        for name, width in zip(self.obs + self.cond, scale, strict=True):
+        weights = None if sample.weights is None else sample.weights[rows]
+        pairs = [bulk(column, weights) for column in values.T]
+        for name, (centre, width) in zip(self.obs + self.cond, pairs, strict=True):
             if not width > 0:
                 raise ValueError(f"column {name!r} of {sample.name!r} is constant: leave it out")
-        self._centre.assign(values.mean(axis=0))
-        self._scale.assign(scale)
+            if width < _NARROWEST * max(abs(centre), 1e-100):
+                raise ValueError(
+                    f"column {name!r} of {sample.name!r} is {centre:g} +- {width:g}, too narrow for float64: subtract a "
+                    "constant from it, or use other units"
+                )
+        centres, widths = np.transpose(pairs)
+        self._centre.assign(centres)
+        self._scale.assign(widths)
+        self.warn_of_outliers(sample)
+
+    def warn_of_outliers(self, sample: Sample) -> None:
+        """Warn of events so far from the bulk that a training can fail on them: names columns, events and values."""
+        sides = [self.decode(tf.fill([1, len(self.obs)], np.float64(s * _OUTLYING))).numpy()[0] for s in (-1, 1)]
+        centre, width = self._centre.numpy()[len(self.obs) :], self._scale.numpy()[len(self.obs) :]
+        low, high = (np.append(side, centre + s * _OUTLYING * width) for side, s in zip(sides, (-1, 1), strict=True))
+        for name, lowest, highest in zip(self.obs + self.cond, low, high, strict=True):
+            values = sample.columns[name]
+            rows = np.flatnonzero((values < lowest) | (values > highest))
+            if rows.size:
+                warnings.warn(
+                    f"{rows.size} of {sample.n_events} events of {sample.name!r} are more than {_OUTLYING:g} widths from "
+                    f"the bulk in {name!r} ({show(values, rows)}; almost all are within {lowest:.3g} and {highest:.3g}): "
+                    "their gradients can spoil a training. Cut them, or use a transformed column such as its logarithm",
+                    stacklevel=outside_of_the_package(),
+                )
 
     def encode(self, y: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Physical to standardised coordinates (float64).
@@ -108,12 +143,27 @@ def _checked_ranges(ranges: Mapping[str, tuple[float, float]], obs: tuple[str, .
         raise ValueError(f"ranges given for {unknown}, which are not among the observables {list(obs)}")
     full = {}
     for name in obs:
-        low, high = ranges.get(name, (-math.inf, math.inf))
-        full[name] = (float(low), float(high))
-    for name, (low, high) in full.items():
-        if not low < high:
-            raise ValueError(f"range of {name!r} needs low < high, got ({low}, {high})")
+        full[name] = _checked_range(name, ranges.get(name, (-math.inf, math.inf)))
     return full
+
+
+def _checked_range(name: str, given: Any) -> tuple[float, float]:
+    try:
+        low, high = given
+        if not all(is_number(side) for side in (low, high)):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise TypeError(f"the range of {name!r} is a pair of numbers (low, high), got {given!r}") from None
+    low, high = float(low), float(high)
+    if not low < high:
+        raise ValueError(f"range of {name!r} needs low < high, got ({low}, {high})")
+    if math.isfinite(low) and math.isfinite(high):
+        resolved = _SMALLEST_RANGE * max(abs(low), abs(high), 1e-138) < high - low < 1e150
+        if not resolved:
+            raise ValueError(
+                f"the width of the range ({low}, {high}) of {name!r} is not one to compute with: use other units"
+            )
+    return low, high
 
 
 def _checked_standardisation(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import event_files
+from .columns import as_column, check_names, check_numbers, check_weights, is_number, show
+from .cuts import Cut
 from .files import complete
 
-FORMATS = {".root": "ROOT", ".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV"}
 WEIGHT_COLUMN = "weight"
-TREE_NAME = "events"
 
-_SHOWN = 5  # rows or names quoted in an error message
-_CHECKED_ROWS = 100_000  # enough to see a point mass of 1 %, cheap on any sample
-_POINT_MASS = 0.01
-_POINT_MASS_MIN_EVENTS = 1000
-_FEW_INTEGERS = 100
-_ONE_NUMBER_PER_EVENT = re.compile(
-    r"(std::)?(double|float|bool|u?int(8|16|32|64)_t|(unsigned )?(int|short|long)"
-    r"|Double(32)?_t|Float(16)?_t|Bool_t|U?(Int|Short|Long64)_t)"
-)
+_SHOWN = 5  # names quoted
+_EVENTS = "a DataFrame, a dict of arrays, a zfit.Data, a Sample or the path of a file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +27,16 @@ class Sample:
     """Events of one process: columns bound by name, and optional event weights.
 
     A sample holds references, never copies: memory-mapped columns stay on disk until rows are asked for.
-    The constructor only checks shapes; `as_sample` checks everything else (finite numbers, usable weights).
+    The constructor checks types, shapes and missing entries; `as_sample` checks the numbers of the columns it needs.
 
     Args:
-        columns: One-dimensional numeric arrays of the same length, by name.
+        columns: One number per event, by name; anything of which `as_column` makes a numeric array.
         weights: One weight per event, may be negative; `None` for unweighted events.
         name: What error messages call this sample; the file name if it was read from a file.
 
     Raises:
-        ValueError: If a column or the weights are not one-dimensional or their lengths differ.
+        TypeError: If the columns have no names, or a column is not numeric.
+        ValueError: If a column or the weights are not one-dimensional, their lengths differ, or entries are missing.
 
     Example:
         >>> sample = Sample({"y1": np.array([0.1, 0.4])}, weights=np.array([1.0, 3.0]))
@@ -57,11 +49,22 @@ class Sample:
     name: str = "sample"
 
     def __post_init__(self) -> None:
-        arrays = dict(self.columns)
-        if not arrays:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name= of a Sample is a string; got {self.name!r}")
+        if not isinstance(self.columns, (Mapping, pd.DataFrame)):
+            raise TypeError(
+                f"a Sample is made of a mapping from names to arrays; got {type(self.columns).__name__}. Files are read "
+                "by Sample.read, and whatever else holds events by as_sample"
+            )
+        if isinstance(self.weights, str):
+            raise TypeError(f"weights= of a Sample are numbers; as_sample takes the name of a column, {self.weights!r}")
+        given = {str(column): values for column, values in self.columns.items()}
+        if not given:
             raise ValueError(f"{self.name!r} has no columns")
         if self.weights is not None:
-            arrays["the weights"] = self.weights
+            given["the weights"] = self.weights
+        _check_aligned(given, self.name)
+        arrays = {column: as_column(values, column, self.name) for column, values in given.items()}
         for column, values in arrays.items():
             if np.ndim(values) != 1:
                 raise ValueError(
@@ -71,6 +74,8 @@ class Sample:
         lengths = {column: len(values) for column, values in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns of {self.name!r} differ in length: {lengths}; expected one row per event")
+        object.__setattr__(self, "weights", None if self.weights is None else arrays.pop("the weights"))
+        object.__setattr__(self, "columns", arrays)
 
     def __repr__(self) -> str:
         shown = ", ".join(list(self.columns)[:_SHOWN]) + (", ..." if len(self.columns) > _SHOWN else "")
@@ -102,7 +107,7 @@ class Sample:
         """Weights of some rows, scaled such that those of all events average to one; float64."""
         if self.weights is None:
             return np.ones(len(rows))
-        return self.weights[rows] * (self.n_events / self.sum_weights)
+        return self.weights[rows] / (self.sum_weights / self.n_events)
 
     def array(self, names: Sequence[str], rows: slice | np.ndarray | None = None) -> np.ndarray:
         """The named columns side by side, in the order asked for.
@@ -117,7 +122,7 @@ class Sample:
         Raises:
             ValueError: If a column is missing.
         """
-        _check_names(names, self.columns, self.name)
+        check_names(names, self.columns, self.name)
         selection = slice(None) if rows is None else rows
         n_rows = len(next(iter(self.columns.values()))[selection])
         table = np.empty((n_rows, len(names)))
@@ -128,44 +133,47 @@ class Sample:
     @classmethod
     def read(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         columns: Sequence[str] | None = None,
         weights: str | None = None,
         tree: str | None = None,
+        cut: str | None = None,
     ) -> Sample:
-        """Reads events from a ROOT (TTree or RNTuple), Parquet or CSV file.
+        """Reads events from ROOT (TTree or RNTuple), Parquet or CSV files.
 
         Args:
-            path: The file; its suffix decides the format (.root, .parquet, .pq, .csv).
+            path: A file, a pattern such as `"signal_*.root"`, or a list of them; the suffix decides the format (.root,
+                .parquet, .pq, .csv). The events of several files follow one another. `"file.root:tree"` names a tree.
             columns: What to read; by default every column that holds one number per event.
             weights: The column with the event weights.
             tree: Name of the TTree or RNTuple in a ROOT file; needed only if there are several.
+            cut: Keep the events that pass a condition such as `"pt > 20 and abs(eta) < 2.4"`; see `Cut`.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ImportError: If the library that reads the format is missing (`pip install "zfit_fnf[io]"`).
-            ValueError: If the suffix is unknown, the file is damaged, a column is missing or does not hold one
-                number per event, or `tree` has to be chosen.
+            TypeError: If an argument or a column that was asked for is of a wrong type.
+            ValueError: If a suffix is unknown, a file is damaged or named twice, a column is missing or does not hold one
+                number per event, the cut is no condition, or `tree` has to be chosen.
 
         Example:
-            >>> nominal = Sample.read("nominal.root", columns=["y1", "y2"], weights="w")
+            >>> nominal = Sample.read("nominal_*.root:events", columns=["y1", "y2"], weights="w", cut="y1 > 0")
         """
-        source = Path(path)
-        form = _format(source)
-        if not source.is_file():
-            raise FileNotFoundError(f"there is no file {str(source)!r}")
-        if tree is not None and form != "ROOT":
-            raise ValueError(f"tree={tree!r} was given, but {source.name!r} is a {form} file, which has no trees")
-        wanted = None if columns is None else list(dict.fromkeys([*columns, *([weights] if weights else [])]))
-        if form == "ROOT":
-            arrays = _read_root(source, wanted, tree)
-        else:
-            arrays = _numeric(_read_frame(source, form, wanted), wanted, source.name)
+        for option, value in {"weights": weights, "tree": tree}.items():
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{option}= of Sample.read is a name; got {value!r}")
+        chosen = None if columns is None else _checked_columns(columns)
+        wanted = None if chosen is None else [*chosen, *([weights] if weights else [])]
+        condition = None if cut is None else Cut(cut)
+        files = event_files.find(path, tree)
+        parts = [event_files.read(source, wanted, own_tree, condition) for source, own_tree in files]
+        name = files[0][0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+        arrays = _joined(parts, [source.name for source, _ in files])
         if weights is not None:
-            _check_names([weights], arrays, source.name)
-        kept = arrays if columns is None else {name: arrays[name] for name in columns}
-        return cls(kept, weights=None if weights is None else arrays[weights], name=source.name)
+            check_names([weights], arrays, name)
+        kept = arrays if chosen is None else {column: arrays[column] for column in chosen}
+        return cls(kept, weights=None if weights is None else arrays[weights], name=name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +187,7 @@ class Variation:
         name: What messages call it; by default the point, e.g. `"jes=+1, jer=-1"`.
 
     Raises:
-        TypeError: If `at` is not a mapping from names to numbers.
+        TypeError: If `at` is not a mapping from names to numbers, or `events` are nothing that `as_sample` takes.
         ValueError: If `at` is empty or one of its values is zero or not finite.
 
     Example:
@@ -194,10 +202,13 @@ class Variation:
     def __post_init__(self) -> None:
         if not isinstance(self.at, Mapping) or not all(isinstance(name, str) for name in self.at):
             raise TypeError(f"at= of a variation maps nuisance names to numbers, e.g. {{'jes': +1}}; got {self.at!r}")
-        try:
-            point = {name: float(value) for name, value in self.at.items()}
-        except (TypeError, ValueError):
-            raise TypeError(f"at= of a variation needs a number for every nuisance; got {dict(self.at)!r}") from None
+        if not all(is_number(value) for value in self.at.values()):
+            raise TypeError(f"at= of a variation needs a number for every nuisance; got {dict(self.at)!r}")
+        if self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"name= of a variation is a string; got {self.name!r}")
+        if not _holds_events(self.events):
+            raise TypeError(f"a variation needs events: {_EVENTS}; got {type(self.events).__name__}")
+        point = {name: float(value) for name, value in self.at.items()}
         if not point or not any(point.values()):
             raise ValueError(f"a variation at the origin is the nominal sample: at={point} moves no nuisance")
         for nuisance, value in point.items():
@@ -234,23 +245,23 @@ def as_sample(
 
     Raises:
         TypeError: If `data` is nothing of the above, or a column is not numeric.
-        ValueError: If a column is missing, lengths differ, or numbers are NaN or infinite.
+        ValueError: If a column or entries of it are missing (NaN, masked, null), lengths or pandas indices differ, or
+            float64 arithmetic would go wrong: infinite numbers, integers beyond 2^53, numbers whose square overflows.
 
     Example:
         >>> as_sample(pd.DataFrame({"y1": [0.1, 0.4], "w": [1.0, -0.5]}), ["y1"], weights="w").sum_weights
         0.5
     """
-    if isinstance(columns, str) or len(set(columns)) != len(columns):
-        raise ValueError(f"columns must be a list of different names; got {columns!r}")
+    columns = _checked_columns(columns)
     found, own_weights, own_name = _arrays_of(data, columns, weights)
-    name = name or own_name
+    name = own_name if name is None else name
     if isinstance(weights, str):
-        _check_names([weights], found, name)
-        own_weights = _one_column(found[weights], weights, name)
+        check_names([weights], found, name)
+        own_weights = found[weights]
     elif weights is not None:
-        own_weights = _one_column(weights, "weights", name)
-    _check_names(columns, found, name)
-    sample = Sample({c: _one_column(found[c], c, name) for c in columns}, weights=own_weights, name=name)
+        own_weights = weights
+    check_names(columns, found, name)
+    sample = Sample({column: found[column] for column in columns}, weights=own_weights, name=name)
     _check_values(sample)
     return sample
 
@@ -285,39 +296,14 @@ def check_inside(sample: Sample, ranges: Mapping[str, tuple[float, float]]) -> N
         ValueError: Names the first column with such events, counts and shows them.
     """
     for column, (low, high) in ranges.items():
-        _check_names([column], sample.columns, sample.name)
+        check_names([column], sample.columns, sample.name)
         values = sample.columns[column]
         rows = np.flatnonzero(~((values > low) & (values < high)))
         if rows.size:
             raise ValueError(
                 f"{rows.size} of {sample.n_events} events of {sample.name!r} are not inside the range "
-                f"{low:g} < {column} < {high:g}: {_show(values, rows)}. Cut these events, or train with a wider range "
+                f"{low:g} < {column} < {high:g}: {show(values, rows)}. Cut these events, or train with a wider range "
                 f"(ranges={{{column!r}: (low, high)}})"
-            )
-
-
-def check_continuous(sample: Sample, names: Iterable[str]) -> None:
-    """Refuses observables with point masses: a density cannot describe them.
-
-    Looks at up to 100 000 events, spread evenly. A column is refused if all its values are integers and few of them
-    differ, if it is constant, or if more than 1 % of at least 1000 events share one value.
-
-    Args:
-        sample: The events.
-        names: The observables to look at; conditions may be discrete and need no check.
-
-    Raises:
-        ValueError: Names the column and says what to do.
-    """
-    step = max(1, -(-sample.n_events // _CHECKED_ROWS))
-    for name in names:
-        _check_names([name], sample.columns, sample.name)
-        values, counts = np.unique(sample.columns[name][::step], return_counts=True)
-        finding = _point_mass(values, counts)
-        if finding:
-            raise ValueError(
-                f"observable {name!r} of {sample.name!r} {finding}: a density cannot describe it. Pass it in cond=, or "
-                "split the sample into channels by its value; if it is a spike such as an overflow, cut those events"
             )
 
 
@@ -336,12 +322,12 @@ def write_sample(sample: Sample | pd.DataFrame, path: str | os.PathLike[str]) ->
         ValueError: If the suffix is unknown, or a column "weight" is in the way of the weights.
     """
     target = Path(path)
-    form = _format(target)
+    form = event_files.format_of(target)
     frame = _as_frame(sample)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to write {target.name!r} into")
     with complete(target) as draft:
-        _write_frame(frame, draft, form)
+        event_files.write(frame, draft, form)
 
 
 def _arrays_of(data: Any, columns: Sequence[str], weights: Any) -> tuple[Mapping[str, Any], np.ndarray | None, str]:
@@ -356,150 +342,64 @@ def _arrays_of(data: Any, columns: Sequence[str], weights: Any) -> tuple[Mapping
         return {name: data[name] for name in data.columns}, None, "data"
     if isinstance(data, Mapping):
         return data, None, "data"
-    if hasattr(data, "obs") and callable(getattr(data, "value", None)):
+    if _is_zfit_data(data):
         values = np.asarray(data.value())
+        if values.ndim != 2:
+            raise TypeError(f"expected unbinned data; got {type(data).__name__}")
         own = getattr(data, "weights", None)
         table = {name: values[:, position] for position, name in enumerate(data.obs)}
         return table, None if own is None else np.asarray(own), getattr(data, "name", None) or "data"
-    raise TypeError(
-        "expected a DataFrame, a dict of arrays, a zfit.Data, a Sample or the path of a file; "
-        f"got {type(data).__name__}"
-    )
+    raise TypeError(f"expected {_EVENTS}; got {type(data).__name__}")
 
 
-def _one_column(values: Any, column: str, name: str) -> np.ndarray:
-    """A column as a numeric array; missing entries of nullable pandas columns become NaN."""
-    if isinstance(values, pd.Series) and isinstance(values.dtype, pd.api.extensions.ExtensionDtype):
-        numeric = pd.api.types.is_numeric_dtype(values.dtype)
-        values = values.to_numpy(dtype=np.float64 if numeric else object, na_value=np.nan)
-    try:
-        array = np.asanyarray(values)
-    except ValueError:
-        array = np.empty(0, dtype=object)  # lists of different lengths
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"column {column!r} of {name!r} is not numeric (dtype {array.dtype}); expected one number per event"
-        )
-    return array
+def _holds_events(data: Any) -> bool:
+    return isinstance(data, (str, os.PathLike, Sample, pd.DataFrame, Mapping)) or _is_zfit_data(data)
 
 
-def _check_names(names: Iterable[str], there: Iterable[str], sample: str) -> None:
-    available = list(there)
-    missing = [name for name in names if name not in available]
-    if missing:
-        shown = ", ".join(map(repr, available[:50])) + (", ..." if len(available) > 50 else "")
-        raise ValueError(f"{sample!r} has no column {', '.join(map(repr, missing))}; its columns are {shown}")
+def _is_zfit_data(data: Any) -> bool:
+    """Without importing zfit: names of observables and values."""
+    return hasattr(data, "obs") and callable(getattr(data, "value", None))
 
 
 def _check_values(sample: Sample) -> None:
     for column, values in sample.columns.items():
-        _check_finite(values, f"column {column!r}", sample)
+        check_numbers(values, f"column {column!r}", sample.name)
     if sample.weights is not None:
-        _check_finite(sample.weights, "the weights", sample)
+        check_weights(sample.weights, sample.name)
 
 
-def _check_finite(values: np.ndarray, what: str, sample: Sample) -> None:
-    finite = np.isfinite(values)
-    if not finite.all():
-        rows = np.flatnonzero(~finite)
+def _checked_columns(columns: Any) -> list[str]:
+    if isinstance(columns, (str, bytes)) or not isinstance(columns, Iterable):
+        raise TypeError(f"columns= is a list of names; got {columns!r}")
+    names = list(columns)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"columns= is a list of names; got {wrong[0]!r} in it")
+    if len(set(names)) != len(names):
+        raise ValueError(f"columns= has to be a list of different names; got {names}")
+    return names
+
+
+def _check_aligned(columns: Mapping[str, Any], name: str) -> None:
+    """Columns are bound by position; pandas Series that would be bound differently by their index are refused."""
+    series = {column: values.index for column, values in columns.items() if isinstance(values, pd.Series)}
+    first = next(iter(series), "")
+    if others := [column for column, index in series.items() if not index.equals(series[first])]:
         raise ValueError(
-            f"{rows.size} of {sample.n_events} events of {sample.name!r} are NaN or infinite in {what}: "
-            f"{_show(values, rows)}. Remove these events or repair the column"
+            f"columns {first!r} and {', '.join(map(repr, others))} of {name!r} have different pandas indices: their rows "
+            "may be of different events. Take them from one DataFrame, or give arrays (.to_numpy())"
         )
 
 
-def _show(values: np.ndarray, rows: np.ndarray) -> str:
-    shown = ", ".join(f"row {row}: {values[row]:g}" for row in rows[:_SHOWN])
-    return shown + (", ..." if rows.size > _SHOWN else "")
-
-
-def _point_mass(values: np.ndarray, counts: np.ndarray) -> str | None:
-    """What is wrong with a column, given its distinct values and how often each occurs; `None` if nothing is."""
-    n_events = counts.sum()
-    if values.size == 1 and n_events > 1:
-        return f"is {values[0]:g} in every event"
-    few = values.size <= min(_FEW_INTEGERS, n_events // 2)
-    if few and np.all(values == np.floor(values)):
-        return f"takes only {values.size} integer values ({values[0]:g} to {values[-1]:g})"
-    top = np.argmax(counts)
-    if n_events >= _POINT_MASS_MIN_EVENTS and counts[top] > _POINT_MASS * n_events:
-        return f"is exactly {values[top]:g} in {counts[top] / n_events:.1%} of the events"
-    return None
-
-
-def _format(path: Path) -> str:
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path.name!r} has an unknown suffix {path.suffix!r}; supported are {', '.join(FORMATS)}")
-    return FORMATS[path.suffix.lower()]
-
-
-def _library(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f'{package} is needed for this file format: pip install "zfit_fnf[io]"') from error
-
-
-@contextmanager
-def _reading(path: Path, form: str) -> Iterator[None]:
-    """Turns whatever a file library raises on a damaged file into one error that names the file."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"cannot read {str(path)!r} as a {form} file: {error}") from error
-
-
-def _read_frame(path: Path, form: str, columns: list[str] | None) -> pd.DataFrame:
-    parquet = _library("pyarrow.parquet") if form == "Parquet" else None
-    with _reading(path, form):
-        there = parquet.read_schema(path).names if parquet else list(pd.read_csv(path, nrows=0).columns)
-    _check_names(columns or [], there, path.name)
-    with _reading(path, form):
-        return pd.read_parquet(path, columns=columns) if parquet else pd.read_csv(path, usecols=columns)
-
-
-def _numeric(frame: pd.DataFrame, wanted: list[str] | None, name: str) -> dict[str, np.ndarray]:
-    """The numeric columns of a table; one that was asked for by name and is not numeric is an error."""
-    chosen = wanted or [column for column in frame.columns if pd.api.types.is_numeric_dtype(frame[column].dtype)]
-    if not chosen:
-        raise ValueError(f"{name!r} has no numeric column; its columns are {list(frame.columns)}")
-    return {column: _one_column(frame[column], column, name) for column in chosen}
-
-
-def _read_root(path: Path, columns: list[str] | None, tree: str | None) -> dict[str, np.ndarray]:
-    uproot = _library("uproot")
-    with _reading(path, "ROOT"):
-        file = uproot.open(path)
-    with file:
-        events = file[_choose_tree(file.classnames(cycle=False), tree, path.name)]
-        branches = events.keys()
-        if columns is None:
-            columns = [name for name in branches if _ONE_NUMBER_PER_EVENT.fullmatch(events[name].typename)]
-            if not columns:
-                raise ValueError(f"{path.name!r} has no branch with one number per event; its branches are {branches}")
-        _check_names(columns, branches, path.name)
-        return {name: _branch(events[name], name, path.name) for name in columns}
-
-
-def _choose_tree(classes: Mapping[str, str], tree: str | None, name: str) -> str:
-    trees = [key for key, kind in classes.items() if kind in ("TTree", "TNtuple") or kind.endswith("RNTuple")]
-    if tree is not None:
-        if tree not in trees:
-            raise ValueError(f"{name!r} has no tree {tree!r}; its trees are {trees}")
-        return tree
-    if len(trees) != 1:
-        raise ValueError(f"{name!r} has {len(trees)} trees, choose one with Sample.read(..., tree=): {trees}")
-    return trees[0]
-
-
-def _branch(branch: Any, column: str, name: str) -> np.ndarray:
-    if not _ONE_NUMBER_PER_EVENT.fullmatch(branch.typename):
-        raise ValueError(
-            f"branch {column!r} of {name!r} does not hold one number per event (its type is {branch.typename}). "
-            "Flatten it first, e.g. write the leading entry of a jagged branch as a branch of its own"
-        )
-    return branch.array(library="np")
+def _joined(parts: Sequence[Mapping[str, np.ndarray]], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns of several files, one after the other."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    for part, name in zip(parts, names, strict=True):
+        if different := sorted(set(part) ^ set(parts[0])):
+            raise ValueError(
+                f"{names[0]!r} and {name!r} do not have the same columns: {different}; name those with columns="
+            )
+    return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
 
 def _as_frame(sample: Sample | pd.DataFrame) -> pd.DataFrame:
@@ -515,16 +415,3 @@ def _as_frame(sample: Sample | pd.DataFrame) -> pd.DataFrame:
             )
         columns[WEIGHT_COLUMN] = sample.weights
     return pd.DataFrame(columns)
-
-
-def _write_frame(frame: pd.DataFrame, path: Path, form: str) -> None:
-    if form == "CSV":
-        frame.to_csv(path, index=False)
-    elif form == "Parquet":
-        _library("pyarrow")
-        frame.to_parquet(path, index=False)
-    else:
-        arrays = {str(name): _one_column(frame[name], str(name), "the events") for name in frame.columns}
-        with _library("uproot").recreate(path) as file:
-            file.mktree(TREE_NAME, {name: values.dtype for name, values in arrays.items()})
-            file[TREE_NAME].extend(arrays)

@@ -25,7 +25,8 @@ from .flows import AutoregressiveDensity, Density, Flow
 from .history import History
 from .nets import Model
 from .optimise import Batch, Maximiser, Schedule, TrainingStopped
-from .samples import Sample, Variation, as_sample, check_continuous, check_inside, check_trainable
+from .samples import Sample, Variation, as_sample, check_inside, check_trainable
+from .screening import check_conditions, check_continuous, check_independent
 
 __all__ = ["History", "Schedule", "TrainingStopped", "fit_deformation", "fit_flow"]
 
@@ -79,7 +80,7 @@ def fit_flow(
         obs, cond, ranges=ranges, family=family, n_layers=n_layers, n_components=n_components, hidden=hidden, seed=seed
     )
     source = _Source.make(flow, nominal, weights)
-    check_continuous(source.sample, flow.obs)
+    check_independent(source.sample, flow.obs, flow.cond)
     flow.standardise(source.sample)
     flow.sum_weights = source.sample.sum_weights
     loop = _Loop.of(flow.density, flow.density, (), _of_flow, schedule or Schedule())
@@ -141,6 +142,8 @@ def fit_deformation(
     """
     plan = _Plan.make(variations, order=order, interactions=interactions, mirror=mirror)
     sources = {id(v): _Source.make(flow, v.events, weights, at=v.at, name=v.name) for v in variations}
+    for source in sources.values():
+        flow.warn_of_outliers(source.sample)
     schedule = schedule or Schedule(steps=1500, batch_size=2048)
     trained: dict[tuple[str, ...], Response] = {}
     history: dict[str, History] = {}
@@ -439,6 +442,8 @@ class _Source:
         sample = as_sample(events, flow.obs + flow.cond, weights=weights, name=name)
         check_trainable(sample)
         check_inside(sample, flow.ranges)
+        check_continuous(sample, flow.obs)
+        check_conditions(sample, flow.cond)
         return cls(flow, sample, at or {}, np.zeros(0))
 
     def batch(self, rows: np.ndarray) -> Batch:
