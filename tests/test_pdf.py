@@ -265,7 +265,6 @@ def test_product_refuses_factors_that_do_not_chain(conditional):
         ConditionalProductPDF([y_given_x, x, x])
     with pytest.raises(ValueError, match=r"\['FlowPDF_ext'\].* are extended"):
         ConditionalProductPDF([y_given_x, x.create_extended(10.0)])
-    joint = ConditionalProductPDF([y_given_x, x])
 
 
 # --- sums -------------------------------------------------------------------------------------------------------------
