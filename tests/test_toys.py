@@ -101,13 +101,15 @@ def test_asimov_errors_of_a_mixture_are_the_expected_ones(strength):
     np.testing.assert_allclose([errors[n_sig], errors[n_bkg]], expected, rtol=0.01)
 
 
-def test_pseudo_experiments_need_events():
-    mu = zfit.Parameter("mu", 0.0, 0.0, 5.0)
+def test_no_expected_events_are_an_outcome_and_negative_ones_an_error():
+    mu = zfit.Parameter("mu", 0.0, -1.0, 5.0)
     signal = zfit.pdf.Uniform(0.0, 1.0, obs=zfit.Space("x", limits=(0.0, 1.0)), extended=mu, name="signal")
     nll = ExtendedUnbinnedNLL(signal, {"x": [0.5]})
     for make in (toy, asimov):
-        with pytest.raises(ValueError, match="'signal' expects 0 events"):
-            make(nll)
+        (data,) = make(nll).data
+        assert int(data.num_entries) == 0
+        with pytest.raises(ValueError, match="'signal' expects -1 events"):
+            make(nll, params={mu: -1.0})
 
 
 # --- toys ------------------------------------------------------------------------------------------------------------

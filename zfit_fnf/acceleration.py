@@ -34,12 +34,14 @@ from .loss import (
     ExtendedUnbinnedNLL,
     LearnedLoss,
     Parameters,
+    Term,
     UnbinnedNLL,
     constraint_kernel,
     event_kernel,
     kept_by,
     outside_of_graphs,
     select,
+    total,
     total_hessian,
 )
 from .minimize import newton_step, vertical_distance
@@ -249,6 +251,7 @@ class AcceleratedNLL(LearnedLoss):
     def _terms(self) -> Iterator[tuple[Any, Iterable[tuple[Any, ...]]]]:
         yield from super()._terms()
         if self._correction is not None:
+            self._correction.follow_limits()
             yield self._correction, [()]
 
     def _approximate(self) -> tuple[tf.Tensor, float]:
@@ -272,17 +275,17 @@ class AcceleratedNLL(LearnedLoss):
         totals, gradients = [], []
         for kernel, calls in terms:
             results = [kernel.value_gradient(*arguments) for arguments in calls]
-            totals.append(tf.add_n([total for total, _ in results]))
+            totals.append(tf.add_n([sums for sums, _ in results]))
             gradients.append(select(tf.add_n([gradient for _, gradient in results]), kernel.params, params))
         value, error = _add_sums(totals)
-        return value, tf.add_n(gradients), error
+        return value, total(gradients, (len(params),)), error
 
     # --- events and the centre ----------------------------------------------------------------------------------------
 
     def _prepare_events(self, index: int, x: np.ndarray) -> list[EventTerm]:
         self._forget()
         model = self.model[index]
-        if not any(map(order_of, components(model))):
+        if not len(x) or not any(map(order_of, components(model))):
             return super()._prepare_events(index, x)
         # In random order any chunk is like the others, and a few of them estimate what all of them would give.
         rows = np.random.default_rng(0).permutation(len(x))
@@ -294,7 +297,7 @@ class AcceleratedNLL(LearnedLoss):
         return [(kernel, chunks) for kernel, chunks in ((kernel, events), (exact, others)) if len(chunks)]
 
     def _forget(self) -> None:
-        """The data are new."""
+        """The data or the constraints are new."""
         self._is_new = True
         self._piloted: tuple[dict[zfit.Parameter, float], dict[zfit.Parameter, float]] = {}, {}
         self._scores: np.ndarray | None = None
@@ -490,7 +493,7 @@ class AcceleratedNLL(LearnedLoss):
         return np.array([float(parameter.value()) for parameter in self._all()])
 
 
-class LinearTerm:
+class LinearTerm(Term):
     """A linear function of parameters that vanishes where they are now, in the guise of a kernel.
 
     Args:
@@ -499,7 +502,7 @@ class LinearTerm:
     """
 
     def __init__(self, params: Parameters, slope: tf.Tensor):
-        self.params = tuple(params)
+        super().__init__(params)
         self._slope, self._origin = slope, values_of(params)
         self._values = Compiled(lambda: values_of(params), xla=True)
 
@@ -539,8 +542,8 @@ def _add_sums(totals: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
 
     The neglected terms of different events cancel in part: the bound is their sum, plus three times its spread.
     """
-    value = tf.add_n([total[0] if total.shape.rank else total for total in totals])
-    neglected = [total[1:] for total in totals if total.shape.rank]
+    value = total([sums[0] if sums.shape.rank else sums for sums in totals])
+    neglected = [sums[1:] for sums in totals if sums.shape.rank]
     if not neglected:
         return value, tf.zeros_like(value)
     linear, square = tf.unstack(tf.add_n(neglected))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,12 +24,13 @@ import numpy as np
 import tensorflow as tf
 import zfit.minimizers.fitresult
 from zfit.core.constraint import BaseConstraint
-from zfit.core.loss import BaseUnbinnedNLL
+from zfit.core.loss import BaseLoss, BaseUnbinnedNLL
 from zfit.minimizers.errors import WeightCorr, dict_to_matrix, matrix_to_dict
 
+from .constraints import measured, merged, outside
+from .inputs import as_list, channel, channels, checked_constraints, checked_models, checked_options, common_options
 from .param import Nuisance, NuisanceConstraint, read_once
-from .pdf import FNFPDF, components, is_compilable, log_density, prepare, space_ranges
-from .samples import as_sample, check_inside
+from .pdf import FNFPDF, components, is_compilable, log_density, prepare
 
 XLA_CHUNK, GRAPH_CHUNK = 1024, 16384
 """Events per call of a kernel: XLA code is as fast in small chunks, which suit toys; a TensorFlow graph is not."""
@@ -49,8 +51,13 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], *, xla: bool):
-        self._graph = tf.function(function, autograph=False)
-        self._compiled = tf.function(self._graph, autograph=False, jit_compile=True) if xla else self._graph
+        self._function, self._xla = function, xla
+        self.forget()
+
+    def forget(self) -> None:
+        """Compile anew when called next."""
+        self._graph = tf.function(self._function, autograph=False)
+        self._compiled = tf.function(self._graph, autograph=False, jit_compile=True) if self._xla else self._graph
         self._concrete: dict[tuple[Any, ...], Any] = {}
 
     @property
@@ -73,7 +80,36 @@ class Compiled:
         return concrete._call_flat(tensors, concrete.captured_inputs)
 
 
-class Kernel:
+class Term:
+    """A term of a likelihood: what is compiled for some parameters.
+
+    Limits of parameters are built into compiled code, by zfit too: `follow_limits` has it compiled anew where they
+    were changed.
+
+    Args:
+        params: The independent parameters.
+    """
+
+    def __init__(self, params: Iterable[zfit.Parameter]):
+        self.params = tuple(params)
+        self._limits = self._read_limits()
+
+    def follow_limits(self) -> None:
+        """To be called before an evaluation."""
+        # Almost always the same objects, of which the values are not looked at.
+        if (limits := self._read_limits()) != self._limits:
+            self._limits = limits
+            for part in self._compiled():
+                part.forget()
+
+    def _read_limits(self) -> list[tuple[Any, Any]]:
+        return list(map(_LIMITS, self.params))
+
+    def _compiled(self) -> list[Compiled]:
+        return [part for part in vars(self).values() if isinstance(part, Compiled)]
+
+
+class Kernel(Term):
     """A scalar function of zfit parameters with its derivatives, each compiled when first called, once per shape.
 
     Args:
@@ -87,7 +123,7 @@ class Kernel:
     """
 
     def __init__(self, function: Callable[..., tf.Tensor], params: Iterable[zfit.Parameter], *, xla: bool):
-        self.params = tuple(params)
+        super().__init__(params)
         self._function = function
         self.value = Compiled(function, xla=xla)
         self.value_gradient = Compiled(self._value_gradient, xla=xla)
@@ -97,7 +133,7 @@ class Kernel:
     @property
     def n_traces(self) -> int:
         """How often anything was traced so far."""
-        return sum(part.n_traces for part in vars(self).values() if isinstance(part, Compiled))
+        return sum(part.n_traces for part in self._compiled())
 
     def hessian_vectors(self, directions: tf.Tensor, *args: Any) -> tf.Tensor:
         """Products of the Hessian with vectors ``(D, P)``."""
@@ -157,11 +193,11 @@ class EventKernel(Kernel):
         return self._along(tangent, lambda: self._log_density(prepared))
 
 
-class NuisanceTerm:
+class NuisanceTerm(Term):
     """A :class:`NuisanceConstraint` in the guise of a kernel: its second derivatives are known."""
 
     def __init__(self, constraint: NuisanceConstraint):
-        self.params = constraint.nuisances
+        super().__init__(constraint.nuisances)
         # Without compilation, to read a hundred parameters takes as long as ten thousand events.
         self._gradient = Compiled(constraint.gradient, xla=True)
 
@@ -233,22 +269,58 @@ class LearnedLoss(BaseUnbinnedNLL):
         *,
         weights: Any = None,
     ):
-        if any(limits is not None for limits in _as_list(fit_range)):
+        if any(limits is not None for limits in as_list(fit_range)):
             raise ValueError(
                 "fit_range= is not supported: cut the data, and give the narrower range to the model as obs="
             )
-        models = _as_list(model)
+        models = checked_models(model)
         if self.is_extended and (plain := [pdf.name for pdf in models if not pdf.is_extended]):
             raise ValueError(f"an extended likelihood needs a yield for {plain}: give them extended=")
         self._known_params: dict[tuple[Any, ...], Any] = {}
+        self._merged: list[BaseConstraint] | None = None
         super().__init__(
             model=models,
-            data=_channels(models, data, weights),
-            constraints=_merge_constraints(models, _as_list(constraints), extended=self.is_extended),
-            options={**(options or {}), "subtr_const": False},
+            data=channels(models, data, weights),
+            constraints=checked_constraints(constraints),
+            options={**checked_options(options), "subtr_const": False},
         )
-        self._events: list[tuple[tuple[Any, Any], list[EventTerm], tf.Tensor] | None] = [None] * len(models)
+        self._events: list[tuple[tuple[Any, ...], list[EventTerm], tf.Tensor] | None] = [None] * len(models)
         self._warned: set[str] = set()
+
+    @property
+    def constraints(self) -> list[BaseConstraint]:
+        """Each auxiliary measurement once, those of the nuisances included; more of them may be added to the list."""
+        if self._constraints != self._merged:
+            is_yield = None if self.is_extended else False
+            params = [p for model in self.model for p in model.get_params(floating=None, is_yield=is_yield)]
+            self._constraints[:] = merged(checked_constraints(self._constraints), params)
+            self._merged = list(self._constraints)
+            self._known_params.clear()
+            self._forget()
+        return self._constraints
+
+    def _forget(self) -> None:
+        """The data or the constraints are new."""
+
+    def __add__(self, other: Any) -> Any:
+        if not isinstance(other, BaseLoss):
+            return NotImplemented
+        if type(other) is not type(self):
+            raise ValueError(
+                f"only likelihoods of one kind can be added; got {type(self).__name__} and {type(other).__name__}. "
+                "Losses of zfit_fnf take any PDF of zfit; accelerate the sum instead of its terms"
+            )
+        return self.create_new(
+            self.model + other.model,
+            self.data + other.data,
+            constraints=self.constraints + other.constraints,
+            options=common_options(self._options, other._options),
+        )
+
+    @classmethod
+    def get_repr(cls) -> Any:
+        """Not available: zfit would read a likelihood of its own, without the constraints of nuisances."""
+        raise NotImplementedError(f"{cls.__name__} cannot be written by zfit: save densities with zfit_fnf.save")
 
     @property
     def max_memory(self) -> float:
@@ -266,9 +338,11 @@ class LearnedLoss(BaseUnbinnedNLL):
         Returns:
             Scalar, float64.
         """
+        result = super().value(params=params, full=full)
         if full is not False and tf.executing_eagerly():
+            self._refuse_undefined_parameters(result)
             self._warn_outside_windows()
-        return super().value(params=params, full=full)
+        return result
 
     def _get_params(
         self, floating: bool | None, is_yield: bool | None, extract_independent: bool | None, *, autograd: Any = None
@@ -276,9 +350,11 @@ class LearnedLoss(BaseUnbinnedNLL):
         """As zfit's, which walks through all models in every evaluation, which takes longer than the rest of it."""
         if floating is not None and extract_independent is not True:
             return super()._get_params(floating, is_yield, extract_independent, autograd=autograd)
-        key = (is_yield, extract_independent, autograd, len(self.constraints))
+        _ = self.constraints  # may be new
+        key = (is_yield, extract_independent, autograd)
         if key not in self._known_params:
-            self._known_params[key] = super()._get_params(None, is_yield, extract_independent, autograd=autograd)
+            params = super()._get_params(None, is_yield, extract_independent, autograd=autograd)
+            self._known_params[key] = type(params)(sorted(params, key=_place)) if extract_independent else params
         known = self._known_params[key]
         return known - [p for p in known if floating is not None and p.floating != floating]
 
@@ -295,15 +371,21 @@ class LearnedLoss(BaseUnbinnedNLL):
 
     def _event_terms(self, index: int) -> tuple[list[EventTerm], tf.Tensor]:
         """Kernels of one model, each with the chunks of its events, and the sum of weights; made once per data set."""
-        version, cached = data_version(self.data[index]), self._events[index]
+        version, cached = (self.model[index], *data_version(self.data[index])), self._events[index]
         if cached is None or not same_version(cached[0], version):
             with outside_of_graphs():
-                events = np.asarray(self.data[index].value())
-                terms = self._prepare_events(index, events) if len(events) else []  # a toy may have none
+                # Those of SamplerData were not seen before.
+                self.data[index] = channel(self.model[index], self.data[index], None)
+                version = (self.model[index], *data_version(self.data[index]))
+                terms = self._prepare_events(index, np.asarray(self.data[index].value()))
                 cached = self._events[index] = (version, terms, tf.constant(self._weights(index).sum()))
+        for kernel, _ in cached[1]:
+            kernel.follow_limits()
         return cached[1:]
 
     def _prepare_events(self, index: int, x: np.ndarray) -> list[EventTerm]:
+        if not len(x):
+            return []
         kernel = event_kernel(self.model[index])
         return [(kernel, Events(kernel, x, self._weights(index), max_memory=self._memory_for(len(x))))]
 
@@ -319,7 +401,7 @@ class LearnedLoss(BaseUnbinnedNLL):
 
     def _call_value(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         del args, kwargs  # its own model, data and constraints
-        return tf.add_n([kernel.value(*arguments) for kernel, calls in self._terms() for arguments in calls])
+        return total([kernel.value(*arguments) for kernel, calls in self._terms() for arguments in calls])
 
     def _call_value_gradient(
         self, params: Parameters, numgrad: Any = None, full: Any = None
@@ -331,7 +413,7 @@ class LearnedLoss(BaseUnbinnedNLL):
             results = [kernel.value_gradient(*arguments) for arguments in calls]
             values.append(tf.add_n([value for value, _ in results]))
             gradients.append(select(tf.add_n([gradient for _, gradient in results]), kernel.params, params))
-        return tf.add_n(values), tf.add_n(gradients)
+        return total(values), total(gradients, (len(params),))
 
     def _call_gradient(self, params: Parameters, numgrad: Any = None) -> tf.Tensor:
         return self._call_value_gradient(params, numgrad)[1]
@@ -339,7 +421,8 @@ class LearnedLoss(BaseUnbinnedNLL):
     def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
         del numgrad
         params = self._input_check_params(params, only_independent=True)
-        matrix = tf.add_n([total_hessian(kernel, calls, params) for kernel, calls in self._terms()])
+        parts = [total_hessian(kernel, calls, params) for kernel, calls in self._terms()]
+        matrix = total(parts, (len(params), len(params)))
         return tf.linalg.diag_part(matrix) if hessian == "diag" else matrix
 
     def _call_value_gradient_hessian(
@@ -395,11 +478,15 @@ class LearnedLoss(BaseUnbinnedNLL):
             data = self._score_covariance(params)
         else:
             weights = np.concatenate([self._weights(index) for index in range(len(self.model))])
-            scale = np.square(weights).sum() / weights.sum()
+            scale = np.square(weights).sum() / weights.sum() if len(weights) else 1.0
             data = scale * (np.linalg.inv(inverse_hessian) - constraint)
         return inverse_hessian @ (data + constraint) @ inverse_hessian
 
     # --- the trained range --------------------------------------------------------------------------------------------
+
+    def _refuse_undefined_parameters(self, value: tf.Tensor) -> None:
+        if np.isnan(value) and (undefined := [p.name for p in self.get_params(floating=None) if np.isnan(p.value())]):
+            raise ValueError(f"the values of {undefined} are not numbers: set them before the likelihood is evaluated")
 
     def _warn_outside_windows(self) -> None:
         for pdf in (part for model in self.model for part in components(model) if isinstance(part, FNFPDF)):
@@ -477,6 +564,7 @@ class ExtendedUnbinnedNLL(LearnedLoss, zfit.loss.ExtendedUnbinnedNLL):
 
 _KERNEL = "_zfit_fnf_{}_kernel"
 _ZERO = tf.UnconnectedGradients.ZERO
+_LIMITS = operator.attrgetter("_lower", "_upper")  # of a parameter, in a tenth of the time that its properties take
 
 
 def kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
@@ -485,7 +573,10 @@ def kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
     if attribute not in vars(owner):
         with outside_of_graphs():
             setattr(owner, attribute, make())
-    return vars(owner)[attribute]
+    kept = vars(owner)[attribute]
+    if isinstance(kept, Term):
+        kept.follow_limits()
+    return kept
 
 
 def outside_of_graphs() -> AbstractContextManager[Any]:
@@ -504,7 +595,7 @@ def rate_kernel(model: zfit.pdf.BasePDF) -> Kernel:
 
     def rate(sum_weights: tf.Tensor) -> tf.Tensor:
         expected = tf.reshape(model.get_yield().value(), ())
-        return expected - sum_weights * tf.math.log(expected)
+        return expected - tf.math.xlogy(sum_weights, expected)  # without events a rate of zero is as good as any
 
     return kept_by(model, "rate", lambda: Kernel(rate, model.get_params(floating=None, is_yield=True), xla=False))
 
@@ -543,17 +634,27 @@ def select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
     return tf.gather(padded, [position.get(parameter, len(own)) for parameter in params])
 
 
+def _place(parameter: Any) -> tuple[bool, int]:
+    """Where a parameter stands in tables: nuisances last, each kind in the order of definition."""
+    return isinstance(parameter, Nuisance), int(parameter._unique_id.rpartition("_")[2])  # TensorFlow counts
+
+
 def vector(values: Sequence[tf.Tensor]) -> tf.Tensor:
     """Scalars as a vector, also if there are none."""
     return tf.stack(values) if values else tf.zeros((0,), tf.float64)
 
 
-def data_version(data: zfit.Data) -> tuple[Any, Any]:
+def total(tensors: Sequence[tf.Tensor], shape: tuple[int, ...] = ()) -> tf.Tensor:
+    """Sum of tensors of one shape, also if there are none."""
+    return tf.add_n(tensors) if tensors else tf.zeros(shape, tf.float64)
+
+
+def data_version(data: zfit.Data) -> tuple[Any, ...]:
     """Objects of which another one takes the place whenever the events of SamplerData are replaced."""
-    return getattr(data, "n_samples", None), data.weights
+    return data, getattr(data, "n_samples", None), data.weights
 
 
-def same_version(first: tuple[Any, Any], second: tuple[Any, Any]) -> bool:
+def same_version(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
     """Whether the events are those that they were."""
     return all(then is now for then, now in zip(first, second, strict=True))
 
@@ -563,67 +664,31 @@ def _padded(values: np.ndarray, size: int, fill: Any) -> np.ndarray:
     return np.concatenate([values, padding]) if len(padding) else values
 
 
-# --- what goes in -----------------------------------------------------------------------------------------------------
+# --- zfit has no hooks for what follows, so functions of it are replaced by ones that look at the loss ----------------
 
 
-def _as_list(given: Any) -> list[Any]:
-    if given is None:
-        return []
-    return list(given) if isinstance(given, (list, tuple)) else [given]
+def _warn_of_free_nuisances(zfits_own: Callable[..., Any]) -> Callable[..., Any]:
+    """Likelihoods of zfit find no constraints: say so, once for each."""
+
+    @functools.wraps(zfits_own)
+    def check_precompile(loss: Any, **options: Any) -> Any:
+        if not isinstance(loss, LearnedLoss) and _CHECKED not in vars(loss):
+            setattr(loss, _CHECKED, True)
+            params = sorted(loss.get_params(floating=None), key=_place) if loss.model else ()
+            constrained = measured(loss.constraints)
+            if free := [p.name for p in params if isinstance(p, Nuisance) and p not in constrained]:
+                warnings.warn(
+                    f"{type(loss).__name__} of zfit has no constraints of the nuisances {free}: they are free. Use "
+                    "zfit_fnf.loss, which finds them, or give it constraints=zfit_fnf.param.NuisanceConstraint([...])",
+                    stacklevel=outside(),
+                )
+        return zfits_own(loss, **options)
+
+    return check_precompile
 
 
-def _channels(models: Sequence[zfit.pdf.BasePDF], data: Any, weights: Any) -> list[zfit.Data]:
-    sets = _as_list(data)
-    if len(models) == 1:
-        columns = [weights]
-    else:
-        columns = [weights] * len(models) if weights is None or isinstance(weights, str) else list(weights)
-    if not len(models) == len(sets) == len(columns):
-        raise ValueError(
-            f"{len(models)} models need as many data sets and weights; got {len(sets)} data sets"
-            + ("" if weights is None else f" and {len(columns)} weights")
-        )
-    return [_channel(*channel) for channel in zip(models, sets, columns, strict=True)]
-
-
-def _channel(model: zfit.pdf.BasePDF, data: Any, weights: Any) -> zfit.Data:
-    """Events of one channel, checked, with the observables in the order of the model."""
-    sample = as_sample(data, model.obs, weights=weights)
-    check_inside(sample, space_ranges(model.norm))
-    if isinstance(data, zfit.Data) and weights is None and data.obs == model.obs:
-        return data  # the object itself: SamplerData change
-    return zfit.Data.from_numpy(
-        obs=model.norm,
-        array=sample.array(model.obs),
-        weights=sample.weights,
-        name=_data_name(sample.name),
-        guarantee_limits=True,
-    )
-
-
-def _data_name(name: str) -> str:
-    """A name that zfit accepts without complaint."""
-    return "data_" + "".join(letter if letter.isalnum() else "_" for letter in name)
-
-
-def _merge_constraints(
-    models: Sequence[zfit.pdf.BasePDF], given: Sequence[BaseConstraint], *, extended: bool
-) -> list[BaseConstraint]:
-    """Every constraint once: one of all nuisances that no other constraint covers, and those others by identity."""
-    merged = [c for c in given if isinstance(c, NuisanceConstraint)]
-    others = list({id(c): c for c in given if not isinstance(c, NuisanceConstraint)}.values())
-    covered = {p for c in others if isinstance(c, BaseConstraint) for p in c.get_params(floating=None)}
-    is_yield = None if extended else False
-    known = [p for model in models for p in model.get_params(floating=None, is_yield=is_yield)]
-    candidates = [nu for c in merged for nu in c.nuisances] + [p for p in known if isinstance(p, Nuisance)]
-    nuisances = tuple(dict.fromkeys(nu for nu in candidates if nu not in covered))
-    if not nuisances:
-        return others
-    same = [c for c in merged if c.nuisances == nuisances]
-    return [same[0] if same else NuisanceConstraint(nuisances), *others]
-
-
-# --- zfit has no hook for the covariance of weighted fits, so its function is replaced by one that asks the loss ------
+_CHECKED = "_zfit_fnf_nuisances_checked"
+BaseLoss.check_precompile = _warn_of_free_nuisances(BaseLoss.check_precompile)
 
 
 def _ask_our_losses(zfits_own: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -38,15 +39,40 @@ class Nuisance(zfit.Parameter):
             ``<name>_observed`` with value 0. Toys and Asimov data sets move it.
 
     Raises:
+        TypeError: If the name is not a text, or the limits are not two numbers.
         ValueError: If the limits do not enclose zero.
     """
 
     def __init__(self, name: str, *, limits: tuple[float, float] = (-5.0, 5.0), label: str | None = None):
-        low, high = limits
+        if not isinstance(name, str):
+            raise TypeError(f"a nuisance needs a name, e.g. nuisance('jes'); got {name!r}")
+        try:
+            low, high = map(float, limits)
+        except (TypeError, ValueError):
+            raise TypeError(f"limits of nuisance {name!r} are two numbers, e.g. (-5, 5); got {limits!r}") from None
         if not low < 0.0 < high:
             raise ValueError(f"limits of nuisance {name!r} must enclose 0, where it starts; got ({low}, {high})")
         super().__init__(name, 0.0, low, high, stepsize=0.1, label=label)
-        self.observed = zfit.Parameter(f"{name}_observed", 0.0, floating=False)
+        self._observed = zfit.Parameter(f"{name}_observed", 0.0, floating=False)
+
+    @property
+    def observed(self) -> zfit.Parameter:
+        """The global observable; its value is set by ``observed.set_value``."""
+        return self._observed
+
+    def set_value(self, value: Any, *, clip: bool | None = None) -> Any:
+        """As that of zfit, but refuses what is not a number.
+
+        Args:
+            value: The value.
+            clip: Whether a value outside of the limits is moved to them, instead of an error.
+
+        Raises:
+            ValueError: If the value is not a number or outside of the limits.
+        """
+        if tf.executing_eagerly() and math.isnan(value):
+            raise ValueError(f"nuisance {self.name!r} cannot be set to a value that is not a number")
+        return super().set_value(value, clip=clip)
 
 
 def nuisance(name: str, *, limits: tuple[float, float] = (-5.0, 5.0), label: str | None = None) -> Nuisance:
@@ -56,6 +82,10 @@ def nuisance(name: str, *, limits: tuple[float, float] = (-5.0, 5.0), label: str
         name: Name of the nuisance, as in the deformations.
         limits: Range in which a fit may move it, in standard deviations.
         label: Text for plots and tables; by default the name.
+
+    Raises:
+        TypeError: If the name is not a text, or the limits are not two numbers.
+        ValueError: If the limits do not enclose zero.
 
     Example:
         >>> jes = nuisance("jes")
@@ -117,7 +147,8 @@ def is_inside(parameter: zfit.Parameter) -> bool:
 class NuisanceConstraint(BaseConstraint):
     r"""Unit-Gaussian constraint of any number of nuisances, :math:`\frac12 \sum_k (\nu_k - \nu_k^\mathrm{obs})^2`.
 
-    The losses of this package make it themselves; give one explicitly to losses of zfit.
+    The losses of this package make it themselves; give one explicitly to losses of zfit. One that is given is kept beside
+    any other constraint.
 
     Args:
         nuisances: What to constrain; each one once.
@@ -134,8 +165,10 @@ class NuisanceConstraint(BaseConstraint):
         0.5
     """
 
-    def __init__(self, nuisances: Iterable[Nuisance]):
-        self.nuisances = tuple(nuisances)
+    def __init__(self, nuisances: Nuisance | Iterable[Nuisance]):
+        if not isinstance(nuisances, Iterable) or isinstance(nuisances, (str, zfit.Parameter)):
+            nuisances = [nuisances]
+        self.nuisances: tuple[Nuisance, ...] = tuple(nuisances)
         if not self.nuisances:
             raise ValueError("a NuisanceConstraint needs at least one nuisance")
         for nu in self.nuisances:
@@ -153,7 +186,7 @@ class NuisanceConstraint(BaseConstraint):
     def gradient(self) -> tf.Tensor:
         """Derivative with respect to each nuisance, ``nu - observed``, shape ``(K,)``; the Hessian is the identity."""
         values = tf.stack([unclipped(nu) for nu in self.nuisances])
-        return values - tf.stack([tf.convert_to_tensor(parameter) for parameter in self.observed])
+        return values - tf.stack([unclipped(parameter) for parameter in self.observed])
 
     def _value(self) -> tf.Tensor:
         return 0.5 * tf.reduce_sum(tf.square(self.gradient()))

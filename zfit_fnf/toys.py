@@ -8,9 +8,10 @@ constraint follows when they move.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import zfit  # before tensorflow, which it silences
@@ -20,9 +21,10 @@ import tensorflow as tf
 from scipy.special import logsumexp
 from tqdm.auto import tqdm
 from zfit.core.constraint import BaseConstraint
+from zfit.core.loss import BaseUnbinnedNLL
 
 from .loss import Events, event_kernel
-from .param import NuisanceConstraint
+from .param import NuisanceConstraint, limits_of
 from .pdf import SumPDF
 
 if TYPE_CHECKING:
@@ -147,16 +149,19 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
         The toy.
 
     Raises:
-        ValueError: If the outcome behind a constraint cannot be moved, a model expects no events, or weighted data do
-            not say how many events a model without a yield has.
+        TypeError: If ``nll`` is not an unbinned likelihood, or ``params`` are not values by parameter.
+        ValueError: If ``params`` names another likelihood's parameter, or a value outside of the limits; if the outcome
+            behind a constraint cannot be moved, a yield is negative, or weighted data do not say how many events a model
+            without a yield has.
 
     Example:
         >>> toy(nll, params={mu: 0.0}, seed=1).observed
         {<zfit.Parameter 'jes_observed' floating=False value=0>: 0.345584192064786}
     """
-    rng = np.random.default_rng(seed)
+    _check_likelihood(nll)
+    rng = np.random.default_rng(_checked_seed(seed))
     with preserved(nll), seeded(int(rng.integers(2**31))):
-        zfit.param.set_values(params or {}, clip=True)
+        set_truth(nll, params)
         counts = [
             int(rng.poisson(_expected(model, data))) if model.is_extended else _n_events(model, data)
             for model, data in zip(nll.model, nll.data, strict=True)
@@ -195,13 +200,16 @@ def asimov(
         The Asimov set.
 
     Raises:
-        ValueError: If the outcome behind a constraint cannot be moved, or a model expects no events.
+        TypeError: As for `toy`.
+        ValueError: As for `toy`; if ``n_events`` is not positive.
 
     Example:
         >>> background_only = asimov(nll, params={mu: 0.0})
     """
-    with preserved(nll), seeded(int(np.random.default_rng(seed).integers(2**31))):
-        zfit.param.set_values(params or {}, clip=True)
+    _check_likelihood(nll)
+    n_events = _checked_number(n_events, "n_events=")
+    with preserved(nll), seeded(int(np.random.default_rng(_checked_seed(seed)).integers(2**31))):
+        set_truth(nll, params)
         floating = list(nll.get_params())
         data = tuple(
             _asimov_channel(model, _expected(model, data), floating, n_events)
@@ -239,15 +247,23 @@ def fit_toys(
         Best-fit values, errors and pulls.
 
     Raises:
-        ValueError: As for `toy`.
+        TypeError: As for `toy`.
+        ValueError: As for `toy`; if ``n_toys`` is not positive, or no parameter floats.
 
     Example:
         >>> fits = fit_toys(nll, 200, params={mu: 1.0}, seed=1)
         >>> fits.pulls().loc["mu", "width"]
     """
+    _check_likelihood(nll)
+    n_toys = _checked_number(n_toys, "n_toys")
+    _checked_seed(seed, single=True)
     minimizer = default_minimizer() if minimizer is None else minimizer
+    if not isinstance(minimizer, zfit.minimize.BaseMinimizer):
+        raise TypeError(f"minimizer= is a minimiser of zfit, or zfit_fnf.Minuit(); got {type(minimizer).__name__}")
+    if not nll.get_params():
+        raise ValueError("nothing can be fitted to toys: no parameter of the likelihood floats")
     with preserved(nll):
-        zfit.param.set_values(params or {}, clip=True)
+        set_truth(nll, params)
         truth = current_values(nll.get_params())
         loss = refillable(nll)
         fits = []
@@ -289,6 +305,27 @@ def preserved(nll: zfit.loss.UnbinnedNLL) -> Iterator[None]:
         for parameter, value, floating in before:
             parameter.floating = floating
             parameter.set_value(value, clip=True)
+
+
+def set_truth(nll: zfit.loss.UnbinnedNLL, params: Values | None) -> None:
+    """Set parameters of a likelihood to where pseudo-experiments are made.
+
+    Args:
+        nll: The likelihood.
+        params: Values by parameter; those left out stay where they are.
+
+    Raises:
+        TypeError: If they are not values by parameter.
+        ValueError: If a parameter is not one of the likelihood, or a value is outside of its limits.
+    """
+    if params is None:
+        return
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params= are values by parameter, e.g. {{mu: 0.0}}; got {type(params).__name__}")
+    known = nll.get_params(floating=None)
+    for parameter, value in params.items():
+        _check_value(parameter, value, known)
+    zfit.param.set_values(dict(params), clip=True)  # rounding may have moved it over the edge
 
 
 def refillable(nll: zfit.loss.UnbinnedNLL) -> zfit.loss.UnbinnedNLL:
@@ -370,6 +407,50 @@ def seeded(seed: int) -> Iterator[None]:
         zfit.settings.set_seed(afterwards, numpy=False)
 
 
+# --- what goes in -----------------------------------------------------------------------------------------------------
+
+
+def _check_likelihood(nll: Any) -> None:
+    if not isinstance(nll, BaseUnbinnedNLL):
+        raise TypeError(f"pseudo-experiments are made from an unbinned likelihood; got {type(nll).__name__}")
+
+
+def _check_value(parameter: Any, value: Any, known: Collection[zfit.Parameter]) -> None:
+    names = [own.name for own in known]
+    if not isinstance(parameter, zfit.Parameter):
+        raise TypeError(f"params= takes the parameters themselves, not {parameter!r}; there are {names}")
+    if parameter not in known:
+        raise ValueError(
+            f"params= has a second parameter that is called {parameter.name!r}, which the likelihood does not depend on"
+            if parameter.name in names
+            else f"params= has {parameter.name!r}, which is no parameter of the likelihood; there are {names}"
+        )
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if isinstance(value, str) or not np.isfinite(number):
+        raise ValueError(f"params= needs a finite number for {parameter.name!r}; got {value!r}")
+    low, high = limits_of(parameter)
+    slack = 1e-9 * max(1.0, abs(number))
+    if not low - slack <= number <= high + slack:
+        raise ValueError(f"params= has {parameter.name!r} at {number:g}, outside of its limits ({low:g}, {high:g})")
+
+
+def _checked_number(number: Any, name: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ValueError(f"{name} is a positive integer; got {number!r}")
+    return int(number)
+
+
+def _checked_seed(seed: Any, *, single: bool = False) -> Any:
+    several = isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str) and not single
+    parts = seed if several else [seed]
+    if not len(parts) or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in parts):
+        raise ValueError(f"seed= is an integer that is not negative{'' if single else ', or several'}; got {seed!r}")
+    return seed
+
+
 # --- channels ---------------------------------------------------------------------------------------------------------
 
 
@@ -378,10 +459,10 @@ def _expected(model: zfit.pdf.BasePDF, data: zfit.Data) -> float:
     if not model.is_extended:
         return float(data.samplesize)
     expected = float(model.get_yield().value())
-    if not expected > 0:
+    if not expected >= 0:
         raise ValueError(
-            f"model {model.name!r} expects {expected:g} events at the present parameters; pseudo-experiments need a "
-            "positive number"
+            f"model {model.name!r} expects {expected:g} events at the present parameters: a number of events is not "
+            "negative"
         )
     return expected
 
@@ -414,6 +495,8 @@ def _refillable(model: zfit.pdf.BasePDF, data: zfit.Data) -> zfit.data.SamplerDa
 def _asimov_channel(
     model: zfit.pdf.BasePDF, expected: float, floating: Sequence[zfit.Parameter], n_events: int
 ) -> zfit.Data:
+    if not expected:
+        return _as_data(model, np.zeros((0, len(model.obs))), np.zeros(0))
     components = model.pdfs if isinstance(model, (SumPDF, zfit.pdf.SumPDF)) else [model]
     x = np.concatenate([_draw_like(model, component, n_events) for component in components])
     log_q = logsumexp([_log_density(model, component, x) for component in components], axis=0) - np.log(len(components))

@@ -111,6 +111,7 @@ class _Rebased:
     model: Any
     data: Any
     constraints: Any
+    _options: Any
     _events: Any
 
     def __init__(self, *args: Any, profiled: ProfiledFit, **kwargs: Any):
@@ -120,13 +121,29 @@ class _Rebased:
         self._active = list(range(len(self._members)))
         self.lowest = np.zeros(len(self._members))
 
-    def create_new(self, model: Any = None, data: Any = None, fit_range: Any = None, constraints: Any = None) -> Any:
-        """The average for other data or constraints, with the same minima."""
-        del model, fit_range  # its own
+    def create_new(
+        self,
+        model: Any = None,
+        data: Any = None,
+        fit_range: Any = None,
+        constraints: Any = None,
+        options: Any = None,
+    ) -> Any:
+        """The average for other data or constraints, with the same minima.
+
+        Raises:
+            ValueError: For another model: the maps belong to their own.
+        """
+        if model is not None and model != self.model:
+            raise ValueError(
+                "a rebased average has maps of one model: it has no other one, and cannot be added to another"
+            )
         new = type(self)(
             self.model,
             self.data if data is None else data,
-            constraints=self.constraints if constraints is None else constraints,
+            fit_range,
+            self.constraints if constraints is None else constraints,
+            self._options if options is None else options,
             profiled=self.profiled,
         )
         new.lowest[:] = self.lowest
