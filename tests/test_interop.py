@@ -582,3 +582,67 @@ def test_imported_flows_are_deformed_fitted_and_stored(make, tmp_path):
         assert abs(result.params[jes]["value"] - 0.5) < 5 * error
         fitted.append(result.params[jes]["value"])
     assert fitted[0] == pytest.approx(fitted[1], abs=1e-9)
+
+
+def normal(**parameters):
+    return tfd.Normal(**{"loc": np.float64(0.0), "scale": np.float64(1.0), **parameters})
+
+
+def function(log_prob=lambda x, c: -x[:, 0], **options):
+    sampler = exponential()[1]
+    return interop.callable.wrap(log_prob, options.pop("sampler", sampler), **{"obs": ["t"], **POSITIVE, **options})
+
+
+POSITIVE = {"ranges": {"t": (0.0, np.inf)}}
+WRAP = interop.tfp.wrap
+MISTAKES = {
+    "names as a text": (lambda: WRAP(normal(), obs="mass"), TypeError, "obs= is a list of column names"),
+    "no names": (lambda: WRAP(normal(), obs=None), TypeError, "obs= is a list of column names"),
+    "no observable": (lambda: WRAP(normal(), obs=[]), ValueError, "names no observable"),
+    "numbers as names": (lambda: WRAP(normal(), obs=[1]), TypeError, "obs= is a list of column names"),
+    "an empty name": (lambda: WRAP(normal(), obs=[""]), TypeError, "obs= is a list of column names"),
+    "conditions as a text": (lambda: WRAP(normal(), obs=["a"], cond="x"), TypeError, "cond= is a list"),
+    "a name of the function": (lambda: function(name=7), TypeError, "name= is a text"),
+    "an empty name of the function": (lambda: function(name=""), TypeError, "name= is a text"),
+    "a class": (lambda: WRAP(tfd.Normal, obs=["a"]), TypeError, "expected a distribution or bijector"),
+    "text": (lambda: WRAP("normal", obs=["a"]), TypeError, "expected a distribution or bijector"),
+    "a list of ranges": (lambda: WRAP(normal(), obs=["a"], ranges=[(0, 1)]), TypeError, "ranges= is a mapping"),
+    "a range of one number": (lambda: WRAP(normal(), obs=["a"], ranges={"a": 5}), TypeError, "is a pair"),
+    "the column of weights": (lambda: WRAP(normal(), obs=["a"], sum_weights="w"), TypeError, "sum_weights= is a number"),
+    "a negative yield": (lambda: WRAP(normal(), obs=["a"], sum_weights=-3.0), ValueError, "positive and finite"),
+    "a yield that is none": (lambda: WRAP(normal(), obs=["a"], sum_weights=np.nan), ValueError, "positive and finite"),
+    "counts": (lambda: WRAP(tfd.Poisson(np.float64(3.0)), obs=["a"]), ValueError, "it is discrete"),
+    "categories": (lambda: WRAP(tfd.Categorical(probs=[0.5, 0.5]), obs=["a"]), ValueError, "it is discrete"),
+    "an atom": (lambda: function(sampler=lambda c, seed: tf.ones((len(c), 1), tf.float64)), ValueError, "it is discrete"),
+    "a function of no distribution": (
+        lambda: WRAP(lambda x: 3.0, obs=["a"], cond=["x"], events={"a": np.arange(9.0), "x": np.arange(9.0)}),
+        ValueError, "the function gives 3.0, neither",
+    ),
+    "no function": (lambda: function(None), TypeError, "log_prob is a function"),
+    "no sampler": (lambda: function(sampler=None), TypeError, "sampler is a function"),
+    "swapped": (lambda: interop.callable.wrap(*exponential()[::-1], obs=["t"], **POSITIVE), ValueError, "the sampler of"),
+    "one argument": (lambda: function(lambda x: -x[:, 0]), ValueError, "fails as a TensorFlow function"),
+    "NumPy": (lambda: function(lambda x, c: -np.asarray(x)[:, 0]), ValueError, "fails as a TensorFlow function"),
+    "a list of numbers": (lambda: function(lambda x, c: [0.0] * 3), ValueError, "of shape"),
+    "a sampler that fails": (lambda: function(sampler=lambda c, seed: c[:, 5:6] / 0), ValueError, "the sampler of"),
+    "a function that gives nothing": (lambda: function(lambda x, c: None), ValueError, "log-density of"),
+    "no events to integrate": (lambda: check_normalisation(function(), n=0), ValueError, "n= is a number of points"),
+    "half an event": (lambda: check_normalisation(function(), n=1000.5), ValueError, "n= is a number of points"),
+    "a negative seed": (lambda: check_normalisation(function(), seed=-1), ValueError, "seed= not negative"),
+    "conditions in a list": (lambda: check_normalisation(function(), at=[1.0]), TypeError, "at= is a mapping"),
+    "no flow": (lambda: check_normalisation(normal()), TypeError, "expected a flow"),
+    "an architecture in a list": (
+        lambda: interop.zuko.import_flow({}, obs=["a"], architecture=["bins"]), TypeError, "architecture= is a mapping",
+    ),
+    "a folder": (lambda: interop.zuko.import_flow(".", obs=["a"], architecture={}), ValueError, "is a folder"),
+    "a flow of ours": (lambda: interop.zuko.import_flow(function(), obs=["a"], architecture={}), TypeError, "a module of zuko"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*computes in")
+@pytest.mark.parametrize(("call", "error", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(call, error, message):
+    """One error at the door, which says what is expected."""
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ LAYERS = [
     {"optimise"},
     {"calibration"},
     {"train"},
-    {"param"},
+    {"param", "regions"},
     {"pdf", "minimize", "constraints"},
     {"inputs"},
     {"loss"},

@@ -59,8 +59,12 @@ class AutoregressiveLayer(tf.Module):
 
     def inverse(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base ``(n, d)`` and its log-determinant ``(n,)``."""
-        z, log_slope = self.law.inverse(u, self._parameters(u, given))
+        z, log_slope = self.base(u, given)
         return z, tf.reduce_sum(log_slope, axis=-1)
+
+    def base(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data to base, and the logarithm of the slope of each coordinate, ``(n, d)``."""
+        return self.law.inverse(u, self._parameters(u, given))
 
     def forward(self, z: tf.Tensor, given: Any) -> tf.Tensor:
         """Base to data, one coordinate after the other."""
@@ -178,6 +182,25 @@ class AutoregressiveDensity(Density):
             u, layer_log_det = layer.inverse(u, layer_given)
             u, log_det = tf.reverse(u, axis=[-1]), log_det + layer_log_det
         return log_det + self.layers[-1].log_prob(u, given[-1])
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the distribution function of each coordinate, given those before it, is known: `base` gives it."""
+        return len(self.layers) == 1 or self.n_dim == 1
+
+    def base(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Independent logistic coordinates ``(n, d)`` of a `sequential` density, and the logarithms of their slopes."""
+        log_slopes = tf.zeros_like(u)
+        for layer, layer_given in zip(self.layers, given, strict=True):
+            u, log_slope = layer.base(u, layer_given)
+            log_slopes += log_slope
+        return u, log_slopes
+
+    def from_base(self, z: tf.Tensor, given: Any) -> tf.Tensor:
+        """The inverse of `base`."""
+        for layer, layer_given in zip(self.layers[::-1], given[::-1], strict=True):
+            z = layer.forward(z, layer_given)
+        return z
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``."""

@@ -190,7 +190,7 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         columns.update(zip(self._transfer.obs, tf.unstack(self._transfer.decode(u), axis=1), strict=True))
         return _stacked(columns, self.outputs, simulated)
 
-    def _fraction(self, ranges: Ranges) -> tf.Tensor:
+    def _log_fraction(self, ranges: Ranges) -> tf.Tensor:
         raise ValueError(
             f"{self.name!r} cannot be integrated over a part of its range: {ranges} is narrower than {self.ranges}"
         )

@@ -15,11 +15,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from ..flows import Density, Flow, in_chunks
-from .physical import PhysicalFlow, make_flow
+from .physical import PhysicalFlow, check_arguments, make_flow
 
 LogProb = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Sampler = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
+_FEWEST = 100  # points that an error can be estimated from
 _TAILS, _WIDENING = 4.0, 1.5  # of the proposal, so that it covers what it is compared with
 
 
@@ -54,7 +55,8 @@ def wrap(
             ``supplied={name: flow}``.
 
     Raises:
-        ValueError: If a function gives wrong shapes or values that are not finite.
+        TypeError: If an argument is of another type.
+        ValueError: If a function fails, gives wrong shapes or values that are not finite, or is discrete.
 
     Example:
         >>> def log_prob(x, context):
@@ -65,6 +67,10 @@ def wrap(
         >>> flow.log_prob({"t": [2.0]})
         array([-2.])
     """
+    check_arguments(obs, cond, ranges, sum_weights, name)
+    for what, function in (("log_prob", log_prob), ("sampler", sampler)):
+        if not callable(function):
+            raise TypeError(f"{what} is a function of tensors; got {function!r:.100}")
     density = FunctionDensity(name, log_prob, sampler, n_dim=len(obs), n_context=len(cond))
     return make_flow(density, obs, cond, ranges, events, sum_weights)
 
@@ -143,12 +149,19 @@ def check_normalisation(
         seed: Seed of the points.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If a condition lacks a value, or an unknown one has one.
 
     Example:
         >>> check_normalisation(Flow(["mass"], ranges={"mass": (60.0, 120.0)})).consistent
         True
     """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"expected a flow, such as wrap gives; got {flow!r:.100}")
+    if not isinstance(at, (Mapping, type(None))):
+        raise TypeError(f"at= is a mapping from conditions to values; got {at!r:.100}")
+    if n != int(n) or n < _FEWEST or seed != int(seed) or seed < 0:
+        raise ValueError(f"n= is a number of points, at least {_FEWEST}, and seed= not negative; got {n} and {seed}")
     given = dict(at or {})
     if set(given) != set(flow.cond):
         raise ValueError(f"at= needs a value for each condition {list(flow.cond)}, got {list(given)}")
@@ -160,6 +173,7 @@ def check_normalisation(
     proposal = tfp.distributions.MultivariateStudentTLinearOperator(
         df=np.float64(_TAILS), loc=sample.mean(axis=0), scale=tf.linalg.LinearOperatorLowerTriangular(scale)
     )
+    n = int(n)
     points = proposal.sample(n, seed=tf.constant(seeds[1]))
     log_ratio = in_chunks(flow.log_density, points.numpy(), np.repeat(c, n, axis=0)) - proposal.log_prob(points).numpy()
     ratio = np.exp(log_ratio)

@@ -6,7 +6,7 @@ density there: its coordinates serve the deformations, and cancel out of the den
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..flows import Density, Flow
 from ..samples import Sample, as_sample, check_inside
 
 _TYPICAL = 10_000  # events from which the standardisation is learned
+_DIFFERENT = 0.9  # share of different values in a sample; float32 leaves nearly all of them
 
 
 class PhysicalFlow(Flow):
@@ -74,6 +75,35 @@ class PhysicalFlow(Flow):
         return tf.cast(c, tf.float64) * self._scale[d:] + self._centre[d:]
 
 
+def check_arguments(obs: Any, cond: Any, ranges: Any = None, sum_weights: Any = None, name: Any = "function") -> None:
+    """Refuse names, ranges and yields that are none.
+
+    Raises:
+        TypeError: If one is of another type.
+        ValueError: If there is no observable, or the yield is not positive.
+    """
+    for what, names in (("obs", obs), ("cond", cond), ("name", [name])):
+        if (
+            isinstance(names, str)
+            or not isinstance(names, Sequence)
+            or not all(one and isinstance(one, str) for one in names)
+        ):
+            expected = "a text" if what == "name" else 'a list of column names such as ["mass"]'
+            raise TypeError(f"{what}= is {expected}; got {(name if what == 'name' else names)!r:.100}")
+    if not obs:
+        raise ValueError("obs= names no observable")
+    if ranges is not None and not isinstance(ranges, Mapping):
+        raise TypeError(f'ranges= is a mapping such as {{"mass": (60.0, 120.0)}}; got {ranges!r:.100}')
+    for one, edges in (ranges or {}).items():
+        if np.shape(edges) != (2,):
+            raise TypeError(f"the range of {one!r} is a pair (low, high); got {edges!r:.100}")
+    if sum_weights is not None:
+        if isinstance(sum_weights, bool) or not isinstance(sum_weights, (int, float, np.integer, np.floating)):
+            raise TypeError(f"sum_weights= is a number of events; got {sum_weights!r:.100}")
+        if not 0.0 < sum_weights < np.inf:
+            raise ValueError(f"sum_weights= has to be positive and finite; got {sum_weights}")
+
+
 def make_flow(
     density: Density,
     obs: Sequence[str],
@@ -109,14 +139,32 @@ def make_flow(
 def _tried_out(flow: PhysicalFlow, x: np.ndarray) -> Sample:
     """A sample of the density under the conditions ``x (n, m)``, in which nothing is wrong."""
     n, d = len(x), len(flow.obs)
-    y = np.asarray(flow.density.draw(tf.constant(x), tf.constant([20, 26])))
+    y = _computed(f"the sampler of {flow}", flow.density.draw, x, np.array([20, 26], np.int32))
     if y.shape != (n, d):
         raise ValueError(f"the sampler of {flow} gives the shape {y.shape} for {n} events; expected {(n, d)}")
     drawn = as_sample(dict(zip(flow.obs, y.T, strict=True)), flow.obs, name=f"the sampler of {flow}")
     check_inside(drawn, flow.ranges)
-    log_prob = np.asarray(flow.density.log_density(tf.constant(y), tf.constant(x)))
+    for name, values in zip(flow.obs, y.T, strict=True):
+        if len(np.unique(values)) < _DIFFERENT * n:
+            raise ValueError(
+                f"{flow} gives the same values of {name!r} again and again: it is discrete, and has no density to fit with"
+            )
+    # In a graph, as fits evaluate it: there fails what is not made of TensorFlow's operations.
+    in_graph = tf.function(flow.density.log_density, autograph=False)
+    log_prob = _computed(f"the log-density of {flow}", in_graph, y, x)
     if log_prob.shape != (n,):
         raise ValueError(f"{flow} gives log-densities of shape {log_prob.shape} for {n} events; expected {(n,)}")
     if bad := int(np.sum(~np.isfinite(log_prob))):
         raise ValueError(f"the log-density of {flow} is not finite for {bad} of {n} events of its own sampler")
     return drawn
+
+
+def _computed(what: str, function: Callable[..., Any], *arguments: np.ndarray) -> np.ndarray:
+    """Value of a function, or one error whatever goes wrong in it."""
+    try:
+        return np.asarray(function(*map(tf.constant, arguments)))
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"{what} fails as a TensorFlow function of {len(arguments[0])} events: {reason[0] if reason else error!r}"
+        ) from error

@@ -45,6 +45,8 @@ def read_arrays(source: Any) -> dict[str, np.ndarray]:
 
 
 def _read_file(path: Path) -> Any:
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder; give the file with the state dict")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}

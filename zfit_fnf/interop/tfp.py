@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 
 from ..flows import Density
 from .callable import FunctionDensity
-from .physical import PhysicalFlow, make_flow
+from .physical import PhysicalFlow, check_arguments, make_flow
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -61,20 +61,21 @@ def wrap(
             full. Functions are not: hand the flow to :func:`zfit_fnf.load` as ``supplied={name: flow}``.
 
     Raises:
-        TypeError: If it is none of these, or conditions come without a function.
-        ValueError: If the shape of its events is not that of ``obs``.
+        TypeError: If it is none of these, conditions come without a function, or another argument is of another type.
+        ValueError: If the shape of its events is not that of `obs`, or it is discrete.
 
     Example:
         >>> gauss = tfp.distributions.Normal(np.float64(91.0), np.float64(2.5))
         >>> wrap(gauss, obs=["mass"]).log_prob({"mass": [91.0]}).round(3)
         array([-1.835])
     """
+    check_arguments(obs, cond, ranges, sum_weights, name)
     n_dim, n_context = len(obs), len(cond)
     if isinstance(distribution, (tfd.Distribution, tfb.Bijector)):
         if cond:
             raise TypeError(f"{distribution} has no conditions; with cond=, give a function of them that returns one")
         density: Density = DistributionDensity(distribution, n_dim)
-    elif callable(distribution):
+    elif callable(distribution) and not isinstance(distribution, type):
         density = _conditional(distribution, name, n_dim, n_context)
     else:
         raise TypeError(
@@ -142,6 +143,8 @@ def _as_distribution(given: Any, n_dim: int, *, batch_shape: tuple[int | None, .
     if isinstance(given, tfb.Bijector):
         base = tfd.MultivariateNormalDiag(np.zeros(n_dim), np.ones(n_dim))
         given = tfd.TransformedDistribution(base, given)
+    if not isinstance(given, tfd.Distribution):
+        raise TypeError(f"the function gives {given!r:.100}, neither a distribution nor a bijector")
     event, batch = given.event_shape, given.batch_shape
     if event != (n_dim,) and not (n_dim == 1 and event == ()):
         hint = (

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..flows import Flow
 from .architecture import ZukoLayer
+from .physical import check_arguments
 from .state_dict import NetworkWeights, activation_name, common_dtype, is_module, read_arrays
 from .zuko_density import ZukoDensity
 
@@ -70,6 +71,9 @@ def import_flow(
         >>> module = zuko.flows.NSF(features=2, context=1, bins=8)
         >>> flow = import_flow(module, obs=["y1", "y2"], cond=["x"])
     """
+    check_arguments(obs, cond, ranges, sum_weights)
+    if not isinstance(architecture, (Mapping, type(None))):
+        raise TypeError(f'architecture= is a mapping such as {{"bins": 8}}; got {architecture!r:.100}')
     if is_module(source):
         if architecture is not None:
             raise ValueError("a live module says its architecture itself: leave architecture= out")
