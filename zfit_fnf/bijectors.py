@@ -18,20 +18,45 @@ _EDGE = 1e-12
 Mixture = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def range_bijector(low: float, high: float) -> tfp.bijectors.Bijector:
-    """Smooth map of the real line onto the open interval ``(low, high)``, either end possibly infinite (float64)."""
-    low, high = np.float64(low), np.float64(high)
-    if not low < high:
-        raise ValueError(f"a range needs low < high, got ({low}, {high})")
-    if np.isinf(low) and np.isinf(high):
-        return tfp.bijectors.Identity()
-    if np.isinf(high):
-        return tfp.bijectors.Chain([tfp.bijectors.Shift(low), tfp.bijectors.Exp()])
-    if np.isinf(low):
-        return tfp.bijectors.Chain(
-            [tfp.bijectors.Shift(high), tfp.bijectors.Scale(np.float64(-1.0)), tfp.bijectors.Exp()]
-        )
-    return tfp.bijectors.Sigmoid(low=low, high=high)
+# Bijectors of TFP remember their calls, and with them every graph that they were ever a part of, for good: only what they
+# do behind that memory is called here.
+
+
+class _Range:
+    """Smooth map of the real line onto the open interval ``(low, high)``, either end possibly infinite."""
+
+    def __init__(self, low: float, high: float):
+        self.low, self.high = float(low), float(high)
+        if not self.low < self.high:
+            raise ValueError(f"a range needs low < high, got ({low}, {high})")
+        self._bounded = np.isfinite(self.low), np.isfinite(self.high)
+
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
+        """The real number that a value belongs to."""
+        below, above = self._bounded
+        if below and above:
+            return tf.math.log(y - self.low) - tf.math.log(self.high - y)
+        if below or above:
+            return tf.math.log(y - self.low if below else self.high - y)
+        return y
+
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
+        """The value of a real number."""
+        below, above = self._bounded
+        if below and above:
+            width = self.high - self.low
+            # Close to either edge, the distance to it is what is known precisely.
+            return tf.where(x < 0, self.low + width * tf.sigmoid(x), self.high - width * tf.sigmoid(-x))
+        if below or above:
+            return self.low + tf.exp(x) if below else self.high - tf.exp(x)
+        return x
+
+    def log_slope(self, x: tf.Tensor) -> tf.Tensor:
+        """Logarithm of the size of the derivative of the value by the real number."""
+        below, above = self._bounded
+        if below and above:
+            return np.log(self.high - self.low) - tf.math.softplus(-x) - tf.math.softplus(x)
+        return x if below or above else tf.zeros_like(x)
 
 
 class PhysicalRanges:
@@ -43,7 +68,7 @@ class PhysicalRanges:
 
     def __init__(self, ranges: Sequence[tuple[float, float]]):
         self._ranges = [(float(low), float(high)) for low, high in ranges]
-        self._bijectors = [range_bijector(low, high) for low, high in self._ranges]
+        self._maps = [_Range(low, high) for low, high in self._ranges]
 
     def inverse(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Physical ``(n, d)`` float64 to unbounded ``(n, d)``, with ``log|d unbounded / d y|`` summed to ``(n,)``.
@@ -51,28 +76,22 @@ class PhysicalRanges:
         Values on an edge are moved inside by 1e-12 of the width, where the map is still finite.
         """
         unbounded, log_det = [], tf.zeros_like(y[:, 0])
-        for column, (bijector, limits) in enumerate(zip(self._bijectors, self._ranges, strict=True)):
-            # tf.identity keeps TFP from answering out of its cache of forward calls.
-            value = tf.identity(_off_the_edges(y[:, column], *limits))
-            unbounded.append(bijector.inverse(value))
-            log_det += bijector.inverse_log_det_jacobian(value, event_ndims=0)
+        for column, (mapped, limits) in enumerate(zip(self._maps, self._ranges, strict=True)):
+            unbounded.append(mapped.inverse(_off_the_edges(y[:, column], *limits)))
+            log_det -= mapped.log_slope(unbounded[-1])
         return tf.stack(unbounded, axis=-1), log_det
 
     def forward(self, unbounded: tf.Tensor) -> tf.Tensor:
         """Unbounded ``(n, d)`` to physical ``(n, d)``, strictly inside the ranges."""
         columns = [
-            _off_the_edges(bijector.forward(tf.identity(unbounded[:, column])), *limits)
-            for column, (bijector, limits) in enumerate(zip(self._bijectors, self._ranges, strict=True))
+            _off_the_edges(mapped.forward(unbounded[:, column]), *limits)
+            for column, (mapped, limits) in enumerate(zip(self._maps, self._ranges, strict=True))
         ]
         return tf.stack(columns, axis=-1)
 
     def forward_log_det(self, unbounded: tf.Tensor) -> tf.Tensor:
         """``log|d y / d unbounded|`` summed to ``(n,)``, also where ``y`` is as good as on an edge."""
-        columns = [
-            bijector.forward_log_det_jacobian(tf.identity(unbounded[:, column]), event_ndims=0)
-            for column, bijector in enumerate(self._bijectors)
-        ]
-        return tf.add_n([tf.broadcast_to(column, tf.shape(unbounded)[:1]) for column in columns])
+        return tf.add_n([mapped.log_slope(unbounded[:, column]) for column, mapped in enumerate(self._maps)])
 
 
 def _off_the_edges(value: tf.Tensor, low: float, high: float) -> tf.Tensor:
@@ -239,12 +258,11 @@ class RationalQuadraticSpline:
     def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base, and ``log dz/du``; the spline itself runs in this direction."""
         spline = self._spline(parameters)
-        value = tf.identity(u)
-        return spline.forward(value), spline.forward_log_det_jacobian(value, event_ndims=0)
+        return spline._forward(u), spline._forward_log_det_jacobian(u)
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """Base to data, in closed form."""
-        return self._spline(parameters).inverse(tf.identity(z))
+        return self._spline(parameters)._inverse(z)
 
     def draw(self, uniform: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """Sample from uniform numbers ``(..., 2)``, of which the second is enough."""

@@ -90,7 +90,8 @@ def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
     # Without the flow and the yields, which may differ where the responses are of one architecture.
     responses = PolynomialMap(pdf.deformation.responses, windows=pdf.deformation.windows)
     u, c, log_jacobian = pdf.encode(x)
-    (coefficients,) = _in_pieces(_coefficients.of(responses), tf.cast(u, tf.float32), tf.cast(c, tf.float32))
+    with _coefficients.of(responses) as function:
+        (coefficients,) = _in_pieces(function, tf.cast(u, tf.float32), tf.cast(c, tf.float32))
     coefficients = tf.reshape(coefficients, (coefficients.shape[0], -1))
     return tf.transpose(u), tf.transpose(c), log_jacobian, coefficients, responses.calibration()
 
@@ -133,8 +134,8 @@ def _(pdf: FNFPDF, data: Any, *, linear: bool = False, whole: bool = False) -> A
         return data
     _, c, log_jacobian, coefficients, calibration = data
     centre, log_scale, scaled, shift = _moved(pdf, data)
-    expansion = (_linearise if linear else _expand).of(pdf.deformation.flow.density)
-    log_density, polynomial = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
+    with (_linearise if linear else _expand).of(pdf.deformation.flow.density) as expansion:
+        log_density, polynomial = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
     return {
         "centre": centre,
         "calibration": calibration,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -562,21 +563,31 @@ class ExtendedUnbinnedNLL(LearnedLoss, zfit.loss.ExtendedUnbinnedNLL):
 
 # --- kernels, each kept by the object that it belongs to ------------------------------------------------------------
 
-_KERNEL = "_zfit_fnf_{}_kernel"
+_KEPT = "_zfit_fnf_kept"
 _ZERO = tf.UnconnectedGradients.ZERO
 _LIMITS = operator.attrgetter("_lower", "_upper")  # of a parameter, in a tenth of the time that its properties take
+_making = threading.RLock()
+
+
+class _Kept(dict[str, Any]):
+    """What is kept by an object; it is not copied or stored with it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Kept, ()
 
 
 def kept_by(owner: Any, kind: str, make: Callable[[], Any]) -> Any:
-    """What is made once for an object, and lives as long as it does."""
-    attribute = _KERNEL.format(kind)
-    if attribute not in vars(owner):
-        with outside_of_graphs():
-            setattr(owner, attribute, make())
-    kept = vars(owner)[attribute]
-    if isinstance(kept, Term):
-        kept.follow_limits()
-    return kept
+    """What is made once for an object, and lives as long as it does; copies make their own."""
+    kept = vars(owner).get(_KEPT, {})
+    if kind not in kept:
+        with _making, outside_of_graphs():
+            kept = vars(owner).setdefault(_KEPT, _Kept())
+            if kind not in kept:
+                kept[kind] = make()
+    made = kept[kind]
+    if isinstance(made, Term):
+        made.follow_limits()
+    return made
 
 
 def outside_of_graphs() -> AbstractContextManager[Any]:

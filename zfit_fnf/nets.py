@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -137,7 +139,7 @@ class MaskedMLP(tf.Module):
         contributions = []
         for index, (kernel, biases) in enumerate(zip(*self._parameters(context.dtype), strict=True)):
             if index:
-                layer = tf.nn.silu(layer)
+                layer = silu(layer)
             n_in, n_out = self._n_fixed[index : index + 2]
             layer = layer @ kernel[..., :n_in, :] + biases
             layer, moving = layer[..., :n_out], layer[..., n_out:]
@@ -151,7 +153,7 @@ class MaskedMLP(tf.Module):
             zip(self.moving_kernels(inputs.dtype), contributions, strict=True)
         ):
             if index:
-                layer = tf.nn.silu(layer)
+                layer = silu(layer)
             layer = contribution + layer @ kernel
         return tf.reshape(layer, (*layer.shape[:-2], -1, self.n_inputs - 1, self.n_outputs))
 
@@ -191,6 +193,12 @@ class StackedMLP(MaskedMLP):
         ]
 
 
+def silu(x: tf.Tensor) -> tf.Tensor:
+    """Activation ``x`` times the logistic function of ``x``."""
+    # tf.nn.silu has a gradient of its own, which TensorFlow registers, with the graph that it is in, for good.
+    return x * tf.sigmoid(x)
+
+
 def default_hidden(n_inputs: int) -> tuple[int, int]:
     """Widths that leave every input of a masked network enough units: they are shared out between the inputs."""
     width = max(64, 16 * n_inputs)
@@ -221,18 +229,21 @@ class PerArchitecture:
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
+        self._lock = threading.RLock()
         self._compiled: dict[Any, tuple[Model, Callable[..., Any]]] = {}
 
-    def of(self, model: Model) -> Callable[..., Any]:
-        """The compiled function of the tensors, with the weights as they are now; until it is asked for another model."""
+    @contextmanager
+    def of(self, model: Model) -> Iterator[Callable[..., Any]]:
+        """The compiled function of the tensors, with the weights as they are now; other threads wait meanwhile."""
         key = architecture(model)
-        if key not in self._compiled:
-            own = copy.deepcopy(model)
-            function = functools.partial(self._function, own)
-            self._compiled[key] = own, tf.function(function, jit_compile=True, autograph=False)
-        own, compiled = self._compiled[key]
-        own.assign(model.variables)
-        return compiled
+        with self._lock:
+            if key not in self._compiled:
+                own = copy.deepcopy(model)
+                function = functools.partial(self._function, own)
+                self._compiled[key] = own, tf.function(function, jit_compile=True, autograph=False)
+            own, compiled = self._compiled[key]
+            own.assign(model.variables)
+            yield compiled
 
 
 def architecture(part: Any) -> Any:

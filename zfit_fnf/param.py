@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,32 +101,33 @@ def unclipped(parameter: zfit.Parameter) -> tf.Tensor:
     return super(zfit.Parameter, parameter).value()
 
 
-_read: dict[tuple[int, ...], tf.Tensor] | None = None
+_read: ContextVar[dict[tuple[int, ...], tf.Tensor] | None] = ContextVar("read", default=None)
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
     """In here, parameters that many densities share are read once: graphs of many nuisances stay small."""
-    global _read
-    _read = {}
+    # Of the context: another thread traces a graph of its own, in which these tensors have no meaning.
+    token = _read.set({})
     try:
         yield
     finally:
-        _read = None
+        _read.reset(token)
 
 
 def values_of(params: Sequence[BaseParameter]) -> tf.Tensor:
     """Values ``(K,)`` as ``value()`` gives them, one by one; of many parameters in a fraction of its time."""
-    key = tuple(map(id, params))
-    if _read is not None and key in _read:
-        return _read[key]
+    # A loop inside of a graph is a graph of its own: what it reads ends with it.
+    key, read = (id(tf.compat.v1.get_default_graph()), *map(id, params)), _read.get()
+    if read is not None and key in read:
+        return read[key]
     simple = [parameter if isinstance(parameter, zfit.Parameter) else None for parameter in params]
     low, high = np.transpose([(-np.inf, np.inf) if p is None else limits_of(p) for p in simple])
     stacked = tf.stack([q.value() if p is None else unclipped(p) for p, q in zip(simple, params, strict=True)])
     # The derivative is one also at the edge.
     values = stacked + tf.stop_gradient(tf.clip_by_value(stacked, low, high) - stacked)
-    if _read is not None:
-        _read[key] = values
+    if read is not None:
+        read[key] = values
     return values
 
 

@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 
 from ..bijectors import RationalQuadraticSpline
 from ..flows import Density
+from ..nets import silu
 from .architecture import NetworkShape, ZukoLayer
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
@@ -21,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "LeakyReLU": functools.partial(tf.nn.leaky_relu, alpha=0.01),
     "ReLU": tf.nn.relu,
     "SELU": tf.nn.selu,
-    "SiLU": tf.nn.silu,
+    "SiLU": silu,
     "Sigmoid": tf.nn.sigmoid,
     "Tanh": tf.nn.tanh,
 }
