@@ -315,7 +315,8 @@ def analyse(
     if settings.accelerated:
         nll = accelerate(nll)
     with stage("MIGRAD", f"fitting {data.n_events:,} events: MIGRAD"):
-        result = Minuit().minimize(nll)
+        # Errors by MINOS are measured from the minimum: it has to be known better than by default.
+        result = Minuit(tol=1e-4).minimize(nll)
     with stage("HESSE", "HESSE"):
         result.hesse()
     with stage("MINOS", "MINOS"):
