@@ -478,7 +478,14 @@ def _scale_counts(ax: Axes, counts: np.ndarray, log: bool) -> None:
 def _draw_band(band: PostfitBand, column: str, edges: np.ndarray, expected: np.ndarray, ax: Axes) -> None:
     error = band.error(column, edges)
     low, high = expected - error, expected + error
-    style = {"fill": True, "facecolor": "none", "edgecolor": INK, "alpha": 0.5, "hatch": "////", "linewidth": 0}
+    style: dict[str, Any] = {
+        "fill": True,
+        "facecolor": "none",
+        "edgecolor": INK,
+        "alpha": 0.5,
+        "hatch": "////",
+        "linewidth": 0,
+    }
     ax.stairs(high, edges, baseline=low, label=POSTFIT_BAND, **style)
 
 
@@ -491,7 +498,7 @@ def _draw_simulated_ratios(simulated: tuple[Any, Any, Any], column: str, edges: 
         ratio = counts / reference
         error = ratio * np.sqrt(moved.variances()[known] / counts**2 + nominal.variances()[known] / reference**2)
         label = rf"simulation ${side}1\sigma$"
-        style = {"fmt": "o", "markersize": 3, "linewidth": 1, "color": colour, "label": label}
+        style: dict[str, Any] = {"fmt": "o", "markersize": 3, "linewidth": 1, "color": colour, "label": label}
         ax.errorbar((centres + shift * width)[known], ratio, yerr=error, **style)
 
 
