@@ -130,6 +130,16 @@ def test_data_replaced_in_the_list_are_seen():
     assert float(nll.gradient([mean])[0]) == pytest.approx(np.sum(0.3 - EVENTS[:10]))
 
 
+@pytest.mark.parametrize("part", ["model", "data"])
+def test_channels_cannot_be_appended(part):
+    _, pdf = gaussian()
+    nll = UnbinnedNLL(pdf, {"y": EVENTS})
+    getattr(nll, part).append(getattr(nll, part)[0])
+    for evaluate in (nll.value, nll.gradient, nll.hessian):
+        with pytest.raises(ValueError, match="cannot be appended to a likelihood"):
+            evaluate()
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [([1.0, np.inf], "NaN or infinite in the weights"), ([1.0, -1.0], "sum to 0"), ([0.0, 0.0], "sum to 0")],

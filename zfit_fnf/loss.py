@@ -363,6 +363,8 @@ class LearnedLoss(BaseUnbinnedNLL):
 
     def _terms(self) -> Iterator[tuple[Any, Iterable[tuple[Any, ...]]]]:
         """Kernels, with the arguments of all calls whose results add up."""
+        if not len(self.model) == len(self.data) == len(self._events):
+            raise ValueError("models and data cannot be appended to a likelihood: make another one and add the two")
         for index, model in enumerate(self.model):
             terms, sum_weights = self._event_terms(index)
             yield from terms
@@ -507,8 +509,11 @@ class UnbinnedNLL(LearnedLoss, zfit.loss.UnbinnedNLL):
     r"""Unbinned negative log-likelihood, :math:`-\sum_i w_i \log p(x_i | \theta)` plus constraints.
 
     A `zfit.loss.UnbinnedNLL` for learned densities (and any others). Nuisances of the model are constrained without
-    being asked, once each, also when losses are added; a nuisance that an explicit constraint covers is left to it. To
-    leave one free, use a plain `zfit.Parameter` in its place.
+    being asked, once each, also when losses are added. An explicit constraint of the nuisance itself takes that place; one
+    of a function of it, like the yield of a control region, is one more measurement. To leave a nuisance free, use a plain
+    `zfit.Parameter` in its place.
+
+    Parameters are listed in the order of definition, nuisances last. Data without events are data.
 
     Args:
         model: PDF, or list of PDFs for several channels.
