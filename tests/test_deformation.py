@@ -274,7 +274,7 @@ def test_bad_input(deformation, flow, events):
         Deformation(flow, [], windows={})
     with pytest.raises(ValueError, match="would not vanish at zero"):
         Response(["a"], ((0,), (1,)), n_dim=1, n_context=0)
-    with pytest.raises(ValueError, match="n_layers must be at least 1"):
+    with pytest.raises(ValueError, match="n_layers must be from 1 to 100, got 0"):
         Response(["a"], ((1,),), n_dim=1, n_context=0, n_layers=0)
     responses = [shaken_response([name], ((1,),), 1, n_layers=n) for name, n in (("p", 1), ("q", 2))]
     with pytest.raises(ValueError, match=r"same number of layers, got \[1, 2\]"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zfit_fnf.optimise import Maximiser, Schedule, _Best
+from zfit_fnf.optimise import Maximiser, Schedule, TrainingStopped, _Best
 from zfit_fnf.samples import Sample
 
 SHORT = Schedule(steps=200, batch_size=250, learning_rate=0.05, warmup=10, averaging=0.9, rotate_every=0)
@@ -74,7 +74,7 @@ class Recorded:
 def test_later_weights_are_kept_unless_they_are_significantly_worse(mean_of_second, kept):
     rng = np.random.default_rng(2)
     noise = rng.normal(size=1000)
-    losses = {1: np.ones(1000), 2: 1.0 + mean_of_second + (noise - noise.mean()) / noise.std()}
+    losses = {0: np.full(1000, 2.0), 1: np.ones(1000), 2: 1.0 + mean_of_second + (noise - noise.mean()) / noise.std()}
     optimiser = Recorded()
     best = _Best(optimiser, lambda: losses[int(optimiser.targets[0])] / 1000)
     for step in (1, 2):
@@ -82,5 +82,44 @@ def test_later_weights_are_kept_unless_they_are_significantly_worse(mean_of_seco
         improved = best.offer(step)
     best.restore()
     assert int(optimiser.targets[0]) == best.step == kept
+    assert best.initial == pytest.approx(2.0)
     assert improved == (mean_of_second < 0)
     assert best.latest == pytest.approx(1.0 + mean_of_second)
+
+
+def test_the_start_is_kept_where_training_makes_it_worse(events):
+    mean = tf.Variable([weighted_mean(events)], dtype=tf.float32)
+    start = mean.numpy()
+    wild = Schedule(**{**vars(SHORT), "learning_rate": 50.0, "steps": 20})
+    history = Maximiser(gaussian(mean), [mean], schedule=wild)("mean", [events], seed=3, progress=False)
+    np.testing.assert_array_equal(mean, start)
+    assert history.best_step == 0
+    assert history.best_validation == history.initial
+    assert "never better than its start" in str(history)
+
+
+def test_a_validation_that_is_not_finite_is_told():
+    extreme = Rows(Sample({"y": np.append(np.random.default_rng(1).normal(size=900), np.full(100, 1e30))}))
+    mean = tf.Variable([0.0])
+    with pytest.raises(TrainingStopped, match=r"cannot go on: the validation loss is inf at step 0.*extreme") as caught:
+        Maximiser(gaussian(mean), [mean], schedule=SHORT)("mean", [extreme], seed=3, progress=False)
+    assert caught.value.history.interrupted
+    assert float(mean[0]) == 0.0
+
+
+def test_weights_of_both_signs_find_the_mean_of_what_is_left():
+    """Events around 2, and events around 0 of which as many count minus one as plus one."""
+    rng = np.random.default_rng(4)
+    y = np.concatenate([rng.normal(2.0, 1.0, 4000), rng.normal(0.0, 1.0, 2000)])
+    rows = Rows(Sample({"y": y}, weights=np.concatenate([np.ones(4000), np.repeat([1.0, -1.0], 1000)])))
+    mean = tf.Variable([0.0])
+    Maximiser(gaussian(mean), [mean], schedule=SHORT)("mean", [rows], seed=3, progress=False)
+    # The weighted mean of the nine tenths that train is off by sqrt(6000 * 0.1) * 1.5 / 4000 = 0.01.
+    assert float(mean[0]) == pytest.approx(weighted_mean(rows), abs=0.06)
+
+
+def test_events_that_validate_need_a_positive_sum_of_weights():
+    rows = Rows(Sample({"y": np.arange(4.0)}, weights=np.array([-1.0, -1.0, -1.0, 4.0])))
+    mean = tf.Variable([0.0])
+    with pytest.raises(ValueError, match="too many of them are negative or zero"):
+        Maximiser(gaussian(mean), [mean], schedule=SHORT)("mean", [rows], seed=3, progress=False)

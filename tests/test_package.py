@@ -15,9 +15,9 @@ import zfit_fnf
 PACKAGE = Path(zfit_fnf.__file__).parent
 
 LAYERS = [
-    {"files", "history", "parallel", "quiet", "columns", "cuts"},
+    {"checks", "files", "history", "parallel", "quiet", "columns", "cuts"},
     {"event_files"},
-    {"samples", "datasets", "nets", "bijectors", "series"},
+    {"samples", "pairing", "datasets", "nets", "bijectors", "series"},
     {"diagnostics", "screening"},
     {"coordinates"},
     {"flows"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"transfer", "interop"},
     {"manifest"},
     {"storage"},
-    {"optimise"},
+    {"optimise", "plan"},
     {"calibration"},
     {"train"},
     {"param", "regions"},
@@ -50,6 +50,7 @@ LAYERS = [
 DENSITIES = {
     "samples",
     "screening",
+    "pairing",
     "nets",
     "bijectors",
     "coordinates",

@@ -607,7 +607,11 @@ def test_distributions_that_cost_much_or_are_none(tmp_path):
 
 def test_responses_of_other_dimensions(tmp_path):
     responses = [Response(["jes"], ((1,),), n_dim=3, n_context=1)]
-    storage.save(Deformation(flow(), responses, windows={"jes": (-1.0, 1.0)}), tmp_path / "m.fnf")
+    with pytest.raises(ValueError, match="3 coordinates and 1 conditions; expected 2 and 1"):
+        Deformation(flow(), responses, windows={"jes": (-1.0, 1.0)})
+    sound = Deformation(flow(), [Response(["jes"], ((1,),), n_dim=2, n_context=1)], windows={"jes": (-1.0, 1.0)})
+    sound.responses = responses
+    storage.save(sound, tmp_path / "m.fnf")
     refused(tmp_path / "m.fnf", "a response to ('jes',) of 3 coordinates and 1 conditions; expected 2 and 1")
 
 

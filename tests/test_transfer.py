@@ -109,7 +109,7 @@ def test_each_process_has_its_map():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="n_layers must be at least 1"):
+    with pytest.raises(ValueError, match="n_layers must be from 1 to 100, got 0"):
         transfer(n_layers=0)
     with pytest.raises(ValueError, match="b"):
         transfer().to_simulation(EVENTS[["a", "x"]])

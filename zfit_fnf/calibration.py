@@ -9,13 +9,13 @@ over the events, and the shifted weights of all points together determine the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from .deformation import Deformation, Response
-from .optimise import Source
+from .optimise import Source, TrainingStopped
 
 _CHUNK = 16384
 
@@ -27,7 +27,7 @@ def calibrate(deformation: Deformation, response: Response, sources: Sequence[So
 
     Args:
         deformation: The response together with those of its nuisances alone.
-        response: The response; its calibration is assumed to be zero so far.
+        response: The response; its calibration is zero so far, or as `vanish_at` has made it.
         sources: The samples that it was trained on.
     """
     newton_sums = _compiled_newton_sums(deformation)
@@ -36,10 +36,40 @@ def calibrate(deformation: Deformation, response: Response, sources: Sequence[So
     monomials, shifts = [], []
     for source in sources:
         shifts.append(_newton_shift(newton_sums, source, fed))
-        # Uncalibrated as yet, the weights of the response's own coefficients at this point are its monomials.
+        # Before the calibration the weights of the response's own coefficients at this point are its monomials.
         monomials.append(np.asarray(source.batch(np.array([0]))[2], np.float64)[0, own])
     solution = np.linalg.lstsq(np.array(monomials), np.array(shifts), rcond=None)[0]
-    response.calibration.assign(solution)
+    before = response.calibration.numpy()
+    response.calibration.assign(before + solution + before[:, -len(own) :] @ solution)
+
+
+def vanish_at(response: Response, points: Sequence[Mapping[str, float]]) -> bool:
+    """Make a new response exactly zero at some points, whatever its networks become.
+
+    The calibration takes the polynomials out that do not vanish there: it projects the monomials.
+
+    Args:
+        response: The response; its calibration is zero so far.
+        points: Values of its nuisances by name.
+
+    Returns:
+        Whether a polynomial is left that is not zero everywhere.
+    """
+    monomials = [
+        [
+            np.prod([point[n] ** p for n, p in zip(response.nuisances, powers, strict=True)])
+            for powers in response.powers
+        ]
+        for point in points
+    ]
+    if not monomials:
+        return True
+    _, sizes, rows = np.linalg.svd(np.array(monomials))
+    rows = rows[: np.sum(sizes > 1e-9 * sizes[0])]
+    calibration = response.calibration.numpy()
+    calibration[:, -len(response.powers) :] = -rows.T @ rows
+    response.calibration.assign(calibration)
+    return len(rows) < len(response.powers)
 
 
 def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> np.ndarray:
@@ -57,6 +87,16 @@ def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> n
         first, second = newton_sums(*map(tf.constant, (u, c, basis, w)))
         gradient += first.numpy()[fed]
         information += second.numpy()[np.ix_(fed, fed)]
+    finite = np.isfinite(gradient).all() and np.isfinite(information).all()
+    if not finite or np.linalg.eigvalsh(information)[0] <= 0.0:
+        raise TrainingStopped(
+            f"the response at {source.sample.name!r} cannot be placed on its events: their density has "
+            + (
+                "no maximum, since too many of their weights are negative"
+                if finite
+                else "derivatives that are not finite"
+            )
+        )
     return np.linalg.solve(information, gradient)
 
 

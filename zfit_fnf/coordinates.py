@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from . import checks
 from .bijectors import PhysicalRanges
 from .columns import is_number, outside_of_the_package, show
 from .nets import Model
@@ -128,18 +129,18 @@ class Coordinates(Model):
 
 
 def _checked_names(obs: Sequence[str], cond: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if isinstance(obs, str) or isinstance(cond, str):
-        raise TypeError("obs and cond are lists of column names, not a single string")
-    names = [*obs, *cond]
-    if not list(obs):
+    obs, cond = checks.names(obs, "obs"), checks.names(cond, "cond")
+    if not obs:
         raise ValueError("a density needs at least one observable in obs=")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    if repeated := sorted({name for name in obs + cond if (obs + cond).count(name) > 1}):
         raise ValueError(f"columns {repeated} are named more than once in obs and cond")
-    return tuple(obs), tuple(cond)
+    return obs, cond
 
 
 def _checked_ranges(ranges: Mapping[str, tuple[float, float]], obs: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    if unknown := sorted(set(ranges) - set(obs)):
+    if not isinstance(ranges, Mapping):
+        raise TypeError(f'ranges maps observables to (low, high) such as {{"mass": (60, 120)}}, got {ranges!r}')
+    if unknown := sorted(map(str, set(ranges) - set(obs))):
         raise ValueError(f"ranges given for {unknown}, which are not among the observables {list(obs)}")
     full = {}
     for name in obs:

@@ -31,9 +31,10 @@ import pandas as pd
 import tensorflow as tf
 
 from .bijectors import Affine
+from .checks import DEEPEST, LARGEST, MOST_POWER, integer, listed, names, number
 from .flows import Flow, in_chunks, sample_table, solve_autoregressive
-from .history import History
-from .nets import MaskedMLP, Model, StackedMLP, default_hidden
+from .history import Histories
+from .nets import MaskedMLP, Model, StackedMLP, hidden_widths
 
 Powers = tuple[tuple[int, ...], ...]
 
@@ -52,6 +53,11 @@ class YieldChange:
 
     up: float | None = None
     down: float | None = None
+
+    def __post_init__(self) -> None:
+        for side in ("up", "down"):
+            if (ratio := getattr(self, side)) is not None:
+                object.__setattr__(self, side, number(ratio, f"the ratio of yields {side}=", above=0.0))
 
 
 class Response(Model):
@@ -81,14 +87,12 @@ class Response(Model):
         seed: int = 0,
     ):
         super().__init__()
-        if n_layers < 1:
-            raise ValueError(f"n_layers must be at least 1, got {n_layers}")
-        self.nuisances, self.powers = tuple(nuisances), tuple(tuple(power) for power in powers)
-        if not self.powers or any(len(power) != len(self.nuisances) for power in self.powers):
-            raise ValueError(f"every monomial needs one exponent for each of {self.nuisances}, got {self.powers}")
-        if not all(any(power) for power in self.powers):
-            raise ValueError(f"a monomial without a nuisance would not vanish at zero, got {self.powers}")
-        self.hidden = default_hidden(n_dim) if hidden is None else tuple(hidden)
+        n_layers = integer(n_layers, "n_layers", low=1, high=DEEPEST)
+        n_dim, n_context = integer(n_dim, "n_dim", low=1, high=LARGEST), integer(n_context, "n_context", low=0)
+        n_single, seed = integer(n_single, "n_single", low=0), integer(seed, "seed", low=0)
+        self.nuisances = names(nuisances, "nuisances", '["jes"]')
+        self.powers = _checked_powers(powers, self.nuisances)
+        self.hidden = hidden_widths(hidden, n_dim)
         seeds = [seed, *map(int, np.random.SeedSequence(seed).generate_state(n_layers - 1))]
         self.networks = [
             MaskedMLP(n_dim, n_context, 2 * len(self.powers), hidden=self.hidden, seed=layer_seed, zero_init=True)
@@ -122,6 +126,23 @@ class Response(Model):
             "n_layers": len(self.networks),
             "hidden": self.hidden,
         }
+
+
+def _checked_powers(powers: Powers, nuisances: tuple[str, ...]) -> Powers:
+    """Exponents of different monomials of the nuisances, none of them constant."""
+    monomials = [
+        listed(monomial, "each monomial in powers", "(1, 0)") for monomial in listed(powers, "powers", "((1,), (2,))")
+    ]
+    if not monomials or any(len(monomial) != len(nuisances) for monomial in monomials):
+        raise ValueError(f"every monomial needs one exponent for each of {nuisances}, got {powers}")
+    checked = tuple(
+        tuple(integer(power, "each power", low=0, high=MOST_POWER) for power in monomial) for monomial in monomials
+    )
+    if not all(any(monomial) for monomial in checked):
+        raise ValueError(f"a monomial without a nuisance would not vanish at zero, got {checked}")
+    if len(set(checked)) < len(checked) or len(set(nuisances)) < len(nuisances):
+        raise ValueError(f"nuisances and monomials are named once each, got {checked} of {nuisances}")
+    return checked
 
 
 class _Together:
@@ -172,12 +193,16 @@ class PolynomialMap(Model):
         ValueError: If responses and windows name different nuisances, or responses differ in their layers.
     """
 
+    _CONTINUED = True  # beyond the windows: a power that is continued from an edge would not vanish at zero
+
     def __init__(self, responses: Sequence[Response], *, windows: Mapping[str, tuple[float, float]]):
         super().__init__()
-        self.responses = list(responses)
+        self.responses = _checked_responses(responses)
         self.nuisances = tuple(dict.fromkeys(name for response in self.responses for name in response.nuisances))
         if not self.nuisances:
             raise ValueError("a deformation needs the response of at least one nuisance")
+        if not isinstance(windows, Mapping):
+            raise TypeError(f'windows= maps nuisances to ranges such as {{"jes": (-1, 1)}}, got {windows!r}')
         if set(windows) != set(self.nuisances):
             raise ValueError(
                 f"need one window per nuisance, got responses of {self.nuisances} and windows of {list(windows)}"
@@ -186,7 +211,9 @@ class PolynomialMap(Model):
         if len(layers) > 1:
             raise ValueError(f"all responses of a map need the same number of layers, got {sorted(layers)}")
         (self.n_layers,) = layers
-        self.windows = {name: windows[name] for name in self.nuisances}
+        self.windows = {name: _checked_window(name, windows[name]) for name in self.nuisances}
+        if self._CONTINUED and (away := [name for name, (low, high) in self.windows.items() if not low <= 0.0 <= high]):
+            raise ValueError(f"the windows of {away} must contain 0, where the map is the identity, got {self.windows}")
         self._order = max(power for response in self.responses for powers in response.powers for power in powers)
         self._factors, self._fed = self._factor_positions(), self._fed_positions()
 
@@ -331,15 +358,19 @@ class Deformation(PolynomialMap):
         windows: Mapping[str, tuple[float, float]],
         yields: Mapping[str, YieldChange] | None = None,
     ):
+        if not isinstance(flow, Flow):
+            raise TypeError(f"a deformation needs the Flow that it deforms, got a {type(flow).__name__}")
+        responses = _checked_responses(responses)
         singles = [r.nuisances[0] for r in responses if len(r.nuisances) == 1]
         if unknown := sorted({name for r in responses for name in r.nuisances} - set(singles)):
             raise ValueError(f"interactions with {unknown} need a response of each of these nuisances alone")
         if len(set(singles)) < len(singles):
             raise ValueError(f"need one response per nuisance, got responses of {singles}")
         super().__init__(responses, windows=windows)
+        check_dimensions(self.responses, len(flow.obs), len(flow.cond))
         self.flow = flow
-        self.history: dict[str, History] = {}  # of the trainings, by response
-        self.yields = {name: (yields or {}).get(name, YieldChange()) for name in self.nuisances}
+        self.history = Histories()  # of the trainings, by response
+        self.yields = {name: YieldChange() for name in self.nuisances} | _checked_yields(yields or {}, self.nuisances)
 
     @property
     def obs(self) -> tuple[str, ...]:
@@ -422,6 +453,47 @@ def _in_turn(function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor
     ]
     results = tf.map_fn(lambda rows: function(*rows), pieces, fn_output_signature=u.dtype, parallel_iterations=1)
     return tf.reshape(results, (count * size, u.shape[1]))[:n]
+
+
+def check_dimensions(responses: Sequence[Any], n_dim: int, n_context: int) -> None:
+    """Refuse responses of other numbers of coordinates and conditions than those of what they deform.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for response in responses:
+        own = response.config()
+        if (own["n_dim"], own["n_context"]) != (n_dim, n_context):
+            raise ValueError(
+                f"has a response to {own['nuisances']} of {own['n_dim']} coordinates and {own['n_context']} conditions; "
+                f"expected {n_dim} and {n_context}"
+            )
+
+
+def _checked_responses(responses: Sequence[Response]) -> list[Response]:
+    checked = listed(responses, "responses", "[Response(...)]")
+    for response in checked:
+        if not all(hasattr(response, name) for name in ("nuisances", "powers", "networks", "calibration")):
+            raise TypeError(f"responses is a list of Response, got a {type(response).__name__} among them")
+    return checked
+
+
+def _checked_window(name: str, window: tuple[float, float]) -> tuple[float, float]:
+    edges = listed(window, f"the window of {name!r}", "(-1, 1)")
+    if len(edges) != 2:
+        raise ValueError(f"the window of {name!r} needs two edges (low, high), got {window!r}")
+    low, high = (number(edge, f"each edge of the window of {name!r}") for edge in edges)
+    if not low < high:
+        raise ValueError(f"the window of {name!r} needs low < high, got ({low:g}, {high:g})")
+    return low, high
+
+
+def _checked_yields(yields: Mapping[str, YieldChange], nuisances: Sequence[str]) -> dict[str, YieldChange]:
+    if not isinstance(yields, Mapping) or not all(isinstance(change, YieldChange) for change in yields.values()):
+        raise TypeError(f"yields= maps nuisances to YieldChange(up=..., down=...), got {yields!r}")
+    if unknown := sorted(set(yields) - set(nuisances)):
+        raise ValueError(f"yields= names {unknown}, to which there is no response: the nuisances are {list(nuisances)}")
+    return dict(yields)
 
 
 def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:

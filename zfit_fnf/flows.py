@@ -20,9 +20,10 @@ import pandas as pd
 import tensorflow as tf
 
 from .bijectors import LogisticMixture, RationalQuadraticSpline
+from .checks import DEEPEST, MOST_COMPONENTS, integer
 from .coordinates import Coordinates
 from .history import History
-from .nets import MaskedMLP, Model, default_hidden
+from .nets import MaskedMLP, Model, hidden_widths
 from .samples import as_sample
 
 _CHUNK = 65536
@@ -160,9 +161,9 @@ class AutoregressiveDensity(Density):
         super().__init__()
         self.n_dim, self.n_context = n_dim, n_context
         self.family, self.n_components = family, n_components
-        self.hidden = tuple(hidden) if hidden is not None else default_hidden(n_dim)
-        if n_layers < 1:
-            raise ValueError(f"n_layers must be at least 1, got {n_layers}")
+        self.hidden = hidden_widths(hidden, n_dim)
+        n_layers = integer(n_layers, "n_layers", low=1, high=DEEPEST)
+        seed = integer(seed, "seed", low=0)
         law = make_law(family, n_components)
         seeds = np.random.SeedSequence(seed).generate_state(n_layers)
         self.layers = [AutoregressiveLayer(law, n_dim, n_context, self.hidden, int(layer_seed)) for layer_seed in seeds]
@@ -402,6 +403,6 @@ def _condition_rows(flow: Flow, n: int | None, cond: Any) -> np.ndarray:
 def make_law(family: str, n_components: int) -> LogisticMixture | RationalQuadraticSpline:
     """The univariate law of a family, with so many components or bins."""
     laws = {"mixture": LogisticMixture, "spline": RationalQuadraticSpline}
-    if family not in laws:
+    if not isinstance(family, str) or family not in laws:
         raise ValueError(f"unknown family {family!r}: choose from {', '.join(laws)}")
-    return laws[family](n_components)
+    return laws[family](integer(n_components, "n_components", low=1, high=MOST_COMPONENTS))

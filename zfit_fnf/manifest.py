@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from .history import History
+from .checks import DEEPEST, LARGEST, MOST_COMPONENTS, MOST_POWER, WIDEST
+from .history import Histories, History
 from .interop.architecture import NetworkShape, ZukoLayer
 
 if TYPE_CHECKING:
@@ -34,13 +35,10 @@ if TYPE_CHECKING:
     from .flows import Flow
     from .nets import Model
 
-FORMAT = 2
+FORMAT = 3
 """Version of the format that is written; older ones are migrated when they are read."""
 
 _PROBES = 16  # events by which a function is recognised
-_LARGEST = 1_000_000
-_DEEPEST = 100  # layers and hidden layers, which cost milliseconds each even if they are tiny
-_WIDEST = 10_000  # hidden layers, of which the arrays do not tell where nothing depends on anything
 _MOST_PARTS = 100  # distributions and bijectors that a distribution is made of
 
 
@@ -51,13 +49,13 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_printable)]
-Names = Annotated[list[Text], Field(max_length=_LARGEST)]
-Count = Annotated[int, Field(ge=0, le=_LARGEST)]
-Layers = Annotated[int, Field(ge=1, le=_DEEPEST)]
-Widths = Annotated[list[Annotated[int, Field(ge=1, le=_WIDEST)]], Field(max_length=_DEEPEST)]
+Names = Annotated[list[Text], Field(max_length=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Layers = Annotated[int, Field(ge=1, le=DEEPEST)]
+Widths = Annotated[list[Annotated[int, Field(ge=1, le=WIDEST)]], Field(max_length=DEEPEST)]
 Reference = Count
 Edge = float | None  # none: unbounded
-Power = Annotated[int, Field(ge=0, le=10)]
+Power = Annotated[int, Field(ge=0, le=MOST_POWER)]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
@@ -71,9 +69,6 @@ Window = Annotated[tuple[float, float], AfterValidator(_ascending)]
 
 
 def _recorded(history: History) -> History:
-    records = [len(values) for values in (history.steps, history.training, history.validation)]
-    if min(records) < 1 or len(set(records)) > 1:
-        raise ValueError(f"a history needs as many losses as steps, and at least one; got {records}")
     _printable(history.name)
     return history
 
@@ -107,7 +102,7 @@ class Tensor(Schema):
 class Manifest(Schema):
     """The whole: the last of the models is the one that was saved, the others are those it is made of."""
 
-    format: Literal[2]
+    format: Literal[3]
     written_by: dict[Text, Text]
     closure: dict[Text, float | Text]
     models: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -230,11 +225,11 @@ class AutoregressiveEntry(Entry):
 
     model: ClassVar[str] = "flows.AutoregressiveDensity"
     kind: Literal["autoregressive"] = "autoregressive"
-    n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
+    n_dim: Annotated[int, Field(ge=1, le=LARGEST)]
     n_context: Count
     family: Literal["mixture", "spline"]
     n_layers: Layers
-    n_components: Annotated[int, Field(ge=1, le=10_000)]
+    n_components: Annotated[int, Field(ge=1, le=MOST_COMPONENTS)]
     hidden: Widths
 
     def layout(self) -> Iterator[Array]:
@@ -380,7 +375,7 @@ class DistributionEntry(Entry):
 
     model: ClassVar[str] = "interop.tfp.DistributionDensity"
     kind: Literal["distribution"] = "distribution"
-    n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
+    n_dim: Annotated[int, Field(ge=1, le=LARGEST)]
     distribution: dict[str, Any]
 
     @classmethod
@@ -423,7 +418,7 @@ class FunctionEntry(Entry):
     model: ClassVar[str] = "interop.callable.FunctionDensity"
     kind: Literal["function"] = "function"
     name: Text
-    n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
+    n_dim: Annotated[int, Field(ge=1, le=LARGEST)]
     n_context: Count
 
     @classmethod
@@ -458,7 +453,7 @@ class ResponseEntry(Entry):
     kind: Literal["response"] = "response"
     nuisances: Annotated[list[Text], Field(min_length=1)]
     powers: Annotated[list[list[Power]], Field(min_length=1)]
-    n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
+    n_dim: Annotated[int, Field(ge=1, le=LARGEST)]
     n_context: Count
     n_single: Count
     n_layers: Layers
@@ -549,11 +544,10 @@ class DeformationEntry(PolynomialMapEntry):
         from .deformation import YieldChange
 
         flow, responses = parts.model(self.flow, "flows.Flow"), self._responses(parts)
-        check_dimensions(responses, len(flow.obs), len(flow.cond))
         yields = {name: YieldChange(change.up, change.down) for name, change in self.yields.items()}
         own = {"flow": flow, "responses": responses, "yields": yields}
         deformation = class_of(self.model)(**{**self.arguments(), **own})
-        deformation.history = dict(self.history)
+        deformation.history = Histories(self.history)
         return deformation
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
@@ -616,6 +610,8 @@ class ProfiledTransferEntry(Entry):
 
     def make(self, parts: Parts) -> Any:
         """The map."""
+        from .deformation import check_dimensions
+
         transfer = parts.model(self.transfer, "transfer.Transfer")
         deformation = parts.model(self.deformation, "deformation.PolynomialMap")
         check_dimensions(deformation.responses, len(transfer.obs), len(transfer.cond) + len(transfer.processes))
@@ -628,27 +624,12 @@ class ProfiledTransferEntry(Entry):
         return [f"follows {', '.join(f'{name} from {value:g}' for name, value in self.centre.items())}"]
 
 
-def check_dimensions(responses: Sequence[Any], n_dim: int, n_context: int) -> None:
-    """Refuse responses of other numbers of coordinates and conditions than those of what they deform.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    for response in responses:
-        own = response.config()
-        if (own["n_dim"], own["n_context"]) != (n_dim, n_context):
-            raise ValueError(
-                f"has a response to {own['nuisances']} of {own['n_dim']} coordinates and {own['n_context']} conditions; "
-                f"expected {n_dim} and {n_context}"
-            )
-
-
 class ZukoEntry(Entry):
     """See :class:`~zfit_fnf.interop.zuko_density.ZukoDensity`."""
 
     model: ClassVar[str] = "interop.zuko_density.ZukoDensity"
     kind: Literal["zuko"] = "zuko"
-    n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
+    n_dim: Annotated[int, Field(ge=1, le=LARGEST)]
     n_context: Count
     layers: Annotated[list[ZukoLayer], Field(min_length=1, max_length=1000)]
     dtype: Literal["float32", "float64"]
@@ -668,7 +649,7 @@ class ReferenceResponseEntry(Entry):
     model: ClassVar[str] = "interop.reference.ReferenceResponse"
     kind: Literal["reference_response"] = "reference_response"
     nuisances: Annotated[list[Text], Field(min_length=1, max_length=2)]
-    n_dim: Annotated[int, Field(ge=1, le=_LARGEST)]
+    n_dim: Annotated[int, Field(ge=1, le=LARGEST)]
     n_context: Count
     shapes: Annotated[list[NetworkShape], Field(min_length=1, max_length=1000)]
     dtype: Literal["float32", "float64"]

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from .checks import DEEPEST, WIDEST, integer, listed
+
 
 class Model(tf.Module):
     """A module that is determined by its constructor arguments and the values of its variables.
@@ -39,7 +41,8 @@ class Model(tf.Module):
             variable.assign(value, read_value=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.config(), self.weights_list())
+        record = getattr(self, "history", None)
+        return _rebuild, (type(self), self.config(), self.weights_list()), {"history": record} if record else None
 
 
 def _rebuild(cls: type[Model], config: dict[str, Any], values: Sequence[np.ndarray]) -> Model:
@@ -199,10 +202,24 @@ def silu(x: tf.Tensor) -> tf.Tensor:
     return x * tf.sigmoid(x)
 
 
-def default_hidden(n_inputs: int) -> tuple[int, int]:
-    """Widths that leave every input of a masked network enough units: they are shared out between the inputs."""
-    width = max(64, 16 * n_inputs)
-    return (width, width)
+def hidden_widths(hidden: Sequence[int] | None, n_inputs: int, *, least: int = 64) -> tuple[int, ...]:
+    """Widths of the hidden layers: those asked for, or two layers that leave every input of a masked network enough units.
+
+    Args:
+        hidden: What the user asks for; none is the default, an empty list makes a linear map.
+        n_inputs: Number of inputs, between which the units are shared out.
+        least: Smallest width by default.
+
+    Raises:
+        TypeError: If it is not a list of integers.
+        ValueError: If a width is not positive.
+    """
+    if hidden is None:
+        return (max(least, 16 * n_inputs),) * 2
+    widths = listed(hidden, "hidden", "[64, 64]")
+    if len(widths) > DEEPEST:
+        raise ValueError(f"hidden has the widths of at most {DEEPEST} layers, got {len(widths)}")
+    return tuple(integer(width, "each width in hidden", low=1, high=WIDEST) for width in widths)
 
 
 def _lowest_degree(n_context: int) -> int:
@@ -244,6 +261,15 @@ class PerArchitecture:
             own, compiled = self._compiled[key]
             own.assign(model.variables)
             yield compiled
+
+
+def same_model(one: Model, other: Model) -> bool:
+    """Whether two models are of one architecture and have equal weights."""
+    if one is other:
+        return True
+    return architecture(one) == architecture(other) and all(
+        np.array_equal(a, b) for a, b in zip(one.weights_list(), other.weights_list(), strict=True)
+    )
 
 
 def architecture(part: Any) -> Any:

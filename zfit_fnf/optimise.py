@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from .checks import integer, number
 from .history import History
 from .nets import Model
 from .samples import Sample
 
 _STEPS_PER_CALL = 100
 _CHECKS = 20
+_MOST = 2**31 - 1  # of what is counted in 32 bits
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Schedule:
 
     Attributes:
         steps: Number of minibatch steps.
-        batch_size: Events per step.
+        batch_size: Events per step; of smaller samples every event comes several times.
         learning_rate: Peak of the learning rate: linear warm-up, then cosine decay to zero.
         warmup: Steps of the warm-up.
         weight_decay: Decoupled weight decay, as in AdamW.
@@ -47,13 +49,19 @@ class Schedule:
     patience: int | None = 8
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0.0 <= self.averaging < 1.0:
-            raise ValueError(f"averaging must be in [0, 1), got {self.averaging}")
-        if not 0.0 < self.validation < 1.0:
-            raise ValueError(f"validation must be in (0, 1), got {self.validation}")
+        checked: dict[str, Any] = {
+            "steps": integer(self.steps, "steps", low=1, high=_MOST),
+            "batch_size": integer(self.batch_size, "batch_size", low=1, high=_MOST),
+            "learning_rate": number(self.learning_rate, "learning_rate", above=0.0),
+            "warmup": integer(self.warmup, "warmup", low=0),
+            "weight_decay": number(self.weight_decay, "weight_decay", low=0.0),
+            "rotate_every": integer(self.rotate_every, "rotate_every", low=0),
+            "averaging": number(self.averaging, "averaging", low=0.0, high=1.0),
+            "validation": number(self.validation, "validation", above=0.0, high=1.0),
+            "patience": None if self.patience is None else integer(self.patience, "patience", low=0),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def learning_rates(self, first: int, count: int) -> np.ndarray:
         """Learning rates of the steps ``first .. first + count - 1``."""
@@ -63,19 +71,25 @@ class Schedule:
 
 
 class TrainingStopped(RuntimeError):
-    """A training that could not go on: its loss is no longer finite, or the user interrupted it.
+    """A training that could not go on: its loss is no longer finite, the user interrupted it, or a process died.
 
     Attributes:
-        model: The model with the best weights so far; ``None`` if no validation was reached.
-        step: Step at which it stopped.
+        model: What was trained so far, with the best weights; ``None`` if that is no better than nothing.
+        step: Step at which it stopped, if that is known.
         learning_rate: Learning rate at that step.
+        history: Record of the training up to that step.
     """
 
-    def __init__(self, message: str, step: int, learning_rate: float):
+    def __init__(self, message: str, step: int | None = None, learning_rate: float | None = None):
         # All arguments go to the base class, so that the exception survives the way back from another process.
         super().__init__(message, step, learning_rate)
         self.step, self.learning_rate = step, learning_rate
         self.model: Model | None = None
+        self.history: History | None = None
+
+    def carry(self, model: Model | None, advice: str) -> None:
+        """Take what was trained so far along, with a sentence on what to do with it."""
+        self.model, self.args = model, (f"{self.args[0]}. {advice}", *self.args[1:])
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -113,11 +127,14 @@ class _Feed:
     def _split(
         source: Source, schedule: Schedule, rng: np.random.Generator, n_sources: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        n = source.sample.n_events
-        held = min(int(np.ceil(schedule.validation * n)), 50_000 // n_sources)
-        if n - held < 1:
-            raise ValueError(f"{source.sample.name!r} has {n} event(s): too few to train and to validate on")
-        rows = rng.permutation(n)
+        held = n_held_out(source.sample, schedule, n_sources)
+        rows = rng.permutation(source.sample.n_events)
+        for part, share in (("validation", rows[:held]), ("training", rows[held:])):
+            if (total := source.sample.relative_weights(share).sum()) <= 0.0:
+                raise ValueError(
+                    f"the weights of the {len(share)} {part} events of {source.sample.name!r} sum to {total:.3g} of their "
+                    "mean: too many of them are negative or zero for so few events"
+                )
         return np.sort(rows[:held]), rows[held:]
 
     def steps(self, count: int) -> Batch:
@@ -127,6 +144,19 @@ class _Feed:
             batch = source.batch(rows.take(count * self._share))
             parts.append([column.reshape(count, self._share, *column.shape[1:]) for column in batch])
         return tuple(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
+
+
+def n_held_out(sample: Sample, schedule: Schedule, n_sources: int = 1) -> int:
+    """How many events of one of several samples validate.
+
+    Raises:
+        ValueError: If none are left to train on.
+    """
+    n = sample.n_events
+    held = min(int(np.ceil(schedule.validation * n)), max(1, 50_000 // n_sources))
+    if n - held < 1:
+        raise ValueError(f"{sample.name!r} has {n} event(s): too few to train and to validate on")
+    return held
 
 
 class _Shuffler:
@@ -278,16 +308,44 @@ class Maximiser:
             first_step: Where in the schedule to begin: its end, with small steps, polishes a trained model.
 
         Raises:
-            TrainingStopped: If the loss diverges or the user interrupts.
+            TrainingStopped: If the loss diverges or the user interrupts; with the record of what was done.
         """
-        started, schedule = time.monotonic(), self._schedule
-        feed = _Feed(sources, schedule, seed)
+        started = time.monotonic()
+        feed = _Feed(sources, self._schedule, seed)
         self._optimiser.reset()
-        best = _Best(self._optimiser, _Validation(self._losses, feed.validation))
         history = History(name, n_events=feed.n_events, effective_size=sum(s.sample.effective_size for s in sources))
-        check_every = max(1, round(schedule.steps / _CHECKS))
-        stale, losses, done = 0, [], first_step
+        best = _Best(self._optimiser, _Validation(self._losses, feed.validation))
+
+        def record() -> History:
+            return replace(history, initial=best.initial, best_step=best.step, seconds=time.monotonic() - started)
+
+        try:
+            _stop_if_invalid(name, best.initial, first_step)
+            done = self._train(name, feed, best, history, first_step, progress)
+        except TrainingStopped as stopped:
+            stopped.history = replace(record(), interrupted=True)
+            raise
+        finally:
+            best.restore()
+        return replace(record(), stopped_early=done < self._schedule.steps)
+
+    def _train(self, name: str, feed: _Feed, best: _Best, history: History, first_step: int, progress: bool) -> int:
+        """All steps, with validations in between; fills the lists of the history, and returns the last step."""
+        schedule, check_every = self._schedule, max(1, round(self._schedule.steps / _CHECKS))
+        losses: list[np.ndarray] = []
+        stale, done = 0, first_step
         bar = tqdm(total=schedule.steps, initial=first_step, desc=name, disable=not progress, unit="step")
+
+        def validate() -> bool:
+            improved = best.offer(done)
+            _stop_if_invalid(name, best.latest, done)
+            history.steps.append(done)
+            history.training.append(float(np.concatenate(losses).mean()))
+            history.validation.append(best.latest)
+            bar.set_postfix(validation=f"{best.latest:.5f}")
+            losses.clear()
+            return improved
+
         try:
             while done < schedule.steps and (schedule.patience is None or stale <= schedule.patience):
                 count = min(_STEPS_PER_CALL, schedule.steps - done, check_every - done % check_every)
@@ -297,32 +355,26 @@ class Maximiser:
                 done += count
                 bar.update(count)
                 if done % check_every == 0 or done == schedule.steps:
-                    improved = best.offer(done)
-                    stale = 0 if improved else stale + 1
-                    history.steps.append(done)
-                    history.training.append(float(np.concatenate(losses).mean()))
-                    history.validation.append(best.latest)
-                    bar.set_postfix(validation=f"{best.latest:.5f}")
-                    losses = []
+                    stale = 0 if validate() else stale + 1
         except KeyboardInterrupt as error:
+            if losses:  # what was done since the last validation counts as well
+                validate()
             raise TrainingStopped(
-                f"training of {name} was interrupted at step {done}; .model holds the best weights so far",
+                f"training of {name} was interrupted at step {done} of {schedule.steps}",
                 step=done,
                 learning_rate=float(schedule.learning_rates(done, 1)[0]),
             ) from error
         finally:
             bar.close()
-            best.restore()
-        return replace(
-            history, best_step=best.step, seconds=time.monotonic() - started, stopped_early=done < schedule.steps
-        )
+        return done
 
 
 class _Best:
     """The latest averaged weights whose validation loss is not significantly above the smallest one so far.
 
-    Where the loss has become flat its minimum is at a random step. Later weights have profited from smaller learning
-    rates, so they are preferred unless the differences of the losses event by event speak against them.
+    The weights of the start are the first of them. Where the loss has become flat its minimum is at a random step. Later
+    weights have profited from smaller learning rates, so they are preferred unless the differences of the losses event by
+    event speak against them.
     """
 
     _SIGNIFICANT = 2.0  # standard deviations
@@ -330,8 +382,9 @@ class _Best:
     def __init__(self, optimiser: _Optimiser, validation: _Validation):
         self._optimiser, self._validation = optimiser, validation
         self._values = [variable.numpy() for variable in optimiser.targets]
-        self._lowest: np.ndarray | None = None
-        self.step, self.latest = 0, np.inf
+        self._lowest = validation()
+        self.initial = self.latest = float(self._lowest.sum())
+        self.step = 0
 
     def offer(self, step: int) -> bool:
         """Validate the current average and keep it unless it is worse; returns whether its loss is the smallest."""
@@ -341,7 +394,7 @@ class _Best:
         shares = self._validation()
         self._set(live)
         self.latest = float(shares.sum())
-        difference = shares - self._lowest if self._lowest is not None else np.full(1, -np.inf)
+        difference = shares - self._lowest
         if difference.sum() < self._SIGNIFICANT * np.sqrt(np.square(difference).sum()):
             self.step, self._values = step, averaged
         if improved := difference.sum() < 0.0:
@@ -425,9 +478,18 @@ def _stop_if_diverged(name: str, losses: np.ndarray, first: int, rates: np.ndarr
         return
     step, rate = first + int(bad[0]), float(rates[bad[0]])
     raise TrainingStopped(
-        f"training of {name} diverged: the loss is {losses[bad[0]]} at step {step} (learning rate {rate:.2g}). The "
-        "best weights so far are kept in .model. Try a smaller learning_rate, a longer warmup, or larger batches in the "
-        "Schedule, and look for extreme values or large negative weights in the sample",
+        f"training of {name} diverged: the loss is {losses[bad[0]]} at step {step} (learning rate {rate:.2g}). Try a "
+        "smaller learning_rate, a longer warmup, or larger batches in the Schedule, and look for extreme values or large "
+        "negative weights in the sample",
         step=step,
         learning_rate=rate,
     )
+
+
+def _stop_if_invalid(name: str, loss: float, step: int) -> None:
+    if not np.isfinite(loss):
+        raise TrainingStopped(
+            f"training of {name} cannot go on: the validation loss is {loss} at step {step}. Look for extreme values "
+            "and weights in the sample",
+            step=step,
+        )

@@ -316,7 +316,10 @@ def _stack_layers(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "models": models}
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _stack_layers}
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _stack_layers,
+    2: dict,  # histories say more now, all of which may be missing
+}
 """From a version of the format to the next one."""
 
 

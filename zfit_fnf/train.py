@@ -8,23 +8,29 @@ nothing here is needed to evaluate it.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm.auto import tqdm
 
-from .calibration import calibrate
-from .deformation import Deformation, Powers, Response, YieldChange
+from .calibration import calibrate, vanish_at
+from .checks import flag, integer, listed
+from .deformation import Deformation, Response, YieldChange
 from .flows import AutoregressiveDensity, Density, Flow
-from .history import History
-from .nets import Model
-from .optimise import Batch, Maximiser, Schedule, TrainingStopped
+from .history import Histories, History, problems_of
+from .nets import Model, same_model
+from .optimise import Batch, Maximiser, Schedule, TrainingStopped, n_held_out
+from .pairing import fingerprint, same_events
+from .plan import Plan, named_seed
 from .samples import Sample, Variation, as_sample, check_inside, check_trainable
 from .screening import check_conditions, check_continuous, check_independent
 
@@ -67,7 +73,11 @@ def fit_flow(
 
     Raises:
         ValueError: For bad input; the message names the column and the remedy.
-        TrainingStopped: If the loss diverges or the user interrupts; ``.model`` holds the best weights so far.
+        TrainingStopped: If the loss diverges or the user interrupts; ``.model`` is the flow with the best weights so far,
+            or ``None`` where they are no better than those of the start.
+
+    Warns:
+        UserWarning: If the training went wrong in a way that its record shows, see :attr:`History.problems`.
 
     Example:
         >>> rng = np.random.default_rng(1)
@@ -79,16 +89,25 @@ def fit_flow(
     flow = Flow(
         obs, cond, ranges=ranges, family=family, n_layers=n_layers, n_components=n_components, hidden=hidden, seed=seed
     )
+    schedule = _checked_schedule(schedule, Schedule())
+    flag(progress, "progress")
     source = _Source.make(flow, nominal, weights)
     check_independent(source.sample, flow.obs, flow.cond)
     flow.standardise(source.sample)
     flow.sum_weights = source.sample.sum_weights
-    loop = _Loop.of(flow.density, flow.density, (), _of_flow, schedule or Schedule())
+    loop = _Loop.of(flow.density, flow.density, (), _of_flow, schedule)
+    name, mark = f"p({', '.join(flow.obs)})", fingerprint(source.sample, flow.obs + flow.cond)
     try:
-        flow.history = loop.train(flow.density, f"p({', '.join(flow.obs)})", [source], seed=seed, progress=progress)
+        record = loop.train(flow.density, name, [source], seed=seed, progress=progress)
     except TrainingStopped as stopped:
-        stopped.model = flow
+        if stopped.history is None or not stopped.history.best_step:
+            stopped.carry(None, "Nothing was learned that is worth keeping")
+        else:
+            flow.history = replace(stopped.history, fingerprint=mark)
+            stopped.carry(flow, f"The best weights so far, of step {flow.history.best_step}, are those of .model")
         raise
+    flow.history = replace(record, fingerprint=mark)
+    _warn(problems_of({name: flow.history}))
     return flow
 
 
@@ -104,6 +123,7 @@ def fit_deformation(
     schedule: Schedule | None = None,
     seed: int = 0,
     executor: Executor | None = None,
+    trained: Deformation | None = None,
     progress: bool = True,
 ) -> Deformation:
     """Learn the response of a nominal density to its nuisances.
@@ -111,6 +131,9 @@ def fit_deformation(
     Every nuisance is learned alone, from its own variations, so that adding one never retrains another. Interactions
     follow, each from the joint samples of its two nuisances, with everything else frozen. After its networks, the few
     numbers that place a response on its samples are fitted to all events at once (:mod:`zfit_fnf.calibration`).
+
+    A variation that holds the nominal events themselves, in any order, and with weights that differ by a constant factor
+    only, changes the yield at most: the response is exactly zero there. The flow has to be one that was trained here.
 
     Args:
         flow: The nominal density; not changed.
@@ -127,193 +150,78 @@ def fit_deformation(
         seed: Seed; each response derives its own from it and from its name.
         executor: ``concurrent.futures`` executor to train single nuisances in parallel, e.g. a
             ``ProcessPoolExecutor`` with the ``spawn`` method; likewise the interactions afterwards.
-        progress: Show progress bars (only without an executor).
+        trained: A deformation of the same flow whose responses are kept as they are: ``.model`` of an interrupted
+            training, which goes on with what is missing; or one with fewer nuisances.
+        progress: Show progress bars.
 
     Returns:
-        The deformation, with a mapping ``history`` from the name of each response to its :class:`History`.
+        The deformation, with a mapping ``history`` from the name of each response to its :class:`History`, which prints
+        as a table.
 
     Raises:
         ValueError: For bad input: a variation at the origin, an interaction without joint samples or without its single
-            nuisances, joint samples of an interaction not asked for, an order that the points cannot determine.
-        TrainingStopped: If a training diverges or is interrupted; ``.model`` holds what was trained so far.
+            nuisances, two samples at one point, an order that the points cannot determine.
+        TrainingStopped: If a training diverges, is interrupted, or a process of the executor dies; ``.model`` is the
+            deformation by what was trained so far (``None`` if that is nothing).
+
+    Warns:
+        UserWarning: If a training went wrong in a way that its record shows, see :attr:`History.problems`; for variations
+            that hold the nominal events or those of another one, joint samples that are not used, and summed weights
+            that are not of the size of the nominal ones.
 
     Example:
         >>> deformation = fit_deformation(flow, [Variation(up, at={"jes": 1}), Variation(down, at={"jes": -1})])
     """
-    plan = _Plan.make(variations, order=order, interactions=interactions, mirror=mirror)
+    if not isinstance(flow, Flow):
+        raise TypeError(f"fit_deformation takes the Flow of the nominal events first, got a {type(flow).__name__}")
+    variations = listed(variations, "variations", '[Variation(events, at={"jes": +1})]')
+    plan = Plan.make(variations, order=order, interactions=interactions, mirror=mirror)
+    schedule, seed = _checked_schedule(schedule, _OF_A_RESPONSE), integer(seed, "seed", low=0)
+    flag(progress, "progress")
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(f"executor is one of concurrent.futures or the like, got a {type(executor).__name__}")
+    if weights is not None and not isinstance(weights, str):
+        raise TypeError("weights names a column of all samples; give arrays of weights as Sample(columns, weights=...)")
     sources = {id(v): _Source.make(flow, v.events, weights, at=v.at, name=v.name) for v in variations}
+    assembly = _Assembly.of(flow, plan, sources, mirror)
+    assembly.keep(trained)
+    names = [names for names in (*plan.singles, *plan.pairs) if names not in assembly.trained]
+    new = [response for name in names if assembly.moves(response := plan.response(name, flow, hidden, seed))]
     for source in sources.values():
-        flow.warn_of_outliers(source.sample)
-    schedule = schedule or Schedule(steps=1500, batch_size=2048)
-    trained: dict[tuple[str, ...], Response] = {}
-    history: dict[str, History] = {}
+        n_held_out(source.sample, schedule)
+    _warn(assembly.findings)
+    try:
+        for stage in (plan.singles, plan.pairs):
+            tasks = [
+                assembly.task(response, schedule, named_seed(seed, response.nuisances), progress and executor is None)
+                for response in new
+                if response.nuisances in stage
+            ]
+            _train_all(tasks, assembly, executor, progress=progress)
+    except (Exception, KeyboardInterrupt) as error:
+        raise _stopped(error, assembly) from error
+    _warn(problems_of(assembly.history))
+    return assembly.deformation()
 
-    def deformation() -> Deformation:
-        singles = [r for r in trained.values() if len(r.nuisances) == 1]
-        names = [r.nuisances[0] for r in singles]
-        pairs = [r for r in trained.values() if len(r.nuisances) > 1]
-        result = Deformation(
-            flow,
-            [*singles, *pairs],
-            windows={name: plan.windows[name] for name in names},
-            yields={name: _yield_change(plan.singles[(name,)], sources, flow.sum_weights, mirror) for name in names},
-        )
-        result.history = history
-        return result
 
-    for stage in (plan.singles, plan.pairs):
-        tasks = [
-            _Task(
-                flow=flow,
-                frozen=[trained[(name,)] for name in names if len(names) > 1],
-                response=plan.response(names, flow, hidden, seed),
-                windows={name: plan.windows[name] for name in names},
-                sources=[sources[id(variation)] for variation in stage[names]],
-                schedule=schedule,
-                seed=_named_seed(seed, names),
-                progress=progress and executor is None,
-            )
-            for names in stage
-        ]
-        try:
-            for response, record in (executor.map if executor else map)(_train_response, tasks):
-                trained[response.nuisances] = response
-                history[record.name] = record
-        except TrainingStopped as stopped:
-            stopped.model = deformation() if trained else None
-            raise
-    return deformation()
+_OF_A_RESPONSE = Schedule(steps=1500, batch_size=2048)
+
+
+def _checked_schedule(schedule: Schedule | None, default: Schedule) -> Schedule:
+    if schedule is None:
+        return default
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is a Schedule, e.g. Schedule(steps=2000), got {schedule!r}")
+    return schedule
+
+
+def _warn(messages: Sequence[str]) -> None:
+    """Warn who called the caller, once."""
+    if messages:
+        warnings.warn("; ".join(messages), stacklevel=3)
 
 
 # --- what a deformation is made of -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which responses to train, from which variations."""
-
-    singles: dict[tuple[str, ...], list[Variation]]
-    pairs: dict[tuple[str, ...], list[Variation]]
-    powers: dict[tuple[str, ...], Powers]
-    windows: dict[str, tuple[float, float]]
-
-    @classmethod
-    def make(
-        cls,
-        variations: Sequence[Variation],
-        *,
-        order: int,
-        interactions: Sequence[tuple[str, str]] | str,
-        mirror: bool,
-    ) -> _Plan:
-        if order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {order}")
-        if not variations:
-            raise ValueError("fit_deformation needs at least one variation")
-        singles, joint = _grouped(variations)
-        pairs = _chosen_pairs(interactions, singles, joint)
-        orders = {names[0]: _order_of(names[0], group, order) for names, group in singles.items()}
-        powers: dict[tuple[str, ...], Powers] = {
-            names: tuple((power,) for power in range(1, orders[names[0]] + 1)) for names in singles
-        }
-        powers |= {names: _interaction_powers(names, group, orders) for names, group in pairs.items()}
-        windows = {names[0]: _window(names[0], variations, mirror) for names in singles}
-        return cls(singles, pairs, powers, windows)
-
-    def response(self, names: tuple[str, ...], flow: Flow, hidden: Sequence[int] | None, seed: int) -> Response:
-        """A new response for these nuisances, the identity."""
-        return Response(
-            names,
-            self.powers[names],
-            n_dim=len(flow.obs),
-            n_context=len(flow.cond),
-            n_single=sum(len(self.powers[(name,)]) for name in names) if len(names) > 1 else 0,
-            hidden=hidden,
-            seed=_named_seed(seed, names),
-        )
-
-
-def _grouped(
-    variations: Sequence[Variation],
-) -> tuple[dict[tuple[str, ...], list[Variation]], dict[tuple[str, ...], list[Variation]]]:
-    """Variations by the nuisances they move: those of one, and those of two."""
-    singles: dict[tuple[str, ...], list[Variation]] = {}
-    joint: dict[tuple[str, ...], list[Variation]] = {}
-    for variation in variations:
-        if len(variation.at) > 2:
-            raise ValueError(
-                f"variation at {dict(variation.at)} moves {len(variation.at)} nuisances: "
-                "give joint samples of two at a time"
-            )
-        (joint if variation.is_joint else singles).setdefault(tuple(sorted(variation.at)), []).append(variation)
-    for names in joint:
-        if missing := [name for name in names if (name,) not in singles]:
-            raise ValueError(
-                f"joint samples of {' and '.join(names)} need samples of {' and '.join(missing)} alone: "
-                f"add Variation(events, at={{{missing[0]!r}: +1}})"
-            )
-    return singles, joint
-
-
-def _chosen_pairs(
-    interactions: Sequence[tuple[str, str]] | str,
-    singles: Mapping[tuple[str, ...], Any],
-    joint: dict[tuple[str, ...], list[Variation]],
-) -> dict[tuple[str, ...], list[Variation]]:
-    if isinstance(interactions, str):
-        if interactions != "auto":
-            raise ValueError(f'interactions are pairs of nuisances or "auto", got {interactions!r}')
-        return joint
-    chosen = {}
-    for pair in interactions:
-        names = tuple(sorted(pair))
-        if unknown := [name for name in names if (name,) not in singles]:
-            raise ValueError(f"interaction {tuple(pair)} names {unknown}, for which there are no variations")
-        if names not in joint:
-            raise ValueError(
-                f"interaction {tuple(pair)} needs joint samples: "
-                f"add Variation(events, at={{{names[0]!r}: +1, {names[1]!r}: +1}})"
-            )
-        chosen[names] = joint[names]
-    if unused := sorted(set(joint) - set(chosen)):
-        warnings.warn(
-            f"joint samples of {unused} are not used, since interactions= does not name these pairs", stacklevel=4
-        )
-    return chosen
-
-
-def _order_of(name: str, group: Sequence[Variation], order: int) -> int:
-    points = sorted({variation.at[name] for variation in group})
-    if len(points) == 1:
-        return 1
-    if len(points) < order:
-        raise ValueError(
-            f"order {order} needs samples of {name!r} at {order} or more points, got {points}: "
-            "lower the order or add samples"
-        )
-    return order
-
-
-def _window(name: str, variations: Sequence[Variation], mirror: bool) -> tuple[float, float]:
-    points = [variation.at[name] for variation in variations if name in variation.at]
-    low, high = min(0.0, *points), max(0.0, *points)
-    return (-max(-low, high), max(-low, high)) if mirror and low * high == 0.0 else (low, high)
-
-
-def _interaction_powers(names: tuple[str, ...], group: Sequence[Variation], orders: Mapping[str, int]) -> Powers:
-    """Monomials of an interaction that the joint points determine, lowest total degree first.
-
-    Monomials of one degree enter together or not at all: the points decide, not the order of the names.
-    """
-    points = np.array([[variation.at[name] for name in names] for variation in group])
-    candidates = itertools.product(*(range(1, orders[name] + 1) for name in names))
-    chosen: list[tuple[int, ...]] = []
-    for _, degree in itertools.groupby(sorted(candidates, key=lambda p: (sum(p), p)), key=sum):
-        trial = [*chosen, *degree]
-        design = np.stack([np.prod(points**power, axis=1) for power in trial], axis=1)
-        if np.linalg.matrix_rank(design) == len(trial):
-            chosen = trial
-    return tuple(chosen)
 
 
 def _yield_change(
@@ -328,10 +236,63 @@ def _yield_change(
     return YieldChange(up=up, down=down)
 
 
-def _named_seed(seed: int, names: Sequence[str]) -> int:
-    """Seed that depends on the names, not on their place in a list: adding a nuisance changes no other."""
-    digits = [byte for name in names for byte in name.encode() + b"\0"]
-    return int(np.random.SeedSequence([seed, *digits]).generate_state(1)[0])
+def _without_effect(
+    sources: Mapping[int, _Source], marks: Mapping[int, Sequence[float]], nominal: Sequence[float]
+) -> frozenset[int]:
+    """Keys of the sources at whose point a response has to vanish, because the events are those of a simpler point.
+
+    A sample of one nuisance is that at zero if it holds the nominal events; a joint sample is that of one of its two
+    nuisances if the other one has no effect at its value.
+    """
+    by_point = {frozenset(source.at.items()): marks[key] for key, source in sources.items()} | {frozenset(): nominal}
+    idle: set[tuple[str, float]] = set()
+    found = set()
+    for key, source in sorted(sources.items(), key=lambda item: len(item[1].at)):
+        point = frozenset(source.at.items())
+        simpler = point - idle if len(point) > 1 else frozenset()
+        if simpler != point and same_events(marks[key], by_point.get(simpler, []), source.sample.effective_size):
+            found.add(key)
+            idle |= point if len(point) == 1 else set()
+    return frozenset(found)
+
+
+def _nominal_ones(sources: Mapping[int, _Source], without_effect: frozenset[int]) -> list[str]:
+    if not (found := [source.sample.name for key, source in sources.items() if key in without_effect]):
+        return []
+    return [
+        f"samples {', '.join(map(repr, found))} hold the same events as the nominal one, or as the one without this "
+        "nuisance: the shape does not change there. Are they the right files?"
+    ]
+
+
+def _copies(
+    sources: Mapping[int, _Source], marks: Mapping[int, Sequence[float]], without_effect: frozenset[int]
+) -> list[str]:
+    pairs = itertools.combinations([key for key in sources if key not in without_effect], 2)
+    copies = [
+        f"{sources[a].sample.name!r} and {sources[b].sample.name!r}"
+        for a, b in pairs
+        if same_events(marks[a], marks[b], sources[a].sample.effective_size)
+    ]
+    return [f"samples {', '.join(copies)} hold the same events. Are they the right files?"] if copies else []
+
+
+def _odd_yields(yields: Mapping[str, YieldChange]) -> list[str]:
+    odd = [
+        f"by {ratio:.3g} with {name!r} {side}"
+        for name, change in yields.items()
+        for side, ratio in (("up", change.up), ("down", change.down))
+        if ratio is not None and not 0.5 < ratio < 2.0
+    ]
+    if not odd:
+        return []
+    return [
+        f"by their summed weights the yield changes {', '.join(odd)}: is weights= missing, or are the samples normalised "
+        "differently?"
+    ]
+
+
+# --- responses, one after the other or at the same time ----------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -348,14 +309,173 @@ class _Task:
     progress: bool
 
 
+@dataclass(frozen=True)
+class _Assembly:
+    """A deformation that grows, response by response."""
+
+    flow: Flow
+    plan: Plan
+    sources: Mapping[int, _Source]
+    without_effect: frozenset[int]
+    yields: Mapping[str, YieldChange]
+    findings: list[str]
+    trained: dict[tuple[str, ...], Response] = field(default_factory=dict)
+    history: Histories = field(default_factory=Histories)
+
+    @classmethod
+    def of(cls, flow: Flow, plan: Plan, sources: Mapping[int, _Source], mirror: bool) -> _Assembly:
+        """Nothing yet, but what is found in the samples."""
+        yields = {
+            name: _yield_change(group, sources, flow.sum_weights, mirror) for (name,), group in plan.singles.items()
+        }
+        marks = {key: fingerprint(source.sample, flow.obs + flow.cond) for key, source in sources.items()}
+        without_effect = _without_effect(sources, marks, flow.history.fingerprint if flow.history else [])
+        findings = [*_nominal_ones(sources, without_effect), *_copies(sources, marks, without_effect)]
+        return cls(flow, plan, sources, without_effect, yields, [*findings, *_odd_yields(yields)])
+
+    def keep(self, trained: Deformation | None) -> None:
+        """Take over the responses of another deformation of the same flow, but those whose training was interrupted."""
+        if trained is None:
+            return
+        if not isinstance(trained, Deformation):
+            raise TypeError(f"trained= is a Deformation, got a {type(trained).__name__}")
+        if not same_model(trained.flow, self.flow):
+            raise ValueError("trained= is a deformation of another flow")
+        for response in trained.responses:
+            if self.plan.powers.get(response.nuisances) != response.powers:
+                raise ValueError(
+                    f"trained= has a response to {response.nuisances} with the monomials {response.powers}, which these "
+                    f"variations and settings do not ask for (but {self.plan.powers.get(response.nuisances)})"
+                )
+            record = trained.history.get(_label(response.nuisances))
+            if record is None or not record.interrupted:
+                self.add(response, record)
+
+    def add(self, response: Response, record: History | None) -> None:
+        """Add a response that has been trained."""
+        self.trained[response.nuisances] = response
+        if record is not None:
+            self.history[record.name] = record
+
+    def moves(self, response: Response) -> bool:
+        """Make a new response vanish where it has no effect; adds it if that is everywhere."""
+        group = self._group(response)
+        points = [self.sources[id(v)].at for v in group if id(v) in self.without_effect]
+        if vanish_at(response, points) and len(points) < len(group):
+            return True
+        if len(points) < len(group):
+            raise ValueError(
+                f"the samples of {_label(response.nuisances)} are the nominal one at {[dict(point) for point in points]}, "
+                "but not elsewhere: no response of this order is zero there only. Choose a higher order"
+            )
+        samples = [self.sources[id(v)].sample for v in group]
+        n_events, effective = (sum(getattr(s, name) for s in samples) for name in ("n_events", "effective_size"))
+        self.add(response, History(_label(response.nuisances), n_events=n_events, effective_size=effective))
+        return False
+
+    def task(self, response: Response, schedule: Schedule, seed: int, progress: bool) -> _Task:
+        """The training of a new response."""
+        return _Task(
+            flow=self.flow,
+            frozen=[self.trained[(name,)] for name in response.nuisances if len(response.nuisances) > 1],
+            response=response,
+            windows={name: self.plan.windows[name] for name in response.nuisances},
+            sources=[self.sources[id(v)] for v in self._group(response) if id(v) not in self.without_effect],
+            schedule=schedule,
+            seed=seed,
+            progress=progress,
+        )
+
+    def _group(self, response: Response) -> list[Variation]:
+        return {**self.plan.singles, **self.plan.pairs}[response.nuisances]
+
+    def deformation(self) -> Deformation:
+        """The deformation by all responses so far, in the order of the variations.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        order = [names for names in (*self.plan.singles, *self.plan.pairs) if names in self.trained]
+        singles = [names[0] for names in order if len(names) == 1]
+        result = Deformation(
+            self.flow,
+            [self.trained[names] for names in order],
+            windows={name: self.plan.windows[name] for name in singles},
+            yields={name: self.yields[name] for name in singles},
+        )
+        labels = [_label(names) for names in order]
+        result.history = Histories({label: self.history[label] for label in labels if label in self.history})
+        return result
+
+
+def _label(nuisances: Sequence[str]) -> str:
+    return " x ".join(nuisances)
+
+
+def _train_all(tasks: Sequence[_Task], assembly: _Assembly, executor: Executor | None, *, progress: bool) -> None:
+    """Train responses and add them to a deformation, also those that are ready when one fails."""
+    if executor is None:
+        for task in tasks:
+            _add_result(functools.partial(_train_response, task), assembly)
+        return
+    futures: list[Future[tuple[Response, History]]] = []
+    try:
+        futures += [executor.submit(_train_response, task) for task in tasks]
+        for future in tqdm(futures, desc="responses", disable=not progress):
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        for future in futures:
+            if future.done() and not future.cancelled():
+                with suppress(Exception, KeyboardInterrupt):
+                    _add_result(future.result, assembly)
+
+
+def _add_result(result: Callable[[], tuple[Response, History]], assembly: _Assembly) -> None:
+    """Add a response, also one whose training has been stopped, if it is better than none."""
+    try:
+        assembly.add(*result())
+    except TrainingStopped as stopped:
+        if isinstance(stopped.model, Response) and stopped.history is not None and stopped.history.best_step:
+            assembly.add(stopped.model, stopped.history)
+        raise
+
+
+def _stopped(error: BaseException, assembly: _Assembly) -> TrainingStopped:
+    """What went wrong, with what was trained before."""
+    if isinstance(error, TrainingStopped):
+        stopped = TrainingStopped(str(error), error.step, error.learning_rate)
+        stopped.history = error.history
+    elif isinstance(error, KeyboardInterrupt):
+        stopped = TrainingStopped("the training was interrupted")
+    elif isinstance(error, BrokenExecutor):
+        stopped = TrainingStopped(f"a process that trains has died, perhaps for lack of memory ({error})")
+    else:
+        stopped = TrainingStopped(f"the training failed: {type(error).__name__}: {error}")
+    if not assembly.trained:
+        stopped.carry(None, "Nothing had been trained yet")
+        return stopped
+    ready = [_label(names) for names in assembly.trained]
+    stopped.carry(
+        assembly.deformation(),
+        f"What is ready ({', '.join(ready)}) is in .model; fit_deformation(..., trained=stopped.model), with everything "
+        "else as before, goes on with the rest",
+    )
+    return stopped
+
+
 def _train_response(task: _Task) -> tuple[Response, History]:
     deformation = Deformation(task.flow, [*task.frozen, task.response], windows=task.windows)
     sources = [replace(source, basis=_basis_at(deformation, source.at)) for source in task.sources]
     shapes = [(response.shape, response.powers) for response in deformation.responses]
     loop = _Loop.of(deformation, task.flow.density, shapes, _of_deformation, task.schedule)
-    history = loop.train(
-        deformation, " x ".join(task.response.nuisances), sources, seed=task.seed, progress=task.progress
-    )
+    label = _label(task.response.nuisances)
+    try:
+        history = loop.train(deformation, label, sources, seed=task.seed, progress=task.progress)
+    except TrainingStopped as stopped:
+        stopped.model = task.response
+        raise
     calibrate(deformation, task.response, sources)
     return task.response, history
 

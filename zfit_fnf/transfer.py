@@ -21,10 +21,11 @@ import pandas as pd
 import tensorflow as tf
 
 from .bijectors import Affine
+from .checks import DEEPEST, integer, names
 from .coordinates import Coordinates
 from .deformation import PolynomialMap
 from .flows import AutoregressiveLayer, in_chunks
-from .nets import Model
+from .nets import Model, hidden_widths
 
 
 class Transfer(Coordinates):
@@ -64,10 +65,10 @@ class Transfer(Coordinates):
         seed: int = 0,
     ):
         super().__init__(obs, cond, ranges=ranges, standardisation=standardisation)
-        if n_layers < 1:
-            raise ValueError(f"n_layers must be at least 1, got {n_layers}")
-        self.processes = tuple(processes)
-        self.hidden = (max(32, 16 * len(self.obs)),) * 2 if hidden is None else tuple(hidden)
+        n_layers = integer(n_layers, "n_layers", low=1, high=DEEPEST)
+        seed = integer(seed, "seed", low=0)
+        self.processes = names(processes, "processes", '["signal", "background"]')
+        self.hidden = hidden_widths(hidden, len(self.obs), least=32)
         n_context = len(self.cond) + len(self.processes)
         self.layers = [
             AutoregressiveLayer(Affine(), len(self.obs), n_context, self.hidden, int(layer_seed), zero_init=True)

@@ -183,6 +183,8 @@ class ReferenceDeformation(Deformation):
         cross_term_damping: Factor of the cross terms.
     """
 
+    _CONTINUED = False
+
     def __init__(
         self,
         flow: Flow,

@@ -1,0 +1,130 @@
+"""Variations that hold the events of the nominal sample: nothing may be learned from their noise."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zfit_fnf import Sample, Schedule, Variation, load, save
+from zfit_fnf.calibration import vanish_at
+from zfit_fnf.deformation import PolynomialMap, Response
+from zfit_fnf.train import fit_deformation, fit_flow
+
+N = 4000
+SETTINGS = {"schedule": Schedule(steps=200, batch_size=256, rotate_every=0), "hidden": (3,), "progress": False}
+RNG = np.random.default_rng(0)
+Y, W, ORDER = RNG.normal(size=N), RNG.uniform(0.5, 1.5, N), RNG.permutation(N)
+PROBES = {"y": np.linspace(-3.0, 3.0, 7)}
+NOMINAL = Sample({"y": Y}, W)
+SAME = Sample({"y": Y[ORDER]}, 1.3 * W[ORDER])  # in another order, and with another yield
+MOVED = Sample({"y": Y + 0.3}, W)
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """A flow that has been to a file and back."""
+    path = tmp_path_factory.mktemp("flow") / "flow.fnf"
+    save(fit_flow(NOMINAL, obs=["y"], n_components=1, **SETTINGS), path)
+    return load(path)
+
+
+def fitted(flow, **events):
+    """A deformation by samples at points named like ``jes_up`` and ``jes_up_jer_down``, and what was warned of."""
+    side = {"up": 1.0, "down": -1.0}
+    points = [(name.split("_"), sample) for name, sample in events.items()]
+    variations = [
+        Variation(sample, at=dict(zip(words[::2], map(side.__getitem__, words[1::2]), strict=True)))
+        for words, sample in points
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        deformation = fit_deformation(flow, variations, **SETTINGS)
+    return deformation, " ".join(str(warning.message) for warning in caught)
+
+
+def effect(deformation, flow, **nu):
+    return np.abs(deformation.log_prob(PROBES, nu=nu) - flow.log_prob(PROBES)).max()
+
+
+def test_both_sides(flow):
+    deformation, told = fitted(flow, jes_up=SAME, jes_down=NOMINAL)
+    for value in (-1.0, 0.3, 1.0, 4.0):
+        assert effect(deformation, flow, jes=value) == 0.0
+    change = deformation.yields["jes"]
+    assert (change.up, change.down) == (pytest.approx(1.3), pytest.approx(1.0))
+    assert "'jes=+1', 'jes=-1' hold the same events as the nominal one" in told
+    assert "jes: not trained" in str(deformation.history["jes"])
+
+
+def test_one_side_only(flow):
+    deformation, _ = fitted(flow, jes_up=SAME)
+    assert effect(deformation, flow, jes=1.0) == effect(deformation, flow, jes=-2.0) == 0.0
+
+
+def test_one_of_two_sides(flow):
+    """Exactly nothing at the side that is nominal, and the whole effect on the other one."""
+    deformation, told = fitted(flow, jes_up=MOVED, jes_down=SAME)
+    assert effect(deformation, flow, jes=-1.0) < 1e-12
+    moved = flow.log_prob({"y": PROBES["y"] - 0.3})
+    # A shift by 0.3 +- 0.02, the error of the shift of 4000 events, changes the log-density by up to 3 * 0.02.
+    np.testing.assert_allclose(deformation.log_prob(PROBES, nu={"jes": 1.0}), moved, atol=0.1)
+    assert "'jes=-1' hold the same events as the nominal one" in told
+    assert "jes=+1" not in told
+
+
+def test_joint_samples_without_a_further_effect(flow):
+    deformation, _ = fitted(
+        flow, jes_up=MOVED, jer_up=SAME, jer_down=NOMINAL, jes_up_jer_up=MOVED, jes_up_jer_down=MOVED
+    )
+    assert deformation.interactions == (("jer", "jes"),)
+    alone = deformation.log_prob(PROBES, nu={"jes": 0.8})
+    np.testing.assert_array_equal(deformation.log_prob(PROBES, nu={"jes": 0.8, "jer": -0.7}), alone)
+
+
+def test_samples_that_are_those_of_another_point(flow):
+    deformation, told = fitted(flow, jes_up=MOVED, jes_down=Sample({"y": Y[ORDER] + 0.3}, W[ORDER]))
+    assert "'jes=+1' and 'jes=-1' hold the same events" in told
+    up, down = (deformation.log_prob(PROBES, nu={"jes": value}) for value in (1.0, -1.0))
+    np.testing.assert_allclose(up, down, atol=0.1)  # quadratic; each side is placed by itself
+
+
+def test_independent_samples_are_trained_on(flow):
+    other = Sample({"y": np.random.default_rng(7).normal(size=N)})
+    deformation, told = fitted(flow, jes_up=other, jes_down=MOVED)
+    assert effect(deformation, flow, jes=1.0) > 1e-4
+    assert "same events" not in told
+
+
+@pytest.mark.parametrize(
+    ("up", "ratio"), [(Sample({"y": Y + 0.1}, W / 100.0), "0.01"), (Sample({"y": Y[:999]}), "0.25")]
+)
+def test_yields_that_cannot_be_meant_are_told(flow, up, ratio):
+    _, told = fitted(flow, jes_up=up)
+    assert f"the yield changes by {ratio} with 'jes' up" in told
+
+
+def test_no_line_vanishes_at_one_point_only(flow):
+    variations = [Variation(MOVED, at={"jes": 1}), Variation(NOMINAL, at={"jes": -1})]
+    with pytest.raises(ValueError, match="Choose a higher order"):
+        fit_deformation(flow, variations, order=1, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("names", "powers", "points"),
+    [
+        ("a", ((1,), (2,), (3,)), [{"a": 1.0}, {"a": -1.0}]),
+        ("a", ((1,), (2,)), [{"a": -0.5}]),
+        ("ab", ((1, 1), (1, 2), (2, 1), (2, 2)), [{"a": 1.0, "b": -1.0}, {"a": 1.0, "b": 1.0}]),
+    ],
+)
+def test_polynomials_that_vanish(names, powers, points):
+    response = Response(list(names), powers, n_dim=1, n_context=0)
+    transform = PolynomialMap([response], windows=dict.fromkeys(names, (-1.0, 1.0)))
+    assert vanish_at(response, points)
+    for point in points:
+        np.testing.assert_allclose(transform.basis(tf.constant(transform.point(point))), 0.0, atol=1e-15)
+    elsewhere = transform.basis(tf.constant(transform.point(dict.fromkeys(names, 0.4))))
+    assert np.abs(elsewhere).max() > 0.01
