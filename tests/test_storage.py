@@ -495,8 +495,8 @@ HOSTILE = {
     "as many as allowed in a model": (
         lambda m: m["models"][0].update(hidden=[[]] * (storage.MAX_COMMAS - 5000)), "hidden: List should have at most",
     ),
-    "a history of unequal length": (history_with(training=[1.0]), "as many losses as steps"),
-    "a history of nothing": (history_with(steps=[], training=[], validation=[]), "at least one"),
+    "a history of unequal length": (history_with(training=[1.0]), "has lists of different lengths"),
+    "a history of nothing": (history_with(steps=[], training=[], validation=[]), "has no record of step 20"),
     "a history that is not finite": (lambda m: json.dumps(m).replace("1.25", "Infinity"), "finite number"),
     "a history that commands": (history_with(name="p\x1b[2J"), "cannot be printed"),
     "an observable that commands": (set_in("flow", obs=["a\x1b[1A", "b"]), "cannot be printed"),

@@ -24,14 +24,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # two steps lear
     [
         ({"hidden": []}, {"hidden": ()}),
         ({"hidden": [np.int64(3)], "n_components": np.int32(2)}, {"hidden": np.array([3, 2]), "order": np.int64(1)}),
-        ({"obs": ["y"], "family": "spline", "n_components": 2}, {"mirror": True}),
+        ({"obs": ["y"], "family": "spline", "n_components": 2, "n_layers": 2}, {"mirror": True}),
         ({"obs": ("z", "y"), "cond": ["x"], "weights": "w", "hidden": [3]}, {"weights": "w", "seed": np.uint32(7)}),
         (
             {"obs": ["y"], "ranges": {"y": (np.float32(-9), 9)}, "schedule": Schedule(**QUICK | {"validation": 0.99})},
             {"interactions": ()},
         ),
         ({"schedule": Schedule(**QUICK | {"batch_size": 500, "patience": 0})}, {}),
-        ({"schedule": Schedule(**QUICK | {"steps": 1, "warmup": 0, "averaging": 0.0}), "n_layers": 2}, {"joint": True}),
+        ({"schedule": Schedule(**QUICK | {"steps": 1, "warmup": 0, "averaging": 0.0}), "obs": ["y"]}, {"joint": True}),
     ],
 )
 def test_what_trains_can_be_saved(monkeypatch, tmp_path, settings, variations):
