@@ -160,7 +160,7 @@ def test_no_events_give_no_numbers():
 
 
 def test_bad_calls():
-    with pytest.raises(TypeError, match="not a single string"):
+    with pytest.raises(TypeError, match="obs is a list"):
         Flow("mass")
     flow = Flow(["a"], ["x"], ranges={"a": (0.0, 1.0)})
     with pytest.raises(ValueError, match="x"):
