@@ -35,7 +35,7 @@ def measure_fit(n_events: int, n_nuisances: int, *, interactions: bool) -> dict:
     ):
         report[f"first_{name}_cpu_s"], report[f"first_{name}_wall_s"] = clocked(call)
         report[f"{name}_cpu_s"] = statistics.median(clocked(call)[0] for _ in range(5))
-    minimizer = zfit.minimize.Minuit(gradient="zfit", mode=0)
+    minimizer = zfnf.Minuit()
     fitted: list = []
     report["migrad_cpu_s"], _ = clocked(lambda: fitted.append(minimizer.minimize(nll)))
     report["hesse_cpu_s"], _ = clocked(lambda: fitted[0].hesse(method="hesse_np", name="np"))
@@ -56,7 +56,7 @@ def measure_loop(n_fits: int, n_events: int) -> dict:
 
     def one(seed: int) -> None:
         nll = zfnf.loss.UnbinnedNLL(model, normal_events(n_events, seed))
-        zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+        zfnf.Minuit().minimize(nll)
 
     for seed in range(5):
         one(seed)

@@ -27,7 +27,7 @@ import zfit_fnf as zfnf
 from zfit_fnf.datasets import ShiftSqueeze
 from zfit_fnf.diagnostics import two_sample_auc
 from zfit_fnf.doi import ProfiledFit, Scenarios, TransferFit, bootstrap, ensemble, fit_transfer, profile, scenarios
-from zfit_fnf.toys import default_minimizer
+from zfit_fnf.minimize import Minuit
 
 TRUTH = {"shift": 0.5, "squeeze": -0.5}
 DISTORTIONS: dict[str, dict[str, Any]] = {
@@ -208,7 +208,7 @@ def main() -> None:
 
     profiled = stage("step 2", lambda: profile(fit, seed=args.seed, progress=False))
     nll = profiled.loss()
-    result = stage("migrad", lambda: default_minimizer().minimize(nll))
+    result = stage("migrad", lambda: Minuit().minimize(nll))
     stage("hesse", lambda: result.hesse(method="hesse_np", name="hesse"))
     report |= stage.say(step_2=step_2(profiled, result, toy, data))
 

@@ -33,8 +33,9 @@ from zfit_fnf.doi import TransferFit, fit_transfer
 from zfit_fnf.doi.amortised import ProfileProblem
 from zfit_fnf.doi.globalfit import GlobalProblem
 from zfit_fnf.files import complete
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.samples import as_sample
-from zfit_fnf.toys import default_minimizer, hesse_errors
+from zfit_fnf.toys import hesse_errors
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Fitter:
         # Without checks, which would double the cost: it is the coverage of all toys that is asked for.
         profiled = self._profile.solve(fit, window=None, n_checks=0, seed=index, progress=False)
         nll = profiled.loss()
-        converged = default_minimizer().minimize(nll).converged
+        converged = Minuit().minimize(nll).converged
         errors = hesse_errors(nll, list(self.nuisances.values()))
         exact = study.toy.fit(data, of="x")
         return {

@@ -94,7 +94,7 @@ def fit(nll: zfit.loss.UnbinnedNLL, nuisances: list[Nuisance]) -> zfit.result.Fi
     """MIGRAD from nominal."""
     for nuisance in nuisances:
         nuisance.set_value(0.0)
-    return zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+    return zfnf.Minuit().minimize(nll)
 
 
 def in_order(by_name: dict[str, float]) -> np.ndarray:

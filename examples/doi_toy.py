@@ -48,7 +48,7 @@ def main(
 
     # 3. How the map follows the nuisance, learned once. After that, the profile likelihood is one like any other.
     profiled = zfnf.doi.profile(fit, n_checks=1, **networks)
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(profiled.loss())
+    result = zfnf.Minuit().minimize(profiled.loss())
     result.hesse()
 
     # 4. Uncertainties of anything that is computed with the map; here, of the map itself.

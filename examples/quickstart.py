@@ -64,7 +64,7 @@ def main(
     background = zfnf.pdf.FlowPDF(other, extended=n_bkg, name="background")
     model = zfnf.pdf.SumPDF([background, signal])
     nll = zfnf.loss.ExtendedUnbinnedNLL(model, zfnf.Sample.read(out / "data.root"))
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+    result = zfnf.Minuit().minimize(nll)
     result.hesse()
     result.errors(method="minuit_minos")
     draw(out, model)

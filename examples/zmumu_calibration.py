@@ -48,7 +48,7 @@ def main(
     fit = zfnf.doi.bootstrap(fit, members, seed=seed, progress=False)
     # Step 2: how the map follows the resolution; then the likelihood of the resolution alone is a profile.
     profiled = zfnf.doi.profile(fit, n_checks=0, hidden=(4,), schedule=schedule, seed=seed, progress=False)
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(profiled.loss())
+    result = zfnf.Minuit().minimize(profiled.loss())
     result.hesse()
 
     cases = zfnf.doi.scenarios(profiled, result)

@@ -93,7 +93,7 @@ def main(
         [observables(other, scale=1 + scale / 100), background_like(other, background, seed)], ignore_index=True
     )
     model, parameter = build_model(deformation, n_expected=(len(other), background))
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(zfnf.loss.ExtendedUnbinnedNLL(model, data))
+    result = zfnf.Minuit().minimize(zfnf.loss.ExtendedUnbinnedNLL(model, data))
     result.hesse()
     result.errors([parameter], method="minuit_minos")
     measurement = summarise(result, parameter, injected=scale, ratio=len(other) / deformation.flow.history.n_events)

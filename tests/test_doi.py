@@ -33,6 +33,7 @@ from zfit_fnf.doi import (
 from zfit_fnf.doi.amortised import Check
 from zfit_fnf.doi.ensemble import rebased_loss
 from zfit_fnf.doi.uncertainty import Modes
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.samples import Sample, as_sample
 from zfit_fnf.transfer import ProfiledTransfer, Transfer
@@ -255,7 +256,7 @@ def cases(profiled):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         nll = profiled.loss()
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+    result = Minuit().minimize(nll)
     return scenarios(profiled, result)
 
 

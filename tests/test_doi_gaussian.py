@@ -20,6 +20,7 @@ from zfit_fnf.doi import ensemble, fit_transfer, profile
 from zfit_fnf.doi.amortised import ProfileProblem
 from zfit_fnf.doi.globalfit import Member
 from zfit_fnf.limits import upper_limit
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.optimise import Schedule
 from zfit_fnf.param import modified_yield
 from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF, SumPDF
@@ -76,7 +77,7 @@ def test_global_fit(fitted, data):
 
 def test_profile_is_the_likelihood_of_x(profiled, data):
     assert profiled.valid, profiled
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0, tol=1e-4).minimize(profiled.loss())
+    result = Minuit().minimize(profiled.loss())
     error = result.hesse(method="hesse_np", name="hesse")[profiled.parameters["jes"]]["error"]
     assert error == pytest.approx(1.0 / np.sqrt(N + 1), rel=0.03)
     assert result.params["jes"]["value"] == pytest.approx(data["x"].sum() / (N + 1), abs=0.2 * error)

@@ -19,6 +19,7 @@ from state_dicts import density_of, made_flow, made_fnf
 import zfit_fnf as zfnf
 from zfit_fnf import interop
 from zfit_fnf.interop.callable import check_normalisation
+from zfit_fnf.minimize import Minuit
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "fnf-reference"
 f = np.float64
@@ -574,7 +575,7 @@ def test_imported_flows_are_deformed_fitted_and_stored(make, tmp_path):
     for model in (deformation, zfnf.load(tmp_path / "m.fnf")):
         jes, n = zfnf.nuisance("jes"), zfit.Parameter("n", 1900.0, 0.0, 10_000.0, stepsize=10.0)
         nll = zfnf.loss.ExtendedUnbinnedNLL(zfnf.pdf.FNFPDF(model, params={"jes": jes}, extended=n), data)
-        result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+        result = Minuit().minimize(nll)
         error = result.hesse(params=jes)[jes]["error"]
         assert result.valid
         # Shifted by 0.3 widths per unit, two thousand events: 1 / (0.3 sqrt(2000)) = 0.075, less with correlations.

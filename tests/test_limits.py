@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 
 import zfit
 import numpy as np
@@ -14,8 +15,9 @@ from scipy.interpolate import PchipInterpolator
 
 import zfit_fnf.loss
 from zfit_fnf.limits import DiscoveryResult, LimitResult, discovery, log_cls, log_expected_cls, upper_limit
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import NuisanceConstraint
-from zfit_fnf.toys import asimov, default_minimizer
+from zfit_fnf.toys import asimov
 
 BANDS = np.arange(-2, 3)
 N_ASIMOV = 2000
@@ -79,19 +81,24 @@ def test_counting_experiment_of_pyhf(counts, low):
     measurement = counting(counts, 10.0, 50.0, change=(0.85, 1.2), low=low)
     result = upper_limit(measurement.nll, measurement.mu, n_asimov=100)
 
-    rate = {"name": "rate", "type": "normsys", "data": {"lo": 0.85, "hi": 1.2}}
+    # Asked for: 1 %. The same formulae for the same likelihood: what differs is the tolerance of the fits.
+    np.testing.assert_allclose(limits_of(result), pyhf_limits(pyhf, counts, 10.0, 50.0, (0.85, 1.2)), rtol=1e-3)
+
+
+def pyhf_limits(pyhf, counts, s, b, change) -> list[float]:
+    """Observed and expected limits of `likelihoods.counting`."""
+    rate = {"name": "rate", "type": "normsys", "data": dict(zip(("lo", "hi"), change, strict=True))}
     strength = {"name": "mu", "type": "normfactor", "data": None}
     samples = [
-        {"name": "sig", "data": [10.0 / len(counts)], "modifiers": [strength]},
-        {"name": "bkg", "data": [50.0 / len(counts)], "modifiers": [rate]},
+        {"name": "sig", "data": [s / len(counts)], "modifiers": [strength]},
+        {"name": "bkg", "data": [b / len(counts)], "modifiers": [rate]},
     ]
     channels = [{"name": f"channel{index}", "samples": samples} for index in range(len(counts))]
     code4 = {"normsys": {"interpcode": "code4"}}
     model = pyhf.Model({"channels": channels}, poi_name="mu", modifier_settings=code4)
     data = [*counts, *model.config.auxdata]
     observed, expected = pyhf.infer.intervals.upper_limits.upper_limit(data, model, rtol=1e-5)
-    # Asked for: 1 %. The same formulae for the same likelihood: what differs is the tolerance of the fits.
-    np.testing.assert_allclose(limits_of(result), [observed, *expected], rtol=1e-3)
+    return [float(observed), *map(float, expected)]
 
 
 # --- several dimensions, and hepstats --------------------------------------------------------------------------------
@@ -130,7 +137,7 @@ def test_hepstats_with_the_asymptotic_calculator(bump):
 
     measurement, ours = bump
     nll, mu = measurement.nll, measurement.mu
-    minimizer = default_minimizer()
+    minimizer = Minuit()
     best = minimizer.minimize(nll)
     calculator = AsymptoticCalculator(best, minimizer, n_asimov=N_ASIMOV)
     values = POIarray(mu, np.linspace(0.02, 1.2 * max(limits_of(ours)), 12))
@@ -170,7 +177,7 @@ def test_unbinned_asimov_against_the_binned_one_of_hepstats():
     data = zfit.pdf.SumPDF([sig, bkg]).sample(n=305)
     model = zfit.pdf.SumPDF([sig, bkg])
     ours = upper_limit(zfit_fnf.loss.ExtendedUnbinnedNLL(model, data), n_sig)
-    calculator = AsymptoticCalculator(zfit.loss.ExtendedUnbinnedNLL(model, data), default_minimizer(), asimov_bins=200)
+    calculator = AsymptoticCalculator(zfit.loss.ExtendedUnbinnedNLL(model, data), Minuit(), asimov_bins=200)
     test = UpperLimit(calculator, POIarray(n_sig, np.array(ours.expected)), POI(n_sig, 0))
     names = ["expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2"]
     pvalues = [test.pvalues()[name][index] for index, name in enumerate(names)]
@@ -186,7 +193,7 @@ def test_hepstats_with_toys():
 
     measurement = counting([480], 20.0, 400.0, change=(0.8, 1.2), low=-20.0)
     nll, mu = measurement.nll, measurement.mu
-    minimizer = default_minimizer()
+    minimizer = Minuit()
     best = minimizer.minimize(nll)
     before = measurement.state()
     calculator = FrequentistCalculator(best, minimizer, ntoysnull=15, ntoysalt=0, seed=5)
@@ -212,7 +219,7 @@ def test_hepstats_limit_with_toys_agrees_with_the_asymptotic_one(tmp_path):
 
     measurement = counting([430], 20.0, 400.0, change=(0.9, 1.1), low=-20.0)
     nll, mu = measurement.nll, measurement.mu
-    minimizer = default_minimizer()
+    minimizer = Minuit()
     best = minimizer.minimize(nll)
     limit = upper_limit(nll, mu).observed
     null, alternative = POIarray(mu, [limit]), POI(mu, 0)
@@ -236,7 +243,7 @@ def test_interpolated_limit_of_hepstats_and_its_range():
     from zfit_fnf.calculators import AsymptoticCalculator, UpperLimit
 
     measurement = counting([55], 10.0, 50.0)
-    minimizer = default_minimizer()
+    minimizer = Minuit()
     calculator = AsymptoticCalculator(minimizer.minimize(measurement.nll), minimizer, n_asimov=100)
     with pytest.raises(POIRangeError, match="limit is above mu = 1"):
         UpperLimit(calculator, POIarray(measurement.mu, [0.5, 1.0]), POI(measurement.mu, 0)).upperlimit()
@@ -298,8 +305,8 @@ def test_a_limit_above_the_range_is_an_error():
 
 @pytest.mark.parametrize("infer", [upper_limit, discovery])
 def test_parameters_that_are_not_of_interest(counter, infer):
-    with pytest.raises(TypeError, match=r"must be a zfit\.Parameter"):
-        infer(counter.nll, "mu")
+    with pytest.raises(TypeError, match=r"must be a zfit\.Parameter, or the name of one; got 1"):
+        infer(counter.nll, 1)
     with pytest.raises(
         ValueError, match=r"'other' is not a parameter of the likelihood; it depends on \['mu', 'rate'\]"
     ):
@@ -314,12 +321,115 @@ def test_parameters_that_are_not_of_interest(counter, infer):
 
 def test_values_outside_of_the_range(counter):
     positive = counting([55], 10.0, 50.0, low=0.1)
-    with pytest.raises(ValueError, match=r"'mu' cannot be 0: its limits are \(0\.1, 20\.0\)"):
+    with pytest.raises(ValueError, match=r"'mu' cannot be 0: its limits are \(0\.1, 20\)"):
         upper_limit(positive.nll, positive.mu)
     with pytest.raises(ValueError, match="'mu' cannot be 30"):
         discovery(counter.nll, counter.mu, expected_at=30.0)
     with pytest.raises(ValueError, match=r"between 0\.5 and 1"):
         upper_limit(counter.nll, counter.mu, cl=95)
+
+
+@pytest.mark.parametrize(
+    ("infer", "arguments", "error", "match"),
+    [
+        (upper_limit, {"poi": "rate"}, ValueError, "'rate' is a nuisance"),
+        (upper_limit, {"poi": "x0"}, ValueError, "'x0' is not a parameter"),
+        (upper_limit, {"cl": "0.95"}, TypeError, "cl= must be a number"),
+        (upper_limit, {"cl": 0.05}, ValueError, r"between 0\.5 and 1"),
+        (upper_limit, {"cl": np.nan}, ValueError, "cl= must be finite"),
+        (upper_limit, {"n_asimov": 0}, ValueError, "n_asimov= must be at least 1"),
+        (upper_limit, {"n_asimov": 1e4}, TypeError, "n_asimov= must be a whole number"),
+        (upper_limit, {"minimizer": Minuit}, TypeError, "minimizer= is an object"),
+        (upper_limit, {"expected": "pre-fit"}, ValueError, 'expected= is "postfit" or "prefit"'),
+        (upper_limit, {"expected": True}, ValueError, 'expected= is "postfit" or "prefit"'),
+        (discovery, {"null": None}, TypeError, "null= must be a number"),
+        (discovery, {"null": -1.0}, ValueError, "'mu' cannot be -1"),
+        (discovery, {"expected_at": "1"}, TypeError, "expected_at= must be a number"),
+        (discovery, {"poi": "rate"}, ValueError, "'rate' is a nuisance"),
+    ],
+)
+def test_mistakes(counter, infer, arguments, error, match):
+    before = counter.state()
+    with pytest.raises(error, match=match):
+        infer(counter.nll, **{"poi": counter.mu, **arguments})
+    assert counter.state() == before
+
+
+def test_results_and_models_are_no_likelihoods(counter):
+    with pytest.raises(TypeError, match="not its result"):
+        upper_limit(Minuit().minimize(counter.nll), counter.mu)
+    with pytest.raises(TypeError, match="the first argument is a likelihood"):
+        upper_limit(counter.nll.model[0], counter.mu)
+    with pytest.raises(TypeError, match="the first argument is a likelihood"):
+        upper_limit(counter.mu, counter.nll)
+
+
+# --- before unblinding ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("s", [10.0, 25.0])
+def test_expected_limits_before_any_fit_are_those_of_pyhf(s):
+    """For the data that pyhf's model expects without signal, with its nuisance where the auxiliary measurement is."""
+    pyhf = pytest.importorskip("pyhf")
+    measurement = counting([200], s, 50.0, change=(0.8, 1.3))  # data that would move the background by 4 errors
+    result = upper_limit(measurement.nll, measurement.mu, n_asimov=100, expected="prefit")
+    expected = pyhf_limits(pyhf, [50.0], s, 50.0, (0.8, 1.3))[1:]
+    np.testing.assert_allclose(result.expected, expected, rtol=1e-3)
+    assert np.isnan([result.observed, result.best_fit]).all()
+    assert list(result.scan) == ["expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2"]
+    assert str(result).splitlines()[:2] == [
+        "95 % CLs upper limits on mu (before any fit)",
+        "  observed          not looked at",
+    ]
+
+
+def test_no_event_is_looked_at_before_unblinding(counter):
+    """Other data, none, and data with weights for which the observed limit is refused give the same expected limits."""
+    (model,) = counter.nll.model
+    (rate,) = counter.nuisances
+    blind = upper_limit(counter.nll, counter.mu, n_asimov=100, expected="prefit").expected
+    rate.set_value(1.5)  # where it happens to be does not matter, but where it was measured does
+    for events, weights in ((np.zeros(0), None), (np.zeros(3), np.array([2.0, 2.0, 2.0]))):
+        nll = zfit_fnf.loss.ExtendedUnbinnedNLL(model, {"x0": events}, weights=weights)
+        assert upper_limit(nll, "mu", n_asimov=100, expected="prefit").expected == pytest.approx(blind, rel=1e-4)
+    assert float(rate.value()) == 1.5
+    with zfit.param.set_values([rate.observed], [1.0]):
+        assert upper_limit(counter.nll, "mu", n_asimov=100, expected="prefit").expected[2] > 1.02 * blind[2]
+    rate.set_value(0.0)
+
+
+# --- few events -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("observed", "b", "counted"), [(0, 4.0, "4 expected and 0 observed"), (3, 30.0, "30 .* and 3 obs")]
+)
+def test_few_events_are_told(observed, b, counted):
+    measurement = counting([observed], 3.0, b)
+    with pytest.warns(UserWarning, match=f"more events than {counted}.*too strong, by up to 20 %.*Toys do not") as seen:
+        upper_limit(measurement.nll, measurement.mu, n_asimov=100)
+    assert [one.filename for one in seen if "asymptotic" in str(one.message)] == [__file__]
+
+
+def test_few_events_under_a_peak_are_told():
+    """Of 1000 background events 2 are in the peak; with a peak as wide as the background all of them count."""
+    obs = zfit.Space("x", limits=(-1.0, 1.0))
+    mu = zfit.Parameter("mu", 1.0, 0.0, 5000.0)
+    x = np.linspace(-0.999, 0.999, 1000)
+    for width, warns in ((0.0005, True), (0.2, False)):
+        sig = zfit.pdf.Gauss(0.0, width, obs=obs, extended=zfit_fnf.modified_yield(1.0, [mu]))
+        bkg = zfit.pdf.Uniform(-1.0, 1.0, obs=obs, extended=1000.0)
+        nll = zfit_fnf.loss.ExtendedUnbinnedNLL(zfit_fnf.pdf.SumPDF([sig, bkg]), {"x": x})
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            upper_limit(nll, mu, n_asimov=1000, expected="prefit")
+        assert bool([one for one in seen if "asymptotic" in str(one.message)]) == warns
+
+
+def test_few_events_of_a_discovery_are_told():
+    measurement = counting([3], 2.0, 0.5)
+    with pytest.warns(UserWarning, match=r"more events than 3 expected that this result rests on: significances"):
+        discovery(measurement.nll, measurement.mu, n_asimov=100)
 
 
 def test_weights_that_fluctuate_too_much(counter):
@@ -342,7 +452,7 @@ def test_limits_of_an_asimov_set_are_the_expected_ones(counter):
 
 
 def test_results_print_as_tables():
-    limit = LimitResult("mu", 0.9, 1.5, (0.5, 0.7, 1.0, 1.4, 2.0), 0.25, None)
+    limit = LimitResult("mu", 0.9, 1.5, (0.5, 0.7, 1.0, 1.4, 2.0), 0.25, None, r"$\mu$")
     assert str(limit).splitlines()[0] == "90 % CLs upper limits on mu (best fit 0.25)"
     assert "expected -2 sigma 0.5" in str(limit)
     assert "observed          1.5" in str(limit)

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from typing import ClassVar
 
-import zfit
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from zfit_fnf import plotting
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.projections import PostfitBand, VariedSample
 from zfit_fnf.samples import Sample
 from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
@@ -32,7 +32,7 @@ def ax():
 def fitted():
     """A fit with a signal strength and the nuisances shape and rate."""
     measurement = search(1, 300.0, 700.0, seed=5)
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(measurement.nll)
+    result = Minuit().minimize(measurement.nll)
     result.hesse()
     return measurement, result
 

@@ -9,6 +9,7 @@ from likelihoods import search
 from scipy.stats import norm
 
 import zfit_fnf as zfnf
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.projections import component_samples, fitted_nuisances, hesse_error, postfit_band, vary
 
 N = 40_000
@@ -21,7 +22,7 @@ def fitted():
     measurement = search(1, 300.0, 700.0, seed=5)
     for part, label in zip(measurement.nll.model[0].pdfs, ("signal", "background"), strict=True):
         part._label = label
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(measurement.nll)
+    result = Minuit().minimize(measurement.nll)
     result.hesse()
     return measurement, result
 
@@ -139,7 +140,7 @@ def test_nuisances_and_errors_of_a_fit(fitted):
 
 def test_hesse_has_to_run_first(fitted):
     measurement, _ = fitted
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(measurement.nll)
+    result = Minuit().minimize(measurement.nll)
     with pytest.raises(ValueError, match=r"'mu' has no HESSE error: call result\.hesse\(\) first"):
         hesse_error(result, measurement.mu)
 
@@ -173,7 +174,7 @@ class TestPostfitBand:
         n = zfit.Parameter("n", 400.0, 0, 1000)
         model = zfit.pdf.Gauss(0.0, 1.0, obs=OBS, extended=n)
         events = {"x": np.random.default_rng(0).normal(size=400)}
-        result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(zfnf.loss.ExtendedUnbinnedNLL(model, events))
+        result = Minuit().minimize(zfnf.loss.ExtendedUnbinnedNLL(model, events))
         result.hesse()
         parts = component_samples(model, params=result.values, n_events=1000)
         counts, _ = np.histogram(parts["Gauss"].columns["x"], self.edges, weights=parts["Gauss"].weights)
@@ -182,7 +183,7 @@ class TestPostfitBand:
 
     def test_needs_errors(self, fitted):
         measurement, _ = fitted
-        result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(measurement.nll)
+        result = Minuit().minimize(measurement.nll)
         parts = component_samples(measurement.nll.model[0], n_events=10)
         result.covariance = lambda params: None
         with pytest.raises(ValueError, match="no finite covariance for a post-fit band"):

@@ -12,9 +12,10 @@ from likelihoods import Measurement, counting, gaussian_mean, search
 from scipy import integrate, stats
 
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF, SumPDF
-from zfit_fnf.toys import ToyFits, asimov, default_minimizer, fit_toys, hesse_errors, preserved, refillable, toy
+from zfit_fnf.toys import ToyFits, asimov, fit_toys, hesse_errors, preserved, refillable, toy
 
 RARE = 1e-4  # probability of a false alarm of every statistical check
 
@@ -256,7 +257,7 @@ def test_pulls_of_a_model_with_shape_and_rate_nuisances(bump):
 def test_refits_do_not_use_memory(counter):
     resource = pytest.importorskip("resource")
     loss = refillable(counter.nll)
-    minimizer = default_minimizer()
+    minimizer = Minuit()
     with preserved(counter.nll):
         for index in range(120):
             if index == 20:

@@ -44,7 +44,7 @@ from .loss import (
     total,
     total_hessian,
 )
-from .minimize import newton_step, vertical_distance
+from .minimum import newton_step, vertical_distance
 from .param import limits_of, values_of
 from .pdf import components
 
@@ -123,7 +123,7 @@ def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL, *, max_memory: float | No
 
     Example:
         >>> fast = accelerate(nll)
-        >>> result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(fast)
+        >>> result = zfit_fnf.Minuit().minimize(fast)
         >>> print(fast.report)
     """
     if isinstance(nll, AcceleratedNLL):

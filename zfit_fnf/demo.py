@@ -315,8 +315,7 @@ def analyse(
     if settings.accelerated:
         nll = accelerate(nll)
     with stage("MIGRAD", f"fitting {data.n_events:,} events: MIGRAD"):
-        # Errors by MINOS are measured from the minimum: it has to be known better than by default.
-        result = Minuit(tol=1e-4).minimize(nll)
+        result = Minuit().minimize(nll)
     with stage("HESSE", "HESSE"):
         result.hesse()
     with stage("MINOS", "MINOS"):

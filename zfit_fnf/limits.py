@@ -15,9 +15,10 @@ interpolation between points each of which costs a fit, two or three of them for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -25,7 +26,20 @@ import pandas as pd
 from scipy.interpolate import BarycentricInterpolator, PchipInterpolator
 from scipy.stats import norm
 
-from .toys import Values, asimov, current_axes, current_values, default_minimizer, global_observables, preserved
+from .arguments import check_likelihood, check_minimizer, count, parameter_of, real
+from .minimize import Minuit
+from .param import Nuisance, limits_of
+from .scans import axis_title
+from .toys import (
+    Values,
+    asimov,
+    current_axes,
+    current_values,
+    global_observables,
+    measured_values,
+    preserved,
+    scores,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +51,7 @@ _COLUMNS = ("expected_m2", "expected_m1", "expected", "expected_p1", "expected_p
 _TRIALS = 30  # values to try at most in search of one limit
 _FURTHEST = 10.0  # times the largest value that was tried: how far to extrapolate
 _CLOSE = 0.01  # how close to a value that was tried, relative to the range searched, a limit may be interpolated
+_FEW = 10.0  # events, below which asymptotic limits are off by several per cent
 _SLACK = 0.05  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
 
 
@@ -47,11 +62,12 @@ class LimitResult:
     Attributes:
         poi: Name of the parameter of interest.
         cl: Confidence level.
-        observed: The observed limit.
+        observed: The observed limit; not a number if the data were not looked at.
         expected: The limits expected from background only: -2, -1, 0, +1, +2 standard deviations, ascending.
-        best_fit: Best-fit value of the parameter; values below zero count as zero.
+        best_fit: Best-fit value of the parameter, likewise; values below zero count as zero.
         scan: CLs at the values of the parameter that were tried (the index): ``observed``, and ``expected_m2``,
             ``expected_m1``, ``expected``, ``expected_p1``, ``expected_p2`` for -2 to +2 standard deviations.
+        title: Label of the parameter, for plots; by default its name.
     """
 
     poi: str
@@ -60,6 +76,7 @@ class LimitResult:
     expected: tuple[float, ...]
     best_fit: float
     scan: pd.DataFrame
+    title: str = ""
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """CLs against the parameter of interest, with the expected bands.
@@ -80,17 +97,21 @@ class LimitResult:
             values, cls["expected_m1"], cls["expected_p1"], color="#85d17c", label=r"expected $\pm 1\sigma$"
         )
         ax.plot(values, cls["expected"], color="black", linestyle="dashed", label="expected")
-        ax.plot(values, cls["observed"], color="black", label="observed")
+        if "observed" in cls:
+            ax.plot(values, cls["observed"], color="black", label="observed")
         ax.axhline(1 - self.cl, color="red", linewidth=1)
-        ax.set(xlabel=self.poi, ylabel=r"CL$_s$", ylim=(0, 1), xlim=(0, values[-1]))
+        ax.set(xlabel=self.title or self.poi, ylabel=r"CL$_s$", ylim=(0, 1), xlim=(0, values[-1]))
         ax.legend()
         return ax
 
     def __str__(self) -> str:
         names = ["observed", *(f"expected {band:+d} sigma" if band else "expected" for band in BANDS)]
-        rows = zip(names, (self.observed, *self.expected), strict=True)
-        title = f"{100 * self.cl:g} % CLs upper limits on {self.poi} (best fit {self.best_fit:.4g})"
-        return "\n".join([title, *(f"  {name:<17} {value:.4g}" for name, value in rows)])
+        values = [f"{value:.4g}" for value in (self.observed, *self.expected)]
+        fit = f"best fit {self.best_fit:.4g}"
+        if math.isnan(self.observed):
+            values[0], fit = "not looked at", "before any fit"
+        rows = (f"  {name:<17} {value}" for name, value in zip(names, values, strict=True))
+        return "\n".join([f"{100 * self.cl:g} % CLs upper limits on {self.poi} ({fit})", *rows])
 
 
 @dataclass(frozen=True)
@@ -128,9 +149,10 @@ class DiscoveryResult:
 
 def upper_limit(
     nll: zfit.loss.UnbinnedNLL,
-    poi: zfit.Parameter,
+    poi: zfit.Parameter | str,
     *,
     cl: float = 0.95,
+    expected: Literal["postfit", "prefit"] = "postfit",
     minimizer: zfit.minimize.BaseMinimizer | None = None,
     n_asimov: int = 20_000,
     seed: int = 0,
@@ -141,49 +163,75 @@ def upper_limit(
     those of background only, with the nuisances that fit the data best at zero (as in pyhf). Parameters and global
     observables are restored at the end.
 
+    Before unblinding, ``expected="prefit"`` gives the expected limits alone. No event is looked at (a likelihood of an empty
+    data set will do if it is extended): parameters are where their auxiliary measurements put them, those without one
+    at their current values.
+
     Args:
         nll: The likelihood.
-        poi: The parameter of interest, floating; zero and all limits on it have to be inside of its own limits.
+        poi: The parameter of interest, or its name, floating; zero and all limits on it have to be inside of its own limits.
         cl: Confidence level.
-        minimizer: By default `zfit_fnf.toys.default_minimizer`.
+        expected: What the expected limits are for: the background after a fit to the data, or that before any.
+        minimizer: By default `zfit_fnf.Minuit`.
         n_asimov: Events for each component of the Asimov set.
         seed: Seed of the Asimov set.
 
     Returns:
         The observed and the five expected limits, and the scan.
 
+    Warns:
+        UserWarning: If the limit rests on fewer than ten events, where the formulae give limits that are too strong by up to
+            20 per cent.
+
     Raises:
-        TypeError: If the parameter of interest is not a `zfit.Parameter`.
-        ValueError: If it is not in the likelihood, does not float, cannot be zero, or may not become as large as a
-            limit; if the data have weights with which the formulae do not hold; if the outcome behind a constraint
-            cannot be moved.
+        TypeError: If an argument is of another kind.
+        ValueError: If the parameter is not in the likelihood, does not float, is a nuisance, cannot be zero, or may not become
+            as large as a limit; if the data have weights with which the formulae do not hold; if the outcome behind a
+            constraint cannot be moved.
         RuntimeError: If a fit does not converge.
 
     Example:
         >>> limit = upper_limit(nll, mu)
         >>> limit.observed, limit.expected[2]
         >>> print(limit)
+        >>> print(upper_limit(nll, mu, expected="prefit"))
     """
-    if not 0.5 < cl < 1:
+    if not 0.5 < real(cl, "cl=") < 1:
         raise ValueError(f"cl must be between 0.5 and 1, e.g. 0.95; got {cl}")
-    _check(nll, poi, 0.0)
+    if expected not in ("postfit", "prefit"):
+        raise ValueError(f'expected= is "postfit" or "prefit"; got {expected!r}')
+    poi = _checked(nll, poi, 0.0, minimizer, n_asimov)
+    if expected == "postfit":
+        _check_weights(nll)
     with preserved(nll):
-        data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
-        best_fit = data.best(above=0.0).values[poi]
-        experiment = asimov(nll, params=data.at(0.0).values, n_events=n_asimov, seed=seed)
+        data = None
+        if expected == "postfit":
+            data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
+        at = (
+            {**current_values(nll.get_params()), **measured_values(nll), poi: 0.0}
+            if data is None
+            else data.at(0.0).values
+        )
+        experiment = asimov(nll, params=at, n_events=n_asimov, seed=seed)
         background = ProfileLikelihood(
             experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth
         )
-
-        expected = _expected_limits(background, 1 - cl)
-        observed = _observed_limit(data, background, 1 - cl, sigma=expected[2] / norm.isf((1 - cl) / 2))
-        scan = _scan(data, background)
-    return LimitResult(poi.name, cl, observed, expected, best_fit, scan)
+        limits = _expected_limits(background, 1 - cl)
+        observed = best_fit = math.nan
+        if data is not None:
+            best_fit = data.best(above=0.0).values[poi]
+            observed = _observed_limit(data, background, 1 - cl, sigma=limits[2] / norm.isf((1 - cl) / 2))
+        scan = _scan(background, data)
+        at[poi] = limits[2]
+        n_events = [_n_relevant(nll, poi, at, experiment.data)]
+        n_events += [] if data is None else [_n_relevant(nll, poi, at, nll.data)]
+    _warn_of_few(n_events, "limits come out too strong, by up to 20 %")
+    return LimitResult(poi.name, cl, observed, limits, best_fit, scan, axis_title(poi))
 
 
 def discovery(
     nll: zfit.loss.UnbinnedNLL,
-    poi: zfit.Parameter,
+    poi: zfit.Parameter | str,
     *,
     null: float = 0.0,
     expected_at: float | None = None,
@@ -198,36 +246,43 @@ def discovery(
 
     Args:
         nll: The likelihood.
-        poi: The parameter of interest, floating.
+        poi: The parameter of interest, or its name, floating.
         null: Its value without signal.
         expected_at: Its value for the expected significance; by default the best fit.
-        minimizer: By default `zfit_fnf.toys.default_minimizer`.
+        minimizer: By default `zfit_fnf.Minuit`.
         n_asimov: Events for each component of the Asimov set.
         seed: Seed of the Asimov set.
 
     Returns:
         Observed and expected significances and p-values.
 
+    Warns:
+        UserWarning: If the excess rests on fewer than ten events.
+
     Raises:
-        TypeError: If the parameter of interest is not a `zfit.Parameter`.
+        TypeError: If an argument is of another kind.
         ValueError: As for `upper_limit`, or if ``null`` or ``expected_at`` are outside of the parameter's limits.
         RuntimeError: If a fit does not converge.
 
     Example:
         >>> discovery(nll, mu, expected_at=1.0).expected_significance
     """
-    _check(nll, poi, null)
+    poi = _checked(nll, poi, real(null, "null="), minimizer, n_asimov)
     if expected_at is not None:
-        _check(nll, poi, expected_at)
+        _check_range(poi, real(expected_at, "expected_at="))
+    _check_weights(nll)
     with preserved(nll):
         data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
         best_fit = data.best(above=null).values[poi]
         observed = data.excess(null)
         at = best_fit if expected_at is None else expected_at
-        experiment = asimov(nll, params=data.at(at).values, n_events=n_asimov, seed=seed)
+        values = data.at(at).values
+        experiment = asimov(nll, params=values, n_events=n_asimov, seed=seed)
+        n_events = [_n_relevant(nll, poi, values, experiment.data)]
         expected = ProfileLikelihood(
             experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth
         ).excess(null)
+    _warn_of_few(n_events, "significances are not precise")
     return DiscoveryResult(
         poi.name, null, best_fit, observed, float(norm.sf(observed)), at, expected, float(norm.sf(expected))
     )
@@ -270,7 +325,7 @@ class ProfileLikelihood:
     Args:
         loss: The likelihood.
         poi: The parameter.
-        minimizer: What fits; by default `default_minimizer`.
+        minimizer: What fits; by default `zfit_fnf.Minuit`.
         observed: Global observables that belong to the likelihood.
         truth: Where its minimum is, if that is known: in an Asimov set.
     """
@@ -285,7 +340,7 @@ class ProfileLikelihood:
         truth: Values | None = None,
     ):
         self.loss, self.poi = loss, poi
-        self._minimizer = default_minimizer() if minimizer is None else minimizer
+        self._minimizer = Minuit() if minimizer is None else minimizer
         self._observed = observed
         self._floating = list(loss.get_params())
         zfit.param.set_values({**observed, **(truth or {})}, clip=True)
@@ -406,26 +461,64 @@ def _interpolate(known: Mapping[float, float]) -> float:
     return root if low < root < high else 0.5 * (low + high)
 
 
-def _scan(data: ProfileLikelihood, background: ProfileLikelihood) -> pd.DataFrame:
+def _scan(background: ProfileLikelihood, data: ProfileLikelihood | None) -> pd.DataFrame:
     """CLs at all values that were tried."""
-    index = pd.Index(sorted(background.known()), name=data.poi.name)
-    columns = {"observed": [math.exp(log_cls(data.q(value), background.q(value))) for value in index]}
+    index = pd.Index(sorted(background.known()), name=background.poi.name)
+    columns = {}
+    if data is not None:
+        columns["observed"] = [math.exp(log_cls(data.q(value), background.q(value))) for value in index]
     for name, band in zip(_COLUMNS, BANDS, strict=True):
         columns[name] = [math.exp(log_expected_cls(background.q(value), band)) for value in index]
     return pd.DataFrame(columns, index=index)
 
 
-def _check(nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter, value: float) -> None:
-    if not isinstance(poi, zfit.Parameter):
-        raise TypeError(f"the parameter of interest must be a zfit.Parameter; got {poi!r}")
-    if poi not in nll.get_params(floating=None):
-        names = sorted(parameter.name for parameter in nll.get_params())
-        raise ValueError(f"{poi.name!r} is not a parameter of the likelihood; it depends on {names}")
-    if not poi.floating:
-        raise ValueError(f"{poi.name!r} does not float: set {poi.name}.floating = True")
-    low, high = (limit if limit is None else float(limit) for limit in (poi.lower, poi.upper))
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise ValueError(f"{poi.name!r} cannot be {value:g}: its limits are ({low}, {high}); make them wider")
+def _n_relevant(nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter, at: Values, data: Sequence[zfit.Data]) -> float:
+    r"""How many events a parameter is measured with, :math:`(\sum_i w_i s_i^2)^2 / \sum_i w_i s_i^4` of their scores.
+
+    That is the number of events where all are alike, as in a counting experiment, and those under a narrow peak.
+    """
+    with zfit.param.set_values(list(at), list(at.values())):
+        moments = np.zeros(2)
+        for model, events in zip(nll.model, data, strict=True):
+            weights = np.ones(int(events.num_entries)) if events.weights is None else np.asarray(events.weights)
+            squares = scores(model, np.asarray(events.with_obs(model.obs).value()), [poi])[:, 0] ** 2
+            moments += [weights @ squares, weights @ squares**2]
+    return float(moments[0] ** 2 / moments[1]) if moments[1] > 0 else 0.0
+
+
+def _warn_of_few(n_events: Sequence[float], what: str) -> None:
+    if min(n_events) < _FEW:
+        counts = " and ".join(f"{n:.2g} {kind}" for n, kind in zip(n_events, ("expected", "observed"), strict=False))
+        warnings.warn(
+            f"asymptotic formulae need more events than {counts} that this result rests on: {what}. Toys do not "
+            "(zfit_fnf.calculators.FrequentistCalculator)",
+            stacklevel=3,
+        )
+
+
+def _checked(
+    nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter | str, value: float, minimizer: Any, n_asimov: int
+) -> zfit.Parameter:
+    """The parameter of interest, if all arguments are what they should be."""
+    check_likelihood(nll)
+    check_minimizer(minimizer)
+    count(n_asimov, "n_asimov=", least=1)
+    poi = parameter_of(nll, poi, "the parameter of interest")
+    if isinstance(poi, Nuisance):
+        raise ValueError(
+            f"{poi.name!r} is a nuisance, with an auxiliary measurement: the parameter of interest has none"
+        )
+    _check_range(poi, value)
+    return poi
+
+
+def _check_range(poi: zfit.Parameter, value: float) -> None:
+    low, high = limits_of(poi)
+    if not low <= value <= high:
+        raise ValueError(f"{poi.name!r} cannot be {value:g}: its limits are ({low:g}, {high:g}); make them wider")
+
+
+def _check_weights(nll: zfit.loss.UnbinnedNLL) -> None:
     for data in nll.data:
         weights = np.ones(1) if data.weights is None else np.asarray(data.weights)
         if np.sum(weights**2) > np.sum(weights) * (1 + 1e-6):

@@ -535,7 +535,7 @@ class UnbinnedNLL(LearnedLoss, zfit.loss.UnbinnedNLL):
         >>> mean = zfit.Parameter("mean", 0.5)
         >>> gauss = zfit.pdf.Gauss(mean, 1.0, obs=zfit.Space("y", -10, 10))
         >>> nll = UnbinnedNLL(gauss, {"y": [-1.0, 0.5, 2.0], "w": [1.0, 1.0, 2.0]}, weights="w")
-        >>> result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+        >>> result = zfit_fnf.Minuit().minimize(nll)
         >>> round(result.params[mean]["value"], 3)
         0.875
     """

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import zfit  # before tensorflow, which it silences
 import iminuit
 import numpy as np
-import scipy.linalg
 from zfit.minimizers.baseminimizer import minimize_supports
+from zfit.minimizers.errors import matrix_to_dict
 from zfit.result import FitResult
 
-from .param import is_inside
+from .minimum import Derivatives, Minimum, assign, curvature_of, settle
+from .param import limits_of
 
 _ROUNDS = 4
+_GOAL = 1e-6  # expected vertical distance to the minimum at the end: a thousandth of a standard deviation
+_NEAR = 1.0  # the same, below which Newton steps alone find it
+_BARRIER = 0.5  # rise of the negative log-likelihood on the way to the minimum that tells of another one
+_STEEPEST, _WIDEST = (
+    4.0,
+    1.5,
+)  # how much the slope and the parabola of a single minimum exceed its depth, without a closer look
+_ON_THE_WAY = np.linspace(0.0, 1.0, 9)[1:-1]
+_CROSSED = (
+    "the likelihood rises and falls again between the start of the fit and its end: there are two minima at least, and the one "
+    "near the start was left. Fit from other start values and compare the minima (result.fmin)"
+)
+_MINOS = ("is_valid", "upper_valid", "lower_valid", "at_lower_limit", "at_upper_limit", "nfcn")
 
 
 class Minuit(zfit.minimize.Minuit):
-    """Minuit of zfit, which is given the gradient and the Hessian of the likelihood instead of finding them by differences.
+    """The minimiser of this package: MIGRAD with exact derivatives, then Newton steps to the minimum itself; MINOS.
 
-    MIGRAD takes its first step sizes from the Hessian and checks its covariance against it at the end, and HESSE is exact. The
-    expected vertical distance to the minimum (EDM) is computed once more where MIGRAD has ended, from both derivatives: it
-    starts again from there if that is larger than ``tol``, and if that does not help the result is not valid. With many
-    parameters this is faster (30 parameters: 40 evaluations instead of 800) and more accurate: differences of values are not
-    good enough for many parameters that are correlated, for which errors from HESSE came out tens of per cent off.
+    MIGRAD starts with the Hessian of the likelihood, and where it ends, or where a fit starts near its minimum already,
+    Newton steps inside of the limits lead on, until the expected vertical distance to the minimum (EDM) is below 1e-6, a
+    thousandth of a standard deviation: what follows needs no other tolerance. A minimum that is none is not valid, and the
+    ``message`` of the result says why: at a saddle, where the likelihood does not depend on a parameter, or where the EDM
+    stays above ``tol``. A fit that has crossed a barrier on its way, from the minimum near its start to another one, warns.
 
-    The fit of an accelerated likelihood starts near the minimum already: where that is, seen from the current values, a
-    part of the events has told.
+    The result is one of zfit's. Its HESSE errors come from the Hessian at the minimum. A parameter that a limit holds, where
+    the likelihood still falls towards values outside, has none (not a number, with a warning), and the others have theirs with
+    it fixed: ``result.errors()`` (MINOS) gives its error towards the inside.
+
+    It also fits likelihoods of zfit's own. The fit of an accelerated likelihood starts near the minimum already: where that
+    is, seen from the current values, a part of the events has told.
 
     Args:
-        tol: Precision, as for `zfit.minimize.Minuit`.
-        mode: Strategy of Minuit: 0 does not look at the Hessian before it believes that it has arrived, 1 (default) and 2 do.
+        tol: EDM above which a result is not valid, by default 1e-3.
+        mode: Strategy of MIGRAD, by default 0: with exact derivatives, what 1 and 2 check is right already.
         **options: Further arguments of `zfit.minimize.Minuit`, but ``gradient``.
+
+    Raises:
+        TypeError: If ``gradient`` is given: it is always exact.
+        ValueError: From `minimize`, if there is no floating parameter, or the likelihood or a derivative is not a finite number
+            where the fit starts.
 
     Example:
         >>> mean = zfit.Parameter("mean", 0.5)
@@ -45,84 +67,229 @@ class Minuit(zfit.minimize.Minuit):
         0.5
     """
 
-    def __init__(self, tol: float | None = None, mode: int = 1, **options: Any):
+    def __init__(self, tol: float | None = None, mode: int = 0, **options: Any):
+        if "gradient" in options:
+            raise TypeError("zfit_fnf.Minuit always has the exact gradient: leave gradient= out")
         super().__init__(tol=tol, mode=mode, gradient="zfit", **options)
+
+    def minimize(self, loss: Any, params: Any = None, init: Any = None) -> FitResult:
+        """Fit.
+
+        Args:
+            loss: The likelihood.
+            params: The parameters; by default all that float.
+            init: A result to start from; by default the current values.
+
+        Returns:
+            The result; the parameters have its values.
+        """
+        if not (hasattr(loss, "value_gradient") or isinstance(loss, FitResult)):
+            raise TypeError(f"a fit needs a likelihood, e.g. zfit_fnf.loss.UnbinnedNLL(model, data); got {loss!r}")
+        given = [params] if isinstance(params, (str, zfit.Parameter)) else list(params or ())
+        if wrong := [one for one in given if not isinstance(one, zfit.Parameter)]:
+            raise TypeError(f"params= takes zfit.Parameters; got {wrong}")
+        fitted = given or list(loss.params if isinstance(loss, FitResult) else loss.get_params())
+        if not any(parameter.floating for parameter in fitted):
+            raise ValueError("there is nothing to fit: no parameter floats")
+        result = super().minimize(loss, params, init)
+        if result.info["crossed"]:
+            warnings.warn(_CROSSED, stacklevel=2)
+        return result
 
     @minimize_supports(init=True)
     def _minimize(self, loss: Any, params: Any, init: Any) -> FitResult:
+        if init:
+            zfit.param.assign_values(params, init)
+        suggest = getattr(loss, "starting_point", None)
+        start = np.array([float(parameter.value()) for parameter in params]) if suggest is None else suggest(params)
+        derivatives, goal, minuit = Derivatives(loss, params), min(self.tol, _GOAL), None
+        first = _checked(derivatives, start)
+        best = settle(derivatives, start, goal=goal, within=_NEAR)
         for _ in range(_ROUNDS):
-            result = super()._minimize(loss, params, init)
-            # Minuit's own is off where its covariance is, or where a likelihood became more precise on the way.
-            zfit.param.assign_values(params, result.values)
-            gradient, hessian = np.asarray(loss.gradient(params)), np.asarray(loss.hessian(params))
-            result.criterion.last_value = edm = vertical_distance(gradient, hessian, params)
-            if edm <= self.tol:
+            if best.edm <= goal:
                 break
-        return FitResult.from_minuit(
+            minuit, options, _ = self._make_minuit(loss, params, derivatives=derivatives, start=best.values)
+            minuit.migrad(**options)
+            best = settle(derivatives, np.clip(minuit.values, derivatives.low, derivatives.high), goal=goal)
+        self._minuit_minimizer = minuit
+        crossed = _has_crossed_a_barrier(derivatives, start, first, best)
+        return self._result(derivatives, best, minuit, crossed=crossed)
+
+    def _result(
+        self, derivatives: Derivatives, best: Minimum, minuit: iminuit.Minuit | None, *, crossed: bool
+    ) -> MinuitResult:
+        loss, params = derivatives.loss, derivatives.params
+        curvature = curvature_of(best, derivatives)
+        assign(params, best.values)
+        criterion = self.create_criterion(loss, params)
+        criterion.last_value = best.edm
+        held = [parameter.name for parameter, free in zip(params, best.free, strict=True) if not free]
+        flat = [parameter.name for parameter, none in zip(params, curvature.flat, strict=True) if none]
+        problems = {
+            f"the expected vertical distance to the minimum stays at {best.edm:.2g}, above {self.tol:g}": best.edm
+            > self.tol,
+            "the likelihood falls in some direction: this is no minimum": not curvature.is_minimum,
+            f"the likelihood does not depend on {flat} here, alone or together: fix or constrain one": bool(flat),
+            f"the likelihood still falls towards values of {held} outside of the limits: see result.errors()": bool(
+                held
+            ),
+            _CROSSED: crossed,
+        }
+        n_calls = derivatives.n_calls + (0 if minuit is None else minuit.nfcn + minuit.ngrad)
+        return MinuitResult(
             loss=loss,
-            params=params,
-            criterion=result.criterion,
-            minuit=result.info["minuit"],
-            minimizer=result.minimizer,
-            edm=edm,
-            valid=edm <= self.tol,
-            message="" if edm <= self.tol else f"MIGRAD has ended {_ROUNDS} times where the EDM exceeds {self.tol:g}",
+            params=dict(zip(params, best.values.tolist(), strict=True)),
+            minimizer=self.copy(),
+            valid=best.edm <= self.tol and curvature.is_minimum and not flat,
+            converged=best.edm <= self.tol,
+            edm=best.edm,
+            fminopt=best.nll,
+            criterion=criterion,
+            message=" AND ".join(text for text, is_so in problems.items() if is_so),
+            info={"n_eval": n_calls, "minuit": minuit, "at_limit": held, "crossed": crossed},
+            niter=n_calls,
         )
 
-    def _make_minuit(self, loss: Any, params: Any, init: Any) -> tuple[iminuit.Minuit, dict[str, Any], Any]:
-        @functools.lru_cache(maxsize=1)  # Minuit asks for all of it and for its diagonal
-        def hessian_at(*values: float) -> np.ndarray:
-            zfit.param.assign_values(params, values)
-            return np.asarray(loss.hessian(params))
+    def _make_minuit(
+        self, loss: Any, params: Any, init: Any = None, *, derivatives: Derivatives | None = None, start: Any = None
+    ) -> tuple[iminuit.Minuit, dict[str, Any], Any]:
+        """zfit's, made once more with a Hessian, which it does not hand on."""
+        derivatives = Derivatives(loss, params) if derivatives is None else derivatives
+        del init  # a fit starts where the parameters are, and the Hessian tells more than a result
+        without, options, evaluator = super()._make_minuit(loss, params, init=None)
+        start = np.array(without.values) if start is None else start
 
-        def hessian(values: np.ndarray) -> np.ndarray:
-            return hessian_at(*values)
+        def value(point: np.ndarray) -> float:
+            known = derivatives.known(np.asarray(point))
+            return evaluator.value(point) if known is None else known[0]
 
-        # zfit does not hand Minuit a Hessian: this is its object made once more, with one.
-        without, options, evaluator = super()._make_minuit(loss, params, init)
-        suggest = getattr(loss, "starting_point", None)
-        start = np.array(without.values) if suggest is None else suggest(params)
+        def gradient(point: np.ndarray) -> np.ndarray:
+            known = derivatives.known(np.asarray(point))
+            return evaluator.gradient(point) if known is None else known[1]
+
+        def hessian(point: np.ndarray) -> np.ndarray:
+            return derivatives.hessian(np.array(point))
+
         with warnings.catch_warnings():
             # It says that the diagonal is of no use beside the Hessian, but asks for it where that is not positive.
             warnings.simplefilter("ignore", iminuit.warnings.IMinuitWarning)
             minuit = iminuit.Minuit(
-                evaluator.value,
-                start,
-                grad=evaluator.gradient,
-                g2=lambda values: np.diag(hessian(values)),
+                value,
+                [_away_from_limits(*one) for one in zip(params, start, strict=True)],
+                grad=gradient,
+                g2=lambda point: np.diag(hessian(point)),
                 hessian=hessian,
                 name=without.parameters,
             )
         minuit.strategy = without.strategy.strategy
         for name in ("errors", "limits", "errordef", "print_level", "tol", "precision"):
             setattr(minuit, name, getattr(without, name))
-        if minuit.strategy.strategy > 0:
-            minuit.hesse()  # of itself, it would only look at the diagonal
+        minuit.hesse()  # of itself, it would only look at the diagonal
         return minuit, {**options, "use_simplex": False}, evaluator  # it is no use where derivatives are exact
 
 
-def newton_step(curvature: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """The step to the minimum of a parabola; none in directions that nothing depends on."""
-    try:
-        return -scipy.linalg.cho_solve(scipy.linalg.cho_factor(curvature), gradient)
-    except scipy.linalg.LinAlgError:
-        return -np.linalg.lstsq(curvature, gradient, rcond=None)[0]
+class MinuitResult(FitResult):
+    """A result of zfit's whose HESSE is exact, at the minimum wherever the parameters are now, and knows of limits.
 
-
-def vertical_distance(gradient: np.ndarray, curvature: np.ndarray, params: Sequence[zfit.Parameter]) -> float:
-    """How far above the minimum of a parabola we are.
-
-    Args:
-        gradient: First derivatives ``(P,)``.
-        curvature: Second derivatives ``(P, P)``, or an estimate of them.
-        params: The parameters; those at a limit are left out.
-
-    Returns:
-        The expected vertical distance (EDM); infinite where derivatives overflow or the parabola has no minimum.
+    Errors that do not exist are not numbers, and a warning says why: HESSE of parameters that a limit holds, or that nothing
+    depends on, and MINOS on a side where it fails.
     """
-    inside = np.flatnonzero([is_inside(parameter) for parameter in params])
-    slope, matrix = gradient[inside], curvature[np.ix_(inside, inside)]
-    if not (np.isfinite(slope).all() and np.isfinite(matrix).all()):
-        return np.inf
-    distance = float(-0.5 * slope @ newton_step(matrix, slope))
-    return distance if distance >= 0.0 else np.inf
+
+    def _covariance(self, method: Any, *, weightcorr: Any = None) -> dict[Any, float]:
+        covariance = super()._covariance(method, weightcorr=weightcorr)
+        if unknown := self._without_error:
+            names = [parameter.name for parameter in self.params if parameter in unknown]
+            warnings.warn(f"HESSE has no errors for {names}: {self.message or 'this is no minimum'}", stacklevel=6)
+        return {pair: np.nan if unknown.intersection(pair) else value for pair, value in covariance.items()}
+
+    def _invert(self, params: Sequence[zfit.Parameter], *, automatic: bool) -> dict[Any, float]:
+        """Inverse Hessian by pair of parameters, zero for those that have no error."""
+        point = np.array([self.params[parameter]["value"] for parameter in params])
+        with zfit.param.set_values(params, point):
+            derivatives = Derivatives(self.loss, params)
+            value, gradient = derivatives.value_gradient(point)
+            hessian = derivatives.automatic_hessian(point) if automatic else derivatives.hessian(point)
+            minimum = Minimum(point, value, gradient, ~derivatives.held(point), self.edm, hessian)
+            curvature = curvature_of(minimum, derivatives)
+        matrix = curvature.covariance
+        self._without_error = {
+            one for one, error in zip(params, np.diag(matrix), strict=True) if not np.isfinite(error)
+        }
+        return matrix_to_dict(params, np.nan_to_num(matrix, nan=0.0))
+
+    def _error(self, params: Any, method: Any, cl: float) -> Any:
+        if method in ("zfit_error", "zfit_errors") and not np.isfinite(self.covariance()).all():
+            raise ValueError(f'{method} needs HESSE errors of all parameters; take method="minuit_minos"')
+        return super()._error(params, method, cl)
+
+    def _minos(self, params: Sequence[zfit.Parameter], cl: float | None) -> tuple[dict[Any, Any], None]:
+        """Errors of MINOS, from the minimum that the result has."""
+        every = list(self.params)
+        values = {parameter: self.params[parameter]["value"] for parameter in every}
+        with zfit.param.set_values(every, list(values.values())):
+            minuit, options, _ = self.minimizer._make_minuit(self.loss, every)
+            minuit.migrad(**options)
+            if not minuit.valid:
+                raise RuntimeError(f"MINOS needs a minimum. {self.message}")
+            minuit.minos(*(parameter.name for parameter in params), cl=cl)
+        errors, failed = {}, []
+        for parameter in params:
+            found = minuit.merrors[parameter.name]
+            ours = {name: getattr(found, name) for name in _MINOS}
+            for side in ("lower", "upper"):
+                end = getattr(found, side) + minuit.values[parameter.name] - values[parameter]
+                ours[side] = end if ours[f"{side}_valid"] else np.nan
+            failed += [] if found.is_valid else [parameter.name]
+            errors[parameter] = {**ours, "original": found}
+        if failed:
+            warnings.warn(
+                f"MINOS has not found all errors of {failed}: there may be another minimum, or none on one side",
+                stacklevel=6,
+            )
+        return errors, None
+
+    _hesse_methods: ClassVar = {
+        **FitResult._hesse_methods,
+        "minuit_hesse": lambda result, params: result._invert(params, automatic=False),
+        "hesse_np": lambda result, params: result._invert(params, automatic=True),
+    }
+    _error_methods: ClassVar = {
+        **FitResult._error_methods,
+        "minuit_minos": lambda result, params, cl: result._minos(params, cl),
+    }
+
+
+def _checked(derivatives: Derivatives, start: np.ndarray) -> tuple[float, np.ndarray]:
+    """Value and gradient where a fit starts."""
+    value, gradient = derivatives.value_gradient(start)
+    at = ", ".join(f"{one.name} = {at:.6g}" for one, at in zip(derivatives.params, start, strict=True))
+    if not np.isfinite(value):
+        raise ValueError(
+            f"the negative log-likelihood is {value} where the fit starts, at {at}: start from other values"
+        )
+    if wrong := [one.name for one, slope in zip(derivatives.params, gradient, strict=True) if not np.isfinite(slope)]:
+        raise ValueError(f"the derivative with respect to {wrong} is not a finite number where the fit starts, at {at}")
+    return value, gradient
+
+
+def _has_crossed_a_barrier(
+    derivatives: Derivatives, start: np.ndarray, first: tuple[float, np.ndarray], best: Minimum
+) -> bool:
+    """Whether the likelihood rises on the straight way to the minimum, so that the start belongs to another one.
+
+    First derivatives at the start and second ones at the end tell for most fits that it does not. Where they do not, some values
+    on the way decide.
+    """
+    way, (value, gradient) = best.values - start, first
+    fall, slope, parabola = value - best.nll, -float(gradient @ way), 0.5 * float(way @ best.hessian @ way)
+    if fall <= slope + _BARRIER and slope <= _STEEPEST * fall + _BARRIER and parabola <= _WIDEST * fall + _BARRIER:
+        return False
+    values = [value, *(derivatives.value(start + fraction * way) for fraction in _ON_THE_WAY), best.nll]
+    return bool(np.max(values - np.minimum.accumulate(values)) > _BARRIER)
+
+
+def _away_from_limits(parameter: zfit.Parameter, value: float) -> float:
+    """At a limit nothing depends on the variable that Minuit has in place of the parameter: one step inside of it."""
+    low, high = limits_of(parameter)
+    step = min(float(parameter.stepsize), 0.25 * (high - low))
+    return float(np.clip(value, low + step, high - step))

@@ -17,11 +17,17 @@ import pandas as pd
 from tqdm.auto import tqdm
 from zfit.result import FitResult
 
+from .arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, positive
+from .minimize import Minuit
+from .minimum import Derivatives, assign, curvature_of, settle, step_inside
 from .param import Nuisance, limits_of
-from .toys import default_minimizer, preserved
+from .toys import preserved
 
 _NEWTON_STEPS = 12
 _TOLERANCE = 1e-2  # of the distance to the minimum, which is then added: what remains is of higher order
+_POLISHED = 1e-6  # expected vertical distance of the best fit to the minimum, after Newton steps
+_MINIMUM = 1e-3  # the same, above which there is none
+_ELSEWHERE = 0.1  # the same before them, above which the result is that of something else
 _PRECISE = 1e-4  # the same where the position of the minimum matters: within a hundredth of an error
 
 
@@ -82,8 +88,11 @@ class Impacts:
         parameter: Name of the parameter.
         title: Its label, with the unit.
         error: Its error by the Hessian.
-        table: One row for each nuisance, the largest impact first: its best fit ``value`` and ``error``, and the change
-            of the parameter with the nuisance fixed one such error ``down`` and ``up``.
+        table: One row for each nuisance, the largest impact first: its best fit ``value`` and ``error`` (in standard
+            deviations of the auxiliary measurement, so that ``error`` is also how much the data constrain it), its ``pull``
+            (distance to what that measurement found), the change of the parameter with the nuisance fixed one ``error``
+            ``down`` and ``up``, and with it fixed one standard deviation of the auxiliary measurement away,
+            ``prefit_down`` and ``prefit_up``. Not numbers where there is no error, at a limit, or no such measurement.
     """
 
     parameter: str
@@ -100,7 +109,7 @@ class Impacts:
 def profile(
     nll: zfit.loss.UnbinnedNLL,
     result: FitResult,
-    param: zfit.Parameter,
+    param: zfit.Parameter | str,
     *,
     values: Iterable[float] | None = None,
     n_sigma: float = 3.0,
@@ -117,24 +126,30 @@ def profile(
     Args:
         nll: The likelihood.
         result: Its best fit.
-        param: The parameter, one of those that were fitted.
+        param: The parameter, one of those that were fitted, or its name.
         values: Where to fix it; by default ``n_points`` evenly within ``n_sigma`` errors of the best fit.
         n_sigma: Half width of the scan, in errors by the Hessian; parameter limits cut it off.
         n_points: Number of points.
         minimizer: What fits where Newton steps with the Hessian of the best fit do not get there; by default
-            `zfit_fnf.toys.default_minimizer`.
+            `zfit_fnf.Minuit`.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the parameter was not fitted, values are outside of its limits, or the Hessian at the best fit is
-            not positive definite.
+        TypeError: If an argument is of another kind.
+        ValueError: If the parameter was not fitted, values are outside of its limits, the result is not a minimum of this
+            likelihood, e.g. that of other data, or the Hessian there is not positive definite.
 
     Example:
         >>> ax = zfit_fnf.plotting.profile(profile(nll, result, jes))
     """
+    _check(nll, result, minimizer)
+    param, n_sigma = parameter_of(nll, param, "what is scanned"), positive(n_sigma, "n_sigma=")
+    n_points = count(n_points, "n_points=", least=2)
+    given = None if values is None else _inside(param, values)
     with preserved(nll):
-        minima = _ConditionalMinima(_BestFit(nll, result), [param], minimizer)
-        grid = minima.grid(param, n_sigma, n_points) if values is None else _inside(param, values)
+        best_fit = _BestFit(nll, result)
+        minima = _ConditionalMinima(best_fit, [param], minimizer)
+        grid = best_fit.grid(param, n_sigma, n_points) if given is None else given
         points = tqdm(grid, desc=f"profile of {param.name}", disable=not progress)
         delta = np.array([minima.delta([value]) for value in points])
     return ProfileScan(param.name, axis_title(param), grid, delta, minima.best[param])
@@ -143,7 +158,7 @@ def profile(
 def contour(
     nll: zfit.loss.UnbinnedNLL,
     result: FitResult,
-    params: tuple[zfit.Parameter, zfit.Parameter],
+    params: tuple[zfit.Parameter | str, zfit.Parameter | str],
     *,
     n_sigma: float = 3.0,
     n_points: int = 21,
@@ -157,7 +172,7 @@ def contour(
     Args:
         nll: The likelihood.
         result: Its best fit.
-        params: The two parameters, of those that were fitted.
+        params: The two parameters, of those that were fitted, or their names.
         n_sigma: Half width of the grid, in errors by the Hessian; parameter limits cut it off.
         n_points: Number of points along each axis.
         minimizer: As for `profile`.
@@ -169,12 +184,17 @@ def contour(
     Example:
         >>> ax = zfit_fnf.plotting.contour(contour(nll, result, (jes, jer)))
     """
-    first, second = params
+    _check(nll, result, minimizer)
+    if isinstance(params, (str, zfit.Parameter)) or len(params) != 2:
+        raise ValueError(f"a contour needs two parameters, (first, second); got {params!r}")
+    first, second = (parameter_of(nll, one, "what is scanned") for one in params)
     if first is second:
         raise ValueError(f"a contour needs two different parameters; got {first.name!r} twice")
+    n_sigma, n_points = positive(n_sigma, "n_sigma="), count(n_points, "n_points=", least=2)
     with preserved(nll):
-        minima = _ConditionalMinima(_BestFit(nll, result), [first, second], minimizer)
-        grids = minima.grid(first, n_sigma, n_points), minima.grid(second, n_sigma, n_points)
+        best_fit = _BestFit(nll, result)
+        minima = _ConditionalMinima(best_fit, [first, second], minimizer)
+        grids = best_fit.grid(first, n_sigma, n_points), best_fit.grid(second, n_sigma, n_points)
         points = tqdm(
             itertools.product(*grids),
             total=n_points**2,
@@ -194,20 +214,22 @@ def contour(
 def impacts(
     nll: zfit.loss.UnbinnedNLL,
     result: FitResult,
-    param: zfit.Parameter,
+    param: zfit.Parameter | str,
     *,
-    nuisances: Sequence[Nuisance] | None = None,
+    nuisances: Sequence[zfit.Parameter | str] | None = None,
     minimizer: zfit.minimize.BaseMinimizer | None = None,
     progress: bool = True,
 ) -> Impacts:
-    """Change of a parameter when each nuisance is fixed one post-fit error away, and all others are fitted again.
+    """Change of a parameter when each nuisance is fixed one error away, and all others are fitted again.
+
+    The error is that after the fit, as in all rankings, and for comparison that before it.
 
     All parameters are restored at the end.
 
     Args:
         nll: The likelihood.
         result: Its best fit.
-        param: The parameter.
+        param: The parameter, or its name.
         nuisances: Which nuisances; by default all that were fitted, but the parameter itself.
         minimizer: As for `profile`.
         progress: Whether to show a progress bar.
@@ -219,26 +241,47 @@ def impacts(
         >>> print(impacts(nll, result, mu))
         >>> ax = zfit_fnf.plotting.impacts(impacts(nll, result, mu))
     """
+    _check(nll, result, minimizer)
+    param = parameter_of(nll, param, "what is measured")
     if nuisances is None:
-        nuisances = [one for one in result.params if isinstance(one, Nuisance) and one is not param]
-    if not nuisances:
+        moved = [one for one in nll.get_params() if isinstance(one, Nuisance) and one is not param]
+    else:
+        moved = [parameter_of(nll, one, "each of nuisances=") for one in nuisances]
+    if not moved:
         raise ValueError("there are no nuisances that could have an impact: the fit has none made by zfit_fnf.nuisance")
-    rows = {}
+    if param in moved:
+        raise ValueError(f"{param.name!r} has no impact on itself: leave it out of nuisances=")
     with preserved(nll):
         best_fit = _BestFit(nll, result)
-        for moved in tqdm(nuisances, desc=f"impacts on {param.name}", disable=not progress):
-            minima = _ConditionalMinima(best_fit, [moved], minimizer)
-            value, error = minima.best[moved], minima.errors[moved]
-            low, high = limits_of(moved)
-            down, up = (
-                minima.position([min(max(value + sign * error, low), high)])[param] - minima.best[param]
-                for sign in (-1, 1)
-            )
-            rows[moved.name] = {"value": value, "error": error, "down": down, "up": up}
-        own = _ConditionalMinima(best_fit, [param], minimizer).errors[param]
+        rows = {
+            one.name: _impact(_ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param)
+            for one in tqdm(moved, desc=f"impacts on {param.name}", disable=not progress)
+        }
     table = pd.DataFrame.from_dict(rows, orient="index")
     order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
-    return Impacts(param.name, axis_title(param), own, table.loc[order])
+    return Impacts(param.name, axis_title(param), best_fit.errors[param], table.loc[order])
+
+
+def _impact(minima: _ConditionalMinima, moved: zfit.Parameter, error: float, param: zfit.Parameter) -> dict[str, float]:
+    """A row of the table of impacts."""
+    value, (low, high) = minima.best[moved], limits_of(moved)
+    is_nuisance = isinstance(moved, Nuisance)
+
+    def change(step: float) -> float:
+        if not np.isfinite(step):
+            return np.nan
+        return minima.position([min(max(value + step, low), high)])[param] - minima.best[param]
+
+    prior = 1.0 if is_nuisance else np.nan
+    return {
+        "value": value,
+        "error": error,
+        "pull": value - float(moved.observed.value()) if is_nuisance else np.nan,
+        "down": change(-error),
+        "up": change(error),
+        "prefit_down": change(-prior),
+        "prefit_up": change(prior),
+    }
 
 
 def axis_title(parameter: zfit.Parameter) -> str:
@@ -254,21 +297,55 @@ def axis_title(parameter: zfit.Parameter) -> str:
 class _BestFit:
     """Minimum of a likelihood, and its second derivatives there.
 
+    A fit ends within a tolerance of the minimum, which would shift everything that is compared with it: Newton steps go to
+    the minimum itself first.
+
     Args:
         nll: The likelihood.
         result: Its best fit.
     """
 
     def __init__(self, nll: zfit.loss.UnbinnedNLL, result: FitResult):
-        self.nll = nll
-        self.values = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
-        zfit.param.set_values(self.values, clip=True)
-        self.lowest = float(nll.value(full=False))
-        # Its own derivatives: differences of values, as Minuit takes them, are no match for many parameters. What weights
-        # do to errors is not in it.
-        self.hessian = np.asarray(nll.hessian(list(self.values)))
-        if not np.isfinite(self.hessian).all() or np.linalg.eigvalsh(self.hessian)[0] <= 0:
-            raise ValueError("the Hessian at the best fit is not positive definite: the fit did not end at a minimum")
+        self.nll, self.params = nll, list(nll.get_params())
+        fitted = {getattr(one, "name", one): float(found["value"]) for one, found in result.params.items()}
+        if set(fitted) != (names := {parameter.name for parameter in self.params}):
+            raise ValueError(
+                f"the result is not one of this likelihood: only it has {sorted(set(fitted) - names)}, and it lacks "
+                f"{sorted(names - set(fitted))}"
+            )
+        derivatives = Derivatives(nll, self.params)
+        self.low, self.high = derivatives.low, derivatives.high
+        start = np.clip([fitted[parameter.name] for parameter in self.params], self.low, self.high)
+        minimum = settle(derivatives, start, goal=_POLISHED, within=_ELSEWHERE)
+        if not minimum.edm <= _MINIMUM:
+            other = "" if result.loss is nll else ", which is not the one that was fitted"
+            raise ValueError(
+                f"the result is not at a minimum of this likelihood{other}: its expected vertical distance is "
+                f"{minimum.edm:.3g}. Fit it: zfit_fnf.Minuit().minimize(nll)"
+            )
+        curvature = curvature_of(minimum, derivatives)
+        if not curvature.is_minimum or curvature.flat.any():
+            flat = [parameter.name for parameter, none in zip(self.params, curvature.flat, strict=True) if none]
+            why = f"it does not depend on {flat}" if flat else "the fit did not end at a minimum"
+            raise ValueError(f"the Hessian at the best fit is not positive definite: {why}")
+        self.values = dict(zip(self.params, minimum.values.tolist(), strict=True))
+        self.lowest, self.gradient, self.hessian = minimum.nll, minimum.gradient, minimum.hessian
+        # What weights do to errors is not in them.
+        self.errors = dict(zip(self.params, np.sqrt(np.diag(curvature.covariance)).tolist(), strict=True))
+
+    def width(self, parameter: zfit.Parameter, n_sigma: float) -> float:
+        """Distance at which the likelihood has risen as it does within so many errors; from a limit, towards the inside."""
+        if np.isfinite(self.errors[parameter]):
+            return n_sigma * self.errors[parameter]
+        index = self.params.index(parameter)
+        slope, curvature = abs(self.gradient[index]), max(self.hessian[index, index], 0.0)
+        return n_sigma**2 / (slope + np.sqrt(slope**2 + curvature * n_sigma**2))
+
+    def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
+        """Even grid of a parameter around the best fit, inside of its limits."""
+        centre, width = self.values[parameter], self.width(parameter, n_sigma)
+        low, high = limits_of(parameter)
+        return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
 
 
 class _ConditionalMinima:
@@ -284,22 +361,14 @@ class _ConditionalMinima:
         self, best_fit: _BestFit, fixed: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
     ):
         self.best, self._nll, self._lowest = best_fit.values, best_fit.nll, best_fit.lowest
-        if unknown := [parameter.name for parameter in fixed if parameter not in self.best]:
-            raise ValueError(f"cannot scan {unknown}: the fit has {[parameter.name for parameter in self.best]}")
         self._fixed = list(fixed)
         self._others = [parameter for parameter in self.best if parameter not in fixed]
-        self._minimizer = default_minimizer() if minimizer is None else minimizer
+        self._minimizer = Minuit() if minimizer is None else minimizer
         every = list(self.best)
-        errors = np.sqrt(np.diag(np.linalg.inv(best_fit.hessian)))
-        self.errors = {parameter: errors[every.index(parameter)] for parameter in self._fixed}
         moving, still = ([every.index(parameter) for parameter in part] for part in (self._others, self._fixed))
         self._curvature, self._mixed = (best_fit.hessian[np.ix_(moving, part)] for part in (moving, still))
-
-    def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
-        """Even grid of a parameter around the best fit."""
-        centre, width = self.best[parameter], n_sigma * self.errors[parameter]
-        low, high = limits_of(parameter)
-        return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
+        self._slope = best_fit.gradient[moving]
+        self._low, self._high = best_fit.low[moving], best_fit.high[moving]
 
     def delta(self, point: Sequence[float]) -> float:
         """Twice the rise of the conditional minimum above the best fit."""
@@ -324,49 +393,50 @@ class _ConditionalMinima:
 
     def _start(self, point: Sequence[float]) -> np.ndarray:
         """Fix the parameters; where the others should be by the Hessian of the best fit."""
-        _assign(self._fixed, point)
+        assign(self._fixed, point)
         moved = np.asarray(point) - [self.best[parameter] for parameter in self._fixed]
         start = np.array([self.best[parameter] for parameter in self._others])
-        return start - np.linalg.solve(self._curvature, self._mixed @ moved) if len(start) else start
+        slope = self._slope + self._mixed @ moved
+        return start + step_inside(start, slope, self._curvature, self._low, self._high)[0]
 
     def _fit(self, start: np.ndarray) -> FitResult:
         zfit.param.set_values(self._others, start, clip=True)
         return self._minimizer.minimize(self._nll, self._others)
 
     def _newton(self, position: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
-        """Step by step, as long as they stay inside of the limits: where it leads, the value before and its distance."""
-        low, high = np.transpose([limits_of(parameter) for parameter in self._others])
-        inverse, before = np.linalg.inv(self._curvature), None
+        """Step by step, inside of the limits: where it leads, the value before and its distance."""
+        curvature, before = self._curvature, None
         for _ in range(_NEWTON_STEPS):
-            if not np.all((position >= low) & (position <= high)):  # a step that is not a number is not inside either
-                return
-            _assign(self._others, position)
+            assign(self._others, position)
             value, tensor = self._nll.value_gradient(self._others, full=False)
             gradient = np.asarray(tensor)
             if before is not None:
-                inverse = _updated(inverse, position - before[0], gradient - before[1])
-            step, before = inverse @ gradient, (position, gradient)
-            position = position - step
-            yield position, float(value), float(0.5 * gradient @ step)
+                curvature = _updated(curvature, position - before[0], gradient - before[1])
+            before = position, gradient
+            step, distance = step_inside(position, gradient, curvature, self._low, self._high)
+            if not np.isfinite(distance):
+                return
+            position = np.clip(position + step, self._low, self._high)
+            yield position, float(value), distance
 
 
-def _updated(inverse: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """The inverse Hessian after a step and the change of the gradient that came with it (BFGS)."""
-    curvature = step @ change
+def _updated(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """The Hessian after a step and the change of the gradient that came with it (BFGS)."""
+    curvature, expected = step @ change, hessian @ step
     if not curvature > 0:
-        return inverse
-    projection = np.eye(len(step)) - np.outer(step, change) / curvature
-    return projection @ inverse @ projection.T + np.outer(step, step) / curvature
+        return hessian
+    return hessian - np.outer(expected, expected) / (step @ expected) + np.outer(change, change) / curvature
 
 
 def _inside(parameter: zfit.Parameter, values: Iterable[float]) -> np.ndarray:
-    grid, (low, high) = np.asarray(list(values), float), limits_of(parameter)
+    grid, (low, high) = numbers(values, "values="), limits_of(parameter)
     if outside := [float(value) for value in grid if not low <= value <= high]:
         raise ValueError(f"cannot scan {parameter.name!r} at {outside}: its limits are {low:g} and {high:g}")
     return grid
 
 
-def _assign(parameters: Sequence[zfit.Parameter], values: Iterable[float]) -> None:
-    """Set values that are known to be inside of the limits: looking once more would cost as much as an evaluation."""
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.assign(value)
+def _check(nll: zfit.loss.UnbinnedNLL, result: FitResult, minimizer: zfit.minimize.BaseMinimizer | None) -> None:
+    check_likelihood(nll)
+    if not isinstance(result, FitResult):
+        raise TypeError(f"the second argument is the result of a fit, zfit_fnf.Minuit().minimize(nll); got {result!r}")
+    check_minimizer(minimizer)

@@ -24,6 +24,7 @@ from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
 from .loss import Events, event_kernel
+from .minimize import Minuit
 from .param import NuisanceConstraint, limits_of
 from .pdf import SumPDF
 
@@ -48,7 +49,7 @@ class PseudoExperiment:
     Example:
         >>> experiment = toy(nll, seed=1)
         >>> with zfit.param.set_values(experiment.observed):
-        ...     result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(experiment.loss(nll))
+        ...     result = zfit_fnf.Minuit().minimize(experiment.loss(nll))
     """
 
     data: tuple[zfit.Data, ...]
@@ -239,7 +240,7 @@ def fit_toys(
         nll: The likelihood; of its data only the number of events is used, and that only without a yield.
         n_toys: How many toys.
         params: Parameter values to draw at; those left out have their current values.
-        minimizer: By default `default_minimizer`.
+        minimizer: By default `zfit_fnf.Minuit`.
         seed: Seed of all toys.
         progress: Whether to show a progress bar.
 
@@ -257,7 +258,7 @@ def fit_toys(
     _check_likelihood(nll)
     n_toys = _checked_number(n_toys, "n_toys")
     _checked_seed(seed, single=True)
-    minimizer = default_minimizer() if minimizer is None else minimizer
+    minimizer = Minuit() if minimizer is None else minimizer
     if not isinstance(minimizer, zfit.minimize.BaseMinimizer):
         raise TypeError(f"minimizer= is a minimiser of zfit, or zfit_fnf.Minuit(); got {type(minimizer).__name__}")
     if not nll.get_params():
@@ -283,11 +284,6 @@ def fit_toys(
 
 
 # --- building blocks, also of the limits ------------------------------------------------------------------------------
-
-
-def default_minimizer() -> zfit.minimize.Minuit:
-    """Minuit with exact gradients, and ten times the usual precision: limits need the value at the minimum."""
-    return zfit.minimize.Minuit(gradient="zfit", mode=0, tol=1e-4)
 
 
 @contextmanager
@@ -356,6 +352,19 @@ def global_observables(nll: zfit.loss.UnbinnedNLL) -> list[zfit.Parameter]:
         nll: The likelihood.
     """
     return [o for constraint in nll.constraints for o in _observations(constraint) if isinstance(o, zfit.Parameter)]
+
+
+def measured_values(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, float]:
+    """Where auxiliary measurements put the parameters that they measure, by parameter.
+
+    Args:
+        nll: The likelihood.
+    """
+    pairs = [pair for one in nll.constraints for pair in zip(_measured(one), _observations(one), strict=True)]
+    floating = set(nll.get_params())
+    return {
+        parameter: float(zfit.param.convert_to_parameter(o).value()) for parameter, o in pairs if parameter in floating
+    }
 
 
 def current_values(parameters: Sequence[zfit.Parameter] | Values) -> dict[zfit.Parameter, float]:
@@ -503,8 +512,7 @@ def _asimov_channel(
     weights = np.exp(_log_density(model, model, x) - log_q) * expected / len(x)
     x, weights = x[weights > 0], weights[weights > 0]
     gradient = _yield_gradient(model, floating)
-    scores = _shape_scores(model, x, floating) + gradient / expected
-    return _as_data(model, x, _calibrated(weights, scores, gradient))
+    return _as_data(model, x, _calibrated(weights, scores(model, x, floating), gradient))
 
 
 def _draw_like(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int) -> np.ndarray:
@@ -515,6 +523,20 @@ def _log_density(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, x: np.nda
     """Log-density of a component at events in the order of the model's observables, chunk by chunk."""
     chunks = (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))
     return np.concatenate([np.asarray(component.log_pdf(_as_data(model, chunk))) for chunk in chunks])
+
+
+def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Derivatives ``(n, P)`` of the logarithm of the density of events, and of the number of them that is expected.
+
+    Args:
+        model: The model.
+        x: Events ``(n, n_obs)`` in the order of its observables.
+        params: The parameters.
+    """
+    shape = _shape_scores(model, x, params) if len(x) else np.zeros((0, len(params)))
+    if not model.is_extended:
+        return shape
+    return shape + _yield_gradient(model, params) / float(model.get_yield().value())
 
 
 def _shape_scores(model: zfit.pdf.BasePDF, x: np.ndarray, floating: Sequence[zfit.Parameter]) -> np.ndarray:
@@ -557,6 +579,14 @@ def _calibrated(weights: np.ndarray, scores: np.ndarray, target: np.ndarray) -> 
 
 def _observations(constraint: BaseConstraint) -> tuple[Any, ...]:
     return tuple(getattr(constraint, "observed" if isinstance(constraint, NuisanceConstraint) else "observation", ()))
+
+
+def _measured(constraint: BaseConstraint) -> tuple[zfit.Parameter, ...]:
+    return tuple(
+        constraint.nuisances
+        if isinstance(constraint, NuisanceConstraint)
+        else getattr(constraint, "_ordered_params", ())
+    )
 
 
 def _auxiliary(constraint: BaseConstraint) -> tuple[np.ndarray, tuple[zfit.Parameter, ...], np.ndarray]:

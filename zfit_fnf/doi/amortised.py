@@ -174,7 +174,7 @@ def profile(
 
     Example:
         >>> profiled = profile(doi, seed=1)
-        >>> result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(profiled.loss())
+        >>> result = zfit_fnf.Minuit().minimize(profiled.loss())
     """
     problem = ProfileProblem(fit, hidden=hidden, schedule=schedule, seed=seed)
     return problem.solve(fit, window=window, n_checks=n_checks, seed=seed, progress=progress)

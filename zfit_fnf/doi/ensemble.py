@@ -23,7 +23,8 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
-from ..toys import default_minimizer, preserved
+from ..minimize import Minuit
+from ..toys import preserved
 from .amortised import ProfiledFit
 
 
@@ -80,11 +81,11 @@ def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
         for index in tqdm(range(len(members)), desc="members", disable=not progress):
             zfit.param.set_values(params, list(members[index].values.values()))
             with nll.only(index):
-                result = default_minimizer().minimize(nll, params)
+                result = Minuit().minimize(nll, params)
             nll.rebase(index, float(result.fmin))
             minima.append({parameter.name: float(parameter.value()) for parameter in params})
         zfit.param.set_values(params, list(pd.DataFrame(minima).mean()))
-        default_minimizer().minimize(nll, params)
+        Minuit().minimize(nll, params)
         hessian = np.asarray(nll.hessian(params))
         values = {parameter.name: float(parameter.value()) for parameter in params}
         shares = nll.shares()

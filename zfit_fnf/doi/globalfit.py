@@ -21,11 +21,11 @@ from zfit.result import FitResult
 
 from ..history import History
 from ..loss import Events, ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel
+from ..minimize import Minuit
 from ..optimise import Batch, Maximiser, Schedule
 from ..param import Nuisance
 from ..pdf import FNFPDF, UNBOUNDED, components, outputs, space_ranges
 from ..samples import Sample, as_sample, check_inside
-from ..toys import default_minimizer
 from ..transfer import Transfer
 from .pdf import Given, behind, mixture, parts_of, responsibilities
 
@@ -292,7 +292,7 @@ class GlobalProblem:
     def _minimise(self, sample: Sample) -> FitResult:
         # Minimisers of zfit leave cycles of references that hold the events, prepared for a map that there no longer is.
         gc.collect()
-        return default_minimizer().minimize(make_loss(self.pdf, sample), self.params)
+        return Minuit().minimize(make_loss(self.pdf, sample), self.params)
 
     def _covariance(self, sample: Sample) -> np.ndarray:
         """Inverse Hessian; not a number if that is not positive definite."""

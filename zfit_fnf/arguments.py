@@ -1,0 +1,118 @@
+"""What functions of inference take, checked at the door: likelihoods, results, parameters by themselves or by their names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+from zfit.result import FitResult
+
+
+def check_likelihood(nll: Any) -> None:
+    """Refuse what is no likelihood.
+
+    Raises:
+        TypeError: If it is a result, a model, data or anything else.
+    """
+    if isinstance(nll, FitResult):
+        raise TypeError("the first argument is the likelihood, not its result: give result.loss, or change the order")
+    if not (hasattr(nll, "value_gradient") and hasattr(nll, "get_params") and hasattr(nll, "model")):
+        raise TypeError(
+            f"the first argument is a likelihood, e.g. zfit_fnf.loss.UnbinnedNLL(model, data); got {type(nll).__name__}"
+        )
+
+
+def check_minimizer(minimizer: Any) -> None:
+    """Refuse what cannot fit.
+
+    Raises:
+        TypeError: If it has no method ``minimize``, or is a class instead of an object.
+    """
+    if minimizer is not None and (isinstance(minimizer, type) or not callable(getattr(minimizer, "minimize", None))):
+        raise TypeError(f"minimizer= is an object that fits, e.g. zfit_fnf.Minuit(); got {minimizer!r}")
+
+
+def parameter_of(nll: Any, wanted: zfit.Parameter | str, what: str) -> zfit.Parameter:
+    """The floating parameter of a likelihood that is meant, by itself or by its name.
+
+    Args:
+        nll: The likelihood.
+        wanted: The parameter or its name.
+        what: How to call it in an error.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If the likelihood does not depend on it, or it does not float.
+    """
+    if not isinstance(wanted, (str, zfit.Parameter)):
+        raise TypeError(f"{what} must be a zfit.Parameter, or the name of one; got {wanted!r}")
+    every = list(nll.get_params(floating=None))
+    name = wanted if isinstance(wanted, str) else wanted.name
+    found = [one for one in every if one is wanted or (isinstance(wanted, str) and one.name == name)]
+    if not found:
+        twin = " (but on another parameter of that name)" if name in [one.name for one in every] else ""
+        names = sorted(one.name for one in nll.get_params())
+        raise ValueError(f"{name!r} is not a parameter of the likelihood{twin}; it depends on {names}")
+    if not found[0].floating:
+        raise ValueError(f"{name!r} does not float: set {name}.floating = True")
+    return found[0]
+
+
+def positive(value: Any, what: str) -> float:
+    """A positive, finite number.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not positive and finite.
+    """
+    number = real(value, what)
+    if not number > 0:
+        raise ValueError(f"{what} must be positive; got {value}")
+    return number
+
+
+def real(value: Any, what: str) -> float:
+    """A finite number.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not finite.
+    """
+    if isinstance(value, (bool, str)) or not np.isscalar(value):
+        raise TypeError(f"{what} must be a number; got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{what} must be finite; got {value}")
+    return float(value)
+
+
+def count(value: Any, what: str, *, least: int) -> int:
+    """A whole number that is large enough.
+
+    Raises:
+        TypeError: If it is not whole.
+        ValueError: If it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{what} must be a whole number; got {value!r}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}; got {value}")
+    return int(value)
+
+
+def numbers(values: Iterable[float], what: str) -> np.ndarray:
+    """Finite numbers, one at least.
+
+    Raises:
+        TypeError: If they are no sequence of numbers.
+        ValueError: If there is none, or one is not finite.
+    """
+    try:
+        array = np.asarray(list(values), float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} takes a sequence of numbers; got {values!r}") from None
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise ValueError(f"{what} takes one finite number at least, in one dimension; got {values!r}")
+    return array
