@@ -81,7 +81,7 @@ def real(value: Any, what: str) -> float:
         TypeError: If it is no number.
         ValueError: If it is not finite.
     """
-    if isinstance(value, (bool, str)) or not np.isscalar(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{what} must be a number; got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{what} must be finite; got {value}")

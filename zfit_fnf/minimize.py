@@ -85,7 +85,7 @@ class Minuit(zfit.minimize.Minuit):
         """
         if not (hasattr(loss, "value_gradient") or isinstance(loss, FitResult)):
             raise TypeError(f"a fit needs a likelihood, e.g. zfit_fnf.loss.UnbinnedNLL(model, data); got {loss!r}")
-        given = [params] if isinstance(params, (str, zfit.Parameter)) else list(params or ())
+        given: list[Any] = [params] if isinstance(params, (str, zfit.Parameter)) else list(params or ())
         if wrong := [one for one in given if not isinstance(one, zfit.Parameter)]:
             raise TypeError(f"params= takes zfit.Parameters; got {wrong}")
         fitted = given or list(loss.params if isinstance(loss, FitResult) else loss.get_params())
