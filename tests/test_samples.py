@@ -308,7 +308,7 @@ def test_duplicate_columns() -> None:
         as_sample(frame, ["y1"])
     with pytest.raises(ValueError, match="list of different names"):
         as_sample(frame, ["y1", "y1"])
-    for columns in ("y1", b"y1", None, 1, [1], [None], [["y1"]]):
+    for columns in ("y1", b"y1", None, 1, {"y1"}, [1], [None], [["y1"]]):
         with pytest.raises(TypeError, match="columns= is a list of names; got"):
             as_sample(frame, columns)  # type: ignore[arg-type]
 
@@ -406,11 +406,30 @@ def test_check_inside() -> None:
     check_inside(sample, {"y2": (-np.inf, np.inf)})
     check_inside(sample, {"y1": (-0.1, 1.3)})
     # The boundary itself is outside: the logarithm that maps the range to the real line diverges there.
-    message = r"2 of 3 events of 'jes_up' are not inside the range 0 < y1 < 1: row 1: 1.2, row 2: 0\. Cut .*ranges="
+    message = (
+        r"2 of 3 events of 'jes_up' are not inside the range 0 < y1 < 1: row 1: 1.2, row 2: 0 .1 exactly on an edge: "
+        r".*off_the_edges.*Cut .*ranges="
+    )
     with pytest.raises(ValueError, match=message):
         check_inside(sample, {"y1": (0, 1)})
     with pytest.raises(ValueError, match="has no column 'z'"):
         check_inside(sample, {"z": (0, 1)})
+
+
+def test_off_the_edges() -> None:
+    unit = 2.0**-23
+    cos = np.array([-1.0, 0.25, 1.0, 1.0, -1.5], np.float32)
+    time = np.array([0.0, 1.0, 2.0, 3.0, 0.0])
+    sample = Sample({"cos": cos, "t": time}, np.arange(5.0), "up").off_the_edges({"cos": (-1, 1), "t": (0, np.inf)})
+    assert sample.columns["cos"].tolist() == [-1 + 2 * unit, 0.25, 1 - 2 * unit, 1 - 2 * unit, -1.5]
+    assert sample.columns["t"].tolist() == [2 * unit, 1.0, 2.0, 3.0, 2 * unit]
+    assert (sample.name, sample.weights.tolist()) == ("up", [0, 1, 2, 3, 4])
+    check_inside(as_sample(sample, ["t"]), {"t": (0, np.inf)})
+    far = Sample({"m": np.array([1000.0, 1000.5], np.float32)}).off_the_edges({"m": (1000, 1001)})
+    check_inside(far, {"m": (1000, 1001)})  # float32 itself could not tell the moved value from the edge
+    assert Sample({"m": np.zeros(2)}).off_the_edges({"m": (0, np.inf)}).columns["m"].tolist() == [unit, unit]
+    with pytest.raises(ValueError, match="no column 'z'"):
+        sample.off_the_edges({"z": (0, 1)})
 
 
 def test_variation() -> None:

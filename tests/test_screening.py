@@ -235,6 +235,8 @@ def relations() -> dict[str, tuple[dict[str, np.ndarray], set[str]]]:
         "logarithm": ({"a": a, "b": b, "c": np.log(b)}, {"b", "c"}),
         "square": ({"a": a, "b": b, "c": a**2}, {"a", "c"}),
         "sum": ({"a": a, "b": b, "c": c, "d": a - 0.3 * b + 1e-4 * normal(9)}, {"a", "b", "d"}),
+        "energy and momentum": ({"a": np.abs(a), "b": b, "c": c, "d": np.hypot(a, b)}, {"a", "b", "d"}),
+        "circle": ({"a": np.cos(a), "b": np.sin(a), "c": c}, {"a", "b"}),
         "product": ({"a": a, "b": b, "c": c, "d": a * c + 3}, {"a", "c", "d"}),
     }
 
@@ -267,6 +269,7 @@ def test_correlated_columns_pass() -> None:
         "correlated to 0.999": a + 0.0447 * b,
         "sum with a little noise": a + normal(5) + 0.01 * c,
         "sorted": file_order,
+        "two narrow peaks": 0.01 * normal(6) + 100.0 * (np.arange(N) % 2),
     }
     conditions = {"charge": np.sign(file_order), "flag": file_order > 1, "other": c, "same": c, "sum": c + 1}
     check_independent(Sample(columns | conditions), list(columns), list(conditions))

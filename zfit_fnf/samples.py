@@ -130,6 +130,41 @@ class Sample:
             table[:, position] = self.columns[name][selection]
         return table
 
+    def off_the_edges(self, ranges: Mapping[str, tuple[float, float]]) -> Sample:
+        """The same events, with values exactly on an edge of a physical range moved inside.
+
+        Rounded to float32, a few values of a bounded quantity (a cosine, the output of a classifier) end on its edge,
+        where a density has no value. They are moved by 2^-23 of the width of the range, the precision of float32; of a
+        range without end, of the median distance from the edge. Values beyond an edge stay where they are.
+
+        Args:
+            ranges: `(low, high)` by column.
+
+        Raises:
+            ValueError: If a column is missing.
+
+        Example:
+            >>> Sample({"cos": np.array([0.5, 1.0])}).off_the_edges({"cos": (-1, 1)}).columns["cos"].tolist()
+            [0.5, 0.9999997615814209]
+        """
+        check_names(ranges, self.columns, self.name)
+        moved = dict(self.columns)
+        for column, (low, high) in ranges.items():
+            for edge, other in ((low, high), (high, low)):
+                on_edge = moved[column] == edge
+                if np.isfinite(edge) and on_edge.any():
+                    distances = np.abs(np.asarray(moved[column], np.float64)[~on_edge] - edge)
+                    width = (
+                        abs(other - edge)
+                        if np.isfinite(other)
+                        else float(np.median(distances))
+                        if distances.size
+                        else 1.0
+                    )
+                    inside = edge + np.sign(other - edge) * width * np.finfo(np.float32).eps
+                    moved[column] = np.where(on_edge, inside, np.asarray(moved[column], np.float64))
+        return Sample(moved, self.weights, self.name)
+
     @classmethod
     def read(
         cls,
@@ -300,9 +335,11 @@ def check_inside(sample: Sample, ranges: Mapping[str, tuple[float, float]]) -> N
         values = sample.columns[column]
         rows = np.flatnonzero(~((values > low) & (values < high)))
         if rows.size:
+            n_on_edge = int(np.isin(values[rows], (low, high)).sum())
+            on_edge = f" ({n_on_edge} exactly on an edge: see Sample.off_the_edges)" if n_on_edge else ""
             raise ValueError(
                 f"{rows.size} of {sample.n_events} events of {sample.name!r} are not inside the range "
-                f"{low:g} < {column} < {high:g}: {show(values, rows)}. Cut these events, or train with a wider range "
+                f"{low:g} < {column} < {high:g}: {show(values, rows)}{on_edge}. Cut these events, or train with a wider range "
                 f"(ranges={{{column!r}: (low, high)}})"
             )
 
@@ -369,7 +406,7 @@ def _check_values(sample: Sample) -> None:
 
 
 def _checked_columns(columns: Any) -> list[str]:
-    if isinstance(columns, (str, bytes)) or not isinstance(columns, Iterable):
+    if isinstance(columns, (str, bytes, set, frozenset)) or not isinstance(columns, Iterable):
         raise TypeError(f"columns= is a list of names; got {columns!r}")
     names = list(columns)
     if wrong := [name for name in names if not isinstance(name, str)]:

@@ -255,20 +255,25 @@ def _pair(table: np.ndarray, is_obs: np.ndarray) -> set[int]:
 
 
 def _polynomial(table: np.ndarray, is_obs: np.ndarray) -> set[int]:
-    """Columns, at least one an observable, of which one is a linear or quadratic function of the others; may be empty."""
+    """Columns, at least one an observable, of which one, or its square, is a quadratic function of the others."""
     inside = table[(np.abs(table) < _CLIP).all(axis=1)]  # extreme events would decide the fit
     n, d = inside.shape
     for target in range(d):
         others = np.delete(np.arange(d), target)
-        squares = list(itertools.combinations_with_replacement(others, 2)) if d <= _MOST_SQUARED else []
-        for terms in ([(k,) for k in others], [*((k,) for k in others), *squares]):
+        linear = [(k,) for k in others]
+        trials = [(inside[:, target], linear)]
+        if d <= _MOST_SQUARED:
+            squares = [*linear, *itertools.combinations_with_replacement(others, 2)]
+            trials += [(inside[:, target], squares), (inside[:, target] ** 2, [(target,), *squares])]
+        for values, terms in trials:
             design = np.stack([np.ones(n), *(np.prod(inside[:, term], axis=1) for term in terms)], axis=1)
             if n < 10 * design.shape[1]:
                 continue
-            coefficients = np.linalg.lstsq(design, inside[:, target], rcond=None)[0]
-            if np.median(np.abs(inside[:, target] - design @ coefficients)) < _DETERMINED:
+            coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+            spread = np.median(np.abs(values - np.median(values)))
+            if np.median(np.abs(values - design @ coefficients)) < _DETERMINED * spread:
                 strong = (term for term, size in zip(terms, coefficients[1:], strict=True) if abs(size) > 0.01)
                 related = {target, *(int(k) for term in strong for k in term)}
-                if is_obs[list(related)].any():
+                if len(related) > 1 and is_obs[list(related)].any():
                     return related
     return set()
