@@ -29,6 +29,7 @@ LAYERS = [
     {"calibration"},
     {"train"},
     {"param", "regions"},
+    {"minimum", "arguments"},
     {"pdf", "minimize", "constraints"},
     {"inputs"},
     {"loss"},
