@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -142,17 +144,18 @@ class LearnedPDF(zfit.pdf.BasePDF):
 
     def _draw_inside(self, n: tf.Tensor, ranges: Ranges) -> tf.Tensor:
         """Accept-reject, up to ``_ROUNDS`` times."""
-        rows = tf.maximum(n, _ROUND_SIZE)
+        rows, seed = tf.maximum(n, _ROUND_SIZE), _seed()
 
-        def more(events: tf.Tensor) -> tuple[tf.Tensor]:
-            new = self._draw(tf.zeros((rows, 0), tf.float64))
-            return (tf.concat([events, tf.boolean_mask(new, _inside(new, self.obs, ranges))], axis=0),)
+        def more(number: tf.Tensor, events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with _seeded(tf.random.experimental.stateless_fold_in(seed, number)):
+                new = self._draw(tf.zeros((rows, 0), tf.float64))
+            return number + 1, tf.concat([events, tf.boolean_mask(new, _inside(new, self.obs, ranges))], axis=0)
 
-        (events,) = tf.while_loop(
-            lambda events: tf.shape(events)[0] < n,
+        _, events = tf.while_loop(
+            lambda number, events: tf.shape(events)[0] < n,
             more,
-            (tf.zeros((0, len(self.obs)), tf.float64),),
-            shape_invariants=(tf.TensorShape([None, len(self.obs)]),),
+            (tf.constant(0), tf.zeros((0, len(self.obs)), tf.float64)),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, len(self.obs)])),
             maximum_iterations=_ROUNDS,
             parallel_iterations=1,
         )
@@ -656,7 +659,9 @@ def space_ranges(space: zfit.Space) -> Ranges:
 def _draw(pdf: zfit.pdf.BasePDF, context: tf.Tensor) -> tf.Tensor:
     if conditions(pdf):
         return pdf._draw(context)
-    return pdf.sample(n=tf.shape(context)[0], limits=pdf.norm).value()
+    # Those of zfit draw in loops of their own, in which one seed would be used again and again.
+    with nullcontext() if isinstance(pdf, LearnedPDF) else _seeded(None):
+        return pdf.sample(n=tf.shape(context)[0], limits=pdf.norm).value()
 
 
 def _overlap(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
@@ -667,9 +672,33 @@ def _integral(pdf: zfit.pdf.BasePDF, ranges: Ranges) -> tf.Tensor:
     return tf.reshape(pdf.integrate(_make_space({name: ranges[name] for name in pdf.obs})), ())
 
 
+_seeds: ContextVar[Iterator[tf.Tensor] | None] = ContextVar("seeds", default=None)
+
+
+@contextmanager
+def _seeded(seed: tf.Tensor | None) -> Iterator[None]:
+    """In here, and in this thread alone, seeds follow from a seed pair; by default they come from zfit's generator."""
+    fold_in = tf.random.experimental.stateless_fold_in
+    token = _seeds.set(None if seed is None else (fold_in(seed, number) for number in itertools.count()))
+    try:
+        yield
+    finally:
+        _seeds.reset(token)
+
+
 def _seed() -> tf.Tensor:
-    """A fresh seed pair from zfit's generator, so that `zfit.settings.set_seed` makes samples reproducible."""
-    return zfit.z.random.get_prng().make_seeds(1)[:, 0]
+    """A fresh seed pair; from zfit's generator `zfit.settings.set_seed` makes samples reproducible."""
+    seeds = _seeds.get()
+    return zfit.z.random.get_prng().make_seeds(1)[:, 0] if seeds is None else next(seeds)
+
+
+def drawn(pdf: LearnedPDF, limits: zfit.Space, n: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Events ``(n, n_obs)`` of a learned density that a seed pair determines; parts of zfit have zfit's generator.
+
+    To be called while a graph is traced: zfit compiles what it draws with the seeds of the first time.
+    """
+    with _seeded(seed):
+        return pdf.sample(n=n, limits=limits).with_obs(pdf.obs).value()
 
 
 def _inside(events: tf.Tensor, names: Sequence[str], ranges: Ranges) -> tf.Tensor:

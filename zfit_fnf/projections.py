@@ -18,7 +18,7 @@ from .loss import Compiled, Events, event_kernel
 from .param import Nuisance
 from .pdf import SumPDF, is_compilable, log_density
 from .samples import Sample
-from .toys import Values, seeded
+from .toys import Values, drawn_events, seeded
 
 
 def component_samples(
@@ -55,10 +55,10 @@ def component_samples(
     if len(set(labels)) < len(labels):
         raise ValueError(f"the components of {model.name!r} have the labels {labels}: give each its own label=")
     values = dict(params.items()) if params else {}  # a dict also of `FitResult.values`, which is not one
-    with zfit.param.set_values(values, clip=True), seeded(seed):
+    with zfit.param.set_values(values, clip=True), seeded(seed) as seeds:
         yields = _shares(model) * (float(model.get_yield().value()) if total is None else total)
         return {
-            label: _sample(part, model, expected, n_events)
+            label: _sample(part, model, expected, n_events, next(seeds))
             for label, part, expected in zip(labels, parts, yields, strict=True)
         }
 
@@ -263,8 +263,8 @@ def _shares(model: zfit.pdf.BasePDF) -> np.ndarray:
     return np.asarray(weights, float) / np.sum(weights)
 
 
-def _sample(pdf: zfit.pdf.BasePDF, model: zfit.pdf.BasePDF, expected: float, n_events: int) -> Sample:
+def _sample(pdf: zfit.pdf.BasePDF, model: zfit.pdf.BasePDF, expected: float, n_events: int, seed: np.ndarray) -> Sample:
     """Events of a component in the observables and range of the model, with weights that sum to what is expected."""
-    events = np.asarray(pdf.sample(n=n_events, limits=model.norm).with_obs(model.obs).value())
+    events = drawn_events(model, pdf, n_events, seed)
     columns = dict(zip(model.obs, events.T, strict=True))
     return Sample(columns, weights=np.full(n_events, expected / n_events), name=str(pdf.label or pdf.name))

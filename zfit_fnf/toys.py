@@ -8,6 +8,9 @@ constraint follows when they move.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +26,10 @@ from tqdm.auto import tqdm
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
-from .loss import Events, event_kernel
+from .loss import Compiled, Events, Term, event_kernel, kept_by
 from .minimize import Minuit
 from .param import NuisanceConstraint, limits_of
-from .pdf import SumPDF
+from .pdf import LearnedPDF, SumPDF, columns, drawn, space_ranges
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,13 +164,13 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
     """
     _check_likelihood(nll)
     rng = np.random.default_rng(_checked_seed(seed))
-    with preserved(nll), seeded(int(rng.integers(2**31))):
+    with seeded(int(rng.integers(2**31))) as seeds, preserved(nll):
         set_truth(nll, params)
         counts = [
             int(rng.poisson(_expected(model, data))) if model.is_extended else _n_events(model, data)
             for model, data in zip(nll.model, nll.data, strict=True)
         ]
-        events = [_draw(model, count) for model, count in zip(nll.model, counts, strict=True)]
+        events = [drawn_events(m, m, count, next(seeds)) for m, count in zip(nll.model, counts, strict=True)]
         data = tuple(_as_data(model, x) for model, x in zip(nll.model, events, strict=True))
         observed: dict[zfit.Parameter, float] = {}
         for values, parameters, covariance in map(_auxiliary, nll.constraints):
@@ -209,11 +212,11 @@ def asimov(
     """
     _check_likelihood(nll)
     n_events = _checked_number(n_events, "n_events=")
-    with preserved(nll), seeded(int(np.random.default_rng(_checked_seed(seed)).integers(2**31))):
+    with seeded(int(np.random.default_rng(_checked_seed(seed)).integers(2**31))) as seeds, preserved(nll):
         set_truth(nll, params)
         floating = list(nll.get_params())
         data = tuple(
-            _asimov_channel(model, _expected(model, data), floating, n_events)
+            _asimov_channel(model, _expected(model, data), floating, n_events, seeds)
             for model, data in zip(nll.model, nll.data, strict=True)
         )
         observed: dict[zfit.Parameter, float] = {}
@@ -405,15 +408,50 @@ def current_axes() -> Axes:
     return plt.gca()
 
 
+_drawing = threading.RLock()
+
+
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed zfit's and TensorFlow's generators; afterwards they go on as what was before determines."""
-    afterwards = int(zfit.z.random.get_prng().uniform((), maxval=2**31 - 1, dtype=tf.int32))
-    zfit.settings.set_seed(seed, numpy=False)
-    try:
-        yield
-    finally:
-        zfit.settings.set_seed(afterwards, numpy=False)
+def seeded(seed: int) -> Iterator[Iterator[np.ndarray]]:
+    """Seed zfit's and TensorFlow's generators; afterwards they go on as what was before determines.
+
+    There is one of each, so that other threads wait meanwhile. What learned densities draw does not depend on them.
+
+    Yields:
+        Seeds for `drawn_events`, without end.
+    """
+    with _drawing:
+        afterwards = int(zfit.z.random.get_prng().uniform((), maxval=2**31 - 1, dtype=tf.int32))
+        zfit.settings.set_seed(seed, numpy=False)
+        try:
+            yield (np.random.SeedSequence([seed, n]).generate_state(2).astype(np.int32) for n in itertools.count())
+        finally:
+            zfit.settings.set_seed(afterwards, numpy=False)
+
+
+def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, seed: np.ndarray) -> np.ndarray:
+    """Events ``(n, n_obs)`` of a component of a model, in the model's range and order of observables.
+
+    Args:
+        model: The model.
+        component: One of its components, or the model.
+        n: How many.
+        seed: What the events of a learned density are determined by; densities of zfit have zfit's generator.
+    """
+    if not n:
+        return np.zeros((0, len(model.obs)))
+    if not isinstance(component, LearnedPDF):
+        return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
+    draw = kept_by(component, f"draw in {space_ranges(model.norm)}", lambda: _Draw(component, model.norm))
+    return np.asarray(columns(draw.events(tf.constant(n), tf.constant(seed)), component.obs, model.obs))
+
+
+class _Draw(Term):
+    """Events of a learned density in a range."""
+
+    def __init__(self, pdf: LearnedPDF, limits: zfit.Space):
+        super().__init__(pdf.get_params(floating=None))
+        self.events = Compiled(functools.partial(drawn, pdf, limits), xla=False)
 
 
 # --- what goes in -----------------------------------------------------------------------------------------------------
@@ -485,11 +523,6 @@ def _n_events(model: zfit.pdf.BasePDF, data: zfit.Data) -> int:
     return int(data.n_events)
 
 
-def _draw(model: zfit.pdf.BasePDF, n: int) -> np.ndarray:
-    """Events ``(n, n_obs)`` in the order of the model's observables."""
-    return np.asarray(model.sample(n=n).with_obs(model.obs).value()) if n else np.zeros((0, len(model.obs)))
-
-
 def _as_data(model: zfit.pdf.BasePDF, x: np.ndarray, weights: np.ndarray | None = None) -> zfit.Data:
     return zfit.Data.from_numpy(obs=model.norm, array=x, weights=weights, name="pseudo_data", guarantee_limits=True)
 
@@ -502,21 +535,21 @@ def _refillable(model: zfit.pdf.BasePDF, data: zfit.Data) -> zfit.data.SamplerDa
 
 
 def _asimov_channel(
-    model: zfit.pdf.BasePDF, expected: float, floating: Sequence[zfit.Parameter], n_events: int
+    model: zfit.pdf.BasePDF,
+    expected: float,
+    floating: Sequence[zfit.Parameter],
+    n_events: int,
+    seeds: Iterator[np.ndarray],
 ) -> zfit.Data:
     if not expected:
         return _as_data(model, np.zeros((0, len(model.obs))), np.zeros(0))
     components = model.pdfs if isinstance(model, (SumPDF, zfit.pdf.SumPDF)) else [model]
-    x = np.concatenate([_draw_like(model, component, n_events) for component in components])
+    x = np.concatenate([drawn_events(model, component, n_events, next(seeds)) for component in components])
     log_q = logsumexp([_log_density(model, component, x) for component in components], axis=0) - np.log(len(components))
     weights = np.exp(_log_density(model, model, x) - log_q) * expected / len(x)
     x, weights = x[weights > 0], weights[weights > 0]
     gradient = _yield_gradient(model, floating)
     return _as_data(model, x, _calibrated(weights, scores(model, x, floating), gradient))
-
-
-def _draw_like(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int) -> np.ndarray:
-    return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
 
 
 def _log_density(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:
