@@ -20,8 +20,15 @@ from zfit_fnf.toys import toy
 N_THREADS = 4
 
 
+def random_flow(seed):
+    flow, rng = zfnf.Flow(["y"], n_components=2, hidden=(4, 4), seed=seed), np.random.default_rng(seed)
+    for variable in flow.density.trainable_variables:
+        variable.assign_add(rng.normal(scale=0.2, size=variable.shape))
+    return flow
+
+
 def deformation(seed):
-    flow = zfnf.Flow(["y"], n_components=2, hidden=(4, 4), seed=seed)
+    flow = random_flow(seed)
     responses = [Response([n], ((1,), (2,)), n_dim=1, n_context=0, hidden=(4, 4), seed=i) for i, n in enumerate("ab")]
     return zfnf.Deformation(flow, responses, windows={"a": (-1.0, 1.0), "b": (-1.0, 1.0)})
 
@@ -81,8 +88,7 @@ def test_accelerated_likelihoods_of_one_architecture_in_threads(setting):
 
 def test_compiled_code_of_one_architecture_keeps_the_weights_while_it_is_used():
     function = PerArchitecture(lambda flow, y: (flow.density.log_density(y, tf.zeros((1, 0), y.dtype)),))
-    flows = [zfnf.Flow(["y"], n_components=2, hidden=(4,), seed=seed) for seed in range(N_THREADS)]
-    y = tf.zeros((1, 1))
+    flows, y = [random_flow(seed) for seed in range(N_THREADS)], tf.zeros((1, 1))
 
     def value(flow):
         with function.of(flow) as compiled:
