@@ -28,7 +28,7 @@ LAYERS = [
     {"optimise", "plan"},
     {"calibration"},
     {"train"},
-    {"param", "regions"},
+    {"param", "regions", "logdensities"},
     {"minimum", "arguments"},
     {"pdf", "minimize", "constraints"},
     {"inputs"},

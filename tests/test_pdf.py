@@ -75,6 +75,16 @@ def test_log_density_does_not_underflow():
     assert float(shifted(0.0).log_pdf([100.0])[0]) == pytest.approx(stats.norm.logpdf(100.0), rel=1e-12)
 
 
+def test_outside_of_the_range_there_is_nothing(nuisances):
+    bounded = FlowPDF(Flow(["y"], ranges={"y": (0.0, 10.0)}, seed=1))
+    narrow = FNFPDF(one_dimensional(), nuisances, obs=space(-0.5, 1.5))
+    total = SumPDF([narrow, zfit.pdf.Gauss(0.0, 1.0, obs=space(-0.5, 1.5))], fracs=[0.5])
+    for pdf, (low, high) in ((bounded, (0.0, 10.0)), (narrow, (-0.5, 1.5)), (total, (-0.5, 1.5))):
+        points = [low - 0.1, high + 0.1, 0.5 * (low + high)]
+        np.testing.assert_array_equal(np.isneginf(pdf.log_pdf(points)), [True, True, False])
+        np.testing.assert_array_equal(pdf.pdf(points) == 0.0, [True, True, False])
+
+
 def test_nuisances_are_bound_by_name(nuisances):
     deformation = one_dimensional()
     reordered = dict(reversed(nuisances.items()))

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from zfit.core.parameter import BaseParameter
 
+from . import logdensities
 from .deformation import Deformation
 from .flows import Flow
 from .param import values_of
@@ -33,7 +34,6 @@ UNBOUNDED = 1e12
 """Limit of unbounded observables: zfit cannot compare spaces with infinite limits."""
 
 _ROUNDS, _ROUND_SIZE = 1000, 4096  # of accept-reject sampling in a part of the range
-_TINY = 1e-300  # densities of foreign PDFs are not smaller: the logarithm and its derivatives stay finite
 _PRECISIONS = ["float64", "float32"]
 
 Ranges = dict[str, tuple[float, float]]
@@ -127,7 +127,11 @@ class LearnedPDF(zfit.pdf.BasePDF):
 
     @zfit.supports(norm=True)
     def _log_pdf(self, x: zfit.Data, norm: zfit.Space | bool) -> tf.Tensor:
-        return self._log_shape(self._prepare(x.value())) - self.log_integral(norm)
+        events = x.value()
+        value = self._log_shape(self._prepare(events)) - self.log_integral(norm)
+        own = space_ranges(self.space)
+        inside = _inside(columns(events, self.obs, self.outputs), self.outputs, own)
+        return tf.where(inside, value, tf.fill(tf.shape(value), tf.constant(-np.inf, value.dtype)))
 
     @zfit.supports(norm=True)
     def _integrate(self, limits: zfit.Space, norm: zfit.Space | bool, options: Any = None) -> tf.Tensor:
@@ -483,11 +487,8 @@ class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
 
     def mix(self, log_densities: Sequence[tf.Tensor]) -> tf.Tensor:
         """Log-density ``(n,)`` of the sum, from those of its components."""
-        log_p, weights = tf.stack(log_densities), self.weights()[:, None]
-        # A logarithm of the weights would have no derivative where a yield is zero.
-        largest = tf.stop_gradient(tf.reduce_max(tf.where(weights > 0, log_p, -np.inf), axis=0))
-        mixture = tf.reduce_sum(weights * tf.exp(log_p - largest), axis=0)
-        return largest + tf.math.log(mixture) - tf.math.log(tf.reduce_sum(weights))
+        weights = self.weights()
+        return logdensities.log_sum(log_densities, weights) - tf.math.log(tf.reduce_sum(weights))
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         """Labels first, then every component for the rows with its label."""
@@ -619,12 +620,7 @@ def log_density(pdf: zfit.pdf.BasePDF, prepared: Any) -> tf.Tensor:
     """Log-density ``(n,)`` float64 of prepared events at the current parameters, normalised over ``pdf.norm``."""
     if isinstance(pdf, LearnedPDF):
         return tf.cast(pdf._log_density(prepared), tf.float64)
-    events = tf.cast(prepared, tf.float64)
-    data = zfit.Data.from_tensor(obs=pdf.space, tensor=events, name="events", guarantee_limits=True)
-    if type(pdf)._log_pdf is not zfit.pdf.BasePDF._log_pdf:
-        return pdf.log_pdf(data)
-    # zfit would take log(pdf), whose derivative is not finite where the density underflows.
-    return tf.math.log(tf.maximum(pdf.pdf(data), _TINY))
+    return logdensities.log_density(pdf, tf.cast(prepared, tf.float64))
 
 
 def conditions(pdf: zfit.pdf.BasePDF) -> tuple[str, ...]:
