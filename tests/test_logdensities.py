@@ -126,7 +126,7 @@ def test_what_has_no_density_is_no_valid_fit():
     falling = zfit.pdf.Chebyshev(SPACE, [-3.0])
     assert np.isnan(log_density(falling, tf.constant([[8.5]], tf.float64))[0])
     nll = zfit_fnf.loss.UnbinnedNLL(bump, {"y": np.random.default_rng(0).normal(100.0, 1.0, 50)})
-    with pytest.raises(ValueError, match="an event has no density there"):
+    with pytest.raises(ValueError, match=r"negative log-likelihood is (inf|nan) where the fit starts"):
         Minuit().minimize(nll)
 
 
