@@ -248,17 +248,53 @@ class TestPulls:
 
 
 class TestImpacts:
+    table = pd.DataFrame(
+        {
+            "value": [0.1, 0.0],
+            "error": [1.0, 0.9],
+            "pull": [-0.4, 0.0],
+            "down": [-0.3, 0.1],
+            "up": [0.25, -0.1],
+            "prefit_down": [-0.3, 0.7],
+            "prefit_up": [0.26, np.nan],
+        },
+        index=["jes", "jer"],
+    )
+    ranking = Impacts("mu", r"$\mu$", 0.5, table)
+
     def test_bars_and_error(self, ax):
-        table = pd.DataFrame({"value": [0.1, 0.0], "error": [1.0, 0.9], "down": [-0.3, 0.1], "up": [0.25, -0.1]})
-        ranking = Impacts("mu", r"$\mu$", 0.5, table.set_index(pd.Index(["jes", "jer"])))
-        assert plotting.impacts(ranking, ax=ax) is ax
-        band, *bars = ax.patches
+        assert plotting.impacts(self.ranking, ax=ax) is ax
+        band = ax.patches[0]
         assert (band.get_x(), band.get_width()) == (-0.5, 1.0)
-        assert [bar.get_x() + bar.get_width() for bar in bars if bar.get_width() > 0] == pytest.approx([0.25, 0.1])
-        assert [bar.get_x() + bar.get_width() for bar in bars] == pytest.approx([0.25, -0.1, -0.3, 0.1])
+        ends = {
+            container.get_label(): [bar.get_x() + bar.get_width() if bar.get_width() else 0.0 for bar in container]
+            for container in ax.containers
+        }
+        assert ends[r"post-fit $+1\sigma$"] == pytest.approx([0.25, -0.1])
+        assert ends[r"post-fit $-1\sigma$"] == pytest.approx([-0.3, 0.1])
+        assert ends[r"pre-fit $-1\sigma$"] == pytest.approx([-0.3, 0.7])
+        assert ends[r"pre-fit $+1\sigma$"][0] == pytest.approx(0.26)
         assert [text.get_text() for text in ax.get_yticklabels()] == ["jes", "jer"]
         assert ax.get_xlabel() == r"$\Delta$ $\mu$"
-        assert ax.get_xlim() == pytest.approx((-0.55, 0.55))
+        assert ax.get_xlim() == pytest.approx((-0.77, 0.77))  # the largest is the pre-fit one
+
+    def test_post_fit_values_stand_beside(self, ax):
+        plotting.impacts(self.ranking, ax=ax)
+        assert [text.get_text() for text in ax.texts] == [r"$0.1 \pm 1.0$", r"$0.00 \pm 0.90$"]
+
+    def test_pulls_have_their_own_axes(self, ax):
+        ax_pulls = Figure().subplots()
+        plotting.impacts(self.ranking, ax=ax, ax_pulls=ax_pulls)
+        points, errors = errorbars(ax_pulls)
+        np.testing.assert_allclose(points, [[-0.4, 0], [0.0, 1]])
+        np.testing.assert_allclose(errors, [1.0, 0.9])
+        assert [text.get_text() for text in ax_pulls.get_yticklabels()] == ["jes", "jer"]
+        assert ax.get_ylim() == ax_pulls.get_ylim()
+
+    def test_a_nuisance_without_an_error_has_its_value(self, ax):
+        table = self.table.assign(error=[np.nan, 0.9], up=[np.nan, -0.1])
+        plotting.impacts(replace(self.ranking, table=table), ax=ax)
+        assert ax.texts[0].get_text() == "0.1"
 
 
 class TestCorrelation:

@@ -479,8 +479,9 @@ def draw_plots(
             plotting.profile(scan, ax=fig.subplots())
     with figure(folder / "limit.png", (5, 4)) as fig:
         findings.limit.plot(ax=fig.subplots())
-    with figure(folder / "impacts.png", (6, 1.6 + 0.4 * len(findings.model.nuisances))) as fig:
-        plotting.impacts(findings.impacts, ax=fig.subplots())
+    with figure(folder / "impacts.png", (9, 1.8 + 0.4 * len(findings.model.nuisances))) as fig:
+        ax_pulls, ax = fig.subplots(1, 2, width_ratios=[2, 3])
+        plotting.impacts(findings.impacts, ax=ax, ax_pulls=ax_pulls)
     with figure(folder / "contour.png", (5, 4.5)) as fig:
         plotting.contour(findings.contour, truth=settings.truth, ax=fig.subplots())
 

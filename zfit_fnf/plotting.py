@@ -27,6 +27,7 @@ from .scans import ContourScan, Impacts, ProfileScan
 from .toys import current_axes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 Bins = int | tuple[int, float, float] | Sequence[float] | np.ndarray
@@ -223,33 +224,49 @@ def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax:
     return ax
 
 
-def impacts(ranking: Impacts, *, ax: Axes | None = None) -> Axes:
-    """Impacts of nuisances on a parameter, the largest on top, as bars over the error of the parameter.
+def impacts(ranking: Impacts, *, ax: Axes | None = None, ax_pulls: Axes | None = None) -> Axes:
+    r"""Impacts of nuisances on a parameter, the largest on top, over the error of the parameter; their pulls beside.
+
+    Filled bars are post-fit impacts, with the nuisance fixed one post-fit error away; hollow ones are pre-fit impacts, at
+    one standard deviation of the auxiliary measurement. The pull is the distance of the best fit to what the auxiliary
+    measurement found, and its error bar the post-fit error: where it is shorter than one, the data constrain the nuisance.
 
     Args:
         ranking: Made by `zfit_fnf.scans.impacts`.
         ax: Where to draw; by default in the current figure.
+        ax_pulls: Where to draw the pulls, which share the rows of ``ax``; by default they are not drawn.
 
     Returns:
-        The axes.
+        The axes of the impacts.
 
     Raises:
         ImportError: If Matplotlib is missing, with what to install.
 
     Example:
-        >>> impacts(zfit_fnf.scans.impacts(nll, result, mu))
+        >>> fig, (ax_pulls, ax) = plt.subplots(1, 2, width_ratios=[2, 3], layout="constrained")
+        >>> impacts(zfit_fnf.scans.impacts(nll, result, mu), ax=ax, ax_pulls=ax_pulls)
     """
     ax = current_axes() if ax is None else ax
-    rows = np.arange(len(ranking.table))
+    table, rows = ranking.table, np.arange(len(ranking.table))
     ax.axvspan(-ranking.error, ranking.error, color=GREEN, alpha=0.4, linewidth=0, label="total error")
     ax.axvline(0, color=INK, linewidth=0.8)
-    for column, label, color in (("up", r"nuisance at $+1\sigma$", "C3"), ("down", r"nuisance at $-1\sigma$", "C0")):
-        ax.barh(rows, ranking.table[column], height=0.6, color=color, alpha=0.7, label=label)
-    reach = 1.1 * max(ranking.error, float(ranking.table[["down", "up"]].abs().max(axis=None)))
+    for side, sign, colour in (("up", "+", "C3"), ("down", "-", "C0")):
+        ax.barh(rows, table[side], height=0.6, color=colour, alpha=0.7, label=rf"post-fit ${sign}1\sigma$")
+        if (column := f"prefit_{side}") in table:
+            label = rf"pre-fit ${sign}1\sigma$"
+            ax.barh(rows, table[column], height=0.75, fill=False, edgecolor=colour, linewidth=1.2, label=label)
+    sizes = table.filter(regex="^(prefit_)?(down|up)$").abs().max(axis=None)
+    reach = 1.1 * max(ranking.error, float(np.nan_to_num(sizes)))
     ax.set(xlabel=rf"$\Delta$ {ranking.title}", xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
-    ax.set_yticks(rows, list(ranking.table.index))
     ax.tick_params(axis="y", length=0)
-    legend_above(ax)
+    for row, value, error in zip(rows, table["value"], table["error"], strict=True):
+        ax.annotate(_rounded(value, error), (1.01, row), xycoords=("axes fraction", "data"), va="center")
+    legend_above(ax, columns=3)
+    if ax_pulls is None:
+        ax.set_yticks(rows, list(table.index))
+    else:
+        ax.set_yticks([])
+        _draw_nuisance_pulls(table, ax_pulls)
     return ax
 
 
@@ -348,6 +365,20 @@ def contour(scan: ContourScan, *, truth: Mapping[str, float] | None = None, ax: 
     return ax
 
 
+def _draw_nuisance_pulls(table: pd.DataFrame, ax: Axes) -> None:
+    """Pull of each nuisance with its post-fit error, over the bands of one and two pre-fit standard deviations."""
+    rows = np.arange(len(table))
+    ax.axvspan(-2, 2, color=YELLOW, linewidth=0)
+    ax.axvspan(-1, 1, color=GREEN, linewidth=0)
+    ax.axvline(0, color="white", linewidth=1)
+    pulls, errors = table["pull"].to_numpy(float), table["error"].to_numpy(float)
+    ax.errorbar(pulls, rows, xerr=errors, fmt="o", color=INK, markersize=4, capsize=3)
+    reach = 1.1 * max(2.0, float(np.max(np.nan_to_num(np.abs(pulls) + errors), initial=0.0)))
+    ax.set(xlabel=r"pull [$\sigma$]", xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
+    ax.set_yticks(rows, list(table.index))
+    ax.tick_params(axis="y", length=0)
+
+
 # --- what other plots share -----------------------------------------------------------------------------------------
 
 
@@ -422,9 +453,9 @@ def chi_square(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray)
     return ChiSquare(float(np.sum((observed - expected)[enough] ** 2 / variance[enough])), int(enough.sum()))
 
 
-def legend_above(ax: Axes) -> None:
-    """A legend that covers nothing."""
-    ncols = len(ax.get_legend_handles_labels()[0])
+def legend_above(ax: Axes, *, columns: int | None = None) -> None:
+    """A legend that covers nothing, by default in one row."""
+    ncols = len(ax.get_legend_handles_labels()[0]) if columns is None else columns
     ax.legend(ncols=ncols, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, columnspacing=1.2)
 
 
@@ -530,6 +561,8 @@ def _library(name: str) -> Any:
 
 
 def _rounded(value: float, error: float) -> str:
-    """Value and error with two digits of the error."""
+    """Value and error with two digits of the error; the value alone where there is none."""
+    if not error > 0:
+        return f"{value:.3g}"
     digits = max(0, 1 - int(np.floor(np.log10(error))))
     return rf"${value:.{digits}f} \pm {error:.{digits}f}$"
