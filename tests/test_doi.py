@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import zfit
 import numpy as np
@@ -17,7 +18,9 @@ from executors import Here
 from scipy import integrate, stats
 from test_stored_fits import FLOWS, SHORT, model
 
-from zfit_fnf import Flow
+import zfit_fnf as zfnf
+from zfit_fnf import Deformation, Flow
+from zfit_fnf.deformation import Response
 from zfit_fnf.doi import (
     DoIPDF,
     EnsembleStopped,
@@ -31,10 +34,12 @@ from zfit_fnf.doi import (
     unfolded,
 )
 from zfit_fnf.doi.amortised import Check
+from zfit_fnf.doi.bootstrap import _fingerprint
 from zfit_fnf.doi.ensemble import rebased_loss
+from zfit_fnf.doi.globalfit import GlobalProblem
 from zfit_fnf.doi.uncertainty import Modes
 from zfit_fnf.minimize import Minuit
-from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
+from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.samples import Sample, as_sample
 from zfit_fnf.transfer import ProfiledTransfer, Transfer
 
@@ -203,8 +208,75 @@ def test_interrupted_ensembles_are_continued(fitted, tmp_path):
     assert first.values == caught.value.fit.members[0].values
     assert first.values != second.values
     other = replace(fit, data=as_sample(fit.data, fit.data.columns, weights=np.full(fit.data.n_events, 2.0)))
-    with pytest.raises(ValueError, match="is a member of another fit"):
-        bootstrap(other, 2, executor=Here(), folder=tmp_path, progress=False)
+    made = Here()
+    with pytest.warns(UserWarning, match=r"member_0_0\.npz' is a member of another fit: this member is made again"):
+        bootstrap(other, 1, executor=made, folder=tmp_path, progress=False)
+    assert made.calls == 1
+    (tmp_path / "member_0_1.npz").write_bytes(b"PK damaged")
+    with pytest.warns(UserWarning, match=r"member_0_1\.npz' is damaged"):
+        remade = bootstrap(replace(fit, members=done.members[:1]), 2, executor=Here(), folder=tmp_path, progress=False)
+    # What the process fitted before, here other weights, does not matter.
+    assert remade.members[1].values == second.values
+
+
+def changed(what):
+    """A fit of the same data by a model that differs in one thing."""
+    events = FLOWS[0].sample(cond=FLOWS[1].sample(50, seed=1), seed=2)
+    nu = zfnf.nuisance("jes")
+    response = stored.shaken(Response(["jes"], ((1,),), n_dim=1, n_context=1, hidden=(4,)), seed=1)
+    pdf = FNFPDF(Deformation(FLOWS[0], [response], windows={"jes": (-3.0, 3.0)}), params={"jes": nu})
+    mean = zfit.Parameter("mean", 0.5 if what == "fixed parameter" else 0.0, floating=False)
+    width = 1.5 if what == "number in a density of zfit" else 1.0
+    other = zfit.pdf.Gauss(mean, width, obs=zfit.Space("x", -1e12, 1e12))
+    if what == "density of zfit":
+        other = zfit.pdf.Cauchy(mean, 1.0, obs=zfit.Space("x", -1e12, 1e12))
+    if what == "global observable":
+        nu.observed.set_value(0.3)
+    if what == "start":
+        nu.set_value(0.1)
+    if what == "limits":
+        nu.upper = 4.0
+    transfer = Transfer(["y"], ["x"], n_layers=1, hidden=(4,))
+    problem = GlobalProblem(
+        ConditionalProductPDF([pdf, other]), transfer, SHORT, penalty=1.0 if what == "penalty" else 0.0
+    )
+    return SimpleNamespace(problem=problem, data=as_sample(events, ["y", "x"]), transfer=transfer)
+
+
+DIFFERENCES = [
+    "fixed parameter",
+    "number in a density of zfit",
+    "density of zfit",
+    "global observable",
+    "start",
+    "limits",
+    "penalty",
+]
+
+
+def test_members_are_recognised_by_the_whole_problem():
+    prints = [_fingerprint(changed(what)) for what in ["nothing", "still nothing", *DIFFERENCES]]
+    assert prints[0] == prints[1]
+    assert len(set(prints[1:])) == len(DIFFERENCES) + 1
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda fit, data: fit_transfer(data, model(), **SMALL), TypeError, "takes a model first"),
+        (lambda fit, data: fit_transfer(model(), data, **{**SMALL, "obs": "y"}), TypeError, "obs= is a list of names"),
+        (lambda fit, data: fit_transfer(model(), data, **SMALL, seed=-1), ValueError, "seed= is at least 0"),
+        (lambda fit, data: fit_transfer(model(), data, **SMALL, penalty=-1.0), ValueError, "penalty= is a cost"),
+        (lambda fit, data: bootstrap(fit, 2.5), TypeError, "n_members= is an integer"),
+        (lambda fit, data: bootstrap(fit, 0), ValueError, "n_members= is at least 1"),
+        (lambda fit, data: profile("fit"), TypeError, "takes the fit that fit_transfer or bootstrap has made"),
+        (lambda fit, data: profile(fit, window=0.5), TypeError, "window= is a half width by name"),
+        (lambda fit, data: profile(fit, n_checks=-1), ValueError, "n_checks= is at least 0"),
+    ],
+)
+def test_mistakes_are_named_at_the_door(call, error, message, fitted, data):
+    with pytest.raises(error, match=message):
+        call(fitted, data)
 
 
 # --- uncertainties -----------------------------------------------------------------------------------------------------
@@ -295,6 +367,21 @@ def test_predictions_reweight_the_model(cases):
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_factors_in_a_part_of_their_range(shared):
+    """What is cut away from the density of the conditions moves no map: it is a constant of the likelihood."""
+    events, fits = FLOWS[0].sample(cond=FLOWS[1].sample(300, seed=1), seed=2), []
+    low, high = float(events["x"].min()) - 0.1, float(events["x"].max()) + 0.1
+    for obs in (None, zfit.Space("x", low, high)):
+        whole = model()
+        pdf = ConditionalProductPDF([whole.pdfs[0], FlowPDF(FLOWS[1], obs=obs)])
+        fits.append(fit_transfer(pdf, events, **SMALL, seed=1, shared=shared))
+    inside = float(FlowPDF(FLOWS[1]).integrate((low, high))[0])
+    assert inside < 0.999
+    assert fits[1].values == pytest.approx(fits[0].values, abs=1e-3)  # float32 trainings
+    assert fits[1].nll - fits[0].nll == pytest.approx(300 * np.log(inside), abs=0.05)
 
 
 def test_observables_that_the_model_does_not_have(data):

@@ -188,7 +188,7 @@ class _Optimiser(tf.Module):
     _BETA, _EPSILON = 0.95, 1e-8
     _LONGEST_SIDE = 256
 
-    def __init__(self, variables: Sequence[tf.Variable], schedule: Schedule, step_sizes: Sequence[float] | None = None):
+    def __init__(self, variables: Sequence[tf.Variable], schedule: Schedule, step_sizes: Sequence[Any] | None = None):
         super().__init__()
         self.targets, self.schedule = list(variables), schedule
         self.step_sizes = [1.0] * len(self.targets) if step_sizes is None else list(step_sizes)
@@ -281,7 +281,8 @@ class Maximiser:
         log_prob: The log-density of minibatches.
         variables: What is trained; each call starts from their current values.
         schedule: How long and how fast.
-        step_sizes: Multiply the learning rate of each variable; the weights of networks want one, the default.
+        step_sizes: Multiply the learning rate of each variable, numbers or variables; the weights of networks want one,
+            the default.
     """
 
     def __init__(
@@ -290,7 +291,7 @@ class Maximiser:
         variables: Sequence[tf.Variable],
         *,
         schedule: Schedule,
-        step_sizes: Sequence[float] | None = None,
+        step_sizes: Sequence[float | tf.Variable] | None = None,
     ):
         self._schedule, self._optimiser = schedule, _Optimiser(variables, schedule, step_sizes)
         self._run, self._losses = _compiled_steps(log_prob, self._optimiser), _compiled_losses(log_prob)

@@ -92,7 +92,8 @@ class LearnedPDF(zfit.pdf.BasePDF):
         return True
 
     def _log_density(self, prepared: Any) -> tf.Tensor:
-        return self._log_shape(prepared) - self.log_integral(self.norm)
+        # Trainings prepare events in float32; the integral is in float64.
+        return tf.cast(self._log_shape(prepared), tf.float64) - self.log_integral(self.norm)
 
     def log_integral(self, space: zfit.Space | bool) -> tf.Tensor | float:
         """Logarithm of the integral over a range; zero over that of the density itself."""

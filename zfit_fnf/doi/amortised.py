@@ -41,6 +41,7 @@ from .globalfit import (
     CHUNK,
     Rows,
     TransferFit,
+    check_count,
     default_schedule,
     given_structure,
     make_loss,
@@ -176,6 +177,12 @@ def profile(
         >>> profiled = profile(doi, seed=1)
         >>> result = zfit_fnf.Minuit().minimize(profiled.loss())
     """
+    if not isinstance(fit, TransferFit):
+        raise TypeError(f"profile takes the fit that fit_transfer or bootstrap has made; got {type(fit).__name__}")
+    if window is not None and not isinstance(window, Mapping):
+        raise TypeError(f"window= is a half width by name of the parameter, for {list(fit.values)}; got {window!r}")
+    check_count("n_checks=", n_checks)
+    check_count("seed=", seed)
     problem = ProfileProblem(fit, hidden=hidden, schedule=schedule, seed=seed)
     return problem.solve(fit, window=window, n_checks=n_checks, seed=seed, progress=progress)
 
@@ -427,7 +434,7 @@ def _axes_of_errors(fit: TransferFit) -> np.ndarray:
 
 
 def _axes_of_window(fit: TransferFit, window: Mapping[str, float]) -> np.ndarray:
-    if set(window) != set(fit.values) or not all(half > 0 for half in window.values()):
+    if set(window) != set(fit.values) or not all(0 < half < np.inf for half in window.values()):
         raise ValueError(f"window= needs a positive half width for each of {list(fit.values)}; got {dict(window)}")
     return np.diag([window[name] for name in fit.values])
 

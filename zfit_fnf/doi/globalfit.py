@@ -11,6 +11,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -167,6 +168,15 @@ def fit_transfer(
         >>> doi = fit_transfer(model, data, obs=["y1", "y2"], cond=["x1", "x2"], seed=1)
         >>> profiled = profile(doi, seed=1)
     """
+    if not isinstance(model, zfit.pdf.BasePDF):
+        raise TypeError(f"fit_transfer takes a model first, then its data; got {type(model).__name__}")
+    for argument, names in (("obs=", obs), ("cond=", cond)):
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f'{argument} is a list of names of observables, e.g. ["y1", "y2"]; got {names!r}')
+    check_count("seed=", seed)
+    check_count("n_layers=", n_layers, least=1)
+    if not (np.isfinite(penalty) and penalty >= 0):
+        raise ValueError(f"penalty= is a cost and cannot be {penalty}")
     sample = as_sample(data, model.obs, weights=weights)
     check_inside(sample, space_ranges(model.norm))
     transfer = _new_transfer(model, obs, cond, shared=shared, n_layers=n_layers, hidden=hidden, seed=seed)
@@ -201,6 +211,7 @@ class GlobalProblem:
         self.params = floating(self.pdf)
         self.start = {parameter: float(parameter.value()) for parameter in self.params}
         self._sum_weights = tf.Variable(1.0, dtype=tf.float64, trainable=False)
+        self._step_sizes = [tf.Variable(1.0, trainable=False) for _ in self.params]
         self._fit: Maximiser | None = None
 
     def solve(self, sample: Sample, *, seed: int, progress: bool, covariance: bool = True) -> TransferFit:
@@ -220,6 +231,7 @@ class GlobalProblem:
         self._sum_weights.assign(sample.sum_weights)
         source = [Rows(sample, prepared_rows(self.pdf, sample))]
         self._fit = self._fit or self._maximiser(sample)
+        self._set_step_sizes(sample)
         history = self._fit("global fit", source, seed=seed, progress=progress)
         result = self._minimise(sample)
         moves: list[float] = []
@@ -252,14 +264,19 @@ class GlobalProblem:
             variable.assign(start)
 
     def _maximiser(self, sample: Sample) -> Maximiser:
-        sizes = expected_errors(self.pdf, sample, self.params) / self.schedule.learning_rate
         weights = self.transfer.trainable_variables
         return Maximiser(
             self._log_likelihood(make_loss(self.pdf, sample).constraints),
             [*weights, *self.params],
             schedule=self.schedule,
-            step_sizes=[*[1.0] * len(weights), *sizes],  # parameters: one standard error at the most
+            step_sizes=[*[1.0] * len(weights), *self._step_sizes],
         )
+
+    def _set_step_sizes(self, sample: Sample) -> None:
+        """Of the parameters: one standard error at the most. They are those of these data, whatever was fitted before."""
+        sizes = expected_errors(self.pdf, sample, self.params) / self.schedule.learning_rate
+        for variable, size in zip(self._step_sizes, sizes, strict=True):
+            variable.assign(size)
 
     def _log_likelihood(self, constraints: Sequence[Any]) -> Callable[..., tf.Tensor]:
         """Log-density of minibatches, with the terms of the likelihood that are not sums over events shared out."""
@@ -334,6 +351,14 @@ class Rows:
         """The columns of some rows, and their weights."""
         weights = self.sample.relative_weights(rows).astype(np.float32)
         return (*(column[rows] for column in self.columns), weights)
+
+
+def check_count(argument: str, number: Any, *, least: int = 0) -> None:
+    """Refuse what is not an integer of a certain size at least."""
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise TypeError(f"{argument} is an integer; got {number!r}")
+    if number < least:
+        raise ValueError(f"{argument} is at least {least}; got {number}")
 
 
 def make_loss(pdf: zfit.pdf.BasePDF, sample: Sample) -> zfit.loss.UnbinnedNLL:
