@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import zfit
@@ -44,6 +47,24 @@ def check(names: dict) -> None:
     assert 0.02 < fitted["hesse"]["error"] < 0.3
     # Trainings this short leave errors in the densities that are larger than those of the fit.
     assert 0.4 < fitted["value"] < 2.0
+
+
+def described(tree: ast.AST) -> Iterator[str]:
+    """Docstrings of the properties and attributes in a module."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", [])
+        if isinstance(node, ast.FunctionDef) and any("property" in ast.unparse(one) for one in node.decorator_list):
+            yield ast.get_docstring(node) or ""
+        for before, line in itertools.pairwise(body if isinstance(body, list) else []):
+            if isinstance(before, (ast.Assign, ast.AnnAssign)) and isinstance(line, ast.Expr):
+                yield str(getattr(line.value, "value", ""))
+
+
+def test_attributes_have_no_colon_in_their_first_line():
+    """Sphinx takes what is before it for a type."""
+    for path in (ROOT / "zfit_fnf").rglob("*.py"):
+        for text in described(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not re.search(r":\s", text.strip().split("\n")[0]), (path.name, text)
 
 
 def test_readme(in_a_hurry):

@@ -11,10 +11,10 @@ LARGEST = 1_000_000
 """What of a model is counted."""
 
 WIDEST = 10_000
-"""Units that a hidden layer may have: where nothing depends on anything, the arrays of a file do not tell."""
+"""Units that a hidden layer may have; where nothing depends on anything, the arrays of a file do not tell."""
 
 DEEPEST = 100
-"""Layers and hidden layers that a model may have: they cost milliseconds each even if they are tiny."""
+"""Layers and hidden layers that a model may have; they cost milliseconds each even if they are tiny."""
 
 MOST_COMPONENTS = 10_000
 """Components of a mixture, or bins of a spline, that a model may have."""

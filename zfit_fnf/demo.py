@@ -63,7 +63,7 @@ POINTS: dict[str, dict[str, float]] = {
 """The simulated samples of each process, and the nuisance point of each; the corners teach the interaction."""
 
 EFFICIENCY = {"A": {"squeeze": (0.98, 1.03)}, "B": {"shift": (0.97, 1.04)}}
-"""What nuisances do to the yield of each process: factors at -1 and at +1 standard deviation."""
+"""What nuisances do to the yield of each process; factors at -1 and at +1 standard deviation."""
 
 BINS = {"x1": (30, -3.5, 2.5), "x2": (30, -2.0, 2.0), "y1": (30, -3.0, 4.0), "y2": (30, -4.0, 3.0)}
 """Binning of the plots; the fit has none."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Truth = Callable[[pd.DataFrame], pd.DataFrame]
-"""The exact map from data to simulation, where it is known: a table in, a table with the same columns out."""
+"""The exact map from data to simulation, where it is known; a table in, a table with the same columns out."""
 
 _STATISTICAL, _TOTAL = "#8fb8de", "#d9d9d9"
 _ANGLES = np.linspace(0.0, 2.0 * np.pi, 200)

@@ -186,7 +186,7 @@ class AutoregressiveDensity(Density):
 
     @property
     def sequential(self) -> bool:
-        """Whether the distribution function of each coordinate, given those before it, is known: `base` gives it."""
+        """Whether the distribution function of each coordinate, given those before it, is known; `base` gives it."""
         return len(self.layers) == 1 or self.n_dim == 1
 
     def base(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -55,7 +55,7 @@ class History:
 
     @property
     def best_validation(self) -> float:
-        """Validation loss of the weights that were kept, at ``best_step``: minus the mean log-density, in nats per event."""
+        """Validation loss of the weights that were kept, at ``best_step``, minus the mean log-density in nats per event."""
         if self.best_step:
             return self.validation[self.steps.index(self.best_step)]
         return math.nan if self.initial is None else self.initial

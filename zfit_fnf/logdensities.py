@@ -141,7 +141,7 @@ _SHAPES: dict[type, Callable[[Values, tf.Tensor], tf.Tensor]] = {
     zfit.pdf.GeneralizedCB: lambda p, x: _two_sided(p, x, ("sigmal", "sigmar"), ("nl", "nr")),
     zfit.pdf.GeneralizedGaussExpTail: lambda p, x: _two_sided(p, x, ("sigmal", "sigmar"), None),
 }
-"""By type, not by inheritance: a subclass may be another density."""
+"""By type, not by inheritance; a subclass may be another density."""
 
 _INTEGRALS: dict[type, Callable[[Values, np.float64, np.float64], tf.Tensor]] = {
     zfit.pdf.Gauss: _gauss_integral,

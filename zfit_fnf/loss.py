@@ -34,7 +34,7 @@ from .param import Nuisance, NuisanceConstraint, read_once
 from .pdf import FNFPDF, components, is_compilable, log_density, prepare
 
 XLA_CHUNK, GRAPH_CHUNK = 1024, 16384
-"""Events per call of a kernel: XLA code is as fast in small chunks, which suit toys; a TensorFlow graph is not."""
+"""Events per call of a kernel; XLA code is as fast in small chunks, which suit toys; a TensorFlow graph is not."""
 
 MAX_MEMORY = 4e9
 """Bytes of prepared events that a loss keeps; beyond, events are prepared anew in every evaluation."""

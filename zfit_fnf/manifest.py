@@ -704,7 +704,7 @@ KINDS: dict[str, type[Entry]] = {
 
 
 RESULTS = {"transfer_fit": ".doi.stored", "profiled_fit": ".doi.stored", "ensemble": ".doi.stored"}
-"""Kinds made of zfit objects: the modules with their entries, which know zfit, are imported when one is needed."""
+"""Kinds made of zfit objects; the modules with their entries, which know zfit, are imported when one is needed."""
 
 
 def entry_of(kind: Any) -> type[Entry]:

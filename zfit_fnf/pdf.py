@@ -31,7 +31,7 @@ from .param import values_of
 from .regions import Factor, Region
 
 UNBOUNDED = 1e12
-"""Limit of unbounded observables: zfit cannot compare spaces with infinite limits."""
+"""Limit of unbounded observables; zfit cannot compare spaces with infinite limits."""
 
 _ROUNDS, _ROUND_SIZE = 1000, 4096  # of accept-reject sampling in a part of the range
 _PRECISIONS = ["float64", "float32"]
@@ -83,7 +83,7 @@ class LearnedPDF(zfit.pdf.BasePDF):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The observables that the density describes: `obs` without the conditions."""
+        """The observables that the density describes; `obs` without the conditions."""
         return tuple(name for name in self.obs if name not in self.cond)
 
     @property

@@ -89,7 +89,7 @@ class Sample:
 
     @property
     def sum_weights(self) -> float:
-        """Sum of the weights: the yield this sample stands for; the number of events if it is unweighted."""
+        """Sum of the weights; the yield this sample stands for; the number of events if it is unweighted."""
         return float(self.n_events if self.weights is None else np.sum(self.weights, dtype=np.float64))
 
     @property

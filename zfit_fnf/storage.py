@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .nets import Model
 
 MAX_MANIFEST = 2**23
-"""Bytes that a manifest may have: enough for a deformation of fifteen hundred responses."""
+"""Bytes that a manifest may have; enough for a deformation of fifteen hundred responses."""
 
 MAX_COMMAS = 2**18
 """Commas that a manifest may have, which bound the number of its values and with it the memory to parse them."""

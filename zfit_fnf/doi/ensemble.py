@@ -50,7 +50,7 @@ class Ensemble:
 
     @property
     def spread(self) -> dict[str, float]:
-        """Standard deviation of the minima of the members, by name: it is not the error of the likelihood."""
+        """Standard deviation of the minima of the members, by name; it is not the error of the likelihood."""
         return self.minima.std().to_dict()
 
     def __str__(self) -> str:

@@ -102,7 +102,7 @@ class TransferFit:
 
     @property
     def errors(self) -> dict[str, float]:
-        """Standard errors with the map as it is: smaller than what the data say, because the map absorbs part of it."""
+        """Standard errors with the map as it is; smaller than what the data say, because the map absorbs part of it."""
         return dict(zip(self.values, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
 
     def loss(self) -> zfit.loss.UnbinnedNLL:

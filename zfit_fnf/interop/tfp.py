@@ -33,7 +33,7 @@ STORABLE: dict[str, type] = {
     }.items()
     for name in names.split()
 }
-"""Classes that a stored model may name: their instances are determined by numbers, and cost nothing to construct."""
+"""Classes that a stored model may name; their instances are determined by numbers, and cost nothing to construct."""
 
 
 def wrap(
