@@ -28,7 +28,7 @@ LAYERS = [
     {"optimise", "plan"},
     {"calibration"},
     {"train"},
-    {"param", "regions", "logdensities"},
+    {"param", "regions", "logdensities", "composition"},
     {"minimum", "arguments"},
     {"pdf", "minimize", "constraints"},
     {"inputs"},

@@ -137,8 +137,8 @@ class _like:
         (lambda nu: lnN(nu, float("nan")), "kappa of lnN"),
         (lambda nu: normsys(nu), "at least one side"),
         (lambda nu: normsys(nu, YieldChange()), "at least one side"),
-        (lambda nu: normsys(nu, up=0.0), "up= of normsys.* must be positive"),
-        (lambda nu: normsys(nu, down=-0.1, up=1.1), "down= of normsys.* must be positive"),
+        (lambda nu: normsys(nu, up=0.0), "up= of normsys.* must be finite and > 0"),
+        (lambda nu: normsys(nu, down=-0.1, up=1.1), "down= of normsys.* must be finite and > 0"),
         (lambda nu: normsys(nu, YieldChange(up=1.1), up=1.1), "not both"),
     ],
 )
@@ -199,3 +199,52 @@ def test_parameters_are_read_once_inside_of_one_function_only():
     np.testing.assert_array_equal(param.values_of([free]), [2.5])
     with param.read_once():
         np.testing.assert_array_equal(param.values_of([free]), [2.5])
+
+
+@pytest.mark.parametrize("interpolation", ["code5", "Code4", "", None, "linear"])
+def test_an_unknown_interpolation_is_refused(interpolation):
+    with pytest.raises(ValueError, match="interpolation= is one of"):
+        Modifier(nuisance("jes"), 0.9, 1.1, interpolation)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, np.nan, np.inf])
+def test_factors_that_are_no_ratios(factor):
+    nu = nuisance("jes")
+    for make in (
+        lambda: lnN(nu, factor),
+        lambda: normsys(nu, up=factor),
+        lambda: normsys(nu, down=factor, up=1.1),
+        lambda: Modifier(nu, factor, 1.1, "code4"),
+        lambda: YieldChange(up=factor),
+    ):
+        with pytest.raises(ValueError, match="must be finite and > 0"):
+            make()
+
+
+@pytest.mark.parametrize("nominal", [-1.0, np.nan, np.inf])
+def test_nominal_yields_that_are_no_numbers_of_events(nominal):
+    with pytest.raises(ValueError, match="the nominal yield of modified_yield"):
+        modified_yield(nominal, [])
+
+
+def test_mistakes_in_modifiers_are_named():
+    nu = nuisance("jes")
+    for make, message in (
+        (lambda: lnN(1.02, nu), "needs a parameter as its nuisance"),
+        (lambda: lnN("jes", 1.02), "needs a parameter as its nuisance"),
+        (lambda: lnN(nu, "1.02"), "kappa of lnN"),
+        (lambda: lnN(nu, [1.02, 0.98]), "kappa of lnN"),
+        (lambda: lnN(nu, True), "kappa of lnN"),
+        (lambda: normsys(0.9, up=1.1), "needs a parameter as its nuisance"),
+        (lambda: normsys(nu, 1.1), "takes a YieldChange"),
+        (lambda: normsys(nu, (0.9, 1.1)), "takes a YieldChange"),
+        (lambda: modified_yield("1000", []), "the nominal yield"),
+        (lambda: modified_yield(None, []), "the nominal yield"),
+        (lambda: modified_yield(1000.0, lnN(nu, 1.02)), "a list of modifiers"),
+        (lambda: modified_yield(1000.0, nu), "a list of modifiers"),
+        (lambda: modified_yield(1000.0, 1.1), "a list of modifiers"),
+        (lambda: modified_yield(1000.0, [1.1]), "multiplies parameters"),
+        (lambda: modified_yield(1000.0, "jes"), "multiplies parameters"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            make()

@@ -169,7 +169,7 @@ def test_a_narrower_range_is_normalised_and_sampled(nuisances, argument):
 
 
 def test_sampling_where_there_is_nothing_ends():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="hardly any event"):
+    with pytest.raises(ValueError, match="hardly any event"):
         shifted(0.0).sample(10, limits=space(1000.0, 1001.0))
 
 
@@ -330,6 +330,52 @@ def test_sum_with_fractions(complete):
     assert mixture.pvalue > 1e-4
     assert model.create_extended(50.0).is_extended
     assert float(SumPDF([shifted(1.0), shifted(-1.0)], fracs=[f], extended=7.0).get_yield().value()) == 7.0
+
+
+@pytest.mark.parametrize("conditional_sum", [False, True])
+def test_sum_with_a_negative_share_is_drawn_as_it_is(conditional_sum):
+    """F p_1 + (1 - f) p_2 with a negative f, positive everywhere."""
+    cond, slope = (["x"], [1.0]) if conditional_sum else ([], [])
+    narrow, broad = (GaussianFlow([0.0], [s], obs=["y"], cond=cond, slope=slope) for s in (0.5, 1.0))
+    model = SumPDF([FlowPDF(narrow), FlowPDF(broad)], fracs=[-0.5, 1.5])
+    if conditional_sum:
+        model = ConditionalProductPDF([model, FlowPDF(GaussianFlow([0.0], [1e-9], obs=["x"]))])
+    zfit.settings.set_seed(1)
+    sample = model.sample(20_000).value()[:, 0].numpy()
+    law = stats.kstest(sample, lambda y: 1.5 * stats.norm.cdf(y) - 0.5 * stats.norm.cdf(y, scale=0.5))
+    assert law.pvalue > 1e-4
+
+
+def test_negative_densities_are_not_drawn():
+    deep = SumPDF([shifted(0.0), shifted(0.5)], fracs=[-3.0, 4.0])
+    with pytest.raises(ValueError, match=r"^the density of 'SumPDF' is negative where its events are"):
+        deep.sample(1000)
+    nothing = SumPDF([shifted(0.0, extended=zfit.Parameter("a", -5.0)), shifted(0.5, extended=3.0)])
+    with pytest.raises(ValueError, match=r"^'SumPDF' expects -2 events"):
+        nothing.sample()
+    with pytest.raises(ValueError, match="have no positive sum"):
+        nothing.sample(10)
+    for n in (-1, 2.5):
+        with pytest.raises(ValueError, match="an integer that is not negative; got"):
+            shifted(0.0).sample(n)
+
+
+@pytest.mark.parametrize("expected", [-1.0, np.nan, np.inf, -3])
+def test_yields_that_are_no_numbers_of_events(expected):
+    with pytest.raises(ValueError, match="the yield extended= of 'FlowPDF'"):
+        shifted(0.0, extended=expected)
+
+
+@pytest.mark.parametrize("fracs", [[0.7, 0.6], [np.nan], [np.inf], [0.0, 0.0, 0.0], [0.5, -0.2, -0.3], [1.2]])
+def test_fractions_that_leave_nothing(fracs):
+    pdfs = [shifted(float(m)) for m in range(3 if len(fracs) > 1 else 2)]
+    with pytest.raises(ValueError, match="fracs of 'SumPDF'"):
+        SumPDF(pdfs, fracs=fracs)
+
+
+def test_a_negative_total_density_is_no_number():
+    model = SumPDF([shifted(0.0), shifted(0.5)], fracs=[-3.0, 4.0])
+    assert np.isnan(model.log_pdf([-2.0])[0])
 
 
 def test_sum_with_pdfs_of_zfit():

@@ -222,7 +222,7 @@ class PolynomialMap(Model):
         nu = nu or {}
         if unknown := sorted(set(nu) - set(self.nuisances)):
             raise ValueError(f"unknown nuisance {unknown}: this deformation knows {list(self.nuisances)}")
-        return np.array([float(nu.get(name, 0.0)) for name in self.nuisances])
+        return np.array([number(nu.get(name, 0.0), f"the value of nuisance {name!r}") for name in self.nuisances])
 
     def basis(self, nu: tf.Tensor, calibration: tf.Tensor | None = None) -> tf.Tensor:
         """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows.

@@ -20,6 +20,7 @@ import tensorflow as tf
 from zfit.core.constraint import BaseConstraint
 from zfit.core.parameter import BaseParameter
 
+from .checks import number
 from .deformation import YieldChange
 
 _yield_numbers = itertools.count()
@@ -215,12 +216,23 @@ class Modifier:
         down: Factor at -1 standard deviation.
         up: Factor at +1 standard deviation.
         interpolation: ``"exponential"`` (lnN) or ``"code4"`` (normsys).
+
+    Raises:
+        TypeError: If the nuisance is no parameter.
+        ValueError: If a factor is not positive and finite, or the interpolation is not known.
     """
 
     nuisance: zfit.Parameter
     down: float
     up: float
     interpolation: str
+
+    def __post_init__(self) -> None:
+        _check_parameter(self.nuisance, "a Modifier")
+        _positive(self.down, f"down= of a Modifier of {self.nuisance.name}")
+        _positive(self.up, f"up= of a Modifier of {self.nuisance.name}")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ValueError(f"interpolation= is one of {list(_INTERPOLATIONS)}; got {self.interpolation!r}")
 
 
 def lnN(nuisance: zfit.Parameter, kappa: float) -> Modifier:
@@ -237,6 +249,7 @@ def lnN(nuisance: zfit.Parameter, kappa: float) -> Modifier:
         >>> lumi = nuisance("lumi")
         >>> n_bkg = modified_yield(1000.0, [lnN(lumi, 1.02)])
     """
+    _check_parameter(nuisance, "lnN(nuisance, kappa)")
     up = _positive(kappa, f"kappa of lnN({nuisance.name})")
     return Modifier(nuisance, 1.0 / up, up, "exponential")
 
@@ -262,7 +275,12 @@ def normsys(
         >>> jes = nuisance("jes")
         >>> n_sig = modified_yield(1000.0, [normsys(jes, down=0.95, up=1.06)])
     """
+    _check_parameter(nuisance, "normsys(nuisance, down=..., up=...)")
     if change is not None:
+        if not isinstance(change, YieldChange):
+            raise TypeError(
+                f"normsys({nuisance.name}) takes a YieldChange, e.g. deformation.yields[...], or down= and up=; got {change!r}"
+            )
         if down is not None or up is not None:
             raise ValueError(f"normsys({nuisance.name}): give either a YieldChange or down= and up=, not both")
         down, up = change.down, change.up
@@ -300,7 +318,11 @@ def modified_yield(
         >>> float(n_sig.value())
         1000.0
     """
-    factors = [nominal if isinstance(nominal, BaseParameter) else float(nominal)]
+    if not isinstance(nominal, BaseParameter):
+        nominal = number(nominal, "the nominal yield of modified_yield (a zfit.Parameter may be negative)", low=0.0)
+    if isinstance(modifiers, (Modifier, BaseParameter)) or not isinstance(modifiers, Iterable):
+        raise TypeError(f"modified_yield takes a list of modifiers, e.g. [lnN(lumi, 1.02)]; got {modifiers!r}")
+    factors, modifiers = [nominal], list(modifiers)
     for modifier in modifiers:
         if isinstance(modifier, Nuisance) or not isinstance(modifier, (Modifier, BaseParameter)):
             raise TypeError(
@@ -375,12 +397,13 @@ def _product(kind: str, modifiers: Sequence[Modifier]) -> Callable[[dict[str, zf
     return product
 
 
+def _check_parameter(nuisance: Any, what: str) -> None:
+    if not isinstance(nuisance, BaseParameter):
+        raise TypeError(f"{what} needs a parameter as its nuisance, e.g. from zfit_fnf.nuisance(...); got {nuisance!r}")
+
+
 def _positive(factor: float, what: str) -> float:
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(
-            f"{what} is a ratio of yields, e.g. 1.02 for 2 %, and must be positive and finite; got {factor}"
-        )
-    return float(factor)
+    return number(factor, f"{what}, a ratio of yields, e.g. 1.02 for 2 %,", above=0.0)
 
 
 def _by_name(parameters: Iterable[zfit.Parameter]) -> dict[str, zfit.Parameter]:

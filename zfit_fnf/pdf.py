@@ -22,21 +22,33 @@ from typing import Any
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
-from zfit.core.parameter import BaseParameter
 
 from . import logdensities
+from .checks import number
+from .composition import (
+    UNBOUNDED,
+    Ranges,
+    as_list,
+    causal_order,
+    check_components,
+    columns,
+    conditions,
+    finite,
+    make_space,
+    outputs,
+    same_space,
+    shares_of,
+    space_ranges,
+    space_within,
+)
 from .deformation import Deformation
 from .flows import Flow
 from .param import values_of
 from .regions import Factor, Region
 
-UNBOUNDED = 1e12
-"""Limit of unbounded observables; zfit cannot compare spaces with infinite limits."""
-
 _ROUNDS, _ROUND_SIZE = 1000, 4096  # of accept-reject sampling in a part of the range
+_SAID = "\u00b6"  # around the messages of checks in a graph
 _PRECISIONS = ["float64", "float32"]
-
-Ranges = dict[str, tuple[float, float]]
 
 _sums = itertools.count()
 
@@ -54,6 +66,13 @@ class LearnedPDF(zfit.pdf.BasePDF):
     ranges: Ranges
     cond: tuple[str, ...]
     _arguments: dict[str, Any]  # of the constructor
+
+    def __init__(self, *args: Any, **settings: Any):
+        expected = settings.get("extended")
+        if isinstance(expected, (int, float)) and expected is not True and expected is not False:
+            what = f"the yield extended= of {settings.get('name')!r} (a zfit.Parameter may be negative)"
+            number(expected, what, low=0.0)
+        super().__init__(*args, **settings)
 
     def _prepare(self, x: tf.Tensor) -> Any:
         """Nest of tensors from events ``(n, n_obs)``, independent of all parameters."""
@@ -164,9 +183,34 @@ class LearnedPDF(zfit.pdf.BasePDF):
             maximum_iterations=_ROUNDS,
             parallel_iterations=1,
         )
-        enough = tf.debugging.assert_less_equal(n, tf.shape(events)[0], f"hardly any event of {self.name} in {ranges}")
-        with tf.control_dependencies([] if enough is None else [enough]):
+        with tf.control_dependencies(
+            _require(n <= tf.shape(events)[0], f"hardly any event of {self.name} in {ranges}")
+        ):
             return events[:n]
+
+    def sample(self, n: Any = None, limits: Any = None, **options: Any) -> Any:
+        """Draw events, as every PDF of zfit does.
+
+        Args:
+            n: Number of events; of an extended PDF by default a Poisson number.
+            limits: Space to draw in; by default that of the PDF.
+            **options: Further arguments of zfit's ``sample``.
+
+        Raises:
+            ValueError: If the number is negative, the density is negative where its events are, or the limits hold hardly
+                any event.
+        """
+        if isinstance(n, (int, float, np.number)) and not (n >= 0 and float(n).is_integer()):
+            raise ValueError(f"the number of events of {self.name!r} is an integer that is not negative; got {n}")
+        if (
+            n is None
+            and self.is_extended
+            and tf.executing_eagerly()
+            and not float(expected := self.get_yield().value()) >= 0
+        ):
+            raise ValueError(f"{self.name!r} expects {expected:g} events: they cannot be drawn")
+        with plainly():
+            return super().sample(n, limits, **options)
 
     def copy(self, **overrides: Any) -> Any:
         """A new PDF from the same constructor arguments, some of them replaced.
@@ -186,9 +230,9 @@ class _FlowBasedPDF(LearnedPDF):
     def __init__(self, flow: Flow, obs: Any, params: Mapping[str, Any], **settings: Any):
         self._flow = flow
         self.cond = tuple(flow.cond)
-        self.ranges = {name: _finite(*flow.ranges[name]) for name in flow.obs}
+        self.ranges = {name: finite(*flow.ranges[name]) for name in flow.obs}
         default = {**self.ranges, **dict.fromkeys(self.cond, (-UNBOUNDED, UNBOUNDED))}
-        super().__init__(obs=_space_within(obs, default, settings["name"]), params=dict(params), **settings)
+        super().__init__(obs=space_within(obs, default, settings["name"]), params=dict(params), **settings)
         if not self._covers(self.norm):
             self._refuse_conditional()
 
@@ -431,9 +475,9 @@ class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         name: str = "SumPDF",
         label: str | None = None,
     ):
-        pdfs = _as_list(pdfs)
-        _check_components(pdfs, name)
-        shares = _shares(pdfs, fracs, name)
+        pdfs = as_list(pdfs)
+        check_components(pdfs, name)
+        shares = shares_of(pdfs, fracs, name)
         self._arguments = {
             "pdfs": pdfs,
             "fracs": fracs,
@@ -448,7 +492,7 @@ class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
             extended = self._total_yield(shares, extended, name)
         self.cond = conditions(pdfs[0])
         self.ranges = {o: limits for o, limits in space_ranges(pdfs[0].norm).items() if o not in self.cond}
-        space = _same_space(obs, pdfs[0].norm, name)
+        space = same_space(obs, pdfs[0].norm, name)
         kind = "yield" if fracs is None else "frac"
         params = {f"{kind}_{index}": share for index, share in enumerate(shares)}
         super().__init__(pdfs=pdfs, obs=space, params=params, extended=extended, norm=norm, name=name, label=label)
@@ -492,7 +536,65 @@ class SumPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         return logdensities.log_sum(log_densities, weights) - tf.math.log(tf.reduce_sum(weights))
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
-        """Labels first, then every component for the rows with its label."""
+        """From the components with positive shares; where others are negative, as many are taken back as they say."""
+        weights = self.weights()
+        finite = tf.reduce_all(tf.math.is_finite(weights)) & (tf.reduce_sum(weights) > 0)
+        checked = _require(finite, f"the yields or fractions of {self.name!r} are not finite or have no positive sum")
+        with tf.control_dependencies(checked):
+            return tf.cond(
+                tf.reduce_any(weights < 0),
+                lambda: self._draw_difference(context),
+                lambda: self._draw_positive(context),
+            )
+
+    def _draw_difference(self, context: tf.Tensor) -> tf.Tensor:
+        """Accept-reject with the ratio of the density to that of the positive components; the conditions stay."""
+        n, weights, seed = tf.shape(context)[0], self.weights(), _seed()
+
+        def more(number: tf.Tensor, events: tf.Tensor, missing: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            rows = tf.where(missing)[:, 0]
+            given = tf.gather(context, rows)
+            with _seeded(tf.random.experimental.stateless_fold_in(seed, number)):
+                new, chance = self._draw_positive(given), _seed()
+            whole = dict(
+                zip((*self.outputs, *self.cond), tf.unstack(tf.concat([new, given], axis=1), axis=1), strict=True)
+            )
+            x = tf.stack([whole[name] for name in self.obs], axis=1)
+            log_p = [log_density(pdf, prepare(pdf, columns(x, self.obs, pdf.obs))) for pdf in self.pdfs]
+            log_positive = logdensities.log_sum(log_p, tf.maximum(weights, 0.0))
+            taken = tf.reduce_sum(tf.minimum(weights, 0.0)[:, None] * tf.exp(tf.stack(log_p) - log_positive), axis=0)
+            density = _require(
+                tf.reduce_all(taken >= -1.0),
+                f"the density of {self.name!r} is negative where its events are: with yields or fractions this negative it "
+                "cannot be sampled",
+            )
+            with tf.control_dependencies(density):
+                kept = tf.random.stateless_uniform(tf.shape(taken), chance, dtype=tf.float64) < 1.0 + taken
+            chosen = tf.boolean_mask(rows, kept)[:, None]
+            events = tf.tensor_scatter_nd_update(events, chosen, tf.boolean_mask(new, kept))
+            return (
+                number + 1,
+                events,
+                tf.tensor_scatter_nd_update(missing, chosen, tf.zeros(tf.shape(chosen)[:1], tf.bool)),
+            )
+
+        start = tf.constant(0), tf.zeros((n, len(self.outputs)), tf.float64), tf.fill((n,), True)
+        _, events, missing = tf.while_loop(
+            lambda number, events, missing: tf.reduce_any(missing),
+            more,
+            start,
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, len(self.outputs)]), tf.TensorShape([None])),
+            maximum_iterations=_ROUNDS,
+            parallel_iterations=1,
+        )
+        complete = _require(
+            ~tf.reduce_any(missing), f"hardly any event of {self.name!r} is left by its negative components"
+        )
+        with tf.control_dependencies(complete):
+            return tf.identity(events)
+
+    def _draw_positive(self, context: tf.Tensor) -> tf.Tensor:
+        """Labels first, then every component for the rows with its label; negative shares are left out."""
         n = tf.shape(context)[0]
         log_weights = tf.math.log(tf.maximum(self.weights(), 0.0))[None, :]
         labels = tf.random.stateless_categorical(log_weights, n, _seed())[0]
@@ -542,14 +644,14 @@ class ConditionalProductPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         name: str = "ConditionalProductPDF",
         label: str | None = None,
     ):
-        pdfs = _as_list(pdfs)
+        pdfs = as_list(pdfs)
         self._arguments = {"pdfs": pdfs, "obs": obs, "extended": extended, "norm": norm, "name": name, "label": label}
         if extended_factors := [pdf.name for pdf in pdfs if pdf.is_extended]:
             raise ValueError(f"factors {extended_factors} of {name!r} are extended; give the yield to the product")
-        self._in_order = _causal_order(pdfs, name)
+        self._in_order = causal_order(pdfs, name)
         self.cond = ()
         self.ranges = {o: space_ranges(pdf.norm)[o] for pdf in pdfs for o in outputs(pdf)}
-        space = _same_space(obs, _make_space(self.ranges), name)
+        space = same_space(obs, make_space(self.ranges), name)
         super().__init__(pdfs=pdfs, obs=space, extended=extended, norm=norm, name=name, label=label)
         if not self._covers(self.norm):
             raise ValueError(f"norm= of {name!r} is narrower than its factors' {self.ranges}: give it to the factors")
@@ -624,16 +726,6 @@ def log_density(pdf: zfit.pdf.BasePDF, prepared: Any) -> tf.Tensor:
     return logdensities.log_density(pdf, tf.cast(prepared, tf.float64))
 
 
-def conditions(pdf: zfit.pdf.BasePDF) -> tuple[str, ...]:
-    """The observables that a PDF is conditional on; none for PDFs of zfit."""
-    return pdf.cond if isinstance(pdf, LearnedPDF) else ()
-
-
-def outputs(pdf: zfit.pdf.BasePDF) -> tuple[str, ...]:
-    """The observables that a PDF describes."""
-    return tuple(name for name in pdf.obs if name not in conditions(pdf))
-
-
 def is_compilable(pdf: zfit.pdf.BasePDF) -> bool:
     """Whether XLA may compile the density of ``pdf``: yes for ours, not in general for those of zfit."""
     return isinstance(pdf, LearnedPDF) and pdf.compilable
@@ -644,13 +736,6 @@ def components(pdf: zfit.pdf.BasePDF) -> Iterable[zfit.pdf.BasePDF]:
     yield pdf
     for daughter in getattr(pdf, "pdfs", ()):
         yield from components(daughter)
-
-
-def space_ranges(space: zfit.Space) -> Ranges:
-    """Limits ``(low, high)`` of each observable of a space with one rectangle of limits."""
-    with tf.init_scope():
-        lower, upper = (np.asarray(edges, dtype=float) for edges in space.v1.limits)
-    return {name: (float(low), float(high)) for name, low, high in zip(space.obs, lower, upper, strict=True)}
 
 
 def _draw(pdf: zfit.pdf.BasePDF, context: tf.Tensor) -> tf.Tensor:
@@ -665,8 +750,25 @@ def _overlap(first: tuple[float, float], second: tuple[float, float]) -> tuple[f
     return max(first[0], second[0]), min(first[1], second[1])
 
 
+@contextmanager
+def plainly() -> Iterator[None]:
+    """In here, what a graph refuses is a `ValueError` with the message alone."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if _SAID not in (said := str(error)):
+            raise
+        raise ValueError(said.split(_SAID)[1].replace("\\'", "'")) from None  # TensorFlow escapes quotes
+
+
+def _require(condition: tf.Tensor, message: str) -> list[tf.Operation]:
+    """What to depend on, in a graph that runs inside of `plainly`."""
+    check = tf.debugging.Assert(condition, [f"{_SAID}{message}{_SAID}"])
+    return [] if check is None else [check]
+
+
 def _integral(pdf: zfit.pdf.BasePDF, ranges: Ranges) -> tf.Tensor:
-    return tf.reshape(pdf.integrate(_make_space({name: ranges[name] for name in pdf.obs})), ())
+    return tf.reshape(pdf.integrate(make_space({name: ranges[name] for name in pdf.obs})), ())
 
 
 _seeds: ContextVar[Iterator[tf.Tensor] | None] = ContextVar("seeds", default=None)
@@ -701,127 +803,3 @@ def drawn(pdf: LearnedPDF, limits: zfit.Space, n: tf.Tensor, seed: tf.Tensor) ->
 def _inside(events: tf.Tensor, names: Sequence[str], ranges: Ranges) -> tf.Tensor:
     low, high = (np.array([ranges[name][side] for name in names]) for side in (0, 1))
     return tf.reduce_all((events >= low) & (events <= high), axis=1)
-
-
-def columns(x: tf.Tensor, names: Sequence[str], wanted: Sequence[str]) -> tf.Tensor:
-    """Columns of ``x (n, len(names))`` by name."""
-    if tuple(names) == tuple(wanted):
-        return x
-    return tf.gather(x, [tuple(names).index(name) for name in wanted], axis=1) if wanted else x[:, :0]
-
-
-# --- spaces ---------------------------------------------------------------------------------------------------------
-
-
-def _finite(low: float, high: float) -> tuple[float, float]:
-    return max(low, -UNBOUNDED), min(high, UNBOUNDED)
-
-
-def _make_space(ranges: Ranges) -> zfit.Space:
-    lower, upper = zip(*ranges.values(), strict=True)
-    return zfit.Space(list(ranges), lower=list(lower), upper=list(upper))
-
-
-def _requested(obs: Any, available: Ranges, name: str) -> Ranges | None:
-    """Ranges that the user asks for, or ``None`` by default; checks the names."""
-    if obs is None:
-        return None
-    space = obs if isinstance(obs, zfit.Space) else zfit.Space(obs)
-    if set(space.obs) != set(available):
-        raise ValueError(f"obs= of {name!r} names {list(space.obs)}; expected {list(available)}, in any order")
-    if not space.has_limits:
-        return {o: available[o] for o in space.obs}
-    return {o: _finite(*limits) for o, limits in space_ranges(space).items()}
-
-
-def _space_within(obs: Any, available: Ranges, name: str) -> zfit.Space:
-    requested = _requested(obs, available, name) or available
-    for o, (low, high) in requested.items():
-        allowed = available[o]
-        if low < allowed[0] or high > allowed[1]:
-            raise ValueError(
-                f"obs= of {name!r} has the range ({low:g}, {high:g}) for {o!r}, but the density exists in "
-                f"({allowed[0]:g}, {allowed[1]:g}) only; use this range, or train with "
-                f"ranges={{{o!r}: ({low:g}, {high:g})}}"
-            )
-    return _make_space(requested)
-
-
-def _same_space(obs: Any, space: zfit.Space, name: str) -> zfit.Space:
-    available = space_ranges(space)
-    requested = _requested(obs, available, name) or available
-    if any(not np.allclose(requested[o], available[o]) for o in available):
-        raise ValueError(
-            f"obs= of {name!r} has the ranges {requested}, but its components have {available}; restrict each of them"
-        )
-    return _make_space({o: available[o] for o in requested})
-
-
-# --- how PDFs fit together ------------------------------------------------------------------------------------------
-
-
-def _as_list(pdfs: Any) -> list[zfit.pdf.BasePDF]:
-    pdfs = [pdfs] if isinstance(pdfs, zfit.pdf.BasePDF) else list(pdfs)
-    for pdf in pdfs:
-        if not isinstance(pdf, zfit.pdf.BasePDF):
-            raise TypeError(f"expected PDFs, got {pdf!r}")
-    return pdfs
-
-
-def _check_components(pdfs: Sequence[zfit.pdf.BasePDF], name: str) -> None:
-    if len(pdfs) < 2:
-        raise ValueError(f"{name!r} needs at least two PDFs to sum, got {len(pdfs)}")
-    first = pdfs[0]
-    for pdf in pdfs[1:]:
-        if set(pdf.obs) != set(first.obs) or set(conditions(pdf)) != set(conditions(first)):
-            raise ValueError(
-                f"components of {name!r} differ in their observables: {first.name!r} describes {_signature(first)}, "
-                f"{pdf.name!r} describes {_signature(pdf)}"
-            )
-        theirs, ours = space_ranges(pdf.norm), space_ranges(first.norm)
-        if differing := [o for o in outputs(first) if not np.allclose(theirs[o], ours[o])]:
-            shown = {o: (ours[o], theirs[o]) for o in differing}
-            raise ValueError(
-                f"components {first.name!r} and {pdf.name!r} of {name!r} are normalised over different ranges {shown}; "
-                "give them the same obs="
-            )
-
-
-def _signature(pdf: zfit.pdf.BasePDF) -> str:
-    given = f" | {', '.join(conditions(pdf))}" if conditions(pdf) else ""
-    return f"p({', '.join(outputs(pdf))}{given})"
-
-
-def _shares(pdfs: Sequence[zfit.pdf.BasePDF], fracs: Any, name: str) -> list[Any]:
-    """Yields of the components, or the fractions given."""
-    extended = [pdf.name for pdf in pdfs if pdf.is_extended]
-    if fracs is None:
-        if len(extended) < len(pdfs):
-            others = [pdf.name for pdf in pdfs if not pdf.is_extended]
-            raise ValueError(f"{name!r} needs fracs=, or a yield for each component: {others} are not extended")
-        return [pdf.get_yield() for pdf in pdfs]
-    if extended:
-        raise ValueError(f"{name!r} has fracs=, but its components {extended} are extended; use either")
-    fracs = list(fracs) if isinstance(fracs, Sequence) and not isinstance(fracs, BaseParameter) else [fracs]
-    if len(fracs) not in (len(pdfs) - 1, len(pdfs)):
-        raise ValueError(f"{name!r} has {len(pdfs)} components and {len(fracs)} fracs; expected as many, or one less")
-    return fracs
-
-
-def _causal_order(pdfs: Sequence[zfit.pdf.BasePDF], name: str) -> list[zfit.pdf.BasePDF]:
-    """The factors in an order in which all conditions are known before they are needed."""
-    described = [o for pdf in pdfs for o in outputs(pdf)]
-    if twice := sorted({o for o in described if described.count(o) > 1}):
-        raise ValueError(f"observables {twice} are described by more than one factor of {name!r}")
-    for pdf in pdfs:
-        if missing := [o for o in conditions(pdf) if o not in described]:
-            raise ValueError(f"no factor of {name!r} describes {missing}, on which {pdf.name!r} is conditional")
-    order: list[zfit.pdf.BasePDF] = []
-    while waiting := [pdf for pdf in pdfs if pdf not in order]:
-        known = {o for pdf in order for o in outputs(pdf)}
-        ready = [pdf for pdf in waiting if known.issuperset(conditions(pdf))]
-        if not ready:
-            circle = ", ".join(_signature(pdf) for pdf in waiting)
-            raise ValueError(f"the factors of {name!r} condition each other in a circle: {circle}")
-        order += ready
-    return order

@@ -29,7 +29,7 @@ from zfit.core.loss import BaseUnbinnedNLL
 from .loss import Compiled, Events, Term, event_kernel, kept_by
 from .minimize import Minuit
 from .param import NuisanceConstraint, limits_of
-from .pdf import LearnedPDF, SumPDF, columns, drawn, space_ranges
+from .pdf import LearnedPDF, SumPDF, columns, drawn, plainly, space_ranges
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -443,7 +443,8 @@ def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, s
     if not isinstance(component, LearnedPDF):
         return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
     draw = kept_by(component, f"draw in {space_ranges(model.norm)}", lambda: _Draw(component, model.norm))
-    return np.asarray(columns(draw.events(tf.constant(n), tf.constant(seed)), component.obs, model.obs))
+    with plainly():
+        return np.asarray(columns(draw.events(tf.constant(n), tf.constant(seed)), component.obs, model.obs))
 
 
 class _Draw(Term):
