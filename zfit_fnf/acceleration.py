@@ -296,6 +296,11 @@ class AcceleratedNLL(LearnedLoss):
         others = Events(exact, x[events.n_events :], weights[events.n_events :], max_memory=0.0)
         return [(kernel, chunks) for kernel, chunks in ((kernel, events), (exact, others)) if len(chunks)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        fresh = object.__new__(type(self))
+        fresh._forget()
+        return {**super().__getstate__(), **vars(fresh)}
+
     def _forget(self) -> None:
         """The data or the constraints are new."""
         self._is_new = True

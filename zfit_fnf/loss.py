@@ -61,6 +61,9 @@ class Compiled:
         self._compiled = tf.function(self._graph, autograph=False, jit_compile=True) if self._xla else self._graph
         self._concrete: dict[tuple[Any, ...], Any] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(Compiled, xla=self._xla), (self._function,)
+
     @property
     def n_traces(self) -> int:
         """How often it was traced so far."""
@@ -322,6 +325,10 @@ class LearnedLoss(BaseUnbinnedNLL):
     def get_repr(cls) -> Any:
         """Not available: zfit would read a likelihood of its own, without the constraints of nuisances."""
         raise NotImplementedError(f"{cls.__name__} cannot be written by zfit: save densities with zfit_fnf.save")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is made of the data when it is needed."""
+        return {**vars(self), "_events": [None] * len(self.model), "_known_params": {}}
 
     @property
     def max_memory(self) -> float:

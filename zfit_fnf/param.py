@@ -76,6 +76,21 @@ class Nuisance(zfit.Parameter):
             raise ValueError(f"nuisance {self.name!r} cannot be set to a value that is not a number")
         return super().set_value(value, clip=clip)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = (self.name, self._label, float(self.value()), self.lower, self.upper, self.stepsize, self.floating)
+        return _remade, (*state, self.observed)
+
+
+def _remade(
+    name: str, label: str, value: float, lower: Any, upper: Any, stepsize: Any, floating: bool, observed: zfit.Parameter
+) -> Nuisance:
+    """A nuisance as it was stored, with its limits of then."""
+    made = Nuisance(name, label=label)
+    made.lower, made.upper, made.stepsize, made.floating = lower, upper, stepsize, floating
+    made.set_value(value)
+    made._observed = observed
+    return made
+
 
 def nuisance(name: str, *, limits: tuple[float, float] = (-5.0, 5.0), label: str | None = None) -> Nuisance:
     """Make a nuisance parameter; two calls with one name make two parameters.

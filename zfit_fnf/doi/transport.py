@@ -46,17 +46,7 @@ class _Pickler(cloudpickle.Pickler):
             return _composed, (obj.name, obj._func, dict(obj.params))
         if isinstance(obj, zfit.param.ConstantParameter):
             return zfit.param.ConstantParameter, (obj.name, float(obj.value()))
-        if isinstance(obj, Nuisance):
-            limits = float(obj.lower), float(obj.upper)
-            return _nuisance, (
-                obj.name,
-                limits,
-                obj.label,
-                float(obj.value()),
-                obj.floating,
-                float(obj.observed.value()),
-            )
-        if isinstance(obj, zfit.Parameter):
+        if isinstance(obj, zfit.Parameter) and not isinstance(obj, Nuisance):
             lower, upper = (None if edge is None else float(edge) for edge in (obj.lower, obj.upper))
             return _parameter, (
                 obj.name,
@@ -79,16 +69,6 @@ class _Pickler(cloudpickle.Pickler):
 
 def _composed(name: str, function: Any, params: Mapping[str, Any]) -> zfit.ComposedParameter:
     return zfit.ComposedParameter(name, function, params=params, unpack_params=False)
-
-
-def _nuisance(
-    name: str, limits: tuple[float, float], label: str, value: float, floating: bool, observed: float
-) -> Nuisance:
-    made = Nuisance(name, limits=limits, label=label)
-    made.set_value(value)
-    made.floating = floating
-    made.observed.set_value(observed)
-    return made
 
 
 def _parameter(
