@@ -9,8 +9,9 @@ expanded are what they are in the exact likelihood.
 
 The error is controlled in three ways, whatever minimiser is at work:
 
-1. Every evaluation adds up the terms of the highest degree times the size of the shift, which bounds the first neglected
-   terms. Where that exceeds what matters there, the polynomials move to a new centre or the exact likelihood answers.
+1. Every evaluation adds up how wrong the polynomials may be, event by event, from the size of the shift and the length
+   over which the density varies (:func:`zfit_fnf.expansion.remainder`). Where that exceeds what matters there, the
+   polynomials move to a new centre or the exact likelihood answers.
 2. When a fit is about to stop, the exact gradient is computed at that point and compared. If the expected
    vertical distance between the two minima is too large, the centre moves there and the minimiser goes on.
 3. When the fit is done, the exact likelihood has been evaluated at its end. If it disagrees, an error says so.
@@ -48,10 +49,10 @@ from .minimum import newton_step, vertical_distance
 from .param import limits_of, values_of
 from .pdf import components
 
-TOLERANCE = 0.01
+TOLERANCE = 0.005
 """Error of the negative log-likelihood that is tolerated near the minimum."""
 
-_RELATIVE = 0.02  # error that is tolerated further away, relative to the distance from the minimum
+_RELATIVE = 0.01  # error that is tolerated further away, relative to the distance from the minimum
 _SEARCHING = 0.3  # of a value that only tells a minimiser how long its next step should be
 _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the exact gradient is asked for
 _NEAR = 0.1  # the same, where a fit has ended, or the pilot
@@ -106,8 +107,9 @@ def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL, *, max_memory: float | No
 
     Use it in place of ``nll`` wherever a likelihood is evaluated many times: fits, MINOS, scans, limits, toys. The result
     is that of ``nll``: while a fit goes on the accelerated likelihood compares itself with the exact one, see
-    :mod:`zfit_fnf.acceleration`. Values are right to 0.01, or to two per cent of their distance from a minimum that was
-    found; what minimisers ask for on their way there (``full=False``, and the gradient alone) may be coarser.
+    :mod:`zfit_fnf.acceleration`. Values are right to 0.005, or to one per cent of their distance from a minimum that was
+    found, whatever was evaluated before; what minimisers ask for on their way there (``full=False``, and the gradient
+    alone) may be coarser.
 
     Args:
         nll: A loss of :mod:`zfit_fnf.loss`; it is not changed.
@@ -164,7 +166,7 @@ class AcceleratedNLL(LearnedLoss):
         if not tf.executing_eagerly():
             return self._approximate()[0]
         value, error = self._approximate()
-        if not error <= max(TOLERANCE, self._tolerance_away(float(value))):
+        if not error <= self._tolerance(value, searching=True):
             self._strays += 1
             if self._strays <= _STRAYS:
                 return self._exact_value_gradient([])[0]
@@ -184,12 +186,12 @@ class AcceleratedNLL(LearnedLoss):
         value, gradient, error = self._approximate_gradient(params)
         if not tf.executing_eagerly():
             return value, gradient
-        if full and self._is_too_coarse(error):
+        if full and not error <= self._tolerance(value, searching=False):
             return self._exact_value_gradient(params)
         distance = self._distance(gradient, params)
         # Where the polynomials fail their gradient is large: it must not be what excuses them.
-        tolerance = max(_RELATIVE * min(self._closest, distance), self._tolerance_away(float(value)))
-        if not error <= max(TOLERANCE, tolerance):
+        tolerance = max(_RELATIVE * min(self._closest, distance), self._tolerance(value, searching=True))
+        if not error <= tolerance:
             self._move_centre()
             value, gradient, _ = self._approximate_gradient(params)
             distance = self._distance(gradient, params)
@@ -212,12 +214,12 @@ class AcceleratedNLL(LearnedLoss):
         return self._last_hessian[1]
 
     def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
-        """As that of the exact likelihood; where a fit has ended it also compares the two.
+        """As that of the exact likelihood, which answers wherever the accelerated one may be wrong by more than is tolerated.
 
         Args:
             params: Values of parameters, by name; those left out have their current values.
             full: ``False`` for a value that a fit asks for, which is coarse as long as nothing better is needed; otherwise
-                the minimum that a fit has found is confirmed, if it was not yet.
+                a minimum that a fit has found is confirmed, if none was yet.
 
         Returns:
             Scalar, float64.
@@ -225,28 +227,29 @@ class AcceleratedNLL(LearnedLoss):
         Raises:
             AccelerationError: If the exact likelihood is not at a minimum where the accelerated one is.
         """
-        result = super().value(params=params, full=full)
         if full is False or not tf.executing_eagerly():
-            return result
+            return super().value(params=params, full=full)
+        self._warn_outside_windows()
         with self._check_set_input_params(params):
-            if self._is_too_coarse(self._approximate()[1]):
-                result = self._exact_value_gradient([])[0]
-        if params is None:
-            floating = list(self.get_params())
-            value, gradient = self._call_value_gradient(floating)
-            if self._distance(gradient, floating) < _NEAR and not self._is_confirmed(floating):
-                self._confirm(value, gradient, floating)
-        return result
+            self._follow_data()
+            if params is None and self._minimum is None:
+                self._confirm_if_near()
+            value, error = self._approximate()
+            return value if error <= self._tolerance(value, searching=False) else self._exact_value_gradient([])[0]
 
-    def _is_too_coarse(self, error: float) -> bool:
-        """Whether an error may matter, as far as is known before a fit has found where the minimum is."""
-        return self._minimum is None and not error <= TOLERANCE
+    def _confirm_if_near(self) -> None:
+        """A fit without gradients may have ended here."""
+        floating = list(self.get_params())
+        value, gradient, error = self._approximate_gradient(floating)
+        near = error <= TOLERANCE and self._distance(gradient, floating) < _NEAR
+        if near and not self._is_confirmed(floating):
+            self._confirm(value, gradient, floating)
 
-    def _tolerance_away(self, value: float) -> float:
-        """Error that a value may have by its distance from what matters: the minimum, as soon as it is known."""
-        if self._minimum is None:
-            return _SEARCHING * abs(value - self._value_at_centre)
-        return _RELATIVE * abs(value - self._minimum)
+    def _tolerance(self, value: tf.Tensor, *, searching: bool) -> float:
+        """Error that a value may have, by its distance from what matters: the minimum, as soon as it is known."""
+        if self._minimum is not None:
+            return max(TOLERANCE, _RELATIVE * (float(value) - self._minimum))
+        return max(TOLERANCE, _SEARCHING * abs(float(value) - self._value_at_centre)) if searching else TOLERANCE
 
     def _terms(self) -> Iterator[tuple[Any, Iterable[tuple[Any, ...]]]]:
         yield from super()._terms()
@@ -543,13 +546,6 @@ def _exactly(term: tuple[Any, Any]) -> tuple[Any, Iterable[tuple[Any, ...]]]:
 
 
 def _add_sums(totals: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sum of the values, and the error from the terms that were neglected in those that come with them.
-
-    The neglected terms of different events cancel in part: the bound is their sum, plus three times its spread.
-    """
+    """Sum of the values, and of the errors that come with some of them."""
     value = total([sums[0] if sums.shape.rank else sums for sums in totals])
-    neglected = [sums[1:] for sums in totals if sums.shape.rank]
-    if not neglected:
-        return value, tf.zeros_like(value)
-    linear, square = tf.unstack(tf.add_n(neglected))
-    return value, tf.abs(linear) + 3.0 * tf.sqrt(square)
+    return value, total([sums[1] for sums in totals if sums.shape.rank])

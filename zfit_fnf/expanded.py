@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from .compression import compress, contract, left_out, principal_components
 from .deformation import Deformation, PolynomialMap
-from .expansion import expand, expansion_order, polynomial
+from .expansion import expand, expansion_order, polynomial, remainder, steepness
 from .flows import Density
 from .loss import XLA_CHUNK, Compiled, EventKernel, Events, kept_by, vector
 from .nets import PerArchitecture
@@ -30,7 +30,8 @@ from .series import monomials
 SMALL_CHUNK, CHUNK = 4096, 16384
 """Events per call of the compiled code, for small and for large data sets."""
 
-_GROWTH = 2.0  # of the derivatives from one order to the next: densities vary over a fraction of their overall width
+_LEAST_FRACTION = 1e-3  # of a part of a sum, for errors: about as well as fractions are known
+_OVERFLOW = 80.0  # logarithm of what float32 can hold, with room for a sum
 _ZERO = tf.UnconnectedGradients.ZERO
 _LEFT_OUT = 0.02  # of the shift of an event by the compression of coefficients, times the root of the number of events
 _DIRECTIONS = 16  # along which second derivatives are computed at a time
@@ -62,7 +63,7 @@ def expanded(pdf: zfit.pdf.BasePDF, data: Any, *, linear: bool = False, whole: b
 
 @functools.singledispatch
 def log_expanded(pdf: zfit.pdf.BasePDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Log-density ``(n,)`` float64 of expanded events, and in float32 the size of the terms that are neglected."""
+    """Log-density ``(n,)`` float64 of expanded events, and in float32 how wrong it may be."""
     value = log_density(pdf, nest)
     return value, tf.zeros_like(value, tf.float32)
 
@@ -135,13 +136,14 @@ def _(pdf: FNFPDF, data: Any, *, linear: bool = False, whole: bool = False) -> A
     _, c, log_jacobian, coefficients, calibration = data
     centre, log_scale, scaled, shift = _moved(pdf, data)
     with (_linearise if linear else _expand).of(pdf.deformation.flow.density) as expansion:
-        log_density, polynomial = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
+        log_density, coefficients_of_shift = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
     return {
         "centre": centre,
         "calibration": calibration,
         "blocks": compress(coefficients, [tf.eye(len(centre))] if whole else _projections(pdf)),
         "scaled": tf.cast(scaled, tf.float32),
-        "polynomial": polynomial,
+        "polynomial": coefficients_of_shift,
+        "steepness": steepness(coefficients_of_shift, len(scaled), order_of(pdf)),
         "log_density": log_density + log_jacobian + tf.reduce_sum(log_scale, axis=0),
     }
 
@@ -154,10 +156,10 @@ def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
     basis = tf.cast(pdf.deformation.basis(pdf.nu(), nest["calibration"]) - nest["centre"], tf.float32)
     log_scale, shift = tf.unstack(tf.reshape(contract(basis, nest["blocks"]), (2, *nest["scaled"].shape)))
     delta = tf.unstack(nest["scaled"] * tf.math.expm1(log_scale) + shift)
-    rise, highest = polynomial(nest["polynomial"], delta, order)
-    neglected = _GROWTH * highest * tf.add_n([tf.abs(moved) for moved in delta])
+    rise = polynomial(nest["polynomial"], delta, order)
+    error = remainder(tf.add_n([tf.abs(moved) for moved in delta]), rise, nest["steepness"], order)
     value = nest["log_density"] + tf.cast(rise + tf.reduce_sum(log_scale, axis=0), tf.float64)
-    return value - pdf.log_integral(pdf.norm), neglected
+    return value - pdf.log_integral(pdf.norm), error
 
 
 @method.register
@@ -219,27 +221,30 @@ def _(pdf: SumPDF | ConditionalProductPDF, data: Any, **options: bool) -> Any:
 
 @log_expanded.register
 def _(pdf: SumPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    values, neglected = _of_parts(pdf, nest)
+    values, errors = _of_parts(pdf, nest)
     total, weights = pdf.mix(values), pdf.weights()
-    fractions = tf.cast(weights / tf.reduce_sum(weights), tf.float32)[:, None]
-    shares = fractions * tf.exp(tf.cast(tf.stack(values) - total, tf.float32))
-    return total, tf.reduce_sum(shares * tf.stack(neglected), axis=0)
+    # A part without events adds nothing, but its density is the slope with which it would.
+    fractions = tf.maximum(tf.abs(tf.cast(weights / tf.reduce_sum(weights), tf.float32)), _LEAST_FRACTION)
+    shares = tf.math.log(fractions)[:, None] + tf.cast(tf.stack(values) - total, tf.float32)
+    largest = tf.stack(errors)
+    # What each part could add to the density: one that is tiny may have been thought so by mistake.
+    return total, tf.reduce_sum(largest * tf.exp(tf.minimum(shares + largest, _OVERFLOW)), axis=0)
 
 
 @log_expanded.register
 def _(pdf: ConditionalProductPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    values, neglected = _of_parts(pdf, nest)
-    return tf.add_n(values), tf.add_n(neglected)
+    values, errors = _of_parts(pdf, nest)
+    return tf.add_n(values), tf.add_n(errors)
 
 
 def _of_parts(pdf: Any, nest: Any) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
     results = [log_expanded(part, events) for part, events in zip(pdf.pdfs, nest, strict=True)]
-    values, neglected = zip(*results, strict=True)
-    return values, neglected
+    values, errors = zip(*results, strict=True)
+    return values, errors
 
 
 class ExpandedKernel(EventKernel):
-    """As `EventKernel`, of expanded events. Its value is ``(3,)``: the sum, the neglected terms, and their squares."""
+    """As `EventKernel`, of expanded events. Its value is ``(2,)``: the sum, and how wrong it may be."""
 
     def __init__(self, model: zfit.pdf.BasePDF):
         super().__init__(model)
@@ -262,9 +267,10 @@ class ExpandedKernel(EventKernel):
         return SMALL_CHUNK if n_events <= _PILOT_SHARE * SMALL_CHUNK else CHUNK
 
     def _sum(self, nest: Any, weights: tf.Tensor) -> tf.Tensor:
-        value, neglected = self._log_expanded(nest)
-        neglected = weights * tf.cast(neglected, tf.float64)
-        return -tf.stack([tf.reduce_sum(weights * value), tf.reduce_sum(neglected), -tf.reduce_sum(neglected**2)])
+        value, error = self._log_expanded(nest)
+        # Errors of different events may have one sign: a shift moves all of them. Nobody asks for their derivatives.
+        error = tf.stop_gradient(tf.reduce_sum(tf.abs(weights) * tf.cast(error, tf.float64)))
+        return tf.stack([-tf.reduce_sum(weights * value), error])
 
     def _value_gradient(self, *args: Any) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -28,6 +28,7 @@ from .flows import AutoregressiveDensity, AutoregressiveLayer, Density
 from .series import Exponents, Series, monomials
 
 _ORDERS = {1: 4, 2: 3, 3: 3}  # by the number of coordinates, for a single layer of mixtures
+_LOGISTIC = {3: 31.2, 4: 96.0}  # inverse of the largest Taylor coefficient of the logarithm of a logistic density
 
 
 def expansion_order(density: Density) -> int:
@@ -54,8 +55,8 @@ def expand(density: Density, u: tf.Tensor, given: Any) -> tf.Tensor:
     return _by_differentiation(density, u, given)
 
 
-def polynomial(coefficients: tf.Tensor, delta: Sequence[tf.Tensor], order: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Evaluate polynomials without their constant terms, and their parts of the highest degree.
+def polynomial(coefficients: tf.Tensor, delta: Sequence[tf.Tensor], order: int) -> tf.Tensor:
+    """Evaluate polynomials without their constant terms.
 
     Args:
         coefficients: ``(T - 1, n)``, from :func:`expand` without the constant terms.
@@ -63,19 +64,60 @@ def polynomial(coefficients: tf.Tensor, delta: Sequence[tf.Tensor], order: int) 
         order: Their order.
 
     Returns:
-        Both sums, ``(n,)``.
+        How much the log-densities rise, ``(n,)``.
     """
     products: dict[Exponents, tf.Tensor] = {}
-    total, highest = tf.zeros_like(delta[0]), tf.zeros_like(delta[0])
+    total = tf.zeros_like(delta[0])
     for exponents, coefficient in zip(monomials(len(delta), order)[1:], tf.unstack(coefficients), strict=True):
         last = next(i for i, power in enumerate(exponents) if power)
         lower = tuple(power - (i == last) for i, power in enumerate(exponents))
         products[exponents] = products[lower] * delta[last] if any(lower) else delta[last]
-        value = coefficient * products[exponents]
-        total += value
-        if sum(exponents) == order:
-            highest += value
-    return total, highest
+        total += coefficient * products[exponents]
+    return total
+
+
+def steepness(coefficients: tf.Tensor, n_dim: int, order: int) -> tf.Tensor:
+    r"""Inverse of the length over which each log-density varies, ``(n,)``: what limits the use of its polynomial.
+
+    For a logistic density of width ``w`` it is ``1 / w`` at every point: there the first two derivatives obey
+    :math:`f'^2 + 2 |f''| = 1 / w^2`, and the third and fourth Taylor coefficients are at most :math:`w^{-3} / 31.2` and
+    :math:`w^{-4} / 96`. For other densities it is the largest value that any of these suggests, for the most unfavourable
+    direction of a shift whose coordinates sum up to one.
+
+    Args:
+        coefficients: As for `polynomial`.
+        n_dim: Number of coordinates.
+        order: Order of the polynomials.
+    """
+    largest = [tf.zeros_like(coefficients[0])] * (order + 1)
+    for exponents, coefficient in zip(monomials(n_dim, order)[1:], tf.unstack(coefficients), strict=True):
+        degree = sum(exponents)
+        permutations = math.factorial(degree) / math.prod(map(math.factorial, exponents))
+        largest[degree] = tf.maximum(largest[degree], tf.abs(coefficient) / permutations)
+    low = tf.sqrt(tf.square(largest[1]) + 4.0 * largest[2])
+    high = [(_LOGISTIC[k] * largest[k]) ** (1.0 / k) for k in range(3, order + 1)]
+    return functools.reduce(tf.maximum, high, low)
+
+
+def remainder(shift: tf.Tensor, rise: tf.Tensor, steep: tf.Tensor, order: int) -> tf.Tensor:
+    r"""How wrong polynomials may be after a shift.
+
+    With :math:`\rho` the shift in units of twice the length over which a log-density varies, the neglected terms are
+    taken for a quarter of a geometric series, :math:`\rho^{q + 1} / (1 - \rho)`: a logistic density of width ``w`` is
+    singular :math:`\pi w` away, a mixture of them can be :math:`\pi w / 2` away. Beyond, the polynomials say nothing, and
+    the error is bounded by their own rise and the steepest one possible. Summed over the events of any mixture this was
+    at least five times the error that they had.
+
+    Args:
+        shift: Sum of the shifts of all coordinates, without signs ``(n,)``.
+        rise: Values of the polynomials ``(n,)``.
+        steep: Their `steepness` ``(n,)``.
+        order: Their order.
+    """
+    path = shift * steep
+    ratio = 0.5 * path
+    powers = functools.reduce(operator.mul, [ratio] * (order + 1))
+    return tf.minimum(0.25 * powers / tf.maximum(1.0 - ratio, 1e-6), tf.abs(rise) + path)
 
 
 def _is_mixture(density: Density) -> bool:

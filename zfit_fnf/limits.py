@@ -389,7 +389,8 @@ class ProfileLikelihood:
     def _minimum(self, floating: list[zfit.Parameter]) -> _Point:
         if floating:
             self._fit(floating)
-        return _Point(float(self.loss.value(full=False)), current_values(self._floating))
+        value, _ = self.loss.value_gradient(self._floating, full=True)  # as precise as it has to be
+        return _Point(float(value), current_values(self._floating))
 
     def _fit(self, floating: list[zfit.Parameter]) -> None:
         """Fit from the current values; a fit that does not converge is continued once."""

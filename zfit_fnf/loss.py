@@ -499,9 +499,10 @@ class LearnedLoss(BaseUnbinnedNLL):
             raise ValueError(f"the values of {undefined} are not numbers: set them before the likelihood is evaluated")
 
     def _warn_outside_windows(self) -> None:
+        value_of = functools.cache(lambda parameter: float(parameter.value()))  # several densities share a nuisance
         for pdf in (part for model in self.model for part in components(model) if isinstance(part, FNFPDF)):
             for name, (low, high) in pdf.deformation.windows.items():
-                value = float(pdf.params[name].value())
+                value = value_of(pdf.params[name])
                 if not low <= value <= high and name not in self._warned:
                     self._warned.add(name)
                     warnings.warn(

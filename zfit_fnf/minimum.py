@@ -211,6 +211,8 @@ def _steepest_without_curvature(
 
 def newton_step(curvature: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """The step to the minimum of a parabola; none in directions that nothing depends on."""
+    if not len(gradient):  # every parameter is at a limit
+        return np.zeros_like(gradient)
     scale = scales(curvature)
     scaled, slope = curvature / np.outer(scale, scale), gradient / scale
     try:

@@ -329,7 +329,9 @@ class _BestFit:
             why = f"it does not depend on {flat}" if flat else "the fit did not end at a minimum"
             raise ValueError(f"the Hessian at the best fit is not positive definite: {why}")
         self.values = dict(zip(self.params, minimum.values.tolist(), strict=True))
-        self.lowest, self.gradient, self.hessian = minimum.nll, minimum.gradient, minimum.hessian
+        assign(self.params, minimum.values)
+        self.lowest = float(nll.value(full=True))  # full: as precise as it has to be, also of an accelerated likelihood
+        self.gradient, self.hessian = minimum.gradient, minimum.hessian
         # What weights do to errors is not in them.
         self.errors = dict(zip(self.params, np.sqrt(np.diag(curvature.covariance)).tolist(), strict=True))
 
@@ -374,13 +376,13 @@ class _ConditionalMinima:
         """Twice the rise of the conditional minimum above the best fit."""
         start = self._start(point)
         if not self._others:
-            return 2.0 * (float(self._nll.value(full=False)) - self._lowest)
+            return 2.0 * (float(self._nll.value(full=True)) - self._lowest)
         for _, value, distance in self._newton(start):
             if distance < _TOLERANCE:
                 return 2.0 * (value - distance - self._lowest)
         fit = self._fit(start)
         zfit.param.set_values(self._others, fit, clip=True)
-        return 2.0 * (float(self._nll.value(full=False)) - self._lowest) if fit.converged else float("nan")
+        return 2.0 * (float(self._nll.value(full=True)) - self._lowest) if fit.converged else float("nan")
 
     def position(self, point: Sequence[float]) -> dict[zfit.Parameter, float]:
         """Values of the other parameters at the conditional minimum; not numbers where a fit did not converge."""
@@ -408,7 +410,7 @@ class _ConditionalMinima:
         curvature, before = self._curvature, None
         for _ in range(_NEWTON_STEPS):
             assign(self._others, position)
-            value, tensor = self._nll.value_gradient(self._others, full=False)
+            value, tensor = self._nll.value_gradient(self._others, full=True)
             gradient = np.asarray(tensor)
             if before is not None:
                 curvature = _updated(curvature, position - before[0], gradient - before[1])
