@@ -537,3 +537,39 @@ def test_learned_density_agrees_with_its_model(nuisances, n_layers):
     sample = joint.sample(500).value().numpy()
     assert sample.shape == (500, 3)
     assert np.all((sample[:, joint.obs.index("b")] >= 0) & (sample[:, joint.obs.index("b")] <= 1))
+
+
+# --- mistakes at the door ---------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_named(nuisances, conditional):
+    deformation, flow = one_dimensional(), Flow(["m"], seed=1)
+    pdf, jer = FlowPDF(flow), nuisances["jer"]
+    for make, error, message in (
+        (lambda: FlowPDF("m"), TypeError, "takes a Flow"),
+        (lambda: FlowPDF(None), TypeError, "takes a Flow"),
+        (lambda: FlowPDF(pdf), TypeError, "takes a Flow"),
+        (lambda: FlowPDF(random_deformation(flow)), TypeError, "belongs into an FNFPDF"),
+        (lambda: FNFPDF(flow, nuisances), TypeError, "takes a Deformation"),
+        (lambda: FNFPDF(nuisances, deformation), TypeError, "takes a Deformation"),
+        (lambda: FNFPDF(deformation, None), TypeError, "maps the nuisances"),
+        (lambda: FNFPDF(deformation, list(nuisances.values())), TypeError, "maps the nuisances"),
+        (lambda: FNFPDF(deformation, {"jes": "jes", "jer": jer}), TypeError, r"params\['jes'\]"),
+        (lambda: FNFPDF(deformation, {"jes": None, "jer": jer}), TypeError, r"params\['jes'\]"),
+        (lambda: FNFPDF(deformation, {"jes": np.nan, "jer": jer}), ValueError, r"params\['jes'\]"),
+        (lambda: FlowPDF(flow, extended="100"), TypeError, "the yield extended="),
+        (lambda: FlowPDF(flow, extended=[1.0, 2.0]), TypeError, "the yield extended="),
+        (lambda: FlowPDF(flow, extended=np.int64(-3)), ValueError, "the yield extended="),
+        (lambda: FlowPDF(flow, extended=tf.constant(-3.0)), ValueError, "the yield extended="),
+        (lambda: pdf.sample("10"), TypeError, "the number of events"),
+        (lambda: pdf.sample([3]), TypeError, "the number of events"),
+        (lambda: pdf.sample(True), TypeError, "the number of events"),
+        (lambda: pdf.sample(), ValueError, "is not extended"),
+        (lambda: pdf.sample(np.nan), ValueError, "the number of events"),
+        (lambda: FlowPDF(conditional[0]).sample(3), ValueError, "is conditional on"),
+        (lambda: SumPDF([pdf, pdf], fracs="0.5"), TypeError, "fracs of 'SumPDF'"),
+    ):
+        with pytest.raises(error, match=message):
+            make()
+    assert len(pdf.sample(0).value()) == 0
+    assert np.isnan(pdf.log_pdf([np.nan])[0])

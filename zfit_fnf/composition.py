@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -135,7 +135,11 @@ def shares_of(pdfs: Sequence[zfit.pdf.BasePDF], fracs: Any, name: str) -> list[A
         return [pdf.get_yield() for pdf in pdfs]
     if extended:
         raise ValueError(f"{name!r} has fracs=, but its components {extended} are extended; use either")
-    fracs = list(fracs) if isinstance(fracs, Sequence) and not isinstance(fracs, BaseParameter) else [fracs]
+    if isinstance(fracs, (str, Mapping)):
+        raise TypeError(f"fracs of {name!r} are numbers or parameters, one for each PDF; got {fracs!r}")
+    fracs = (
+        list(fracs) if isinstance(fracs, (Sequence, np.ndarray)) and not isinstance(fracs, BaseParameter) else [fracs]
+    )
     if len(fracs) not in (len(pdfs) - 1, len(pdfs)):
         raise ValueError(f"{name!r} has {len(pdfs)} components and {len(fracs)} fracs; expected as many, or one less")
     _check_constants([frac for frac in fracs if not isinstance(frac, BaseParameter)], fracs, len(pdfs), name)

@@ -22,6 +22,7 @@ from typing import Any
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
+from zfit.core.parameter import BaseParameter
 
 from . import logdensities
 from .checks import number
@@ -69,9 +70,10 @@ class LearnedPDF(zfit.pdf.BasePDF):
 
     def __init__(self, *args: Any, **settings: Any):
         expected = settings.get("extended")
-        if isinstance(expected, (int, float)) and expected is not True and expected is not False:
+        if not (expected is None or isinstance(expected, (bool, BaseParameter))):
             what = f"the yield extended= of {settings.get('name')!r} (a zfit.Parameter may be negative)"
-            number(expected, what, low=0.0)
+            plain = tf.is_tensor(expected) or isinstance(expected, (np.generic, np.ndarray))
+            settings["extended"] = number(np.asarray(expected).tolist() if plain else expected, what, low=0.0)
         super().__init__(*args, **settings)
 
     def _prepare(self, x: tf.Tensor) -> Any:
@@ -149,9 +151,8 @@ class LearnedPDF(zfit.pdf.BasePDF):
     def _log_pdf(self, x: zfit.Data, norm: zfit.Space | bool) -> tf.Tensor:
         events = x.value()
         value = self._log_shape(self._prepare(events)) - self.log_integral(norm)
-        own = space_ranges(self.space)
-        inside = _inside(columns(events, self.obs, self.outputs), self.outputs, own)
-        return tf.where(inside, value, tf.fill(tf.shape(value), tf.constant(-np.inf, value.dtype)))
+        outside = _outside(columns(events, self.obs, self.outputs), self.outputs, space_ranges(self.space))
+        return tf.where(outside, tf.fill(tf.shape(value), tf.constant(-np.inf, value.dtype)), value)
 
     @zfit.supports(norm=True)
     def _integrate(self, limits: zfit.Space, norm: zfit.Space | bool, options: Any = None) -> tf.Tensor:
@@ -173,7 +174,7 @@ class LearnedPDF(zfit.pdf.BasePDF):
         def more(number: tf.Tensor, events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with _seeded(tf.random.experimental.stateless_fold_in(seed, number)):
                 new = self._draw(tf.zeros((rows, 0), tf.float64))
-            return number + 1, tf.concat([events, tf.boolean_mask(new, _inside(new, self.obs, ranges))], axis=0)
+            return number + 1, tf.concat([events, tf.boolean_mask(new, ~_outside(new, self.obs, ranges))], axis=0)
 
         _, events = tf.while_loop(
             lambda number, events: tf.shape(events)[0] < n,
@@ -200,6 +201,11 @@ class LearnedPDF(zfit.pdf.BasePDF):
             ValueError: If the number is negative, the density is negative where its events are, or the limits hold hardly
                 any event.
         """
+        if not (n is None or tf.is_tensor(n) or isinstance(n, (int, float, np.number))) or isinstance(n, bool):
+            raise TypeError(f"the number of events of {self.name!r} is an integer; got {n!r}")
+        if n is None and not self.is_extended:
+            raise ValueError(f"{self.name!r} is not extended: give the number of events n=")
+        self._refuse_conditional()
         if isinstance(n, (int, float, np.number)) and not (n >= 0 and float(n).is_integer()):
             raise ValueError(f"the number of events of {self.name!r} is an integer that is not negative; got {n}")
         if (
@@ -228,6 +234,8 @@ class _FlowBasedPDF(LearnedPDF):
     """A flow, or a flow behind a deformation, with the observables bound by name."""
 
     def __init__(self, flow: Flow, obs: Any, params: Mapping[str, Any], **settings: Any):
+        if isinstance(flow, (zfit.pdf.BasePDF, Deformation)) or not hasattr(flow, "log_density_given"):
+            raise TypeError(f"{settings['name']!r} takes a Flow (a Deformation belongs into an FNFPDF); got {flow!r}")
         self._flow = flow
         self.cond = tuple(flow.cond)
         self.ranges = {name: finite(*flow.ranges[name]) for name in flow.obs}
@@ -381,6 +389,17 @@ class FNFPDF(_FlowBasedPDF):
             "label": label,
             "precision": precision,
         }
+        if not (hasattr(deformation, "nuisances") and hasattr(deformation, "flow")):
+            raise TypeError(
+                f"{name!r} takes a Deformation, e.g. from zfit_fnf.train.fit_deformation; got {deformation!r}"
+            )
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                f"params= of {name!r} maps the nuisances {list(deformation.nuisances)} to parameters; got {params!r}"
+            )
+        for nuisance, value in params.items():
+            if not isinstance(value, BaseParameter):
+                number(value, f"params[{nuisance!r}] of {name!r}, if it is no parameter,")
         self._single = precision == "float32"
         self._deformation = deformation
         known = deformation.nuisances
@@ -800,6 +819,6 @@ def drawn(pdf: LearnedPDF, limits: zfit.Space, n: tf.Tensor, seed: tf.Tensor) ->
         return pdf.sample(n=n, limits=limits).with_obs(pdf.obs).value()
 
 
-def _inside(events: tf.Tensor, names: Sequence[str], ranges: Ranges) -> tf.Tensor:
+def _outside(events: tf.Tensor, names: Sequence[str], ranges: Ranges) -> tf.Tensor:
     low, high = (np.array([ranges[name][side] for name in names]) for side in (0, 1))
-    return tf.reduce_all((events >= low) & (events <= high), axis=1)
+    return tf.reduce_any((events < low) | (events > high), axis=1)
