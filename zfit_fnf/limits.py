@@ -27,6 +27,7 @@ from scipy.interpolate import BarycentricInterpolator, PchipInterpolator
 from scipy.stats import norm
 
 from .arguments import check_likelihood, check_minimizer, count, parameter_of, real
+from .influence import scores
 from .minimize import Minuit
 from .param import Nuisance, limits_of
 from .scans import axis_title
@@ -38,7 +39,6 @@ from .toys import (
     global_observables,
     measured_values,
     preserved,
-    scores,
 )
 
 if TYPE_CHECKING:

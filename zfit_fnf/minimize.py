@@ -13,6 +13,7 @@ from zfit.minimizers.baseminimizer import minimize_supports
 from zfit.minimizers.errors import matrix_to_dict
 from zfit.result import FitResult
 
+from . import influence
 from .minimum import Derivatives, Minimum, assign, curvature_of, settle
 from .param import limits_of
 
@@ -39,7 +40,8 @@ class Minuit(zfit.minimize.Minuit):
     Newton steps inside of the limits lead on, until the expected vertical distance to the minimum (EDM) is below 1e-6, a
     thousandth of a standard deviation: what follows needs no other tolerance. A minimum that is none is not valid, and the
     ``message`` of the result says why: at a saddle, where the likelihood does not depend on a parameter, or where the EDM
-    stays above ``tol``. A fit that has crossed a barrier on its way, from the minimum near its start to another one, warns.
+    stays above ``tol``. A fit that has crossed a barrier on its way, from the minimum near its start to another one, warns,
+    and so does one in which events far from all simulation move a parameter by half of its error (`zfit_fnf.influence`).
 
     The result is one of zfit's. Its HESSE errors come from the Hessian at the minimum. A parameter that a limit holds, where
     the likelihood still falls towards values outside, has none (not a number, with a warning), and the others have theirs with
@@ -94,6 +96,8 @@ class Minuit(zfit.minimize.Minuit):
         result = super().minimize(loss, params, init)
         if result.info["crossed"]:
             warnings.warn(_CROSSED, stacklevel=2)
+        if told := influence.warning(result.info["far_events"], list(result.params)):
+            warnings.warn(told, stacklevel=2)
         return result
 
     @minimize_supports(init=True)
@@ -146,7 +150,13 @@ class Minuit(zfit.minimize.Minuit):
             fminopt=best.nll,
             criterion=criterion,
             message=" AND ".join(text for text, is_so in problems.items() if is_so),
-            info={"n_eval": n_calls, "minuit": minuit, "at_limit": held, "crossed": crossed},
+            info={
+                "n_eval": n_calls,
+                "minuit": minuit,
+                "at_limit": held,
+                "crossed": crossed,
+                "far_events": influence.of_far_events(loss, params, curvature.covariance),
+            },
             niter=n_calls,
         )
 

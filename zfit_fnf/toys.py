@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
-from .loss import Compiled, Events, Term, event_kernel, kept_by
+from .influence import scores, yield_gradient
+from .loss import Compiled, Term, kept_by
 from .minimize import Minuit
 from .param import NuisanceConstraint, limits_of
 from .pdf import LearnedPDF, SumPDF, columns, drawn, plainly, space_ranges
@@ -549,7 +550,7 @@ def _asimov_channel(
     log_q = logsumexp([_log_density(model, component, x) for component in components], axis=0) - np.log(len(components))
     weights = np.exp(_log_density(model, model, x) - log_q) * expected / len(x)
     x, weights = x[weights > 0], weights[weights > 0]
-    gradient = _yield_gradient(model, floating)
+    gradient = yield_gradient(model, floating)
     return _as_data(model, x, _calibrated(weights, scores(model, x, floating), gradient))
 
 
@@ -557,41 +558,6 @@ def _log_density(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, x: np.nda
     """Log-density of a component at events in the order of the model's observables, chunk by chunk."""
     chunks = (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))
     return np.concatenate([np.asarray(component.log_pdf(_as_data(model, chunk))) for chunk in chunks])
-
-
-def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Derivatives ``(n, P)`` of the logarithm of the density of events, and of the number of them that is expected.
-
-    Args:
-        model: The model.
-        x: Events ``(n, n_obs)`` in the order of its observables.
-        params: The parameters.
-    """
-    shape = _shape_scores(model, x, params) if len(x) else np.zeros((0, len(params)))
-    if not model.is_extended:
-        return shape
-    return shape + _yield_gradient(model, params) / float(model.get_yield().value())
-
-
-def _shape_scores(model: zfit.pdf.BasePDF, x: np.ndarray, floating: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Derivatives ``(n, P)`` of the log-density of events, by the kernel with which losses evaluate them."""
-    kernel = event_kernel(model)
-    scores = np.zeros((len(x), len(floating)))
-    chunks = list(Events(kernel, x))
-    for column, parameter in enumerate(floating):
-        if parameter in kernel.params:
-            direction = tf.constant([float(own is parameter) for own in kernel.params], tf.float64)
-            scores[:, column] = np.concatenate([kernel.score(direction, *chunk) for chunk in chunks])[: len(x)]
-    return scores
-
-
-def _yield_gradient(model: zfit.pdf.BasePDF, floating: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Derivative of the expected number of events, ``(P,)``; zero for a model without a yield."""
-    if not model.is_extended:
-        return np.zeros(len(floating))
-    with tf.GradientTape() as tape:
-        expected = tf.reshape(model.get_yield().value(), ())
-    return np.asarray(tape.gradient(expected, list(floating), unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
 
 def _calibrated(weights: np.ndarray, scores: np.ndarray, target: np.ndarray) -> np.ndarray:

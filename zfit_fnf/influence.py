@@ -1,0 +1,182 @@
+r"""Scores of single events, and the influence that each of them has on a fit.
+
+The score of an event is the derivative of the logarithm of its expected density, :math:`s_i = \nabla_\theta \ln n p(x_i)`.
+Without the event, a fit with covariance :math:`C` would end at :math:`\hat\theta - C s_i`, to first order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from zfit.result import FitResult
+
+from .loss import Events, LearnedLoss, event_kernel
+from .pdf import columns
+
+FAR = 10.0
+"""Widths of the learned densities, beyond which hardly any simulation lies."""
+
+NOTABLE = 0.5
+"""Errors by which an event may move a parameter before a fit tells of it."""
+
+_CHUNK = 100_000  # events whose distances are computed at once
+_SHOWN = 3  # events in a message
+
+
+def of_events(nll: LearnedLoss, result: FitResult, *, n: int = 10) -> pd.DataFrame:
+    """Influence of single events on a fit: how much each parameter owes to them.
+
+    Args:
+        nll: The likelihood.
+        result: Its best fit, with errors by `FitResult.hesse`.
+        n: Number of events, those of the largest influence.
+
+    Returns:
+        One row for each event, the largest influence first: its ``channel`` and ``row``, its observables, its ``distance`` from
+        the centre of the learned densities in their widths (of the nearest component), and by the name of each parameter how
+        far the event has moved it, in units of its error.
+
+    Raises:
+        TypeError: If ``nll`` is not a likelihood of this package.
+        ValueError: If there is no finite covariance, or ``n`` is not positive.
+
+    Example:
+        >>> print(zfit_fnf.influence.of_events(nll, result))
+    """
+    if not isinstance(nll, LearnedLoss):
+        raise TypeError(f"influences are known for likelihoods of zfit_fnf.loss; got {nll!r}")
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n= is a number of events; got {n!r}")
+    params = list(result.params)
+    covariance = result.covariance(params)
+    if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).any():
+        raise ValueError("the fit has no finite covariance: call result.hesse(), and see what it says")
+    with zfit.param.set_values(params, [result.params[parameter]["value"] for parameter in params]):
+        rows = [np.arange(int(data.num_entries)) for data in nll.data]
+        return _table(nll, rows, params, covariance).head(n)
+
+
+def of_far_events(nll: Any, params: Sequence[zfit.Parameter], covariance: np.ndarray) -> pd.DataFrame:
+    """Influence of the events that lie where hardly any simulation is, at the current values of the parameters.
+
+    Args:
+        nll: The likelihood; one of zfit's own has none.
+        params: The fitted parameters.
+        covariance: Their covariance; NaN where they have no errors.
+
+    Returns:
+        As from `of_events`.
+    """
+    if not isinstance(nll, LearnedLoss):
+        return pd.DataFrame()
+    rows = [
+        np.flatnonzero(_distances(model, _values(data)) > FAR) for model, data in zip(nll.model, nll.data, strict=True)
+    ]
+    return _table(nll, rows, params, covariance) if any(map(len, rows)) else pd.DataFrame()
+
+
+def warning(table: pd.DataFrame, params: Sequence[zfit.Parameter]) -> str:
+    """What a fit has to say of far-out events: nothing, unless one of them or all together move a parameter notably."""
+    names = [parameter.name for parameter in params if parameter.name in table]
+    moved = table[names] if names else pd.DataFrame()
+    if not len(moved):
+        return ""
+    most = moved.sum().abs().combine(moved.abs().max(), max)
+    if not most.max() > NOTABLE:
+        return ""
+    worst = most.idxmax()
+    observables = [name for name in table if name not in (*names, "distance")]
+    shown = "; ".join(
+        ", ".join(f"{name} {event[name]:g}" for name in observables) + f": {event[worst]:+.2g}"
+        for event in table.head(_SHOWN).to_dict(orient="records")
+    )
+    more = f" and {len(table) - _SHOWN} more" if len(table) > _SHOWN else ""
+    who, move = ("an event lies", "moves") if len(table) == 1 else (f"{len(table)} events lie", "move")
+    return (
+        f"{who} more than {FAR:g} widths from what the densities were learned from, where nothing is known, and {move} "
+        f"{worst!r} by {most[worst]:.2g} of its error ({shown}{more}). Look at it, or train and fit within ranges= that end "
+        "before. zfit_fnf.influence.of_events(nll, result) has the influence of every event"
+    )
+
+
+def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Derivatives ``(n, P)`` of the logarithm of the density of events, and of the number of them that is expected.
+
+    Args:
+        model: The model.
+        x: Events ``(n, n_obs)`` in the order of its observables.
+        params: The parameters.
+    """
+    shape = _shape_scores(model, x, params) if len(x) else np.zeros((0, len(params)))
+    if not model.is_extended:
+        return shape
+    return shape + yield_gradient(model, params) / float(model.get_yield().value())
+
+
+def _shape_scores(model: zfit.pdf.BasePDF, x: np.ndarray, floating: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Derivatives ``(n, P)`` of the log-density of events, by the kernel with which losses evaluate them."""
+    kernel = event_kernel(model)
+    scores = np.zeros((len(x), len(floating)))
+    chunks = list(Events(kernel, x))
+    for column, parameter in enumerate(floating):
+        if parameter in kernel.params:
+            direction = tf.constant([float(own is parameter) for own in kernel.params], tf.float64)
+            scores[:, column] = np.concatenate([kernel.score(direction, *chunk) for chunk in chunks])[: len(x)]
+    return scores
+
+
+def yield_gradient(model: zfit.pdf.BasePDF, floating: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Derivative of the expected number of events, ``(P,)``; zero for a model without a yield."""
+    if not model.is_extended:
+        return np.zeros(len(floating))
+    with tf.GradientTape() as tape:
+        expected = tf.reshape(model.get_yield().value(), ())
+    return np.asarray(tape.gradient(expected, list(floating), unconnected_gradients=tf.UnconnectedGradients.ZERO))
+
+
+def _table(
+    nll: LearnedLoss, rows: Sequence[np.ndarray], params: Sequence[zfit.Parameter], covariance: np.ndarray
+) -> pd.DataFrame:
+    known = np.nan_to_num(covariance)
+    errors = np.sqrt(np.maximum(np.diag(known), 0.0))
+    tables = []
+    for index, (model, data, chosen) in enumerate(zip(nll.model, nll.data, rows, strict=True)):
+        x = _values(data)[chosen]
+        weights = 1.0 if data.weights is None else np.asarray(data.weights, float)[chosen, None]
+        moved = weights * scores(model, x, params) @ known
+        relative = np.divide(moved, errors, out=np.zeros_like(moved), where=errors > 0)
+        events = pd.DataFrame(x, columns=list(model.obs)).assign(distance=_distances(model, x))
+        events.insert(0, "row", chosen)
+        events.insert(0, "channel", index)
+        tables.append(pd.concat([events, pd.DataFrame(relative, columns=[one.name for one in params])], axis=1))
+    table = pd.concat(tables, ignore_index=True)
+    order = table[[one.name for one in params]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def _values(data: zfit.Data) -> np.ndarray:
+    return np.asarray(data.value())
+
+
+def _distances(pdf: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:
+    """Distance ``(n,)`` of events from the centre of what is learned, in its widths; zero where nothing is learned.
+
+    Of a sum it is that of the nearest component, of a product that of the furthest factor.
+    """
+    daughters = getattr(pdf, "pdfs", ())
+    if daughters:
+        parts = [_distances(one, np.asarray(columns(x, pdf.obs, one.obs))) for one in daughters]
+        is_sum = all(set(one.obs) == set(pdf.obs) for one in daughters)
+        return np.min(parts, axis=0) if is_sum else np.max(parts, axis=0)
+    if not hasattr(pdf, "encode"):
+        return np.zeros(len(x))
+    result = np.zeros(len(x))
+    for start in range(0, len(x), _CHUNK):
+        u, c, _ = pdf.encode(tf.constant(x[start : start + _CHUNK], tf.float64))
+        result[start : start + _CHUNK] = np.abs(np.concatenate([u, c], axis=1)).max(axis=1)
+    return result
