@@ -189,6 +189,7 @@ def fit_deformation(
     new = [response for name in names if assembly.moves(response := plan.response(name, flow, hidden, seed))]
     for source in sources.values():
         n_held_out(source.sample, schedule)
+        flow.warn_of_outliers(source.sample)
     _warn(assembly.findings)
     try:
         for stage in (plan.singles, plan.pairs):
