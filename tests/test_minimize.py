@@ -7,7 +7,8 @@ import warnings
 import zfit
 import numpy as np
 import pytest
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import norm
 
 import zfit_fnf.loss
 from zfit_fnf import minimize
@@ -393,3 +394,24 @@ def test_no_alarm_in_ordinary_fits():
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             assert Minuit().minimize(nll).valid
+
+
+@pytest.mark.parametrize("make", [zfit_fnf.loss.ExtendedUnbinnedNLL, zfit.loss.ExtendedUnbinnedNLL])
+def test_steps_to_where_there_is_no_density_are_taken_back(make):
+    """A deficit: the first step of MIGRAD leads to signal strengths at which the density is negative."""
+    y = np.random.default_rng(11).normal(0, 1.2, 70)
+    y = y[np.abs(y) > 0.15]
+    mu = zfit.Parameter("mu", 1.0, -5, 10)
+    obs = zfit.Space("y", -10, 10)
+    n_sig = zfit.ComposedParameter("n_sig", lambda mu: 30 * mu, params=[mu])
+    sig, bkg = zfit.pdf.Gauss(0.0, 0.3, obs=obs, extended=n_sig), zfit.pdf.Gauss(0.0, 1.2, obs=obs, extended=70.0)
+    data = zfit.Data.from_numpy(obs=obs, array=y[:, None], name="data")
+    result = Minuit().minimize(make(zfit.pdf.SumPDF([sig, bkg]), data))
+
+    def exact(value):
+        return 30 * value - np.log(30 * value * norm.pdf(y, 0, 0.3) + 70 * norm.pdf(y, 0, 1.2)).sum()
+
+    best = minimize_scalar(exact, bounds=(-0.5, 0.0), method="bounded", options={"xatol": 1e-9}).x
+    assert result.valid
+    # A thousandth of the error of 0.2, by the EDM that a fit ends with.
+    assert result.params[mu]["value"] == pytest.approx(best, abs=1e-3)

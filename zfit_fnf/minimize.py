@@ -11,6 +11,7 @@ import iminuit
 import numpy as np
 from zfit.minimizers.baseminimizer import minimize_supports
 from zfit.minimizers.errors import matrix_to_dict
+from zfit.minimizers.strategy import FailMinimizeNaN
 from zfit.result import FitResult
 
 from . import influence
@@ -113,7 +114,10 @@ class Minuit(zfit.minimize.Minuit):
             if best.edm <= goal:
                 break
             minuit, options, _ = self._make_minuit(loss, params, derivatives=derivatives, start=best.values)
-            minuit.migrad(**options)
+            try:
+                minuit.migrad(**options)
+            except FailMinimizeNaN:  # wherever MIGRAD goes: the result is what there was before, and not valid
+                break
             best = settle(derivatives, np.clip(minuit.values, derivatives.low, derivatives.high), goal=goal)
         self._minuit_minimizer = minuit
         crossed = _has_crossed_a_barrier(derivatives, start, first, best)
@@ -168,6 +172,8 @@ class Minuit(zfit.minimize.Minuit):
         del init  # a fit starts where the parameters are, and the Hessian tells more than a result
         without, options, evaluator = super()._make_minuit(loss, params, init=None)
         start = np.array(without.values) if start is None else start
+        # Where the likelihood is not a number, such as at a negative density, zfit answers with the last value and a penalty.
+        evaluator.last_value, evaluator.last_gradient = derivatives.value_gradient(start)
 
         def value(point: np.ndarray) -> float:
             known = derivatives.known(np.asarray(point))
