@@ -47,10 +47,12 @@ def columns(x: tf.Tensor, names: Sequence[str], wanted: Sequence[str]) -> tf.Ten
 
 
 def finite(low: float, high: float) -> tuple[float, float]:
+    """Limits that zfit can compare: infinite ones become very large."""
     return max(low, -UNBOUNDED), min(high, UNBOUNDED)
 
 
 def make_space(ranges: Ranges) -> zfit.Space:
+    """The space of these ranges."""
     lower, upper = zip(*ranges.values(), strict=True)
     return zfit.Space(list(ranges), lower=list(lower), upper=list(upper))
 
@@ -68,6 +70,7 @@ def _requested(obs: Any, available: Ranges, name: str) -> Ranges | None:
 
 
 def space_within(obs: Any, available: Ranges, name: str) -> zfit.Space:
+    """The space that the user asks for, which has to be a part of what is available."""
     requested = _requested(obs, available, name) or available
     for o, (low, high) in requested.items():
         allowed = available[o]
@@ -81,6 +84,7 @@ def space_within(obs: Any, available: Ranges, name: str) -> zfit.Space:
 
 
 def same_space(obs: Any, space: zfit.Space, name: str) -> zfit.Space:
+    """The space that the user asks for, which may only differ in the order of its observables."""
     available = space_ranges(space)
     requested = _requested(obs, available, name) or available
     if any(not np.allclose(requested[o], available[o]) for o in available):
@@ -94,6 +98,7 @@ def same_space(obs: Any, space: zfit.Space, name: str) -> zfit.Space:
 
 
 def as_list(pdfs: Any) -> list[zfit.pdf.BasePDF]:
+    """One PDF or several, as a list."""
     pdfs = [pdfs] if isinstance(pdfs, zfit.pdf.BasePDF) else list(pdfs)
     for pdf in pdfs:
         if not isinstance(pdf, zfit.pdf.BasePDF):
@@ -102,6 +107,7 @@ def as_list(pdfs: Any) -> list[zfit.pdf.BasePDF]:
 
 
 def check_components(pdfs: Sequence[zfit.pdf.BasePDF], name: str) -> None:
+    """Refuses to sum PDFs of other observables, conditions or ranges."""
     if len(pdfs) < 2:
         raise ValueError(f"{name!r} needs at least two PDFs to sum, got {len(pdfs)}")
     first = pdfs[0]
