@@ -65,7 +65,7 @@ POINTS: dict[str, dict[str, float]] = {
 EFFICIENCY = {"A": {"squeeze": (0.98, 1.03)}, "B": {"shift": (0.97, 1.04)}}
 """What nuisances do to the yield of each process; factors at -1 and at +1 standard deviation."""
 
-BINS = {"x1": (30, -3.5, 2.5), "x2": (30, -2.0, 2.0), "y1": (30, -3.0, 4.0), "y2": (30, -4.0, 3.0)}
+BINS = {"x1": (24, -3.5, 2.5), "x2": (20, -2.0, 2.0), "y1": (28, -3.0, 4.0), "y2": (28, -4.0, 3.0)}
 """Binning of the plots; the fit has none."""
 
 PLACES = ("events", "members", "models", "plots", "results.txt", "results.json", "histories.json")

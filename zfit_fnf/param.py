@@ -36,10 +36,6 @@ class Nuisance(zfit.Parameter):
         limits: Range in which a fit may move it, in standard deviations.
         label: Text for plots and tables; by default the name.
 
-    Attributes:
-        observed: The global observable, i.e. the outcome of the auxiliary measurement: a fixed `zfit.Parameter` called
-            ``<name>_observed`` with value 0. Toys and Asimov data sets move it.
-
     Raises:
         TypeError: If the name is not a text, or the limits are not two numbers.
         ValueError: If the limits do not enclose zero.
@@ -59,7 +55,10 @@ class Nuisance(zfit.Parameter):
 
     @property
     def observed(self) -> zfit.Parameter:
-        """The global observable; its value is set by ``observed.set_value``."""
+        """The global observable, i.e. the outcome of the auxiliary measurement, set by ``observed.set_value``.
+
+        A fixed `zfit.Parameter` called ``<name>_observed`` with value 0; toys and Asimov data sets move it.
+        """
         return self._observed
 
     def set_value(self, value: Any, *, clip: bool | None = None) -> Any:
