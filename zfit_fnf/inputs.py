@@ -16,12 +16,14 @@ _OPTIONS = {"max_memory", "numgrad", "numhess", "subtr_const", "subtr_const_valu
 
 
 def as_list(given: Any) -> list[Any]:
+    """What is given, one thing or several, as a list; empty for `None`."""
     if given is None:
         return []
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def checked_models(model: Any) -> list[zfit.pdf.BasePDF]:
+    """The PDFs of a likelihood as a list; anything else is an error."""
     models = as_list(model)
     if not models:
         raise ValueError("a likelihood needs at least one PDF as model=")
@@ -35,6 +37,7 @@ def checked_models(model: Any) -> list[zfit.pdf.BasePDF]:
 
 
 def checked_constraints(constraints: Any) -> list[BaseConstraint]:
+    """The constraints of a likelihood as a list; anything else is an error."""
     given = as_list(constraints)
     if wrong := [kind_of(c) for c in given if not isinstance(c, BaseConstraint)]:
         raise TypeError(f"constraints= takes constraints (zfit.constraint, or a NuisanceConstraint); got {wrong}")

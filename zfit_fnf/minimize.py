@@ -22,10 +22,8 @@ _ROUNDS = 4
 _GOAL = 1e-6  # expected vertical distance to the minimum at the end: a thousandth of a standard deviation
 _NEAR = 1.0  # the same, below which Newton steps alone find it
 _BARRIER = 0.5  # rise of the negative log-likelihood on the way to the minimum that tells of another one
-_STEEPEST, _WIDEST = (
-    4.0,
-    1.5,
-)  # how much the slope and the parabola of a single minimum exceed its depth, without a closer look
+_STEEPEST = 4.0  # how much the slope of a single minimum exceeds its depth, without a closer look
+_WIDEST = 1.5  # the same of its parabola
 _ON_THE_WAY = np.linspace(0.0, 1.0, 9)[1:-1]
 _CROSSED = (
     "the likelihood rises and falls again between the start of the fit and its end: there are two minima at least, and the one "
