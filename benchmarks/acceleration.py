@@ -24,7 +24,7 @@ import tensorflow as tf
 from random_models import clocked, median_cpu, normal_events, random_model, resident_megabytes
 
 import zfit_fnf as zfnf
-from zfit_fnf.parallel import workers
+from zfit_fnf.common.parallel import workers
 from zfit_fnf.pdf import components
 
 

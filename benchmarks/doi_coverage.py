@@ -28,11 +28,11 @@ from doi import DISTORTIONS, TRUTH, X, Y, read_or_train
 from toy_models import GEOMETRIES, NUISANCES, in_order, mixture
 from tqdm import tqdm
 
+from zfit_fnf.common.files import complete
 from zfit_fnf.datasets import ShiftSqueeze
 from zfit_fnf.doi import TransferFit, fit_transfer
-from zfit_fnf.doi.amortised import ProfileProblem
-from zfit_fnf.doi.globalfit import GlobalProblem
-from zfit_fnf.files import complete
+from zfit_fnf.doi.step1 import GlobalProblem
+from zfit_fnf.doi.step2 import ProfileProblem
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.samples import as_sample
 from zfit_fnf.toys import hesse_errors

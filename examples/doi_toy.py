@@ -105,7 +105,7 @@ def draw(cases: zfnf.doi.Scenarios, out: Path) -> None:
     for process, axes in zip(TOY.processes, figure.subplots(2, 2), strict=True):
         for ax, x1 in zip(axes, (-0.7, 0.7), strict=True):
             at = {"x1": x1, "x2": 0.0}
-            zfnf.doi_plotting.vector_field(
+            zfnf.plotting.doi.vector_field(
                 cases, grid, at=at, process=process, truth=lambda data, process=process: exact(data, process), ax=ax
             )
             ax.set_ylabel(f"y2 (process {process}, x1 = {x1})")

@@ -91,7 +91,7 @@ def draw(out: Path, cases: zfnf.doi.Scenarios, scale: float) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
-    ax = zfnf.doi_plotting.displacement(
+    ax = zfnf.plotting.doi.displacement(
         cases, {"mass": MASSES}, at={ETA: ETA_DRAWN}, truth=lambda data: exact(data, scale), ax=figure.subplots()
     )
     ax.set(xlabel="dimuon mass in data [GeV]", ylabel="correction [GeV]")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from zfit_fnf.deformation import YieldChange
+from zfit_fnf.densities.deformation import YieldChange
 
 
 class GaussianFlow:

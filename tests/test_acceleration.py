@@ -11,10 +11,11 @@ import tensorflow as tf
 from analytic import one_dimensional
 
 import zfit_fnf
-from zfit_fnf import acceleration, expanded
+from zfit_fnf import acceleration
 from zfit_fnf.acceleration import AccelerationError, accelerate
-from zfit_fnf.deformation import Deformation, Response
-from zfit_fnf.flows import Flow
+from zfit_fnf.acceleration import polynomials as expanded
+from zfit_fnf.densities.deformation import Deformation, Response
+from zfit_fnf.densities.flows import Flow
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.minimize import Minuit

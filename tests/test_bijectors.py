@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfit_fnf.bijectors import Affine, LogisticMixture, PhysicalRanges, RationalQuadraticSpline
+from zfit_fnf.densities.bijectors import Affine, LogisticMixture, PhysicalRanges, RationalQuadraticSpline
 
 LAWS = {
     "one logistic": LogisticMixture(1),

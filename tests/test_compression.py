@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zfit_fnf.compression import compress, contract, left_out, principal_components
+from zfit_fnf.acceleration.compression import compress, contract, left_out, principal_components
 
 N_MONOMIALS, N_OUTPUTS, N_EVENTS = 60, 4, 500
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfit_fnf import Deformation, Flow, YieldChange
-from zfit_fnf.deformation import PolynomialMap, Response, continued_power
+from zfit_fnf.densities.deformation import PolynomialMap, Response, continued_power
 
 WINDOWS = {"jes": (-1.0, 1.0), "jer": (-1.0, 2.0)}
 
@@ -238,7 +238,7 @@ def test_what_is_drawn_does_not_depend_on_how_many_are_deformed_at_a_time(deform
     c = tf.constant(np.random.default_rng(0).normal(size=(n_events, 1)))
     nu, seed = tf.constant([0.7, -0.4], tf.float64), tf.constant([1, 2])
     at_once = deformation.forward(deformation.flow.draw(c, seed), c, deformation.basis(nu))
-    monkeypatch.setattr("zfit_fnf.deformation._ROWS", 8)
+    monkeypatch.setattr("zfit_fnf.densities.deformation._ROWS", 8)
     np.testing.assert_allclose(deformation.draw(c, nu, seed), at_once, rtol=1e-12)
     assert deformation.draw(c, nu, seed).shape == (n_events, 2)
 

@@ -20,7 +20,8 @@ from test_stored_fits import FLOWS, SHORT, model
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow
-from zfit_fnf.deformation import Response
+from zfit_fnf.densities.deformation import Response
+from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.doi import (
     DoIPDF,
     EnsembleStopped,
@@ -33,15 +34,14 @@ from zfit_fnf.doi import (
     scenarios,
     unfolded,
 )
-from zfit_fnf.doi.amortised import Check
-from zfit_fnf.doi.bootstrap import _fingerprint
 from zfit_fnf.doi.ensemble import rebased_loss
-from zfit_fnf.doi.globalfit import GlobalProblem
-from zfit_fnf.doi.uncertainty import Modes
+from zfit_fnf.doi.replicas import _fingerprint
+from zfit_fnf.doi.step1 import GlobalProblem
+from zfit_fnf.doi.step2 import Check
+from zfit_fnf.doi.variations import Modes
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.samples import Sample, as_sample
-from zfit_fnf.transfer import ProfiledTransfer, Transfer
 
 data, fitted, profiled = stored.data, stored.fitted, stored.profiled  # fixtures
 SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}

@@ -16,15 +16,15 @@ import pytest
 from scipy import optimize
 
 import zfit_fnf as zfnf
+from zfit_fnf.densities.transfer import Transfer
 from zfit_fnf.doi import ensemble, fit_transfer, profile
-from zfit_fnf.doi.amortised import ProfileProblem
-from zfit_fnf.doi.globalfit import Member
+from zfit_fnf.doi.step1 import Member
+from zfit_fnf.doi.step2 import ProfileProblem
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.minimize import Minuit
-from zfit_fnf.optimise import Schedule
 from zfit_fnf.param import modified_yield
 from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF, SumPDF
-from zfit_fnf.transfer import Transfer
+from zfit_fnf.train.loop import Schedule
 
 N = 2000
 SCHEDULE = Schedule(steps=300, batch_size=200, learning_rate=0.01, warmup=10, rotate_every=0, patience=None)

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
-from zfit_fnf import doi_plotting
-from zfit_fnf.doi.uncertainty import Modes, Scenarios, Uncertainty
+from zfit_fnf.doi.variations import Modes, Scenarios, Uncertainty
+from zfit_fnf.plotting import doi as doi_plotting
 from zfit_fnf.scans import ContourScan
 
 GRID = {"y1": [-1.0, 1.0], "y2": [0.0, 1.0, 2.0]}

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from zfit_fnf import Sample
-from zfit_fnf.cuts import Cut
 from zfit_fnf.samples import as_sample, write_sample
+from zfit_fnf.samples.cuts import Cut
 
 CSV = {
     "plain": ("a,b\n1,2\n3,4\n", [[1, 2], [3, 4]]),

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from zfit_fnf.files import complete, own_files
+from zfit_fnf.common.files import complete, own_files
 
 PLACES = ("events", "plots", "results.txt")
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from zfit_fnf import Flow
-from zfit_fnf.nets import MaskedMLP
+from zfit_fnf.densities.networks import MaskedMLP
 
 FLOWS = {
     "1d": {"obs": ["a"]},

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from zfit_fnf.history import Histories, History, problems_of
+from zfit_fnf.densities.history import Histories, History, problems_of
 
 SOUND = History(
     "jes",

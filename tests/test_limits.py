@@ -133,7 +133,7 @@ def test_hepstats_with_the_asymptotic_calculator(bump):
     from hepstats.hypotests import ConfidenceInterval, Discovery
     from hepstats.hypotests.parameters import POI, POIarray
 
-    from zfit_fnf.calculators import AsymptoticCalculator, UpperLimit
+    from zfit_fnf.hepstats import AsymptoticCalculator, UpperLimit
 
     measurement, ours = bump
     nll, mu = measurement.nll, measurement.mu
@@ -189,7 +189,7 @@ def test_hepstats_with_toys():
     pytest.importorskip("hepstats")
     from hepstats.hypotests.parameters import POI, POIarray
 
-    from zfit_fnf.calculators import FrequentistCalculator
+    from zfit_fnf.hepstats import FrequentistCalculator
 
     measurement = counting([480], 20.0, 400.0, change=(0.8, 1.2), low=-20.0)
     nll, mu = measurement.nll, measurement.mu
@@ -215,7 +215,7 @@ def test_hepstats_limit_with_toys_agrees_with_the_asymptotic_one(tmp_path):
     pytest.importorskip("hepstats")
     from hepstats.hypotests.parameters import POI, POIarray
 
-    from zfit_fnf.calculators import AsymptoticCalculator, FrequentistCalculator, UpperLimit
+    from zfit_fnf.hepstats import AsymptoticCalculator, FrequentistCalculator, UpperLimit
 
     measurement = counting([430], 20.0, 400.0, change=(0.9, 1.1), low=-20.0)
     nll, mu = measurement.nll, measurement.mu
@@ -240,7 +240,7 @@ def test_interpolated_limit_of_hepstats_and_its_range():
     from hepstats.hypotests.exceptions import POIRangeError
     from hepstats.hypotests.parameters import POI, POIarray
 
-    from zfit_fnf.calculators import AsymptoticCalculator, UpperLimit
+    from zfit_fnf.hepstats import AsymptoticCalculator, UpperLimit
 
     measurement = counting([55], 10.0, 50.0)
     minimizer = Minuit()
@@ -478,11 +478,11 @@ def test_only_the_calculators_need_hepstats(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "hepstats"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "hepstats", None)
-    for module in ("zfit_fnf.limits", "zfit_fnf.calculators"):
+    for module in ("zfit_fnf.limits", "zfit_fnf.hepstats"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     importlib.import_module("zfit_fnf.limits")
     with pytest.raises(ImportError, match=r'pip install "zfit_fnf\[limits\]"'):
-        importlib.import_module("zfit_fnf.calculators")
+        importlib.import_module("zfit_fnf.hepstats")
 
 
 def test_crossing_between_values_that_are_alike():

@@ -10,8 +10,8 @@ from scipy import stats
 
 import zfit_fnf.loss
 import zfit_fnf.pdf
-from zfit_fnf.logdensities import log_density
 from zfit_fnf.minimize import Minuit
+from zfit_fnf.pdf.logdensities import log_density
 
 SPACE = zfit.Space("y", 0.5, 9.0)
 GRID = np.linspace(0.6, 8.9, 60)[:, None]

@@ -16,8 +16,8 @@ import pytest
 from analytic import GaussianFlow, one_dimensional
 from scipy import stats
 
-from zfit_fnf.deformation import Deformation, Response, YieldChange
-from zfit_fnf.flows import Flow
+from zfit_fnf.densities.deformation import Deformation, Response, YieldChange
+from zfit_fnf.densities.flows import Flow
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel, rate_kernel
 from zfit_fnf.param import NuisanceConstraint, lnN, modified_yield, normsys, nuisance
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF

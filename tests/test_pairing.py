@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zfit_fnf.pairing import fingerprint, same_events
 from zfit_fnf.samples import Sample
+from zfit_fnf.samples.pairing import fingerprint, same_events
 
 N = 20_000
 RNG = np.random.default_rng(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zfit_fnf import parallel
+from zfit_fnf.common import parallel
 
 SCRIPT = """
 import sys, time

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from zfit_fnf import param
-from zfit_fnf.deformation import YieldChange
+from zfit_fnf.densities.deformation import YieldChange
 from zfit_fnf.param import Modifier, NuisanceConstraint, interpolate_code4, lnN, modified_yield, normsys, nuisance
 
 

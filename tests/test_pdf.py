@@ -10,8 +10,8 @@ import tensorflow as tf
 from analytic import GaussianDeformation, GaussianFlow, one_dimensional
 from scipy import stats
 
-from zfit_fnf.deformation import Deformation, Response
-from zfit_fnf.flows import Flow
+from zfit_fnf.densities.deformation import Deformation, Response
+from zfit_fnf.densities.flows import Flow
 from zfit_fnf.param import modified_yield, normsys, nuisance
 from zfit_fnf.pdf import (
     FNFPDF,
@@ -22,7 +22,7 @@ from zfit_fnf.pdf import (
     log_density,
     prepare,
 )
-from zfit_fnf.regions import TOLERANCE
+from zfit_fnf.pdf.regions import TOLERANCE
 
 POINT = (0.7, -1.1)
 GRID = np.linspace(-4.0, 5.0, 50)

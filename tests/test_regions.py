@@ -10,10 +10,10 @@ from analytic import GaussianDeformation, GaussianFlow
 from scipy import stats
 from test_pdf import random_deformation
 
-from zfit_fnf.flows import Flow
+from zfit_fnf.densities.flows import Flow
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF, UNBOUNDED, ConditionalProductPDF, FlowPDF
-from zfit_fnf.regions import TOLERANCE
+from zfit_fnf.pdf.regions import TOLERANCE
 
 EXACT = 1e-7  # relative: quadrature, and rounding in networks that are stored in float32
 

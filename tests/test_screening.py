@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from zfit_fnf import Flow, Sample, Schedule, Variation
-from zfit_fnf.screening import bulk, check_conditions, check_continuous, check_independent
+from zfit_fnf.samples.screening import bulk, check_conditions, check_continuous, check_independent
 from zfit_fnf.train import fit_deformation, fit_flow
 
 N = 20_000

@@ -26,13 +26,13 @@ from safetensors.numpy import save_file
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow, YieldChange, storage
-from zfit_fnf.deformation import PolynomialMap, Response
-from zfit_fnf.history import History
+from zfit_fnf.densities.deformation import PolynomialMap, Response
+from zfit_fnf.densities.history import History
+from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.interop.architecture import NetworkShape, ZukoLayer
 from zfit_fnf.interop.reference import ReferenceDeformation, ReferenceResponse
 from zfit_fnf.interop.zuko_density import ZukoDensity
-from zfit_fnf.manifest import FORMAT, KINDS, Manifest, class_of
-from zfit_fnf.transfer import ProfiledTransfer, Transfer
+from zfit_fnf.storage.schema import FORMAT, KINDS, Manifest, class_of
 
 SMALL = {"hidden": (6, 5), "n_components": 3}
 HISTORY = History(

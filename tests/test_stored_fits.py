@@ -12,12 +12,12 @@ from test_storage import shaken
 
 import zfit_fnf as zfnf
 from zfit_fnf import storage
-from zfit_fnf.deformation import Response
+from zfit_fnf.densities.deformation import Response
 from zfit_fnf.doi import fit_transfer, profile
 from zfit_fnf.doi.ensemble import ensemble
-from zfit_fnf.doi.globalfit import Member
-from zfit_fnf.optimise import Schedule
+from zfit_fnf.doi.step1 import Member
 from zfit_fnf.samples import Sample
+from zfit_fnf.train.loop import Schedule
 
 SHORT = Schedule(steps=10, batch_size=100, warmup=2, averaging=0.5, rotate_every=0, patience=None)
 

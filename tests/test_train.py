@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from zfit_fnf import Schedule, Variation
-from zfit_fnf.optimise import TrainingStopped, _Optimiser, _Shuffler
-from zfit_fnf.plan import interaction_powers
 from zfit_fnf.train import fit_deformation, fit_flow
+from zfit_fnf.train.loop import TrainingStopped, _Optimiser, _Shuffler
+from zfit_fnf.train.plan import interaction_powers
 
 N = 40_000
 SHORT = Schedule(steps=150, batch_size=512, warmup=20, averaging=0.98)
@@ -175,7 +175,7 @@ def test_a_stopped_training_survives_the_way_from_another_process(flow):
 
 
 def test_interrupt_keeps_the_best_weights(monkeypatch):
-    from zfit_fnf import optimise
+    from zfit_fnf.train import loop as optimise
 
     real, calls = optimise._Feed.steps, []
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zfit_fnf import Deformation, Flow, Sample, Schedule, Variation, YieldChange, load, save, train
-from zfit_fnf.deformation import PolynomialMap, Response
+from zfit_fnf.densities.deformation import PolynomialMap, Response
 from zfit_fnf.train import fit_deformation, fit_flow
 
 RNG = np.random.default_rng(1)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from executors import Here
 
-from zfit_fnf import Schedule, Variation, load, optimise, save, train
-from zfit_fnf.optimise import TrainingStopped
+from zfit_fnf import Schedule, Variation, load, save, train
 from zfit_fnf.train import fit_deformation, fit_flow
+from zfit_fnf.train import loop as optimise
+from zfit_fnf.train.loop import TrainingStopped
 
 SCHEDULE = Schedule(steps=200, batch_size=64, rotate_every=0, patience=None)  # validated every ten steps
 SETTINGS = {"schedule": SCHEDULE, "hidden": (3,), "seed": 2, "progress": False}

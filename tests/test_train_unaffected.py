@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from zfit_fnf import Sample, Schedule, Variation, load, save
-from zfit_fnf.calibration import vanish_at
-from zfit_fnf.deformation import PolynomialMap, Response
+from zfit_fnf.densities.deformation import PolynomialMap, Response
 from zfit_fnf.train import fit_deformation, fit_flow
+from zfit_fnf.train.score_correction import vanish_at
 
 N = 4000
 SETTINGS = {"schedule": Schedule(steps=200, batch_size=256, rotate_every=0), "hidden": (3,), "progress": False}

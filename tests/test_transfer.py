@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_storage import shaken
 
-from zfit_fnf.deformation import PolynomialMap, Response
+from zfit_fnf.densities.deformation import PolynomialMap, Response
+from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.samples import as_sample
-from zfit_fnf.transfer import ProfiledTransfer, Transfer
 
 EVENTS = pd.DataFrame({"a": [0.3, 4.2, 1.0], "b": [1.0, -2.0, 0.5], "x": [0.2, -1.0, 3.0]})
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .quiet import load_tensorflow_quietly
+from .common.quiet import load_tensorflow_quietly
 
 load_tensorflow_quietly()
 
 if TYPE_CHECKING:
     from . import (
-        calculators,
         datasets,
         diagnostics,
         doi,
-        doi_plotting,
+        hepstats,
         influence,
         interop,
         limits,
@@ -33,23 +32,23 @@ if TYPE_CHECKING:
         train,
     )
     from .acceleration import accelerate
-    from .deformation import Deformation, YieldChange
-    from .flows import Flow
+    from .densities.deformation import Deformation, YieldChange
+    from .densities.flows import Flow
     from .minimize import Minuit
-    from .optimise import Schedule
     from .param import Nuisance, lnN, modified_yield, normsys, nuisance
     from .samples import Sample, Variation
     from .storage import load, save
+    from .train.loop import Schedule
 
 _NAMES = {
-    "Deformation": "deformation",
-    "Flow": "flows",
+    "Deformation": "densities.deformation",
+    "Flow": "densities.flows",
     "Minuit": "minimize",
     "Nuisance": "param",
     "Sample": "samples",
-    "Schedule": "optimise",
+    "Schedule": "train.loop",
     "Variation": "samples",
-    "YieldChange": "deformation",
+    "YieldChange": "densities.deformation",
     "accelerate": "acceleration",
     "lnN": "param",
     "load": "storage",
@@ -61,11 +60,10 @@ _NAMES = {
 
 __version__ = "0.1.0.dev0"
 __all__ = [  # noqa: RUF022 (modules first)
-    "calculators",
     "datasets",
     "diagnostics",
     "doi",
-    "doi_plotting",
+    "hepstats",
     "influence",
     "interop",
     "limits",

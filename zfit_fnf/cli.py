@@ -41,9 +41,9 @@ def demo(
     """Simulate a toy analysis, train its densities, fit it, and leave tables and plots in a folder."""
     # Imported here, because TensorFlow takes seconds and neither --help nor --version needs it.
     from . import demo as of_parameters
-    from . import doi_demo as of_map
+    from .demo import doi as of_map
     from .doi import EnsembleStopped
-    from .optimise import TrainingStopped
+    from .train.loop import TrainingStopped
 
     try:
         if doi:

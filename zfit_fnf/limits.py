@@ -31,15 +31,7 @@ from .influence import scores
 from .minimize import Minuit
 from .param import Nuisance, limits_of
 from .scans import axis_title
-from .toys import (
-    Values,
-    asimov,
-    current_axes,
-    current_values,
-    global_observables,
-    measured_values,
-    preserved,
-)
+from .toys import Values, asimov, current_axes, current_values, global_observables, measured_values, preserved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -492,7 +484,7 @@ def _warn_of_few(n_events: Sequence[float], what: str) -> None:
         counts = " and ".join(f"{n:.2g} {kind}" for n, kind in zip(n_events, ("expected", "observed"), strict=False))
         warnings.warn(
             f"asymptotic formulae need more events than {counts} that this result rests on: {what}. Toys do not "
-            "(zfit_fnf.calculators.FrequentistCalculator)",
+            "(zfit_fnf.hepstats.FrequentistCalculator)",
             stacklevel=3,
         )
 

@@ -20,8 +20,8 @@ import tensorflow as tf
 from zfit.core.constraint import BaseConstraint
 from zfit.core.parameter import BaseParameter
 
-from .checks import number
-from .deformation import YieldChange
+from .common.checks import number
+from .densities.deformation import YieldChange
 
 _yield_numbers = itertools.count()
 

@@ -1,12 +1,12 @@
 """Distributions of Interest: the measured quantity is an invertible map from data to simulation."""
 
-from .amortised import ProfiledFit, profile
-from .bootstrap import EnsembleStopped, bootstrap
 from .ensemble import Ensemble, ensemble
-from .globalfit import TransferFit, fit_transfer
 from .histograms import predicted, unfolded
 from .pdf import DoIPDF
-from .uncertainty import Scenario, Scenarios, Uncertainty, scenarios
+from .replicas import EnsembleStopped, bootstrap
+from .step1 import TransferFit, fit_transfer
+from .step2 import ProfiledFit, profile
+from .variations import Scenario, Scenarios, Uncertainty, scenarios
 
 __all__ = [
     "DoIPDF",

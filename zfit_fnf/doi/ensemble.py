@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from ..minimize import Minuit
 from ..toys import preserved
-from .amortised import ProfiledFit
+from .step2 import ProfiledFit
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..samples import Sample, as_sample
-from .uncertainty import Scenario, Scenarios
+from .variations import Scenario, Scenarios
 
 
 def predicted(

@@ -9,6 +9,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
+from ..densities.transfer import ProfiledTransfer, Transfer
 from ..param import values_of
 from ..pdf import (
     UNBOUNDED,
@@ -25,7 +26,6 @@ from ..pdf import (
     prepare_given,
     space_ranges,
 )
-from ..transfer import ProfiledTransfer, Transfer
 
 
 class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from ..flows import Density, Flow, in_chunks
+from ..densities.flows import Density, Flow, in_chunks
 from .physical import PhysicalFlow, check_arguments, make_flow
 
 LogProb = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..flows import Density, Flow
+from ..densities.flows import Density, Flow
 from ..samples import Sample, as_sample, check_inside
 
 _TYPICAL = 10_000  # events from which the standardisation is learned

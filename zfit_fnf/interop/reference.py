@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..deformation import Deformation, Powers, YieldChange
-from ..flows import Flow
-from ..nets import Model
+from ..densities.deformation import Deformation, Powers, YieldChange
+from ..densities.flows import Flow
+from ..densities.networks import Model
 from .architecture import NetworkShape
 from .state_dict import NetworkWeights, common_dtype, is_module, read_arrays
 from .zuko import activation_of, architecture_of, make_density
@@ -108,7 +108,7 @@ def import_fnf(
 class ReferenceResponse(Model):
     """Coefficient networks of one nuisance, or of the cross term of two, as zuko has made them.
 
-    It takes the place of a :class:`~zfit_fnf.deformation.Response`.
+    It takes the place of a :class:`~zfit_fnf.densities.deformation.Response`.
 
     Args:
         nuisances: The names whose monomials this response multiplies.

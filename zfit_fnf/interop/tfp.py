@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from ..flows import Density
+from ..densities.flows import Density
 from .callable import FunctionDensity
 from .physical import PhysicalFlow, check_arguments, make_flow
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..flows import Flow
+from ..densities.flows import Flow
 from .architecture import ZukoLayer
 from .physical import check_arguments
 from .state_dict import NetworkWeights, activation_name, common_dtype, is_module, read_arrays
@@ -46,7 +46,7 @@ def import_flow(
     It is evaluated in the precision of its arguments, float64 for all users, whatever the precision of its weights.
 
     Splines, and activations such as ReLU, have kinks: read the warning of
-    :class:`~zfit_fnf.bijectors.RationalQuadraticSpline` before you trust errors from Hessians.
+    :class:`~zfit_fnf.densities.bijectors.RationalQuadraticSpline` before you trust errors from Hessians.
 
     Args:
         source: The flow itself; or its state dict, a mapping of arrays or a file: ``.pt`` or ``.pth`` (written by

@@ -11,9 +11,9 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from ..bijectors import RationalQuadraticSpline
-from ..flows import Density
-from ..nets import silu
+from ..densities.bijectors import RationalQuadraticSpline
+from ..densities.flows import Density
+from ..densities.networks import silu
 from .architecture import NetworkShape, ZukoLayer
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {

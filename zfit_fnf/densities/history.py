@@ -1,0 +1,158 @@
+"""What a trained model knows of its training; apart from the loop that trains, so that a stored model comes without it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_FEW_EVENTS = 1000.0
+_LOW_SHARE = 0.1
+_STILL_FALLING = 1e-3  # nats per event in the last quarter of the steps, where the learning rate is down to a seventh
+
+
+@dataclass(frozen=True)
+class History:
+    """Record of one training.
+
+    Attributes:
+        name: What was trained.
+        steps: Steps at which the losses below were recorded.
+        training: Mean negative log-density per event since the previous record, in nats.
+        validation: The same on the validation events, in standardised coordinates.
+        best_step: Step whose weights were kept; zero for those of the start.
+        n_events: Training events.
+        effective_size: Their Kish effective number, smaller than ``n_events`` for weighted samples.
+        seconds: Wall time.
+        stopped_early: Whether ``patience`` ended the training.
+        initial: Validation loss of the weights of the start.
+        interrupted: Whether the training was stopped before its end.
+        fingerprint: Recognises the events, see :func:`zfit_fnf.samples.pairing.fingerprint`.
+
+    Raises:
+        ValueError: If the lists differ in length, or ``best_step`` is not among the steps.
+    """
+
+    name: str
+    steps: list[int] = field(default_factory=list)
+    training: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    best_step: int = 0
+    n_events: int = 0
+    effective_size: float = 0.0
+    seconds: float = 0.0
+    stopped_early: bool = False
+    initial: float | None = None
+    interrupted: bool = False
+    fingerprint: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not len(self.steps) == len(self.training) == len(self.validation):
+            raise ValueError(f"the history of {self.name!r} has lists of different lengths")
+        if self.best_step not in (0, *self.steps):
+            raise ValueError(f"the history of {self.name!r} has no record of step {self.best_step}, the best one")
+
+    @property
+    def best_validation(self) -> float:
+        """Validation loss of the weights that were kept, at ``best_step``, minus the mean log-density in nats per event."""
+        if self.best_step:
+            return self.validation[self.steps.index(self.best_step)]
+        return math.nan if self.initial is None else self.initial
+
+    @property
+    def gain(self) -> float:
+        """How much the validation log-density has risen since the start, in nats per event."""
+        return math.nan if self.initial is None else self.initial - self.best_validation
+
+    @property
+    def problems(self) -> list[str]:
+        """What went wrong, one sentence each."""
+        found = []
+        if self.interrupted:
+            found.append(f"interrupted after step {max(self.steps, default=0)}")
+        if self.steps and not self.interrupted and not self.gain > 0.0 and self.initial is not None:
+            found.append("never better than its start: nothing was learned, or the learning rate is too large")
+        if self._late_gain() > _STILL_FALLING:
+            found.append(
+                f"still improving at its end, by {self._late_gain():.2g} in the last quarter: train for longer"
+            )
+        if 0.0 < self.effective_size < _FEW_EVENTS:
+            found.append(f"only {self.effective_size:.0f} effective events")
+        elif self.n_events and self.effective_size < _LOW_SHARE * self.n_events:
+            found.append(
+                f"weights vary so much, or so many are negative, that {self.n_events} events count like "
+                f"{self.effective_size:.0f}"
+            )
+        return found
+
+    def _late_gain(self) -> float:
+        """By how much the validation loss has fallen in the last quarter of the steps, up to the best one."""
+        if self.stopped_early or self.interrupted or len(self.steps) < 4 or self.best_step != self.steps[-1]:
+            return 0.0
+        late = [loss for step, loss in zip(self.steps, self.validation, strict=True) if step >= 0.75 * self.steps[-1]]
+        return late[0] - self.best_validation
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON."""
+        return asdict(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Training and validation loss against the step.
+
+        Args:
+            ax: Matplotlib axes; default the current ones.
+
+        Returns:
+            The axes.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise ImportError('plots need matplotlib: pip install "zfit_fnf[plot]"') from error
+        ax = plt.gca() if ax is None else ax
+        ax.plot(self.steps, self.training, label="training")
+        ax.plot(self.steps, self.validation, label="validation (averaged weights)")
+        ax.axvline(self.best_step, color="grey", linestyle=":", label="kept")
+        ax.set(xlabel="step", ylabel="negative log-density [nats/event]", title=self.name)
+        ax.legend()
+        return ax
+
+    def __str__(self) -> str:
+        events = f"{self.n_events} events (effective {self.effective_size:.0f})"
+        if not self.steps:
+            return f"{self.name}: not trained; {events}"
+        early = ", stopped early" if self.stopped_early else ""
+        problems = "".join(f"; {problem}" for problem in self.problems)
+        return (
+            f"{self.name}: validation log-density {-self.best_validation:.5f} nats/event at step {self.best_step} of "
+            f"{self.steps[-1]}{early}; {events}, {self.seconds:.0f} s{problems}"
+        )
+
+
+class Histories(dict[str, History]):
+    """Records of several trainings by name; prints as a table with a row for each."""
+
+    def __str__(self) -> str:
+        rows = [("", "events", "effective", "log-density", "gain", "kept step", "seconds")]
+        for name, history in self.items():
+            figures = ("not trained", "", "")
+            if history.steps:
+                kept = f"{history.best_step}/{history.steps[-1]}"
+                figures = (f"{-history.best_validation:.5f}", f"{history.gain:.2g}", kept)
+            rows.append(
+                (name, f"{history.n_events}", f"{history.effective_size:.0f}", *figures, f"{history.seconds:.0f}")
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        return "\n".join([*(line.rstrip() for line in lines), *problems_of(self)])
+
+    __repr__ = __str__
+
+
+def problems_of(histories: Mapping[str, History]) -> list[str]:
+    """What went wrong in any of several trainings, one sentence each with its name."""
+    return [f"{name}: {problem}" for name, history in histories.items() for problem in history.problems]

@@ -1,0 +1,227 @@
+r"""The measured quantity of a Distribution of Interest: an invertible map from data to simulation.
+
+.. math::
+    p(y | x, c, \nu) = p_\mathrm{sim}(T_\phi(y; x, c) | x, c, \nu) \; |\det \partial T_\phi / \partial y|
+
+(arXiv:2602.13184). A :class:`Transfer` is the map :math:`T_\phi`. How it has to move with the parameters, so that it stays
+the best one for each of their values, is a polynomial map in front of it: a :class:`ProfiledTransfer` is
+:math:`T(y; \theta) = T_\phi(T_\psi(y; \theta - \hat\theta))`, as a density with nuisances is a flow behind a deformation.
+
+Directions are those of all bijections here: *inverse* takes data to simulation (in one pass), *forward* simulation to
+data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from ..common.checks import DEEPEST, integer, names
+from .bijectors import Affine
+from .coordinates import Coordinates
+from .deformation import PolynomialMap
+from .flows import AutoregressiveLayer, in_chunks
+from .networks import Model, hidden_widths
+
+
+class Transfer(Coordinates):
+    """The map ``T_phi``: smooth, invertible, conditional on ``x`` and on the process; a new one is the identity.
+
+    Autoregressive layers, with the order of the observables reversed from one to the next, in coordinates that keep the
+    observables inside of their physical ranges.
+
+    Args:
+        obs: Observables that it moves.
+        cond: Observables that it depends on.
+        processes: Names of the processes that have a map each; with none, one map is for all.
+        ranges: Physical ``(low, high)`` of observables that have them.
+        standardisation: ``(mean, width)`` of columns in unbounded coordinates; default ``(0, 1)``, until
+            :meth:`standardise` learns it.
+        n_layers: Number of layers.
+        hidden: Widths of the hidden layers of each network; default two layers of ``max(32, 16 d)``.
+        seed: Seed of the initial weights.
+
+    Example:
+        >>> transfer = Transfer(["y1", "y2"], ["x"], processes=["A", "B"])
+        >>> events = pd.DataFrame({"y1": [0.3], "y2": [1.0], "x": [0.0]})
+        >>> bool(np.allclose(transfer.to_simulation(events, process="A"), events))
+        True
+    """
+
+    def __init__(
+        self,
+        obs: Sequence[str],
+        cond: Sequence[str] = (),
+        *,
+        processes: Sequence[str] = (),
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        standardisation: Mapping[str, tuple[float, float]] | None = None,
+        n_layers: int = 3,
+        hidden: Sequence[int] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(obs, cond, ranges=ranges, standardisation=standardisation)
+        n_layers = integer(n_layers, "n_layers", low=1, high=DEEPEST)
+        seed = integer(seed, "seed", low=0)
+        self.processes = names(processes, "processes", '["signal", "background"]')
+        self.hidden = hidden_widths(hidden, len(self.obs), least=32)
+        n_context = len(self.cond) + len(self.processes)
+        self.layers = [
+            AutoregressiveLayer(Affine(), len(self.obs), n_context, self.hidden, int(layer_seed), zero_init=True)
+            for layer_seed in np.random.SeedSequence(seed).generate_state(n_layers)
+        ]
+
+    # --- for users: tables in, tables out -----------------------------------------------------------------------
+
+    def to_simulation(self, data: Any, *, process: str | None = None) -> pd.DataFrame:
+        """Take data to where simulation has them.
+
+        Args:
+            data: Table with the columns ``obs`` and ``cond``.
+            process: Which process the events are taken to be of, if each has its own map.
+
+        Returns:
+            The same events in simulation: the columns ``obs`` and ``cond``.
+
+        Raises:
+            ValueError: For bad columns, events outside of the ranges, and a process that is missing or unknown.
+        """
+        return self.moved(lambda u, context: self.inverse(u, self.given(context))[0], data, process)
+
+    def to_data(self, simulation: Any, *, process: str | None = None) -> pd.DataFrame:
+        """Correct simulated events: take them to where data have them; arguments as for :meth:`to_simulation`."""
+        return self.moved(lambda u, context: self.forward(u, self.given(context)), simulation, process)
+
+    def moved(
+        self, move: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], events: Any, process: str | None
+    ) -> pd.DataFrame:
+        """Apply a function of the standardised observables and the context to a table; as for :meth:`to_simulation`."""
+        y, x = self.columns(events)
+
+        def physical(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+            u, c, _ = self.encode(y, x)
+            return self.decode(move(u, self.context(c, process)))
+
+        return pd.DataFrame(np.concatenate([in_chunks(physical, y, x), x], axis=1), columns=[*self.obs, *self.cond])
+
+    # --- for densities and training: tensors ----------------------------------------------------------------------
+
+    def context(self, c: tf.Tensor, process: str | None) -> tf.Tensor:
+        """What the networks are conditional on: standardised conditions ``(n, m)`` and the process, one-hot."""
+        if not self.processes:
+            return c
+        if process not in self.processes:
+            raise ValueError(
+                f"each process has its own map: process= must be one of {list(self.processes)}, got {process!r}"
+            )
+        one_hot = np.array([float(name == process) for name in self.processes])
+        return tf.concat(
+            [c, tf.fill((tf.shape(c)[0], 1), tf.constant(1.0, c.dtype)) * tf.constant(one_hot, c.dtype)], axis=1
+        )
+
+    def given(self, context: tf.Tensor) -> list[Any]:
+        """What the networks make of the context alone."""
+        return [layer.given(context) for layer in self.layers]
+
+    def inverse(self, u: tf.Tensor, given: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data to simulation ``(n, d)`` and its log-determinant ``(n,)``, in standardised coordinates."""
+        log_det = tf.zeros_like(u[:, 0])
+        for index, (layer, of_layer) in enumerate(zip(self.layers, given, strict=True)):
+            moved, layer_log_det = layer.inverse(_turned(u, index), of_layer)
+            u, log_det = _turned(moved, index), log_det + layer_log_det
+        return u, log_det
+
+    def forward(self, u: tf.Tensor, given: Sequence[Any]) -> tf.Tensor:
+        """Simulation to data ``(n, d)``, the inverse of :meth:`inverse`."""
+        for index, (layer, of_layer) in reversed(list(enumerate(zip(self.layers, given, strict=True)))):
+            u = _turned(layer.forward(_turned(u, index), of_layer), index)
+        return u
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments that construct a transfer of the same architecture."""
+        return {
+            "obs": self.obs,
+            "cond": self.cond,
+            "processes": self.processes,
+            "ranges": self.ranges,
+            "n_layers": len(self.layers),
+            "hidden": self.hidden,
+        }
+
+    def __repr__(self) -> str:
+        given = f" | {', '.join(self.cond)}" if self.cond else ""
+        each = f" for each of {', '.join(self.processes)}" if self.processes else ""
+        return f"<Transfer of {', '.join(self.obs)}{given}{each}, {len(self.layers)} layer(s)>"
+
+
+def _turned(u: tf.Tensor, index: int) -> tf.Tensor:
+    """Coordinates in the order of a layer: every second one sees them reversed."""
+    return u[:, ::-1] if index % 2 else u
+
+
+class ProfiledTransfer(Model):
+    """A transfer that follows the parameters: ``T(y; theta) = T_phi(T_psi(y; theta - centre))``.
+
+    Args:
+        transfer: The map ``T_phi``, the best one at the centre.
+        deformation: The map ``T_psi``, polynomial in the shifts along the axes.
+        centre: Values of the parameters where ``T_psi`` is the identity, by name.
+        axes: Matrix ``(P, P)`` whose columns are shifts of the parameters by one unit of the deformation's nuisances.
+    """
+
+    def __init__(
+        self, transfer: Transfer, deformation: PolynomialMap, *, centre: Mapping[str, float], axes: np.ndarray
+    ):
+        super().__init__()
+        self.transfer, self.deformation = transfer, deformation
+        self.parameters = tuple(centre)
+        n = len(self.parameters)
+        self._centre, self._axes, self._inverse_axes = (
+            tf.Variable(np.zeros(shape), trainable=False, dtype=tf.float64) for shape in (n, (n, n), (n, n))
+        )
+        self.place(centre, axes)
+
+    @property
+    def centre(self) -> dict[str, float]:
+        """Values of the parameters where ``T_psi`` is the identity, by name."""
+        return dict(zip(self.parameters, self._centre.numpy().tolist(), strict=True))
+
+    def place(self, centre: Mapping[str, float], axes: np.ndarray | None = None) -> None:
+        """Set the centre, and other axes if there are any."""
+        self._centre.assign([centre[name] for name in self.parameters])
+        if axes is not None:
+            self._axes.assign(axes)
+            self._inverse_axes.assign(np.linalg.inv(axes))
+
+    def at(self, shift: tf.Tensor) -> tf.Tensor:
+        """Parameters ``(P,)`` at a shift ``(P,)`` along the axes; float64."""
+        return self._centre + tf.linalg.matvec(self._axes, shift)
+
+    def basis(self, theta: tf.Tensor) -> tf.Tensor:
+        """Monomials ``(M,)`` at the parameters ``theta (P,)``; float64."""
+        return self.deformation.basis(tf.linalg.matvec(self._inverse_axes, theta - self._centre))
+
+    def inverse(self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data to simulation ``(n, d)`` and its log-determinant ``(n,)``."""
+        coefficients = self.deformation.coefficients(u, context)
+        u, psi_log_det = self.deformation.apply(u, context, coefficients, self.basis(theta))
+        u, phi_log_det = self.transfer.inverse(u, self.transfer.given(context))
+        return u, psi_log_det + phi_log_det
+
+    def forward(self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
+        """Simulation to data ``(n, d)``."""
+        u = self.transfer.forward(u, self.transfer.given(context))
+        return self.deformation.forward(u, context, self.basis(theta))
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments that construct the same map."""
+        return {
+            "transfer": self.transfer,
+            "deformation": self.deformation,
+            "centre": self.centre,
+            "axes": self._axes.numpy(),
+        }

@@ -1,0 +1,262 @@
+"""Fits of maps in files: everything but the model and the data, which are given again when a file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from ..densities.transfer import Transfer
+from ..samples import as_sample
+from ..storage.schema import Array, Count, Entry, Names, Parts, Record, Reference, Schema, Text, plain
+from ..train.loop import Schedule
+from .ensemble import Ensemble, rebased_loss
+from .pdf import behind
+from .step1 import GlobalProblem, Member, TransferFit
+from .step2 import Check, ProfiledFit
+
+_PROBES = 16  # events by which a model and data are recognised
+
+
+class MemberEntry(Schema):
+    """See :class:`~zfit_fnf.doi.step1.Member`."""
+
+    seed: tuple[int, int]
+    transfer: Reference
+    values: dict[Text, float]
+    problems: list[str]
+
+
+class TransferFitEntry(Entry):
+    """See :class:`~zfit_fnf.doi.TransferFit`; the array ``covariance`` is there if it is a matrix of numbers.
+
+    Neither the model nor the data are in the file, which therefore holds the densities of a few events.
+    """
+
+    model: ClassVar[str] = "doi.step1.TransferFit"
+    kind: Literal["transfer_fit"] = "transfer_fit"
+    transfer: Reference
+    values: dict[Text, float]
+    has_covariance: bool
+    nll: float
+    rounds: list[float]
+    history: Record
+    members: list[MemberEntry]
+    problems: list[str]
+    schedule: Schedule
+    penalty: float
+    start: dict[Text, float]
+    columns: Names
+    n_events: Annotated[int, Field(ge=1)]
+    sum_weights: float
+
+    @classmethod
+    def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The fit, and the densities of the first events at its minimum."""
+        fit: TransferFit = model
+        fields = {
+            "kind": "transfer_fit",
+            "has_covariance": bool(np.isfinite(fit.covariance).all()),
+            "members": [_member_fields(fit, member) for member in fit.members],
+            "schedule": fit.problem.schedule,
+            "penalty": float(fit.problem.penalty),
+            "start": {parameter.name: value for parameter, value in fit.problem.start.items()},
+            "columns": list(fit.model.obs),
+            "n_events": fit.data.n_events,
+            "sum_weights": float(fit.data.sum_weights),
+        }
+        for name in ("transfer", "values", "nll", "rounds", "history", "problems"):
+            fields[name] = getattr(fit, name)
+        probes = fit.data.array(fit.model.obs, slice(0, _PROBES))
+        arrays = {"probes": probes, "probed": _probe(fit, probes)}
+        return plain(fields, index_of), arrays | ({"covariance": fit.covariance} if fields["has_covariance"] else {})
+
+    def layout(self) -> Iterator[Array]:
+        """The covariance; the first events, and their log-densities."""
+        if self.has_covariance:
+            yield Array("covariance", (len(self.values),) * 2, "F64", "")
+        n = min(self.n_events, _PROBES)
+        yield Array("probes", (n, len(self.columns)), "F64", "")
+        yield Array("probed", (n,), "F64", "")
+
+    def references(self) -> list[int]:
+        """The map, and those of the members."""
+        return [self.transfer, *(member.transfer for member in self.members)]
+
+    def make(self, parts: Parts) -> Any:
+        """The fit of the model and data that the user supplies, if they are what they were."""
+        if missing := sorted({"model", "data"} - set(parts.supplied)):
+            raise ValueError(
+                f"is a fit of a model to data, which are not stored: give the {' and the '.join(missing)} as "
+                'supplied={"model": model, "data": data}'
+            )
+        pdf, transfer = parts.supplied["model"], parts.model(self.transfer, "densities.transfer.Transfer")
+        if list(pdf.obs) != self.columns:
+            raise ValueError(f"belongs to a model of {self.columns}; the one supplied describes {list(pdf.obs)}")
+        data = as_sample(parts.supplied["data"], pdf.obs)
+        problem = GlobalProblem(pdf, transfer, self.schedule, penalty=self.penalty)
+        named = {parameter.name: parameter for parameter in problem.params}
+        if set(named) != set(self.values) or set(named) != set(self.start):
+            raise ValueError(f"has the parameters {list(self.values)}; those of the model supplied are {list(named)}")
+        problem.start = {named[name]: value for name, value in self.start.items()}
+        n = len(self.values)
+        fit = TransferFit(
+            model=pdf,
+            pdf=problem.pdf,
+            data=data,
+            transfer=transfer,
+            values=dict(self.values),
+            covariance=parts.arrays["covariance"] if self.has_covariance else np.full((n, n), np.nan),
+            nll=self.nll,
+            rounds=tuple(self.rounds),
+            history=self.history,
+            problem=problem,
+            members=tuple(_member(member, parts) for member in self.members),
+            problems=tuple(self.problems),
+        )
+        self._check_supplied(fit, parts)
+        zfit.param.set_values([named[name] for name in self.values], list(self.values.values()))
+        return fit
+
+    def _check_supplied(self, fit: TransferFit, parts: Parts) -> None:
+        probes = fit.data.array(fit.model.obs, slice(0, _PROBES))
+        same = probes.shape == parts.arrays["probes"].shape and np.array_equal(probes, parts.arrays["probes"])
+        total = float(fit.data.sum_weights)
+        if not same or fit.data.n_events != self.n_events or not np.isclose(total, self.sum_weights, rtol=1e-12):
+            raise ValueError(
+                f"belongs to other data: to {self.n_events} events with the summed weights {self.sum_weights:g}; those "
+                f"supplied are {fit.data.n_events} with {total:g}"
+            )
+        now, then = _probe(fit, probes), parts.arrays["probed"]
+        if not np.allclose(now, then, rtol=1e-9, atol=1e-9):
+            raise ValueError(f"belongs to another model: log-densities {now} were {then}")
+
+    def summary(self, entries: Sequence[Entry]) -> list[str]:
+        """The best fit, the members and the problems."""
+        best = ", ".join(f"{name} = {value:.5g}" for name, value in self.values.items())
+        lines = [f"global fit of {self.n_events} events: {best}", f"  {len(self.members)} members", f"  {self.history}"]
+        return lines + [f"  problem: {problem}" for problem in self.problems]
+
+
+class ProfiledFitEntry(Entry):
+    """See :class:`~zfit_fnf.doi.ProfiledFit`."""
+
+    model: ClassVar[str] = "doi.step2.ProfiledFit"
+    kind: Literal["profiled_fit"] = "profiled_fit"
+    fit: Reference
+    transfer: Reference
+    window: dict[Text, float]
+    checks: list[Check]
+    history: Record
+    problems: list[str]
+
+    @classmethod
+    def fields_of(cls, model: Any, index_of: Callable[[Any], int]) -> dict[str, Any]:
+        """The fields."""
+        names = ("transfer", "window", "checks", "history", "problems")
+        fields = {"kind": "profiled_fit", "fit": index_of(model.fit)}
+        return plain({**fields, **{name: getattr(model, name) for name in names}}, index_of)
+
+    def references(self) -> list[int]:
+        """The global fit, and the map."""
+        return [self.fit, self.transfer]
+
+    def make(self, parts: Parts) -> Any:
+        """The profile, with the model of data."""
+        fit, transfer = (
+            parts.model(self.fit, "doi.step1.TransferFit"),
+            parts.model(self.transfer, "densities.transfer.ProfiledTransfer"),
+        )
+        if transfer.transfer is not fit.transfer or set(transfer.parameters) != set(fit.values):
+            raise ValueError("has a map that does not belong to its fit")
+        return ProfiledFit(
+            fit=fit,
+            transfer=transfer,
+            pdf=behind(fit.model, transfer, params=fit.parameters),
+            window=dict(self.window),
+            checks=tuple(self.checks),
+            history=self.history,
+            problems=tuple(self.problems),
+        )
+
+    def summary(self, entries: Sequence[Entry]) -> list[str]:
+        """The window, and the problems."""
+        window = ", ".join(f"{name} +-{half:.3g}" for name, half in self.window.items())
+        return [f"amortised profile, window {window}", *(f"  problem: {problem}" for problem in self.problems)]
+
+
+class EnsembleEntry(Entry):
+    """See :class:`~zfit_fnf.doi.ensemble.Ensemble`; the array ``minima`` has a row for each member."""
+
+    model: ClassVar[str] = "doi.ensemble.Ensemble"
+    kind: Literal["ensemble"] = "ensemble"
+    profiled: Reference
+    n_members: Count
+    values: dict[Text, float]
+    errors: dict[Text, float]
+    k_eff: float
+
+    @classmethod
+    def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The minima of the members and of their average."""
+        fields = {"kind": "ensemble", "profiled": index_of(model.nll.profiled), "n_members": len(model.minima)}
+        for name in ("values", "errors", "k_eff"):
+            fields[name] = getattr(model, name)
+        minima = model.minima[list(model.values)].to_numpy(float)
+        return plain(fields, index_of), {"minima": minima, "lowest": np.asarray(model.lowest, float)}
+
+    def layout(self) -> Iterator[Array]:
+        """Parameters and negative log-likelihood of each member at its minimum."""
+        yield Array("minima", (self.n_members, len(self.values)), "F64", "")
+        yield Array("lowest", (self.n_members,), "F64", "")
+
+    def references(self) -> list[int]:
+        """The profile."""
+        return [self.profiled]
+
+    def make(self, parts: Parts) -> Any:
+        """The ensemble, with its likelihood."""
+        profiled = parts.model(self.profiled, "doi.step2.ProfiledFit")
+        if len(profiled.fit.members) != self.n_members or set(self.values) != set(profiled.fit.values):
+            raise ValueError("has members or parameters that its fit does not have")
+        nll = rebased_loss(profiled)
+        for index, lowest in enumerate(parts.arrays["lowest"].tolist()):
+            nll.rebase(index, lowest)
+        return Ensemble(
+            minima=pd.DataFrame(parts.arrays["minima"], columns=list(self.values)),
+            lowest=nll.lowest,
+            values=dict(self.values),
+            errors=dict(self.errors),
+            k_eff=self.k_eff,
+            nll=nll,
+        )
+
+    def summary(self, entries: Sequence[Entry]) -> list[str]:
+        """The minimum of the average."""
+        best = ", ".join(f"{name} = {value:.5g} +- {self.errors[name]:.2g}" for name, value in self.values.items())
+        return [f"rebased average of {self.n_members} members: {best}"]
+
+
+ENTRIES = (TransferFitEntry, ProfiledFitEntry, EnsembleEntry)
+
+
+def _member_fields(fit: TransferFit, member: Member) -> Mapping[str, Any]:
+    transfer = Transfer(**fit.transfer.config())
+    transfer.assign(member.transfer)
+    return {"seed": member.seed, "transfer": transfer, "values": member.values, "problems": member.problems}
+
+
+def _member(entry: MemberEntry, parts: Parts) -> Member:
+    weights = parts.model(entry.transfer, "densities.transfer.Transfer").weights_list()
+    return Member(entry.seed, weights, dict(entry.values), tuple(entry.problems))
+
+
+def _probe(fit: TransferFit, events: np.ndarray) -> np.ndarray:
+    """Log-densities of events at the best fit."""
+    named = fit.parameters
+    with zfit.param.set_values([named[name] for name in fit.values], list(fit.values.values())):
+        return np.asarray(fit.pdf.log_pdf(zfit.Data(events, obs=fit.pdf.obs, name="probes")))

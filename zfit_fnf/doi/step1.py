@@ -1,0 +1,504 @@
+"""Step 1: the global fit, of the map together with all parameters of the model.
+
+The map is trained on minibatches, and the parameters of the model with it. Minuit then finds the exact minimum in the
+parameters for the map as it is; the end of the training is repeated, with small steps, until the minimum stays where it is.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from zfit.result import FitResult
+
+from ..densities.history import History
+from ..densities.transfer import Transfer
+from ..loss import Events, ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel
+from ..minimize import Minuit
+from ..param import Nuisance
+from ..pdf import FNFPDF, UNBOUNDED, components, outputs, space_ranges
+from ..samples import Sample, as_sample, check_inside
+from ..train.loop import Batch, Maximiser, Schedule
+from .pdf import Given, behind, mixture, parts_of, responsibilities
+
+CHUNK = 8192
+"""Events per call of what is computed for all of them."""
+
+_SCORED = 32  # calls of the kernel that tell how well a parameter is measured
+_EPOCHS = 20
+_ROUNDS, _TAIL = 4, 0.8  # repeats of the end of the training, at most, and where that end begins
+_STILL = 0.2  # standard errors: a minimum that moves less has stopped
+_FEW = 2.0  # events per weight
+_EDGE = 1e-6  # of a range: events closer to its edge have been pushed there
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A replica of the global fit, made by `bootstrap`.
+
+    Attributes:
+        seed: What its events were drawn with.
+        transfer: Values of the variables of its map, as of `Transfer.weights_list`.
+        values: Best fit of the parameters, by name.
+        problems: What is wrong with the fit, if anything.
+    """
+
+    seed: tuple[int, int]
+    transfer: list[np.ndarray]
+    values: dict[str, float]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class TransferFit:
+    """A map from data to simulation and the parameters of the model, fitted together; made by `fit_transfer`.
+
+    Attributes:
+        model: The model of simulation.
+        pdf: The model of data: every component behind the map.
+        data: The events.
+        transfer: The map.
+        values: Best fit of the parameters, by name.
+        covariance: Their covariance with the map as it is, in the order of `values`.
+        nll: Negative log-likelihood at the minimum.
+        rounds: Moves of the minimum, in standard errors, when the end of the training was repeated.
+        history: Of the training.
+        problem: What was solved, to solve it again for other data.
+        members: Replicas, from `bootstrap`.
+        problems: What is wrong with the fit; nothing, if it is valid.
+    """
+
+    model: zfit.pdf.BasePDF
+    pdf: zfit.pdf.BasePDF
+    data: Sample
+    transfer: Transfer
+    values: dict[str, float]
+    covariance: np.ndarray
+    nll: float
+    rounds: tuple[float, ...]
+    history: History
+    problem: GlobalProblem = field(repr=False)
+    members: tuple[Member, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """Whether the minimum is one, and may be used."""
+        return not self.problems
+
+    @property
+    def parameters(self) -> dict[str, zfit.Parameter]:
+        """The parameters that were fitted, by name."""
+        return {parameter.name: parameter for parameter in floating(self.pdf)}
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Standard errors with the map as it is; smaller than what the data say, because the map absorbs part of it."""
+        return dict(zip(self.values, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+
+    def loss(self) -> zfit.loss.UnbinnedNLL:
+        """The likelihood of the parameters with the map as it is."""
+        return make_loss(self.pdf, self.data)
+
+    def __str__(self) -> str:
+        rows = {name: (f"{value:.5g}", f"{self.errors[name]:.2g}") for name, value in self.values.items()}
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=["best fit", "error, map fixed"]).to_string()
+        state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
+        members = f"{len(self.members)} members" if self.members else "no members: no statistical band"
+        return (
+            f"global fit of {self.data.n_events} events with {self.transfer!r}, {members}\n{state}\n{table}\n"
+            f"NLL {self.nll:.2f}; the minimum moved by {', '.join(f'{move:.2f}' for move in self.rounds)} sigma at last"
+        )
+
+
+def fit_transfer(
+    model: zfit.pdf.BasePDF,
+    data: Any,
+    *,
+    obs: Sequence[str],
+    cond: Sequence[str] = (),
+    weights: Any = None,
+    shared: bool = False,
+    penalty: float = 0.0,
+    n_layers: int = 3,
+    hidden: Sequence[int] | None = None,
+    schedule: Schedule | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> TransferFit:
+    """Fit a map from data to simulation together with the parameters of a model.
+
+    The densities of simulation stay as they are. All floating parameters of the model start from their current values,
+    and are left at the best fit.
+
+    Args:
+        model: Density of simulation with its nuisances, yields and so on: a `SumPDF`, each component of which is a
+            process with its own map, or another PDF.
+        data: Events with all observables of the model: DataFrame, dict of arrays, `zfit.Data`, `Sample` or file.
+        obs: Observables that the map moves.
+        cond: Observables that it depends on.
+        weights: Weights of the events: a column or an array.
+        shared: Whether one map is for all processes, as for an effect of the detector.
+        penalty: Cost per event of a squared displacement, in nats per squared standard deviation of the observables.
+        n_layers: Autoregressive layers of the map.
+        hidden: Widths of the hidden layers of its networks; default two of ``max(32, 16 d)``.
+        schedule: Length and speed of the training; default 1000 steps over 20 epochs. Its validation events are a
+            guard against overfitting: where they speak against later weights, earlier ones are kept.
+        seed: Seed of everything random.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The fit. Print it, look at ``valid``, and go on with `profile`.
+
+    Raises:
+        ValueError: If the model has no floating parameter or does not describe the observables of the map, processes
+            have no names of their own, or the data are bad.
+        TrainingStopped: If the training diverges or is interrupted.
+
+    Example:
+        >>> doi = fit_transfer(model, data, obs=["y1", "y2"], cond=["x1", "x2"], seed=1)
+        >>> profiled = profile(doi, seed=1)
+    """
+    if not isinstance(model, zfit.pdf.BasePDF):
+        raise TypeError(f"fit_transfer takes a model first, then its data; got {type(model).__name__}")
+    for argument, names in (("obs=", obs), ("cond=", cond)):
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f'{argument} is a list of names of observables, e.g. ["y1", "y2"]; got {names!r}')
+    check_count("seed=", seed)
+    check_count("n_layers=", n_layers, least=1)
+    if not (np.isfinite(penalty) and penalty >= 0):
+        raise ValueError(f"penalty= is a cost and cannot be {penalty}")
+    sample = as_sample(data, model.obs, weights=weights)
+    check_inside(sample, space_ranges(model.norm))
+    transfer = _new_transfer(model, obs, cond, shared=shared, n_layers=n_layers, hidden=hidden, seed=seed)
+    transfer.standardise(sample)
+    _warn_if_few(transfer, sample)
+    problem = GlobalProblem(model, transfer, schedule or default_schedule(sample), penalty=penalty)
+    return problem.solve(sample, seed=seed, progress=progress)
+
+
+def default_schedule(sample: Sample) -> Schedule:
+    """A thousand steps over twenty epochs, whatever the number of events."""
+    steps = 1000
+    batch_size = int(np.clip(_EPOCHS * sample.n_events / steps, 64, 4096))
+    return Schedule(steps=steps, batch_size=batch_size, learning_rate=1e-2, patience=None)
+
+
+class GlobalProblem:
+    """The global fit of one model: compiled for the first data set, and not again for others.
+
+    There is one map and one set of parameters, which every solution leaves at its best fit.
+
+    Args:
+        model: The model of simulation.
+        transfer: The map.
+        schedule: Of its training.
+        penalty: As for `fit_transfer`.
+    """
+
+    def __init__(self, model: zfit.pdf.BasePDF, transfer: Transfer, schedule: Schedule, *, penalty: float = 0.0):
+        self.model, self.transfer, self.schedule, self.penalty = model, transfer, schedule, penalty
+        self.pdf = behind(model, transfer)
+        self.params = floating(self.pdf)
+        self.start = {parameter: float(parameter.value()) for parameter in self.params}
+        self._sum_weights = tf.Variable(1.0, dtype=tf.float64, trainable=False)
+        self._step_sizes = [tf.Variable(1.0, trainable=False) for _ in self.params]
+        self._fit: Maximiser | None = None
+
+    def solve(self, sample: Sample, *, seed: int, progress: bool, covariance: bool = True) -> TransferFit:
+        """Fit data from the identity map and from the start values of the parameters.
+
+        Args:
+            sample: The events.
+            seed: Of the networks' initial weights and of the shuffling.
+            progress: Whether to show progress bars.
+            covariance: Whether to compute the covariance of the parameters, which is not a number otherwise.
+
+        Raises:
+            TrainingStopped: If the training diverges or is interrupted.
+        """
+        zfit.param.set_values(self.start, clip=True)
+        self._restart(seed)
+        self._sum_weights.assign(sample.sum_weights)
+        source = [Rows(sample, prepared_rows(self.pdf, sample))]
+        self._fit = self._fit or self._maximiser(sample)
+        self._set_step_sizes(sample)
+        history = self._fit("global fit", source, seed=seed, progress=progress)
+        result = self._minimise(sample)
+        moves: list[float] = []
+        while len(moves) < _ROUNDS and (not moves or moves[-1] > _STILL):
+            before = current(self.params)
+            tail = int(_TAIL * self.schedule.steps)
+            self._fit(f"global fit, round {len(moves) + 1}", source, seed=seed, progress=progress, first_step=tail)
+            result = self._minimise(sample)
+            errors = expected_errors(self.pdf, sample, self.params)
+            moves.append(float(np.max(np.abs(current(self.params) - before) / errors)))
+        matrix = self._covariance(sample) if covariance else np.full((len(self.params),) * 2, np.nan)
+        return TransferFit(
+            model=self.model,
+            pdf=self.pdf,
+            data=sample,
+            transfer=self.transfer,
+            values={parameter.name: float(parameter.value()) for parameter in self.params},
+            covariance=matrix,
+            nll=float(result.fmin),
+            rounds=tuple(moves),
+            history=history,
+            problems=tuple(self._problems(sample, result, moves, matrix if covariance else np.eye(1))),
+            problem=self,
+        )
+
+    def _restart(self, seed: int) -> None:
+        """The identity, with fresh weights in the hidden layers."""
+        fresh = Transfer(**self.transfer.config(), seed=seed)
+        for variable, start in zip(self.transfer.trainable_variables, fresh.trainable_variables, strict=True):
+            variable.assign(start)
+
+    def _maximiser(self, sample: Sample) -> Maximiser:
+        weights = self.transfer.trainable_variables
+        return Maximiser(
+            self._log_likelihood(make_loss(self.pdf, sample).constraints),
+            [*weights, *self.params],
+            schedule=self.schedule,
+            step_sizes=[*[1.0] * len(weights), *self._step_sizes],
+        )
+
+    def _set_step_sizes(self, sample: Sample) -> None:
+        """Of the parameters: one standard error at the most. They are those of these data, whatever was fitted before."""
+        sizes = expected_errors(self.pdf, sample, self.params) / self.schedule.learning_rate
+        for variable, size in zip(self._step_sizes, sizes, strict=True):
+            variable.assign(size)
+
+    def _log_likelihood(self, constraints: Sequence[Any]) -> Callable[..., tf.Tensor]:
+        """Log-density of minibatches, with the terms of the likelihood that are not sums over events shared out."""
+        parts, structure = parts_of(self.pdf), given_structure(self.pdf)
+
+        def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
+            given = tf.nest.pack_sequence_as(structure, columns)
+            log_p = [part.log_density_at(events, events.u) for part, events in zip(parts, given, strict=True)]
+            value = mixture(self.pdf, log_p)
+            if self.penalty:
+                value -= self.penalty * self._displacement(given, log_p)
+            if self.pdf.is_extended:
+                expected = tf.reshape(self.pdf.get_yield().value(), ())
+                value += tf.math.log(expected) - expected / self._sum_weights
+            for constraint in constraints:
+                value -= tf.reshape(constraint.value(), ()) / self._sum_weights
+            return value
+
+        return log_likelihood
+
+    def _displacement(self, given: Sequence[Given], log_p: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Squared displacement of each event, averaged over the processes that it may be of."""
+        squared = [tf.reduce_sum(tf.square(self._moved(events) - events.u), axis=-1) for events in given]
+        shares = responsibilities(self.pdf, [tf.stop_gradient(part) for part in log_p])
+        return tf.add_n([share * tf.cast(s, tf.float64) for share, s in zip(shares, squared, strict=True)])
+
+    def _moved(self, events: Given) -> tf.Tensor:
+        return self.transfer.inverse(events.u, self.transfer.given(events.context))[0]
+
+    def _minimise(self, sample: Sample) -> FitResult:
+        # Minimisers of zfit leave cycles of references that hold the events, prepared for a map that there no longer is.
+        gc.collect()
+        return Minuit().minimize(make_loss(self.pdf, sample), self.params)
+
+    def _covariance(self, sample: Sample) -> np.ndarray:
+        """Inverse Hessian; not a number if that is not positive definite."""
+        hessian = np.asarray(make_loss(self.pdf, sample).hessian(self.params))
+        positive = np.isfinite(hessian).all() and np.linalg.eigvalsh(hessian)[0] > 0
+        return np.linalg.inv(hessian) if positive else np.full_like(hessian, np.nan)
+
+    def _problems(self, sample: Sample, result: FitResult, moves: Sequence[float], covariance: np.ndarray) -> list[str]:
+        problems = []
+        if not np.isfinite(covariance).all():
+            problems.append("the Hessian at the minimum is not positive definite")
+        if not result.converged:
+            problems.append("Minuit did not converge")
+        if at_limit := [parameter.name for parameter in self.params if parameter.at_limit]:
+            problems.append(f"at a limit: {', '.join(at_limit)}")
+        if moves[-1] > _STILL:
+            problems.append(f"the minimum still moves by {moves[-1]:.2f} sigma after {len(moves)} rounds: train longer")
+        problems += [
+            f"nuisance {name!r} is at {value:.3g}, outside of the range ({low:g}, {high:g}) of its deformation"
+            for name, (value, low, high) in nuisance_ranges(self.model).items()
+            if not low <= value <= high
+        ]
+        if pushed := _pushed_to_an_edge(self.pdf, sample):
+            problems.append(f"the map pushes {pushed} events to an edge of the range of the observables")
+        return problems
+
+
+# --- what both steps need -------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Rows:
+    """Events as rows of arrays: where minibatches come from."""
+
+    sample: Sample
+    columns: Sequence[np.ndarray]
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The columns of some rows, and their weights."""
+        weights = self.sample.relative_weights(rows).astype(np.float32)
+        return (*(column[rows] for column in self.columns), weights)
+
+
+def check_count(argument: str, number: Any, *, least: int = 0) -> None:
+    """Refuse what is not an integer of a certain size at least."""
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise TypeError(f"{argument} is an integer; got {number!r}")
+    if number < least:
+        raise ValueError(f"{argument} is at least {least}; got {number}")
+
+
+def make_loss(pdf: zfit.pdf.BasePDF, sample: Sample) -> zfit.loss.UnbinnedNLL:
+    """The likelihood of data, extended if the model is."""
+    return (ExtendedUnbinnedNLL if pdf.is_extended else UnbinnedNLL)(pdf, sample)
+
+
+def floating(pdf: zfit.pdf.BasePDF) -> list[zfit.Parameter]:
+    """The floating parameters of a model, by name."""
+    return sorted(pdf.get_params(floating=True), key=lambda parameter: parameter.name)
+
+
+def current(params: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Current values."""
+    return np.array([float(parameter.value()) for parameter in params])
+
+
+def prepared_rows(pdf: zfit.pdf.BasePDF, sample: Sample) -> list[np.ndarray]:
+    """What the events are to the parts of a model, whatever the map, as a flat list of float32 arrays."""
+    parts, x = parts_of(pdf), sample.array(pdf.obs)
+    chunks = [
+        tf.nest.flatten([part.given(tf.constant(x[start : start + CHUNK])) for part in parts])
+        for start in range(0, len(x), CHUNK)
+    ]
+    return [_rows([np.asarray(t, np.float32) for t in column], len(x)) for column in zip(*chunks, strict=True)]
+
+
+def _rows(chunks: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """One array with a row for each event; what is the same for all events has a single row."""
+    if n > 1 and len(chunks[0]) == 1:
+        return np.broadcast_to(chunks[0], (n, *chunks[0].shape[1:]))
+    return np.concatenate(chunks)
+
+
+def given_structure(pdf: zfit.pdf.BasePDF) -> Any:
+    """The nest that `prepared_rows` flattens."""
+    centre = [[0.5 * (low + high) for low, high in space_ranges(pdf.norm).values()]]
+    return [part.given(tf.constant(centre, tf.float64)) for part in parts_of(pdf)]
+
+
+def expected_errors(pdf: zfit.pdf.BasePDF, sample: Sample, params: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Rough standard errors ``(P,)`` of parameters one by one, from their scores.
+
+    The gradient of a sum of log-densities with random signs has the sum of their squared scores as its variance: a few
+    calls of the kernel that fits use anyway, and no second derivatives.
+    """
+    kernel, rng = event_kernel(pdf), np.random.default_rng(0)
+    rows = rng.permutation(sample.n_events)[: _SCORED * kernel.chunk_size(sample.n_events)]
+    events = Events(kernel, sample.array(pdf.obs, rows))
+    squares = np.zeros(len(kernel.params))
+    for prepared, present in itertools.islice(itertools.cycle(events), _SCORED):
+        signs = tf.constant(rng.choice([-1.0, 1.0], size=present.shape)) * present
+        gradient = kernel.value_gradient(prepared, signs)[1].numpy()
+        squares += gradient**2 * sample.n_events / float(tf.reduce_sum(present)) / _SCORED
+    of_shape = dict(zip(kernel.params, squares, strict=True))
+    information = np.array([of_shape.get(p, 0.0) + _information_of_rate(pdf, p) for p in params])
+    information += [float(isinstance(p, Nuisance)) for p in params]
+    return 1.0 / np.sqrt(np.maximum(information, 1e-12))
+
+
+def _information_of_rate(pdf: zfit.pdf.BasePDF, parameter: zfit.Parameter) -> float:
+    if not pdf.is_extended:
+        return 0.0
+    with tf.GradientTape() as tape:
+        expected = tf.reshape(pdf.get_yield().value(), ())
+    slope = tape.gradient(expected, parameter)
+    return 0.0 if slope is None else float(slope) ** 2 / float(expected)
+
+
+def nuisance_ranges(model: zfit.pdf.BasePDF) -> dict[str, tuple[float, float, float]]:
+    """Value of each nuisance and the range where all deformations that it moves were trained, by parameter name."""
+    ranges: dict[str, tuple[float, float, float]] = {}
+    for part in components(model):
+        if not isinstance(part, FNFPDF):
+            continue
+        for name, (low, high) in part.deformation.windows.items():
+            parameter = part.params[name]
+            _, lowest, highest = ranges.get(parameter.name, (0.0, -np.inf, np.inf))
+            ranges[parameter.name] = (float(parameter.value()), max(low, lowest), min(high, highest))
+    return ranges
+
+
+def _pushed_to_an_edge(pdf: zfit.pdf.BasePDF, sample: Sample) -> int:
+    """Events that the map takes to where the range of an observable ends, as seen in a part of them."""
+    pushed = 0
+    for part in parts_of(pdf):
+        x = tf.constant(sample.array(pdf.obs, slice(0, CHUNK)))
+        moved = part.simulated(x)
+        for name, (low, high) in part.ranges.items():
+            if name in moved and high - low < UNBOUNDED:
+                y = moved[name]
+                margin = _EDGE * (high - low)
+                pushed += int(np.sum((y < low + margin) | (y > high - margin)))
+    return pushed
+
+
+def _new_transfer(
+    model: zfit.pdf.BasePDF,
+    obs: Sequence[str],
+    cond: Sequence[str],
+    *,
+    shared: bool,
+    n_layers: int,
+    hidden: Sequence[int] | None,
+    seed: int,
+) -> Transfer:
+    described = outputs(model)
+    if unknown := [name for name in obs if name not in described]:
+        raise ValueError(f"obs= names {unknown}, but {model.name!r} describes {list(described)}")
+    if unknown := [name for name in cond if name not in model.obs]:
+        raise ValueError(f"cond= names {unknown}, but {model.name!r} has {list(model.obs)}")
+    names = [part.name for part in parts_of(model)]
+    if not shared and len(set(names)) < len(names):
+        raise ValueError(
+            f"the components of {model.name!r} are called {names}: give each process its own name=, or use shared=True"
+        )
+    if not floating(model):
+        raise ValueError(f"{model.name!r} has no floating parameter, and there is nothing to fit together with the map")
+    limits = {name: limits for name, limits in space_ranges(model.norm).items() if name in obs}
+    ranges = {
+        name: (low if low > -UNBOUNDED else -np.inf, high if high < UNBOUNDED else np.inf)
+        for name, (low, high) in limits.items()
+    }
+    return Transfer(
+        obs,
+        cond,
+        processes=() if shared or len(names) == 1 else names,
+        ranges=ranges,
+        n_layers=n_layers,
+        hidden=hidden,
+        seed=seed,
+    )
+
+
+def _warn_if_few(transfer: Transfer, sample: Sample) -> None:
+    n_weights = sum(int(np.prod(variable.shape)) for variable in transfer.trainable_variables)
+    ratio = sample.effective_size / n_weights
+    if ratio < _FEW:
+        warnings.warn(
+            f"{sample.effective_size:.0f} effective events are few for a map with {n_weights} weights (ratio "
+            f"{ratio:.2g}): it will follow fluctuations. Use smaller hidden= layers, or a penalty=",
+            stacklevel=3,
+        )

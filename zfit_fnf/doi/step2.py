@@ -1,0 +1,481 @@
+r"""Step 2: the amortised profile, i.e. how the best map moves with the parameters.
+
+For every value of the parameters there is a best map. ``T_psi``, in front of the map ``T_phi`` that is best at
+:math:`\hat\theta`, learns all of them at once: it maximises the log-likelihood averaged over a window of
+:math:`\delta\theta = \theta - \hat\theta`. The likelihood with the moving map is then the profile likelihood, in which the
+map no longer appears.
+
+What there is to gain is of second order in :math:`\delta\theta`, while the log-likelihood of an event changes in first
+order with any displacement :math:`\Delta` of it: a sum over events of fluctuations of both signs, which would drown the
+gain. This first variation,
+
+.. math::
+    \delta \ell_i = \sum_c r_{ic} \, \big[ \nabla \log p_c(y_i) \cdot \Delta_c(y_i) + \nabla \cdot \Delta_c(y_i) \big],
+    \qquad r_{ic} = \frac{n_c \, p_c(y_i)}{\sum_{c'} n_{c'} p_{c'}(y_i)},
+
+with the densities at :math:`\hat\theta`, is therefore subtracted event by event. Its sum over the data vanishes for every
+displacement if :math:`T_\phi` is a maximum, so that only noise is lost; and where :math:`T_\phi` is not quite a maximum,
+``T_psi`` learns how the maximum moves, and not where it is. Shifts are drawn in pairs of both signs, which removes
+what is left of first order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from scipy.stats import qmc
+
+from ..densities.deformation import PolynomialMap, Response
+from ..densities.history import History
+from ..densities.transfer import ProfiledTransfer
+from ..train.loop import Batch, Maximiser, Schedule
+from .pdf import behind, mixture, parts_of, responsibilities
+from .step1 import (
+    CHUNK,
+    Rows,
+    TransferFit,
+    check_count,
+    default_schedule,
+    given_structure,
+    make_loss,
+    nuisance_ranges,
+    prepared_rows,
+)
+
+_N_SIGMA = 6.0  # half width of the window, in standard errors with the map fixed; half as many when it is free
+_RISE = 4.5  # of the profile likelihood towards the edges of the window: three standard errors
+_WIDEN, _WIDENINGS = 4.0, 2  # at the most, each time, and how often
+_LARGEST_PRODUCT = 5  # parameters: with more of them, shifts enter squared but not multiplied
+_POINTS = 14  # log2 of the number of shifts
+_SHORT = 0.8  # of that: a window that ends there is too narrow
+_LEAST = 0.5  # standard errors: room that is left to a parameter at the edge of its range
+_AT = 0.8  # of the window: where maps are refitted
+_TOLERANCE = (0.5, 0.15)  # of the rise of the profile likelihood at a check: absolute, relative
+
+
+@dataclass(frozen=True)
+class Check:
+    """The amortised map against one that was refitted with the parameters fixed.
+
+    Attributes:
+        shift: Of the parameters, from the best fit of step 1, by name.
+        amortised: Rise of the negative log-likelihood with the amortised map.
+        refitted: Rise with the map refitted there, compared to one refitted at the best fit in the same way.
+    """
+
+    shift: dict[str, float]
+    amortised: float
+    refitted: float
+
+    @property
+    def difference(self) -> float:
+        """How much the amortised map misses of the maximum."""
+        return self.amortised - self.refitted
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is tolerable."""
+        absolute, relative = _TOLERANCE
+        return abs(self.difference) < absolute + relative * abs(self.refitted)
+
+
+@dataclass(frozen=True, eq=False)
+class ProfiledFit:
+    """The profile likelihood of the parameters, with the map that belongs to each of their values; made by `profile`.
+
+    Attributes:
+        fit: The global fit that it starts from.
+        transfer: The map, as a function of the parameters.
+        pdf: The model of data.
+        window: Half width of the range where the map was trained, around the best fit of step 1, by name.
+        checks: Comparisons with maps that were refitted.
+        history: Of the training.
+        problems: What is wrong with it; nothing, if it is valid.
+    """
+
+    fit: TransferFit
+    transfer: ProfiledTransfer
+    pdf: zfit.pdf.BasePDF
+    window: dict[str, float]
+    checks: tuple[Check, ...]
+    history: History
+    problems: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether the profile likelihood may be used."""
+        return not self.problems
+
+    @property
+    def parameters(self) -> dict[str, zfit.Parameter]:
+        """The parameters, by name."""
+        return self.fit.parameters
+
+    def loss(self) -> zfit.loss.UnbinnedNLL:
+        """The profile likelihood of the parameters, a loss like any other: for MIGRAD, HESSE, MINOS, scans and limits.
+
+        Warns:
+            UserWarning: If the profile is not valid.
+        """
+        if not self.valid:
+            warnings.warn(f"this profile likelihood is not valid: {'; '.join(self.problems)}", stacklevel=2)
+        return make_loss(self.pdf, self.fit.data)
+
+    def __str__(self) -> str:
+        state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
+        window = ", ".join(f"{name} +-{half:.3g}" for name, half in self.window.items())
+        lines = [f"amortised profile of {', '.join(self.window)}", state, f"window: {window}"]
+        if self.checks:
+            rows = [
+                {**check.shift, "amortised": check.amortised, "refitted": check.refitted, "missed": check.difference}
+                for check in self.checks
+            ]
+            lines += ["rise of the NLL at shifts of the parameters:", pd.DataFrame(rows).to_string(index=False)]
+        return "\n".join(lines)
+
+
+def profile(
+    fit: TransferFit,
+    *,
+    window: Mapping[str, float] | None = None,
+    n_checks: int = 3,
+    hidden: Sequence[int] | None = None,
+    schedule: Schedule | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> ProfiledFit:
+    """Learn how the map of a global fit moves with the parameters.
+
+    Args:
+        fit: The global fit.
+        window: Half width of the range of each parameter around its best fit, by name; by default six standard errors
+            with the map fixed, widened until the profile likelihood has risen by three standard errors at its edges.
+        n_checks: At how many random shifts inside of the window the map is refitted, for comparison.
+        hidden: Widths of the hidden layers; default two of ``max(64, 16 d)``.
+        schedule: Length and speed of the training; default 500 steps.
+        seed: Seed of everything random.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The profile likelihood. Print it, and look at ``valid``: it is not, if the map misses too much of the maximum at
+        a check.
+
+    Raises:
+        ValueError: If the global fit has no covariance, or the window names an unknown parameter, lacks one, or leaves the
+            range where the deformations of the model were trained.
+        TrainingStopped: If the training diverges or is interrupted.
+
+    Example:
+        >>> profiled = profile(doi, seed=1)
+        >>> result = zfit_fnf.Minuit().minimize(profiled.loss())
+    """
+    if not isinstance(fit, TransferFit):
+        raise TypeError(f"profile takes the fit that fit_transfer or bootstrap has made; got {type(fit).__name__}")
+    if window is not None and not isinstance(window, Mapping):
+        raise TypeError(f"window= is a half width by name of the parameter, for {list(fit.values)}; got {window!r}")
+    check_count("n_checks=", n_checks)
+    check_count("seed=", seed)
+    problem = ProfileProblem(fit, hidden=hidden, schedule=schedule, seed=seed)
+    return problem.solve(fit, window=window, n_checks=n_checks, seed=seed, progress=progress)
+
+
+class ProfileProblem:
+    """The amortised profile of one global problem: compiled for the first fit, and not again for others.
+
+    Args:
+        fit: A solution of the global problem.
+        hidden: As for `profile`.
+        schedule: As for `profile`.
+        seed: Of the networks' initial weights.
+    """
+
+    def __init__(
+        self,
+        fit: TransferFit,
+        *,
+        hidden: Sequence[int] | None = None,
+        schedule: Schedule | None = None,
+        seed: int = 0,
+    ):
+        self.params = fit.problem.params
+        self.schedule = schedule or _default_schedule(fit)
+        self._fixed_pdf = fit.pdf
+        transfer = fit.transfer
+        response = Response(
+            axes := [f"axis {index}" for index in range(len(self.params))],
+            _powers(len(self.params)),
+            n_dim=len(transfer.obs),
+            n_context=len(transfer.cond) + len(transfer.processes),
+            hidden=hidden,
+            seed=seed,
+        )
+        self.deformation = PolynomialMap([response], windows=dict.fromkeys(axes, (-1.5, 1.5)))
+        self.transfer = ProfiledTransfer(
+            transfer,
+            self.deformation,
+            centre={parameter.name: 0.0 for parameter in self.params},
+            axes=np.eye(len(self.params)),
+        )
+        named = {parameter.name: parameter for parameter in self.params}
+        self.pdf = behind(fit.model, self.transfer, params=named)
+        self._start = self.deformation.weights_list()
+        self._amortise = Maximiser(self._log_likelihood(), self.deformation.trainable_variables, schedule=self.schedule)
+        self._point = tf.Variable(tf.zeros(len(self.params), tf.float64), trainable=False)
+        # A training that was too short is to be found out, so that its schedule is not that of the comparison.
+        self._refit = Maximiser(
+            self._log_likelihood_at_point(),
+            transfer.trainable_variables,
+            schedule=_default_schedule(fit),
+        )
+        self._first_variation = tf.function(self._events_first_variation, autograph=False)
+
+    def solve(
+        self, fit: TransferFit, *, window: Mapping[str, float] | None, n_checks: int, seed: int, progress: bool
+    ) -> ProfiledFit:
+        """Learn the map around a solution of the global problem.
+
+        Args:
+            fit: The solution, the latest one of its problem.
+            window: As for `profile`.
+            n_checks: As for `profile`.
+            seed: Of the shifts and of the shuffling.
+            progress: Whether to show progress bars.
+
+        Raises:
+            ValueError: As for `profile`.
+            TrainingStopped: As for `profile`.
+        """
+        centre = np.array(list(fit.values.values()))
+        axes = _axes_of_window(fit, window) if window else _axes_of_errors(fit)
+        room = _room(fit, axes, given=window is not None)
+        zfit.param.set_values(self.params, centre)
+        columns = [*prepared_rows(self._fixed_pdf, fit.data), *self._variation_rows(fit)]
+        for widening in range(_WIDENINGS + 1):
+            self.transfer.place(fit.values, axes)
+            self.deformation.assign(self._start)
+            shifts = _shifts(axes, room, seed)
+            source = [_ShiftedRows(fit.data, columns, shifts, self.schedule.batch_size)]
+            history = self._amortise("profile", source, seed=seed, progress=progress)
+            reach = self._reach(fit, axes, room)
+            if window or widening == _WIDENINGS or np.all(reach > 1.0):
+                break
+            axes = axes * np.clip(1.2 / reach, 1.0, _WIDEN)
+        checks = self._checks(fit, axes, room, n_checks, seed=seed, progress=progress)
+        zfit.param.set_values(self.params, centre)
+        return ProfiledFit(
+            fit=fit,
+            transfer=self.transfer,
+            pdf=self.pdf,
+            window=dict(zip(fit.values, np.minimum(np.abs(axes).sum(axis=1), room).tolist(), strict=True)),
+            checks=tuple(checks),
+            history=history,
+            problems=tuple(_problems(fit, checks, reach)),
+        )
+
+    # --- what is maximised ----------------------------------------------------------------------------------------
+
+    def _log_likelihood(self) -> Callable[..., tf.Tensor]:
+        """Log-density of minibatches at both signs of a shift, minus its first variation with the displacement."""
+        structure = given_structure(self._fixed_pdf)
+
+        def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
+            *flat, shares, gradients, shift = columns
+            given = tf.nest.pack_sequence_as(structure, flat)
+            # The model has one value of the parameters at a time: all events of a minibatch share the first shift.
+            sides = [self._shifted(given, shares, gradients, sign * shift[0]) for sign in (1.0, -1.0)]
+            return 0.5 * (sides[0] + sides[1])
+
+        return log_likelihood
+
+    def _shifted(self, given: Any, shares: tf.Tensor, gradients: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+        self._set_parameters(tf.cast(shift, tf.float64))
+        basis, log_p, first = self.deformation.basis(shift), [], tf.zeros_like(shares[:, 0])
+        for index, (part, events) in enumerate(zip(parts_of(self._fixed_pdf), given, strict=True)):
+            coefficients = self.deformation.coefficients(events.u, events.context)
+            u, log_slopes = self.deformation.move(events.u, coefficients, basis)
+            log_p.append(part.log_density_at(events, u, tf.reduce_sum(log_slopes, axis=-1)))
+            first += tf.reduce_sum(gradients[:, index] * (u - events.u), axis=-1)
+            first += shares[:, index] * tf.reduce_sum(tf.math.expm1(log_slopes), axis=-1)
+        return mixture(self._fixed_pdf, log_p) - tf.cast(first, tf.float64)
+
+    def _log_likelihood_at_point(self) -> Callable[..., tf.Tensor]:
+        """Log-density of minibatches at one shift, where the parameters have been set to already."""
+        structure = given_structure(self._fixed_pdf)
+
+        def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
+            given, log_p = tf.nest.pack_sequence_as(structure, columns), []
+            for part, events in zip(parts_of(self._fixed_pdf), given, strict=True):
+                basis = self.deformation.basis(tf.cast(self._point, events.u.dtype))
+                coefficients = self.deformation.coefficients(events.u, events.context)
+                log_p.append(
+                    part.log_density_at(events, *self.deformation.apply(events.u, events.context, coefficients, basis))
+                )
+            return mixture(self._fixed_pdf, log_p)
+
+        return log_likelihood
+
+    def _set_parameters(self, shift: tf.Tensor) -> None:
+        for parameter, value in zip(self.params, tf.unstack(self.transfer.at(shift)), strict=True):
+            parameter.assign(value)
+
+    def _variation_rows(self, fit: TransferFit) -> list[np.ndarray]:
+        """Share ``(n, C)`` of each component in each event, and the gradients ``(n, C, d)`` of the mixture."""
+        x = fit.data.array(fit.pdf.obs)
+        chunks = [self._first_variation(tf.constant(x[start : start + CHUNK])) for start in range(0, len(x), CHUNK)]
+        return [
+            np.concatenate([np.asarray(part, np.float32) for part in column]) for column in zip(*chunks, strict=True)
+        ]
+
+    def _events_first_variation(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        parts = parts_of(self._fixed_pdf)
+        given = [part.given(x) for part in parts]
+        u = [events.u for events in given]
+        with tf.GradientTape() as tape:
+            tape.watch(u)
+            log_p = [part.log_density_at(events, y) for part, events, y in zip(parts, given, u, strict=True)]
+            value = mixture(self._fixed_pdf, log_p)
+        return (
+            tf.stack(responsibilities(self._fixed_pdf, log_p), axis=1),
+            tf.stack(tape.gradient(value, u), axis=1),
+        )
+
+    # --- how good it is -------------------------------------------------------------------------------------------
+
+    def _reach(self, fit: TransferFit, axes: np.ndarray, room: np.ndarray) -> np.ndarray:
+        """Standard errors of the profile likelihood that each axis of the window reaches, in units of three."""
+        nll = make_loss(self.pdf, fit.data)
+        lowest = self._value(nll, np.zeros(len(axes)))
+        reach = []
+        for axis in np.eye(len(axes)):
+            point = _inside(axis, axes, room)
+            rises = [self._value(nll, sign * point) - lowest for sign in (1.0, -1.0)]
+            cut = np.linalg.norm(point) < 0.99  # by the range of a deformation: there is nothing to be widened
+            reach.append(np.inf if cut else np.sqrt(max(min(rises), 1e-3) / _RISE))
+        return np.array(reach)
+
+    def _value(self, nll: zfit.loss.UnbinnedNLL, shift: np.ndarray) -> float:
+        self._set_parameters(tf.constant(shift))
+        return float(nll.value(full=False))
+
+    def _checks(
+        self, fit: TransferFit, axes: np.ndarray, room: np.ndarray, n_checks: int, *, seed: int, progress: bool
+    ) -> list[Check]:
+        if not n_checks:
+            return []
+        directions = np.random.default_rng([seed, 1]).normal(size=(n_checks, len(axes)))
+        directions *= _AT / np.linalg.norm(directions, axis=1, keepdims=True)
+        points = np.concatenate([np.zeros((1, len(axes))), _inside(directions, axes, room)])
+        source = [Rows(fit.data, prepared_rows(self._fixed_pdf, fit.data))]
+        trained = self.transfer.weights_list()
+        amortised, refitted = [], []
+        try:
+            for number, point in enumerate(points):
+                self.transfer.assign(trained)
+                amortised.append(self._value(make_loss(self.pdf, fit.data), point))
+                self._point.assign(point)
+                self._refit(f"check {number}", source, seed=seed, progress=progress)
+                refitted.append(self._value(make_loss(self.pdf, fit.data), point))
+        finally:
+            self.transfer.assign(trained)
+        shifts = points @ axes.T
+        return [
+            Check(dict(zip(fit.values, shift.tolist(), strict=True)), high - amortised[0], low - refitted[0])
+            for shift, high, low in zip(shifts[1:], amortised[1:], refitted[1:], strict=True)
+        ]
+
+
+@dataclass(eq=False)
+class _ShiftedRows(Rows):
+    """Events as rows of arrays, and a shift that is the same for all events of a step.
+
+    Attributes:
+        shifts: The shifts ``(n, P)``, used one after the other.
+        per_step: Events of a step.
+    """
+
+    shifts: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
+    per_step: int = 1
+    _used: int = 0
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        *columns, weights = super().batch(rows)
+        steps = self._used + np.arange(len(rows)) // self.per_step
+        self._used = int(steps[-1]) + 1
+        return (*columns, self.shifts[steps % len(self.shifts)], weights)
+
+
+def _default_schedule(fit: TransferFit) -> Schedule:
+    return replace(default_schedule(fit.data), steps=500)
+
+
+def _powers(n: int) -> tuple[tuple[int, ...], ...]:
+    """Exponents of the monomials: linear, squared, and the products of two, unless these are many."""
+    linear = np.eye(n, dtype=int)
+    pairs = itertools.combinations(range(n), 2) if n <= _LARGEST_PRODUCT else ()
+    rows = [*linear, *(2 * linear), *(linear[i] + linear[j] for i, j in pairs)]
+    return tuple(tuple(row.tolist()) for row in rows)
+
+
+def _axes_of_errors(fit: TransferFit) -> np.ndarray:
+    """Principal axes of the standardised covariance as columns, several standard errors long."""
+    if not np.isfinite(fit.covariance).all():
+        raise ValueError("the global fit has no covariance to choose a window from: give window=")
+    errors = np.sqrt(np.diag(fit.covariance))
+    lengths, directions = np.linalg.eigh(fit.covariance / np.outer(errors, errors))
+    return _N_SIGMA * errors[:, None] * directions * np.sqrt(lengths)
+
+
+def _axes_of_window(fit: TransferFit, window: Mapping[str, float]) -> np.ndarray:
+    if set(window) != set(fit.values) or not all(0 < half < np.inf for half in window.values()):
+        raise ValueError(f"window= needs a positive half width for each of {list(fit.values)}; got {dict(window)}")
+    return np.diag([window[name] for name in fit.values])
+
+
+def _room(fit: TransferFit, axes: np.ndarray, *, given: bool) -> np.ndarray:
+    """How far ``(P,)`` each parameter may be moved to both sides, by its limits and the trained range of deformations."""
+    ranges, room = nuisance_ranges(fit.model), []
+    for (name, parameter), reach in zip(fit.parameters.items(), np.abs(axes).sum(axis=1), strict=True):
+        value, low, high = ranges.get(name, (fit.values[name], -np.inf, np.inf))
+        if given and (value - reach < low or value + reach > high):
+            raise ValueError(
+                f"window= of {name!r} reaches from {value - reach:.3g} to {value + reach:.3g}, but its deformation was "
+                f"trained between {low:g} and {high:g} only: choose a narrower window, or train with variations further out"
+            )
+        limits = [float(edge) for edge in (parameter.lower, parameter.upper) if edge is not None]
+        to_edge = [abs(edge - value) for edge in (low, high, *limits)]
+        room.append(max(min([np.inf, *to_edge]), _LEAST * fit.errors[name]))
+    return np.array(room)
+
+
+def _inside(shifts: np.ndarray, axes: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Shifts ``(..., P)`` along the axes, cut such that no parameter leaves its room."""
+    moved = np.clip(shifts @ axes.T, -room, room)
+    return moved @ np.linalg.inv(axes).T
+
+
+def _shifts(axes: np.ndarray, room: np.ndarray, seed: int) -> np.ndarray:
+    """Low-discrepancy shifts in the window."""
+    cube = qmc.Sobol(len(axes), seed=seed).random_base2(_POINTS)
+    return _inside(2.0 * cube - 1.0, axes, room).astype(np.float32)
+
+
+def _problems(fit: TransferFit, checks: Sequence[Check], reach: np.ndarray) -> list[str]:
+    problems = list(fit.problems)
+    for check in checks:
+        if not check.passed:
+            at = ", ".join(f"{name} {shift:+.3g}" for name, shift in check.shift.items())
+            problems.append(
+                f"at {at} the NLL rises by {check.amortised:.2f}, but only by {check.refitted:.2f} with a refitted map: "
+                "train longer or with larger networks"
+            )
+    if np.any(reach < _SHORT):
+        problems.append(f"the window reaches {3 * reach.min():.1f} standard errors of the profile likelihood only")
+    return problems

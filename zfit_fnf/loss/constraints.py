@@ -1,0 +1,77 @@
+"""The constraints of a likelihood: every auxiliary measurement once, those of the nuisances without being asked."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+from zfit.core.constraint import BaseConstraint, ProbabilityConstraint
+
+from ..param import Nuisance, NuisanceConstraint
+
+_INSIDE = {"zfit", "zfit_fnf", "hepstats", "iminuit", "scipy", "tensorflow"}
+
+
+class FoundConstraint(NuisanceConstraint):
+    """The unit Gaussians that a likelihood adds of itself; an explicit constraint takes their place."""
+
+
+def merged(given: Sequence[BaseConstraint], params: Iterable[zfit.Parameter]) -> list[BaseConstraint]:
+    """Every constraint once, and the unit Gaussians of all nuisances that none of them is a measurement of.
+
+    Args:
+        given: Constraints, those that were found before among them.
+        params: Independent parameters of the models.
+
+    Returns:
+        The constraints: objects that were given, as far as possible.
+    """
+    others = list({id(c): c for c in given if not isinstance(c, NuisanceConstraint)}.values())
+    explicit = [c for c in given if isinstance(c, NuisanceConstraint) and not isinstance(c, FoundConstraint)]
+    stated = tuple(dict.fromkeys(nu for c in explicit for nu in c.nuisances))
+    covered = measured([*explicit, *others])
+    _warn_of_functions(others, covered)
+    # What only a control region depends on is a nuisance of the likelihood too.
+    known = [*params, *(p for c in others for p in c.get_params(floating=None))]
+    found = tuple(dict.fromkeys(p for p in known if isinstance(p, Nuisance) and p not in covered))
+    return [*_one_of(NuisanceConstraint, stated, given), *_one_of(FoundConstraint, found, given), *others]
+
+
+def measured(constraints: Iterable[BaseConstraint]) -> set[Nuisance]:
+    """Nuisances that are themselves what a constraint measures, unlike those that a measured yield depends on."""
+    nuisances: set[Nuisance] = set()
+    for constraint in constraints:
+        if isinstance(constraint, NuisanceConstraint):
+            nuisances.update(constraint.nuisances)
+        elif isinstance(constraint, ProbabilityConstraint):
+            nuisances.update(p for p in constraint._ordered_params if isinstance(p, Nuisance))
+    return nuisances
+
+
+def outside() -> int:
+    """How many calls up the code of the user is, for warnings."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _one_of(kind: type[NuisanceConstraint], nuisances: tuple[Nuisance, ...], given: Sequence[Any]) -> list[Any]:
+    """A constraint of nuisances, if there are any: that among the given ones, which may be compiled, or a new one."""
+    same = [c for c in given if type(c) is kind and c.nuisances == nuisances]
+    return (same[:1] or [kind(nuisances)]) if nuisances else []
+
+
+def _warn_of_functions(constraints: Iterable[BaseConstraint], covered: set[Nuisance]) -> None:
+    """A function of a nuisance does not say whether it is its measurement or another one."""
+    for constraint in constraints:
+        if named := [p.name for p in constraint.params.values() if isinstance(p, Nuisance) and p not in covered]:
+            warnings.warn(
+                f"{type(constraint).__name__} depends on the nuisances {named} and is added to their unit Gaussians. To "
+                "take their place, give a zfit.constraint.GaussianConstraint; to have both without this warning, add "
+                "zfit_fnf.param.NuisanceConstraint([...])",
+                stacklevel=outside(),
+            )

@@ -1,0 +1,496 @@
+"""The one training loop: maximise a weighted mean log-likelihood over minibatches, compiled with XLA."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from ..common.checks import integer, number
+from ..densities.history import History
+from ..densities.networks import Model
+from ..samples import Sample
+
+_STEPS_PER_CALL = 100
+_CHECKS = 20
+_MOST = 2**31 - 1  # of what is counted in 32 bits
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: Number of minibatch steps.
+        batch_size: Events per step; of smaller samples every event comes several times.
+        learning_rate: Peak of the learning rate: linear warm-up, then cosine decay to zero.
+        warmup: Steps of the warm-up.
+        weight_decay: Decoupled weight decay, as in AdamW.
+        rotate_every: Steps between updates of the eigenbasis in which Adam runs (SOAP, arXiv:2409.11321); zero is plain
+            Adam (or AdamW).
+        averaging: Decay per step of the exponential average of the weights; zero uses the last weights.
+        validation: Share of the events set aside to choose the best weights, at most 50 000 of them.
+        patience: Stop after this many of the 20 evenly spaced validations without improvement; ``None`` never stops.
+    """
+
+    steps: int = 8000
+    batch_size: int = 3072
+    learning_rate: float = 1e-2
+    warmup: int = 200
+    weight_decay: float = 0.0
+    rotate_every: int = 10
+    averaging: float = 0.998
+    validation: float = 0.1
+    patience: int | None = 8
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "steps": integer(self.steps, "steps", low=1, high=_MOST),
+            "batch_size": integer(self.batch_size, "batch_size", low=1, high=_MOST),
+            "learning_rate": number(self.learning_rate, "learning_rate", above=0.0),
+            "warmup": integer(self.warmup, "warmup", low=0),
+            "weight_decay": number(self.weight_decay, "weight_decay", low=0.0),
+            "rotate_every": integer(self.rotate_every, "rotate_every", low=0),
+            "averaging": number(self.averaging, "averaging", low=0.0, high=1.0),
+            "validation": number(self.validation, "validation", above=0.0, high=1.0),
+            "patience": None if self.patience is None else integer(self.patience, "patience", low=0),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def learning_rates(self, first: int, count: int) -> np.ndarray:
+        """Learning rates of the steps ``first .. first + count - 1``."""
+        step = np.arange(first, first + count)
+        decay = 0.5 * (1.0 + np.cos(np.pi * np.minimum(step / self.steps, 1.0)))
+        return self.learning_rate * np.minimum((step + 1) / max(self.warmup, 1), 1.0) * decay
+
+
+class TrainingStopped(RuntimeError):
+    """A training that could not go on: its loss is no longer finite, the user interrupted it, or a process died.
+
+    Attributes:
+        model: What was trained so far, with the best weights; ``None`` if that is no better than nothing.
+        step: Step at which it stopped, if that is known.
+        learning_rate: Learning rate at that step.
+        history: Record of the training up to that step.
+    """
+
+    def __init__(self, message: str, step: int | None = None, learning_rate: float | None = None):
+        # All arguments go to the base class, so that the exception survives the way back from another process.
+        super().__init__(message, step, learning_rate)
+        self.step, self.learning_rate = step, learning_rate
+        self.model: Model | None = None
+        self.history: History | None = None
+
+    def carry(self, model: Model | None, advice: str) -> None:
+        """Take what was trained so far along, with a sentence on what to do with it."""
+        self.model, self.args = model, (f"{self.args[0]}. {advice}", *self.args[1:])
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+Batch = tuple[np.ndarray, ...]
+LogProb = Callable[..., tf.Tensor]
+
+
+class Source(Protocol):
+    """Training events, e.g. those at one point of the nuisances."""
+
+    @property
+    def sample(self) -> Sample:
+        """The events."""
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """What the log-density takes of some rows, then their weights, in float32; weights average to one."""
+
+
+class _Feed:
+    """Endless shuffled minibatches, in equal shares from several sources, and a fixed validation set."""
+
+    def __init__(self, sources: Sequence[Source], schedule: Schedule, seed: int):
+        rng = np.random.default_rng(seed)
+        self.sources = sources
+        self._share = max(1, schedule.batch_size // len(sources))
+        self.batch_size = self._share * len(sources)
+        splits = [self._split(source, schedule, rng, len(sources)) for source in sources]
+        self.validation = [source.batch(held) for source, (held, _) in zip(sources, splits, strict=True)]
+        self.n_events = sum(len(rows) for _, rows in splits)
+        self._rows = [_Shuffler(rows, rng) for _, rows in splits]
+
+    @staticmethod
+    def _split(
+        source: Source, schedule: Schedule, rng: np.random.Generator, n_sources: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        held = n_held_out(source.sample, schedule, n_sources)
+        rows = rng.permutation(source.sample.n_events)
+        for part, share in (("validation", rows[:held]), ("training", rows[held:])):
+            if (total := source.sample.relative_weights(share).sum()) <= 0.0:
+                raise ValueError(
+                    f"the weights of the {len(share)} {part} events of {source.sample.name!r} sum to {total:.3g} of their "
+                    "mean: too many of them are negative or zero for so few events"
+                )
+        return np.sort(rows[:held]), rows[held:]
+
+    def steps(self, count: int) -> Batch:
+        """Minibatches of ``count`` steps, stacked: ``(count, batch_size, ...)``."""
+        parts = []
+        for source, rows in zip(self.sources, self._rows, strict=True):
+            batch = source.batch(rows.take(count * self._share))
+            parts.append([column.reshape(count, self._share, *column.shape[1:]) for column in batch])
+        return tuple(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
+
+
+def n_held_out(sample: Sample, schedule: Schedule, n_sources: int = 1) -> int:
+    """How many events of one of several samples validate.
+
+    Raises:
+        ValueError: If none are left to train on.
+    """
+    n = sample.n_events
+    held = min(int(np.ceil(schedule.validation * n)), max(1, 50_000 // n_sources))
+    if n - held < 1:
+        raise ValueError(f"{sample.name!r} has {n} event(s): too few to train and to validate on")
+    return held
+
+
+class _Shuffler:
+    """Row numbers without end: every row once, in random order, before any comes again."""
+
+    def __init__(self, rows: np.ndarray, rng: np.random.Generator):
+        self._rows, self._rng, self._next = rows, rng, 0
+
+    def take(self, count: int) -> np.ndarray:
+        taken = []
+        while count:
+            if self._next == len(self._rows):
+                self._rng.shuffle(self._rows)
+                self._next = 0
+            part = self._rows[self._next : self._next + count]
+            taken.append(part.copy())
+            self._next, count = self._next + len(part), count - len(part)
+        return np.concatenate(taken)
+
+
+class _Optimiser(tf.Module):
+    """Adam in the eigenbasis of the gradients' second moments (SOAP, arXiv:2409.11321), with averaged weights.
+
+    The conditioners are small and their losses badly conditioned: rotating each weight matrix into the eigenbasis of
+    ``E[G G^T]`` and ``E[G^T G]`` before Adam's elementwise step reaches the accuracy of plain Adam with a quarter of the
+    events. Biases, and sides too long for a cheap QR decomposition, are not rotated.
+    """
+
+    _BETA, _EPSILON = 0.95, 1e-8
+    _LONGEST_SIDE = 256
+
+    def __init__(self, variables: Sequence[tf.Variable], schedule: Schedule, step_sizes: Sequence[Any] | None = None):
+        super().__init__()
+        self.targets, self.schedule = list(variables), schedule
+        self.step_sizes = [1.0] * len(self.targets) if step_sizes is None else list(step_sizes)
+        self.first, self.second = ([_state(tf.zeros(v.shape)) for v in self.targets] for _ in range(2))
+        self.average = [_state(v) for v in self.targets]
+        rotated = schedule.rotate_every > 0
+        sizes = [
+            [n if rotated and len(v.shape) == 2 and n <= self._LONGEST_SIDE else 0 for n in v.shape]
+            for v in self.targets
+        ]
+        self.moments = [[_state(tf.zeros((n, n))) for n in sides] for sides in sizes]
+        self.bases = [[_state(tf.eye(n)) for n in sides] for sides in sizes]
+
+    def reset(self) -> None:
+        """Forget everything but the current values of the targets."""
+        for state, start in [
+            *((first, tf.zeros(first.shape)) for first in (*self.first, *self.second)),
+            *((average, target) for average, target in zip(self.average, self.targets, strict=True)),
+            *((moment, tf.zeros(moment.shape)) for sides in self.moments for moment in sides),
+            *((basis, tf.eye(basis.shape[0])) for sides in self.bases for basis in sides),
+        ]:
+            state.assign(start)
+
+    def step(self, gradients: Sequence[tf.Tensor], number: tf.Tensor, rate: tf.Tensor) -> None:
+        """One update; ``number`` counts from one."""
+        # The average starts short and grows to its full length, so that it forgets the initial weights.
+        keep = tf.minimum(self.schedule.averaging, number / (number + 10.0))
+        scale = tf.sqrt(1.0 - self._BETA**number) / (1.0 - self._BETA**number)
+        slots = zip(self.targets, self.first, self.second, self.average, self.moments, self.bases, strict=True)
+        for gradient, size, slot in zip(gradients, self.step_sizes, slots, strict=True):
+            target, first, second, average, moments, bases = slot
+            gradient = tf.cast(gradient, tf.float32)
+            rotations = self._rotations(gradient, moments, bases, number)
+            m = self._BETA * first + (1.0 - self._BETA) * gradient
+            v = self._BETA * second + (1.0 - self._BETA) * _rotate(gradient, rotations) ** 2
+            direction = _rotate(scale * _rotate(m, rotations) / (tf.sqrt(v) + self._EPSILON), rotations, back=True)
+            if target.shape.rank:  # a scalar is a parameter of the model, not a weight of a network
+                direction += self.schedule.weight_decay * target
+            value = target - tf.cast(rate * size * direction, target.dtype)
+            first.assign(m)
+            second.assign(v)
+            target.assign(value)
+            average.assign(average + tf.cast(1.0 - keep, target.dtype) * (value - average))
+
+    def _rotations(
+        self, gradient: tf.Tensor, moments: Sequence[tf.Variable], bases: Sequence[tf.Variable], number: tf.Tensor
+    ) -> list[tf.Tensor | None]:
+        """Update the second moments and, every few steps, the eigenbases by one step of orthogonal iteration."""
+        rotations: list[tf.Tensor | None] = []
+        for side, (moment, basis) in enumerate(zip(moments, bases, strict=True)):
+            if not basis.shape[0]:
+                rotations.append(None)
+                continue
+            outer = tf.matmul(gradient, gradient, transpose_a=side == 1, transpose_b=side == 0)
+            updated, current = self._BETA * moment + (1.0 - self._BETA) * outer, basis.read_value()
+            due = tf.equal(tf.math.floormod(number, float(self.schedule.rotate_every)), 0.0)
+            rotation = tf.cond(due, lambda m=updated, q=current: _improved_basis(m, q), lambda q=current: q)
+            moment.assign(updated)
+            basis.assign(rotation)
+            rotations.append(rotation)
+        return rotations
+
+
+def _state(value: tf.Tensor) -> tf.Variable:
+    return tf.Variable(value, trainable=False)
+
+
+def _improved_basis(moment: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
+    # The small multiple of the old basis keeps directions without any gradient (masked weights) well defined.
+    power = tf.matmul(moment / (tf.linalg.trace(moment) + 1e-30), basis) + 1e-7 * basis
+    return tf.linalg.qr(power)[0]
+
+
+def _rotate(matrix: tf.Tensor, rotations: Sequence[tf.Tensor | None], *, back: bool = False) -> tf.Tensor:
+    """Rotate the rows' and the columns' side of a matrix; sides without a rotation (and vectors) are left alone."""
+    for side, rotation in enumerate(rotations):
+        if rotation is None:
+            continue
+        if side == 0:
+            matrix = tf.matmul(rotation, matrix, transpose_a=not back)
+        else:
+            matrix = tf.matmul(matrix, rotation, transpose_b=back)
+    return matrix
+
+
+class Maximiser:
+    """The training loop for one log-density: compiled when first called, and not again for other events.
+
+    Args:
+        log_prob: The log-density of minibatches.
+        variables: What is trained; each call starts from their current values.
+        schedule: How long and how fast.
+        step_sizes: Multiply the learning rate of each variable, numbers or variables; the weights of networks want one,
+            the default.
+    """
+
+    def __init__(
+        self,
+        log_prob: LogProb,
+        variables: Sequence[tf.Variable],
+        *,
+        schedule: Schedule,
+        step_sizes: Sequence[float | tf.Variable] | None = None,
+    ):
+        self._schedule, self._optimiser = schedule, _Optimiser(variables, schedule, step_sizes)
+        self._run, self._losses = _compiled_steps(log_prob, self._optimiser), _compiled_losses(log_prob)
+
+    def __call__(
+        self, name: str, sources: Sequence[Source], *, seed: int, progress: bool, first_step: int = 0
+    ) -> History:
+        """Train; the variables end at the last average that is not significantly worse than the best one.
+
+        Args:
+            name: What is trained, for messages.
+            sources: Where the events come from; all have an equal share of each minibatch.
+            seed: Of the validation split and of the shuffling.
+            progress: Whether to show a progress bar.
+            first_step: Where in the schedule to begin: its end, with small steps, polishes a trained model.
+
+        Raises:
+            TrainingStopped: If the loss diverges or the user interrupts; with the record of what was done.
+        """
+        started = time.monotonic()
+        feed = _Feed(sources, self._schedule, seed)
+        self._optimiser.reset()
+        history = History(name, n_events=feed.n_events, effective_size=sum(s.sample.effective_size for s in sources))
+        best = _Best(self._optimiser, _Validation(self._losses, feed.validation))
+
+        def record() -> History:
+            return replace(history, initial=best.initial, best_step=best.step, seconds=time.monotonic() - started)
+
+        try:
+            _stop_if_invalid(name, best.initial, first_step)
+            done = self._train(name, feed, best, history, first_step, progress)
+        except TrainingStopped as stopped:
+            stopped.history = replace(record(), interrupted=True)
+            raise
+        finally:
+            best.restore()
+        return replace(record(), stopped_early=done < self._schedule.steps)
+
+    def _train(self, name: str, feed: _Feed, best: _Best, history: History, first_step: int, progress: bool) -> int:
+        """All steps, with validations in between; fills the lists of the history, and returns the last step."""
+        schedule, check_every = self._schedule, max(1, round(self._schedule.steps / _CHECKS))
+        losses: list[np.ndarray] = []
+        stale, done = 0, first_step
+        bar = tqdm(total=schedule.steps, initial=first_step, desc=name, disable=not progress, unit="step")
+
+        def validate() -> bool:
+            improved = best.offer(done)
+            _stop_if_invalid(name, best.latest, done)
+            history.steps.append(done)
+            history.training.append(float(np.concatenate(losses).mean()))
+            history.validation.append(best.latest)
+            bar.set_postfix(validation=f"{best.latest:.5f}")
+            losses.clear()
+            return improved
+
+        try:
+            while done < schedule.steps and (schedule.patience is None or stale <= schedule.patience):
+                count = min(_STEPS_PER_CALL, schedule.steps - done, check_every - done % check_every)
+                rates = schedule.learning_rates(done, count)
+                losses.append(self._run(feed.steps(count), done, rates).numpy())
+                _stop_if_diverged(name, losses[-1], done, rates)
+                done += count
+                bar.update(count)
+                if done % check_every == 0 or done == schedule.steps:
+                    stale = 0 if validate() else stale + 1
+        except KeyboardInterrupt as error:
+            if losses:  # what was done since the last validation counts as well
+                validate()
+            raise TrainingStopped(
+                f"training of {name} was interrupted at step {done} of {schedule.steps}",
+                step=done,
+                learning_rate=float(schedule.learning_rates(done, 1)[0]),
+            ) from error
+        finally:
+            bar.close()
+        return done
+
+
+class _Best:
+    """The latest averaged weights whose validation loss is not significantly above the smallest one so far.
+
+    The weights of the start are the first of them. Where the loss has become flat its minimum is at a random step. Later
+    weights have profited from smaller learning rates, so they are preferred unless the differences of the losses event by
+    event speak against them.
+    """
+
+    _SIGNIFICANT = 2.0  # standard deviations
+
+    def __init__(self, optimiser: _Optimiser, validation: _Validation):
+        self._optimiser, self._validation = optimiser, validation
+        self._values = [variable.numpy() for variable in optimiser.targets]
+        self._lowest = validation()
+        self.initial = self.latest = float(self._lowest.sum())
+        self.step = 0
+
+    def offer(self, step: int) -> bool:
+        """Validate the current average and keep it unless it is worse; returns whether its loss is the smallest."""
+        live = [variable.numpy() for variable in self._optimiser.targets]
+        averaged = [variable.numpy() for variable in self._optimiser.average]
+        self._set(averaged)
+        shares = self._validation()
+        self._set(live)
+        self.latest = float(shares.sum())
+        difference = shares - self._lowest
+        if difference.sum() < self._SIGNIFICANT * np.sqrt(np.square(difference).sum()):
+            self.step, self._values = step, averaged
+        if improved := difference.sum() < 0.0:
+            self._lowest = shares
+        return improved
+
+    def restore(self) -> None:
+        """Put the best weights into the model."""
+        self._set(self._values)
+
+    def _set(self, values: Sequence[np.ndarray]) -> None:
+        for variable, value in zip(self._optimiser.targets, values, strict=True):
+            variable.assign(value)
+
+
+def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser) -> Callable[..., tf.Tensor]:
+    """Many optimiser steps in one XLA program: no host round trips between minibatches."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(batches: tuple[tf.Tensor, ...], first: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
+        count = rates.shape[0]
+
+        def body(i: tf.Tensor, losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            *inputs, w = (column[i] for column in batches)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(optimiser.targets)
+                loss = -tf.reduce_mean(w * tf.cast(log_prob(*inputs), w.dtype))
+            gradients = tape.gradient(loss, optimiser.targets, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            optimiser.step(gradients, tf.cast(first + i + 1, tf.float32), rates[i])
+            return i + 1, tf.tensor_scatter_nd_update(losses, [[i]], [loss])
+
+        return tf.while_loop(lambda i, _: i < count, body, (0, tf.zeros(count)), parallel_iterations=1)[1]
+
+    return lambda batches, first, rates: run(
+        tuple(map(tf.constant, batches)), tf.constant(first), tf.constant(rates, tf.float32)
+    )
+
+
+def _compiled_losses(log_prob: LogProb) -> Callable[..., tf.Tensor]:
+    """Weighted loss of each event of a piece, in float64."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def losses(*columns: tf.Tensor) -> tf.Tensor:
+        *inputs, w = columns
+        return -tf.cast(w, tf.float64) * tf.cast(log_prob(*inputs), tf.float64)
+
+    return losses
+
+
+class _Validation:
+    """The mean loss over validation sets with equal shares, as a sum over events; pieces of one size, compiled once."""
+
+    def __init__(self, losses: Callable[..., tf.Tensor], batches: Sequence[Batch]):
+        self._losses = losses
+        self._size = min(16384, max(len(batch[0]) for batch in batches))
+        self._pieces = [list(self._cut(batch)) for batch in batches]
+        self._norms = [float(batch[-1].sum()) * len(batches) for batch in batches]
+
+    def __call__(self) -> np.ndarray:
+        """Share of each event in the mean loss."""
+        return np.concatenate(
+            [
+                np.asarray(self._losses(*piece)) / norm
+                for pieces, norm in zip(self._pieces, self._norms, strict=True)
+                for piece in pieces
+            ]
+        )
+
+    def _cut(self, batch: Batch) -> Iterator[tuple[tf.Tensor, ...]]:
+        for start in range(0, len(batch[0]), self._size):
+            # Repeating the last event with weight zero fills the last piece without a new shape.
+            rows = np.arange(start, start + self._size)
+            columns = [column[np.minimum(rows, len(column) - 1)] for column in batch]
+            columns[-1] = np.where(rows < len(batch[0]), columns[-1], np.float32(0.0))
+            yield tuple(map(tf.constant, columns))
+
+
+def _stop_if_diverged(name: str, losses: np.ndarray, first: int, rates: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if not len(bad):
+        return
+    step, rate = first + int(bad[0]), float(rates[bad[0]])
+    raise TrainingStopped(
+        f"training of {name} diverged: the loss is {losses[bad[0]]} at step {step} (learning rate {rate:.2g}). Try a "
+        "smaller learning_rate, a longer warmup, or larger batches in the Schedule, and look for extreme values or large "
+        "negative weights in the sample",
+        step=step,
+        learning_rate=rate,
+    )
+
+
+def _stop_if_invalid(name: str, loss: float, step: int) -> None:
+    if not np.isfinite(loss):
+        raise TrainingStopped(
+            f"training of {name} cannot go on: the validation loss is {loss} at step {step}. Look for extreme values "
+            "and weights in the sample",
+            step=step,
+        )

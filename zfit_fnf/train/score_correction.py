@@ -1,0 +1,116 @@
+"""Calibration of a response: what minibatches cannot see, fitted to all simulated events at once.
+
+At a simulated point the deformation is a weighted sum of coefficient functions, with the monomials of the point as
+weights. If the expected derivative of the log-density with respect to these weights vanishes, so does the expected score
+with respect to the nuisances: a fit of events from that point is unbiased there. Minibatch training leaves derivatives
+of the size of its own statistical noise. One Newton step over the whole sample removes them, at the price of one pass
+over the events, and the shifted weights of all points together determine the calibration matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from ..densities.deformation import Deformation, Response
+from .loop import Source, TrainingStopped
+
+_CHUNK = 16384
+
+NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
+
+
+def calibrate(deformation: Deformation, response: Response, sources: Sequence[Source]) -> None:
+    """Set the calibration matrix of a freshly trained response.
+
+    Args:
+        deformation: The response together with those of its nuisances alone.
+        response: The response; its calibration is zero so far, or as `vanish_at` has made it.
+        sources: The samples that it was trained on.
+    """
+    newton_sums = _compiled_newton_sums(deformation)
+    fed = deformation.positions(response)
+    own = fed[-len(response.powers) :]
+    monomials, shifts = [], []
+    for source in sources:
+        shifts.append(_newton_shift(newton_sums, source, fed))
+        # Before the calibration the weights of the response's own coefficients at this point are its monomials.
+        monomials.append(np.asarray(source.batch(np.array([0]))[2], np.float64)[0, own])
+    solution = np.linalg.lstsq(np.array(monomials), np.array(shifts), rcond=None)[0]
+    before = response.calibration.numpy()
+    response.calibration.assign(before + solution + before[:, -len(own) :] @ solution)
+
+
+def vanish_at(response: Response, points: Sequence[Mapping[str, float]]) -> bool:
+    """Make a new response exactly zero at some points, whatever its networks become.
+
+    The calibration takes the polynomials out that do not vanish there: it projects the monomials.
+
+    Args:
+        response: The response; its calibration is zero so far.
+        points: Values of its nuisances by name.
+
+    Returns:
+        Whether a polynomial is left that is not zero everywhere.
+    """
+    monomials = [
+        [
+            np.prod([point[n] ** p for n, p in zip(response.nuisances, powers, strict=True)])
+            for powers in response.powers
+        ]
+        for point in points
+    ]
+    if not monomials:
+        return True
+    _, sizes, rows = np.linalg.svd(np.array(monomials))
+    rows = rows[: np.sum(sizes > 1e-9 * sizes[0])]
+    calibration = response.calibration.numpy()
+    calibration[:, -len(response.powers) :] = -rows.T @ rows
+    response.calibration.assign(calibration)
+    return len(rows) < len(response.powers)
+
+
+def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> np.ndarray:
+    """Shift of the weights towards the maximum of the mean log-density of one sample.
+
+    A unit Gaussian prior on the shift keeps weights of coefficient functions that hardly matter where they are.
+    """
+    n = source.sample.n_events
+    gradient, information = np.zeros(len(fed)), np.eye(len(fed))
+    for start in range(0, n, _CHUNK):
+        # The last chunk is filled with its first event at weight zero: one shape, compiled once.
+        rows = np.arange(start, start + _CHUNK)
+        u, c, basis, w = source.batch(np.where(rows < n, rows, start))
+        w = np.where(rows < n, w, np.float32(0.0))
+        first, second = newton_sums(*map(tf.constant, (u, c, basis, w)))
+        gradient += first.numpy()[fed]
+        information += second.numpy()[np.ix_(fed, fed)]
+    finite = np.isfinite(gradient).all() and np.isfinite(information).all()
+    if not finite or np.linalg.eigvalsh(information)[0] <= 0.0:
+        raise TrainingStopped(
+            f"the response at {source.sample.name!r} cannot be placed on its events: their density has "
+            + (
+                "no maximum, since too many of their weights are negative"
+                if finite
+                else "derivatives that are not finite"
+            )
+        )
+    return np.linalg.solve(information, gradient)
+
+
+def _compiled_newton_sums(deformation: Deformation) -> NewtonSums:
+    @tf.function(jit_compile=True, autograph=False)
+    def newton_sums(u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, w: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Sums over events of ``w F`` and ``w F F^T``, with ``F = d log p / d weights`` of the coefficients."""
+        coefficients = deformation.coefficients(u, c)
+        with tf.GradientTape() as tape:
+            tape.watch(basis)
+            nominal, log_det = deformation.apply(u, c, coefficients, basis)
+            log_prob = deformation.flow.log_density(nominal, c) + log_det
+        derivative = tape.gradient(log_prob, basis)
+        derivative, weight = tf.cast(derivative, tf.float64), tf.cast(w, tf.float64)[:, None]
+        return tf.reduce_sum(weight * derivative, axis=0), tf.matmul(derivative, weight * derivative, transpose_a=True)
+
+    return newton_sums
