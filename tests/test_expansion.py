@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zfit_fnf.densities.expansion import expand, expansion_order, polynomial
 from zfit_fnf.densities.flows import AutoregressiveDensity, Flow
+from zfit_fnf.densities.taylor import expand, expansion_order, polynomial
 
 
 def density(n_dim: int, *, n_layers: int = 1, n_context: int = 1) -> AutoregressiveDensity:

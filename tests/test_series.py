@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
-from zfit_fnf.densities import series
-from zfit_fnf.densities.series import Series, monomials
+from zfit_fnf.densities.taylor import series
+from zfit_fnf.densities.taylor.series import Series, monomials
 
 FUNCTIONS = {
     "exp": np.exp,

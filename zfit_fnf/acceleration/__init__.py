@@ -10,7 +10,7 @@ processes, constraints and densities that cannot be expanded are what they are i
 The error is controlled in three ways, whatever minimiser is at work:
 
 1. Every evaluation adds up how wrong the polynomials may be, event by event, from the size of the shift and the length
-   over which the density varies (:func:`zfit_fnf.densities.expansion.remainder`). Where that exceeds what matters there, the
+   over which the density varies (:func:`zfit_fnf.densities.taylor.remainder`). Where that exceeds what matters there, the
    polynomials move to a new centre or the exact likelihood answers.
 2. When a fit is about to stop, the exact gradient is computed at that point and compared. If the expected
    vertical distance between the two minima is too large, the centre moves there and the minimiser goes on.

@@ -1,6 +1,6 @@
 """Densities that are polynomials in the shift of an event, around a centre in the space of their parameters.
 
-What :mod:`zfit_fnf.densities.expansion` does for one nominal density is done here for the models of a likelihood, by
+What :mod:`zfit_fnf.densities.taylor` does for one nominal density is done here for the models of a likelihood, by
 one function for each step and kind of PDF: events are `gathered` once, `expanded` wherever the centre moves to, and
 `log_expanded` gives their log-densities. What has no polynomials goes through all three as it is. Kernel and chunks
 take the places of those of :mod:`zfit_fnf.loss`.
@@ -18,10 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from ..densities.deformation import Deformation, PolynomialMap
-from ..densities.expansion import expand, expansion_order, polynomial, remainder, steepness
 from ..densities.flows import Density
 from ..densities.networks import PerArchitecture
-from ..densities.series import monomials
+from ..densities.taylor import expand, expansion_order, monomials, polynomial, remainder, steepness
 from ..loss import XLA_CHUNK, Compiled, EventKernel, Events, kept_by, vector
 from ..param import read_once
 from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, is_compilable, log_density, prepare

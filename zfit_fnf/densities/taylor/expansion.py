@@ -22,10 +22,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from ..bijectors import LogisticMixture
+from ..flows import AutoregressiveDensity, AutoregressiveLayer, Density
 from . import series
-from .bijectors import LogisticMixture
-from .flows import AutoregressiveDensity, AutoregressiveLayer, Density
 from .series import Exponents, Series, monomials
+
+__all__ = ["expand", "expansion_order", "polynomial", "remainder", "steepness"]
 
 _ORDERS = {1: 4, 2: 3, 3: 3}  # by the number of coordinates, for a single layer of mixtures
 _LOGISTIC = {3: 31.2, 4: 96.0}  # inverse of the largest Taylor coefficient of the logarithm of a logistic density

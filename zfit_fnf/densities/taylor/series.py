@@ -14,6 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
+__all__ = [
+    "Exponents",
+    "Series",
+    "Taylor",
+    "exp",
+    "log",
+    "log_logistic",
+    "monomials",
+    "reciprocal",
+    "sigmoid",
+    "silu",
+    "sqrt",
+]
+
 Exponents = tuple[int, ...]
 Taylor = Callable[[tf.Tensor, int], Sequence[tf.Tensor]]
 """From a point and an order to the Taylor coefficients ``f^(k)(x) / k!`` of a function there, ``k = 0 .. order``."""
