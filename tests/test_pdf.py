@@ -20,7 +20,7 @@ from zfit_fnf.pdf import (
     FlowPDF,
     SumPDF,
     log_density,
-    prepare,
+    precompute,
 )
 from zfit_fnf.pdf.regions import TOLERANCE
 
@@ -287,9 +287,9 @@ def test_sum_of_extended_components(nuisances):
     deformation = one_dimensional(mean=1.0)
     n_sig = modified_yield(30.0, [normsys(nuisances["jes"], up=1.2)])
     model = SumPDF([FNFPDF(deformation, nuisances, extended=n_sig, name="sig"), shifted(-1.0, extended=counted)])
-    prepared = prepare(model, tf.constant(GRID[:, None]))
+    precomputed = precompute(model, tf.constant(GRID[:, None]))
     calls.clear()
-    values = np.exp(log_density(model, prepared))
+    values = np.exp(log_density(model, precomputed))
     assert len(calls) == 1
     np.testing.assert_allclose(model.pdf(GRID), values, rtol=1e-12)
     np.testing.assert_allclose(n_sig.value(), 30 * 1.1345, rtol=0.01)  # the code 4 polynomial is near the exponential

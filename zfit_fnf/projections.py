@@ -16,7 +16,7 @@ from zfit.result import FitResult
 
 from .loss import Compiled, Events, event_kernel
 from .param import Nuisance
-from .pdf import SumPDF, is_compilable, log_density
+from .pdf import is_compilable, log_density, sum_components, sum_shares
 from .samples import Sample
 from .toys import Values, drawn_events, seeded
 
@@ -50,13 +50,13 @@ def component_samples(
     """
     if total is None and not model.is_extended:
         raise ValueError(f"model {model.name!r} has no yield: give the number of events as total=")
-    parts = list(model.pdfs) if _is_sum(model) else [model]
+    parts = sum_components(model)
     labels = [str(part.label or part.name) for part in parts]
     if len(set(labels)) < len(labels):
         raise ValueError(f"the components of {model.name!r} have the labels {labels}: give each its own label=")
     values = dict(params.items()) if params else {}  # a dict also of `FitResult.values`, which is not one
     with zfit.param.set_values(values, clip=True), seeded(seed) as seeds:
-        yields = _shares(model) * (float(model.get_yield().value()) if total is None else total)
+        yields = sum_shares(model) * (float(model.get_yield().value()) if total is None else total)
         return {
             label: _sample(part, model, expected, n_events, next(seeds))
             for label, part, expected in zip(labels, parts, yields, strict=True)
@@ -235,7 +235,7 @@ class _LogRate:
 
     def __init__(self, model: zfit.pdf.BasePDF, events: Sample):
         self._model, self._n_events = model, events.n_events
-        self._chunks = [prepared for prepared, _ in Events(event_kernel(model), events.array(model.obs))]
+        self._chunks = [precomputed for precomputed, _ in Events(event_kernel(model), events.array(model.obs))]
         self._log_density = Compiled(functools.partial(log_density, model), xla=is_compilable(model))
 
     def __call__(self, params: Values) -> np.ndarray:
@@ -249,18 +249,6 @@ def _together(model: zfit.pdf.BasePDF, components: Mapping[str, Sample]) -> Samp
     """Events of all components, in the observables of the model."""
     events = {name: np.concatenate([part.columns[name] for part in components.values()]) for name in model.obs}
     return Sample(events, np.concatenate([part.weights for part in components.values()]), name=model.name)
-
-
-def _is_sum(model: zfit.pdf.BasePDF) -> bool:
-    return isinstance(model, (SumPDF, zfit.pdf.SumPDF))
-
-
-def _shares(model: zfit.pdf.BasePDF) -> np.ndarray:
-    """Fractions of the components."""
-    if not _is_sum(model):
-        return np.ones(1)
-    weights = model.weights() if isinstance(model, SumPDF) else [fraction.value() for fraction in model.params.values()]
-    return np.asarray(weights, float) / np.sum(weights)
 
 
 def _sample(pdf: zfit.pdf.BasePDF, model: zfit.pdf.BasePDF, expected: float, n_events: int, seed: np.ndarray) -> Sample:

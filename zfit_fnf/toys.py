@@ -30,7 +30,7 @@ from .influence import scores, yield_gradient
 from .loss import Compiled, Term, kept_by
 from .minimize import Minuit
 from .param import NuisanceConstraint, limits_of
-from .pdf import LearnedPDF, SumPDF, columns, drawn, plainly, space_ranges
+from .pdf import LogSpacePDF, columns, drawn, plainly, space_ranges, sum_components
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -441,7 +441,7 @@ def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, s
     """
     if not n:
         return np.zeros((0, len(model.obs)))
-    if not isinstance(component, LearnedPDF):
+    if not isinstance(component, LogSpacePDF):
         return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
     draw = kept_by(component, f"draw in {space_ranges(model.norm)}", lambda: _Draw(component, model.norm))
     with plainly():
@@ -451,7 +451,7 @@ def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, s
 class _Draw(Term):
     """Events of a learned density in a range."""
 
-    def __init__(self, pdf: LearnedPDF, limits: zfit.Space):
+    def __init__(self, pdf: LogSpacePDF, limits: zfit.Space):
         super().__init__(pdf.get_params(floating=None))
         self.events = Compiled(functools.partial(drawn, pdf, limits), xla=False)
 
@@ -545,7 +545,7 @@ def _asimov_channel(
 ) -> zfit.Data:
     if not expected:
         return _as_data(model, np.zeros((0, len(model.obs))), np.zeros(0))
-    components = model.pdfs if isinstance(model, (SumPDF, zfit.pdf.SumPDF)) else [model]
+    components = sum_components(model)
     x = np.concatenate([drawn_events(model, component, n_events, next(seeds)) for component in components])
     log_q = logsumexp([_log_density(model, component, x) for component in components], axis=0) - np.log(len(components))
     weights = np.exp(_log_density(model, model, x) - log_q) * expected / len(x)

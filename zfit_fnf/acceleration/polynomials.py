@@ -23,7 +23,7 @@ from ..densities.networks import PerArchitecture
 from ..densities.taylor import expand, expansion_order, monomials, polynomial, remainder, steepness
 from ..loss import XLA_CHUNK, Compiled, EventKernel, Events, kept_by, vector
 from ..param import read_once
-from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, is_compilable, log_density, prepare
+from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, is_compilable, log_density, precompute
 from .compression import compress, contract, left_out, principal_components
 
 SMALL_CHUNK, CHUNK = 4096, 16384
@@ -40,7 +40,7 @@ _PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
 @functools.singledispatch
 def gathered(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
     """What depends on the events ``(n, n_obs)`` alone: a nest of tensors. By default what the exact density needs."""
-    return prepare(pdf, x)
+    return precompute(pdf, x)
 
 
 @functools.singledispatch
@@ -86,7 +86,7 @@ def order_of(pdf: zfit.pdf.BasePDF) -> int:
 @gathered.register
 def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
     if not order_of(pdf):
-        return prepare(pdf, x)
+        return precompute(pdf, x)
     # Without the flow and the yields, which may differ where the responses are of one architecture.
     responses = PolynomialMap(pdf.deformation.responses, windows=pdf.deformation.windows)
     u, c, log_jacobian = pdf.encode(x)
@@ -251,7 +251,7 @@ class ExpandedKernel(EventKernel):
         self._batch = Compiled(self._second_derivatives_of_batch, xla=is_compilable(model))
         self.adapt = functools.partial(adapt, model)
         self.expand = functools.partial(expanded, model)
-        self.prepare = functools.partial(gathered, model)
+        self.precompute = functools.partial(gathered, model)
 
     def hessian_vectors(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
         """Products of the Hessian with vectors ``(D, P)``."""
@@ -305,7 +305,7 @@ class ExpandedEvents(Events):
         x: As for `Events`.
         weights: As for `Events`.
         max_memory: Bytes for expanded chunks, of which there are ``n_expanded``. As many of them as have room beside
-            those are kept prepared as well, to be expanded elsewhere.
+            those are kept precomputed as well, to be expanded elsewhere.
 
     Attributes:
         n_events: Number of events in these chunks.
@@ -316,7 +316,7 @@ class ExpandedEvents(Events):
         super().__init__(kernel, x, weights, max_memory=0.0)
         self._expand = kernel.expand
         self._expanded: list[Any] = []
-        first = kernel.prepare(self._chunks[0])
+        first = kernel.precompute(self._chunks[0])
         kernel.adapt(first, len(x))
         shared = {id(tensor) for tensor in tf.nest.flatten(first)}
         expanded = tf.nest.flatten(self._expand(first))
@@ -324,7 +324,7 @@ class ExpandedEvents(Events):
         more = kernel.size(first) - kernel.size([tensor for tensor in expanded if id(tensor) in shared])
         self.n_expanded = min(len(self._chunks), int(max_memory // taken))
         self.n_kept = min(self.n_expanded, int((max_memory - self.n_expanded * taken) // max(more, 1)))
-        kept = [first, *map(kernel.prepare, self._chunks[1 : self.n_kept])]
+        kept = [first, *map(kernel.precompute, self._chunks[1 : self.n_kept])]
         self._chunks[: self.n_kept] = kept[: self.n_kept]
         self.n_events = min(len(x), self.size * self.n_expanded)
         self.n_pilot = -(-self.n_expanded // _PILOT_SHARE)
@@ -354,4 +354,4 @@ class ExpandedEvents(Events):
 
     def _prepared(self) -> Iterator[Any]:
         others = self._chunks[self.n_kept : self.n_expanded]
-        return itertools.chain(self._chunks[: self.n_kept], map(self._prepare, others))
+        return itertools.chain(self._chunks[: self.n_kept], map(self._precompute, others))

@@ -14,21 +14,21 @@ from ..param import values_of
 from ..pdf import (
     UNBOUNDED,
     ConditionalProductPDF,
-    LearnedPDF,
+    LogSpacePDF,
     Ranges,
     SumPDF,
     conditions,
-    given_conditions,
     is_compilable,
     log_density,
     outputs,
-    prepare,
-    prepare_given,
+    precompute,
+    precompute_conditions,
+    precompute_with,
     space_ranges,
 )
 
 
-class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
+class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
     r"""Density of data of one process, :math:`p(y, x) = p_\mathrm{sim}(T(y; x), x) \, |\det \partial T / \partial y|`.
 
     Behind a `Transfer` everything that depends on the map is computed once per data set; a fit is as cheap as one of
@@ -111,9 +111,9 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         u, c, log_jacobian = self._transfer.encode(
             self._columns(x, self._transfer.obs), self._columns(x, self._transfer.cond)
         )
-        still = [prepare(factor, self._columns(x, factor.obs)) for factor in self._still]
+        still = [precompute(factor, self._columns(x, factor.obs)) for factor in self._still]
         fixed = [
-            given_conditions(factor, self._columns(x, factor.obs)) if in_place else ()
+            precompute_conditions(factor, self._columns(x, factor.obs)) if in_place else ()
             for factor, in_place in zip(self._moving, self._in_place, strict=True)
         ]
         return Given(x, u, self._transfer.context(c, self._process), log_jacobian, fixed, still)
@@ -140,7 +140,7 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
     def _simulated(
         self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float, networks: Any = None
     ) -> tuple[Any, Any, tf.Tensor]:
-        """The factors' prepared events in simulation, and the log-determinant of the whole map."""
+        """The factors' precomputed events in simulation, and the log-determinant of the whole map."""
         u, phi_log_det = self._transfer.inverse(u, networks or self._transfer.given(given.context))
         y = self._transfer.decode(tf.cast(u, tf.float64))
         back = self._transfer.encode(y, tf.cast(self._columns(given.x, self._transfer.cond), tf.float64))[2]
@@ -149,24 +149,24 @@ class DoIPDF(LearnedPDF, zfit.pdf.BaseFunctor):
         moving = []
         for factor, in_place, fixed in zip(self._moving, self._in_place, given.fixed, strict=True):
             events = tf.stack([columns[o] for o in factor.obs], axis=1)
-            moving.append(prepare_given(factor, events, fixed) if in_place else prepare(factor, events))
+            moving.append(precompute_with(factor, events, fixed) if in_place else precompute(factor, events))
         return moving, given.still, log_det + phi_log_det + given.log_jacobian - tf.cast(back, u.dtype)
 
     def _log_product(self, moving: Any, still: Any, log_det: tf.Tensor) -> tf.Tensor:
         factors = zip([*self._moving, *self._still], [*moving, *still], strict=True)
         return tf.add_n([log_density(factor, part) for factor, part in factors]) + tf.cast(log_det, tf.float64)
 
-    def _prepare(self, x: tf.Tensor) -> Any:
+    def _precompute(self, x: tf.Tensor) -> Any:
         given = self.given(x)
         if self._profiled:
             coefficients = self._profiled.deformation.coefficients(given.u, given.context)
             return given, coefficients, self._transfer.given(given.context)
         return self._simulated(given, given.u, 0.0)
 
-    def _log_shape(self, prepared: Any) -> tf.Tensor:
+    def _log_shape(self, precomputed: Any) -> tf.Tensor:
         if not self._profiled:
-            return self._log_product(*prepared)
-        given, coefficients, networks = prepared
+            return self._log_product(*precomputed)
+        given, coefficients, networks = precomputed
         moved = self._profiled.deformation.apply(given.u, given.context, coefficients, self._basis())
         return self.log_density_at(given, *moved, networks=networks)
 

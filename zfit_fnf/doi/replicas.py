@@ -23,7 +23,7 @@ from ..common.files import complete
 from ..common.parallel import workers
 from ..densities.networks import Model
 from ..param import Nuisance, limits_of
-from ..pdf import LearnedPDF, components, space_ranges
+from ..pdf import LogSpacePDF, components, space_ranges
 from ..samples import Sample
 from .step1 import GlobalProblem, Member, TransferFit, check_count
 from .transport import dumps, loads
@@ -239,7 +239,7 @@ def _fingerprint(fit: TransferFit) -> str:
     arrays += [] if fit.data.weights is None else [fit.data.weights]
     arrays += [variable.numpy() for variable in problem.transfer.variables if not variable.trainable]
     for part in components(problem.model):
-        if isinstance(part, LearnedPDF):
+        if isinstance(part, LogSpacePDF):
             for trained in part._arguments.values():
                 arrays += trained.weights_list() if isinstance(trained, Model) else []
     for array in arrays:

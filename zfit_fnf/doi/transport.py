@@ -11,7 +11,7 @@ import zfit  # before tensorflow, which it silences
 import cloudpickle
 
 from ..param import Nuisance
-from ..pdf import LearnedPDF, space_ranges
+from ..pdf import LogSpacePDF, space_ranges
 
 
 def dumps(content: Any) -> bytes:
@@ -59,7 +59,7 @@ class _Pickler(cloudpickle.Pickler):
             )
         if isinstance(obj, zfit.Space):
             return _space, (space_ranges(obj),)
-        if isinstance(obj, LearnedPDF):
+        if isinstance(obj, LogSpacePDF):
             return _learned, (type(obj), obj._arguments)
         if isinstance(obj, zfit.pdf.BasePDF):
             extended = obj.get_yield() if obj.is_extended else None
@@ -82,7 +82,7 @@ def _space(ranges: Mapping[str, tuple[float, float]]) -> zfit.Space:
     return zfit.Space(list(ranges), lower=list(lower), upper=list(upper))
 
 
-def _learned(kind: type[LearnedPDF], arguments: Mapping[str, Any]) -> LearnedPDF:
+def _learned(kind: type[LogSpacePDF], arguments: Mapping[str, Any]) -> LogSpacePDF:
     return kind(**arguments)
 
 

@@ -22,7 +22,7 @@ from zfit.result import FitResult
 
 from ..densities.flows import in_chunks
 from ..densities.transfer import ProfiledTransfer
-from ..pdf import log_density, prepare
+from ..pdf import log_density, precompute
 from ..samples import as_sample
 from .pdf import behind, parts_of, responsibilities
 from .step2 import ProfiledFit
@@ -77,10 +77,10 @@ class Scenario:
 
     def _log_rate(self, x: tf.Tensor) -> tf.Tensor:
         expected = self.pdf.get_yield().value() if self.pdf.is_extended else tf.constant(1.0, tf.float64)
-        return log_density(self.pdf, prepare(self.pdf, x)) + tf.math.log(tf.reshape(expected, ()))
+        return log_density(self.pdf, precompute(self.pdf, x)) + tf.math.log(tf.reshape(expected, ()))
 
     def _shares(self, x: tf.Tensor) -> tf.Tensor:
-        log_p = [log_density(part, prepare(part, x)) for part in parts_of(self.pdf)]
+        log_p = [log_density(part, precompute(part, x)) for part in parts_of(self.pdf)]
         return tf.stack(responsibilities(self.pdf, log_p), axis=1)
 
 

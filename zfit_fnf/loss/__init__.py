@@ -29,7 +29,7 @@ from zfit.core.loss import BaseLoss, BaseUnbinnedNLL
 from zfit.minimizers.errors import WeightCorr, dict_to_matrix, matrix_to_dict
 
 from ..param import Nuisance, NuisanceConstraint, read_once
-from ..pdf import FNFPDF, components, is_compilable, log_density, prepare
+from ..pdf import FNFPDF, components, is_compilable, log_density, precompute
 from .constraints import measured, merged, outside
 from .inputs import as_list, channel, channels, checked_constraints, checked_models, checked_options, common_options
 
@@ -37,7 +37,7 @@ XLA_CHUNK, GRAPH_CHUNK = 1024, 16384
 """Events per call of a kernel; XLA code is as fast in small chunks, which suit toys; a TensorFlow graph is not."""
 
 MAX_MEMORY = 4e9
-"""Bytes of prepared events that a loss keeps; beyond, events are prepared anew in every evaluation."""
+"""Bytes of precomputed events that a loss keeps; beyond, events are precomputed anew in every evaluation."""
 
 Parameters = Sequence[zfit.Parameter]
 EventTerm = tuple["EventKernel", "Events"]
@@ -161,11 +161,11 @@ class Kernel(Term):
 
 
 class EventKernel(Kernel):
-    """Minus the weighted sum of the log-densities of a chunk of prepared events, ``(prepared, weights)``.
+    """Minus the weighted sum of the log-densities of a chunk of precomputed events, ``(precomputed, weights)``.
 
     Attributes:
-        prepare: ``prepare(x)``, the prepared events ``(n, n_obs)``.
-        score: ``score(tangent, prepared, weights)``, the derivative ``(n,)`` of every log-density along a direction.
+        precompute: ``precompute(x)``, the precomputed events ``(n, n_obs)``.
+        score: ``score(tangent, precomputed, weights)``, the derivative ``(n,)`` of every log-density along a direction.
     """
 
     def __init__(self, model: zfit.pdf.BasePDF):
@@ -173,7 +173,7 @@ class EventKernel(Kernel):
         xla = is_compilable(model)
         self._chunk = XLA_CHUNK if xla else GRAPH_CHUNK
         super().__init__(self._sum, model.get_params(floating=None, is_yield=False), xla=xla)
-        self.prepare: Callable[[tf.Tensor], Any] = Compiled(functools.partial(prepare, model), xla=xla)
+        self.precompute: Callable[[tf.Tensor], Any] = Compiled(functools.partial(precompute, model), xla=xla)
         self.score: Callable[..., tf.Tensor] = Compiled(self._score, xla=xla)
 
     def chunk_size(self, n_events: int) -> int:
@@ -181,20 +181,20 @@ class EventKernel(Kernel):
         del n_events
         return self._chunk
 
-    def size(self, prepared: Any) -> int:
-        """Bytes that a chunk of prepared events takes while it is kept."""
-        return sum(tensor.dtype.size * tensor.shape.num_elements() for tensor in tf.nest.flatten(prepared))
+    def size(self, precomputed: Any) -> int:
+        """Bytes that a chunk of precomputed events takes while it is kept."""
+        return sum(tensor.dtype.size * tensor.shape.num_elements() for tensor in tf.nest.flatten(precomputed))
 
     def scores(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
         """As `score`, along directions ``(D, P)``: ``(D, n)``."""
         return tf.stack([self.score(direction, *chunk) for direction in tf.unstack(directions)])
 
-    def _sum(self, prepared: Any, weights: tf.Tensor) -> tf.Tensor:
-        return -tf.reduce_sum(weights * self._log_density(prepared))
+    def _sum(self, precomputed: Any, weights: tf.Tensor) -> tf.Tensor:
+        return -tf.reduce_sum(weights * self._log_density(precomputed))
 
-    def _score(self, tangent: tf.Tensor, prepared: Any, weights: tf.Tensor) -> tf.Tensor:
+    def _score(self, tangent: tf.Tensor, precomputed: Any, weights: tf.Tensor) -> tf.Tensor:
         del weights
-        return self._along(tangent, lambda: self._log_density(prepared))
+        return self._along(tangent, lambda: self._log_density(precomputed))
 
 
 class NuisanceTerm(Term):
@@ -217,17 +217,17 @@ class NuisanceTerm(Term):
 
 
 class Events:
-    """A data set in chunks of one size, prepared for the kernel of its model.
+    """A data set in chunks of one size, precomputed for the kernel of its model.
 
     Args:
         kernel: The kernel.
         x: Events ``(n, n_obs)``, in the order of the model's observables.
         weights: Weights ``(n,)``, by default one.
-        max_memory: Bytes for prepared events. Chunks beyond are prepared whenever they are asked for.
+        max_memory: Bytes for precomputed events. Chunks beyond are precomputed whenever they are asked for.
 
     Attributes:
         size: Events of a chunk; the last one is filled up with events of weight zero.
-        n_kept: Number of chunks that are kept prepared.
+        n_kept: Number of chunks that are kept precomputed.
     """
 
     def __init__(
@@ -235,15 +235,15 @@ class Events:
     ):
         self.size = size = kernel.chunk_size(len(x))
         weights = np.ones(len(x)) if weights is None else weights
-        self._prepare = kernel.prepare
+        self._precompute = kernel.precompute
         starts = range(0, len(x), size)
         self._weights = [tf.constant(_padded(weights[start : start + size], size, 0.0)) for start in starts]
         self._chunks = [tf.constant(_padded(x[start : start + size], size, x[0])) for start in starts]
         self.n_kept = 0
         if max_memory:
-            first = kernel.prepare(self._chunks[0])
+            first = kernel.precompute(self._chunks[0])
             self.n_kept = min(len(self._chunks), int(max_memory // max(kernel.size(first), 1)))
-            kept = [first, *map(kernel.prepare, self._chunks[1 : self.n_kept])]
+            kept = [first, *map(kernel.precompute, self._chunks[1 : self.n_kept])]
             self._chunks[: self.n_kept] = kept[: self.n_kept]
 
     def __len__(self) -> int:
@@ -252,7 +252,7 @@ class Events:
     def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
         """Prepared events and weights, chunk by chunk."""
         kept, others = self._chunks[: self.n_kept], self._chunks[self.n_kept :]
-        return zip(itertools.chain(kept, map(self._prepare, others)), self._weights, strict=True)
+        return zip(itertools.chain(kept, map(self._precompute, others)), self._weights, strict=True)
 
 
 class LearnedLoss(BaseUnbinnedNLL):
@@ -332,7 +332,7 @@ class LearnedLoss(BaseUnbinnedNLL):
 
     @property
     def max_memory(self) -> float:
-        """Bytes of prepared events that are kept, an option."""
+        """Bytes of precomputed events that are kept, an option."""
         return float(self._options.get("max_memory", MAX_MEMORY))
 
     def value(self, *, params: Any = None, full: bool | None = None) -> tf.Tensor:
@@ -404,7 +404,7 @@ class LearnedLoss(BaseUnbinnedNLL):
         return np.ones(int(data.num_entries)) if data.weights is None else np.asarray(data.weights, float)
 
     def _memory_for(self, n_events: int) -> float:
-        """Bytes for the prepared events of one of the data sets."""
+        """Bytes for the precomputed events of one of the data sets."""
         return self.max_memory * n_events / sum(int(data.num_entries) for data in self.data)
 
     # --- what zfit calls ----------------------------------------------------------------------------------------------

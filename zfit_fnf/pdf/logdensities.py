@@ -17,6 +17,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from zfit.models.dist_tfp import WrapDistribution
 
+__all__ = ["log_density", "log_sum"]
+
 Values = Mapping[str, tf.Tensor]
 
 

@@ -26,6 +26,8 @@ from ..densities.bijectors import logistic_log_prob
 from ..densities.deformation import Deformation
 from ..densities.flows import AutoregressiveDensity, Flow
 
+__all__ = ["TOLERANCE", "Factor", "Region"]
+
 TOLERANCE = 1e-4
 """Relative accuracy of probabilities; where it cannot be reached a warning says what was."""
 

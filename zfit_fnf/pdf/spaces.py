@@ -12,9 +12,25 @@ from zfit.core.parameter import BaseParameter
 
 from ..common.checks import number
 
+__all__ = [
+    "UNBOUNDED",
+    "Ranges",
+    "as_list",
+    "causal_order",
+    "check_components",
+    "columns",
+    "conditions",
+    "finite",
+    "make_space",
+    "outputs",
+    "same_space",
+    "shares_of",
+    "space_ranges",
+    "space_within",
+]
+
 UNBOUNDED = 1e12
 """Limit of unbounded observables; zfit cannot compare spaces with infinite limits."""
-_SAID = "\u00b6"  # around the messages of checks in a graph
 
 Ranges = dict[str, tuple[float, float]]
 

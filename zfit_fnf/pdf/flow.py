@@ -1,0 +1,267 @@
+"""PDFs made of one flow: a nominal density, and a density that nuisances deform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+from zfit.core.parameter import BaseParameter
+
+from ..common.checks import number
+from ..densities.deformation import Deformation
+from ..densities.flows import Flow
+from ..param import values_of
+from .base import LogSpacePDF
+from .drawing import new_seed
+from .regions import Factor, Region
+from .spaces import UNBOUNDED, Ranges, columns, finite, space_within
+
+__all__ = ["FNFPDF", "FlowBasedPDF", "FlowPDF", "log_probability"]
+
+_PRECISIONS = ["float64", "float32"]
+
+
+class FlowBasedPDF(LogSpacePDF):
+    """A flow, or a flow behind a deformation, with the observables bound by name."""
+
+    def __init__(self, flow: Flow, obs: Any, params: Mapping[str, Any], **settings: Any):
+        if isinstance(flow, (zfit.pdf.BasePDF, Deformation)) or not hasattr(flow, "log_density_given"):
+            raise TypeError(f"{settings['name']!r} takes a Flow (a Deformation belongs into an FNFPDF); got {flow!r}")
+        self._flow = flow
+        self.cond = tuple(flow.cond)
+        self.ranges = {name: finite(*flow.ranges[name]) for name in flow.obs}
+        default = {**self.ranges, **dict.fromkeys(self.cond, (-UNBOUNDED, UNBOUNDED))}
+        super().__init__(obs=space_within(obs, default, settings["name"]), params=dict(params), **settings)
+        if not self._covers(self.norm):
+            self._refuse_conditional()
+
+    def encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Observables ``(n, d)`` and conditions ``(n, m)``, standardised, and the log-Jacobian ``(n,)``; dtype of ``x``."""
+        # Large offsets cancel in float64.
+        exact = tf.cast(x, tf.float64)
+        encoded = self._flow.encode(columns(exact, self.obs, self._flow.obs), columns(exact, self.obs, self.cond))
+        return tuple(tf.cast(part, x.dtype) for part in encoded)
+
+    def _context(self, context: tf.Tensor) -> tf.Tensor:
+        """Standardised conditions; the encoder wants observables too, so it gets the centre of the density."""
+        centre = self._flow.decode(tf.zeros((tf.shape(context)[0], len(self._flow.obs)), tf.float64))
+        return self._flow.encode(centre, context)[1]
+
+    def _decode(self, u: tf.Tensor) -> tf.Tensor:
+        return columns(self._flow.decode(u), self._flow.obs, self.outputs)
+
+    def factor(self, used: frozenset[str]) -> Factor:
+        """The density as a factor of a `Region`, if factors are conditional on the observables ``used``."""
+        return Factor(self._flow, used=used)
+
+    def nuisances(self) -> tf.Tensor | None:
+        """Values of the nuisances for a `Region`, if there are any."""
+        return None
+
+    def restricted(self, ranges: Ranges) -> Ranges:
+        """Of ranges, those that cut something away, infinite on the sides where they do not."""
+        cut = {}
+        for name, (low, high) in self.ranges.items():
+            wanted = ranges.get(name, (low, high))
+            cut[name] = (wanted[0] if wanted[0] > low else -np.inf, wanted[1] if wanted[1] < high else np.inf)
+        return {name: limits for name, limits in cut.items() if np.any(np.isfinite(limits))}
+
+    def _log_fraction(self, ranges: Ranges) -> tf.Tensor:
+        return log_probability([self], self.restricted(ranges), self._regions)
+
+
+def log_probability(factors: Sequence[FlowBasedPDF], ranges: Ranges, regions: dict[Any, Region]) -> tf.Tensor:
+    """Logarithm of the probability of a product of densities in a box.
+
+    Args:
+        factors: The densities, each after those that describe its conditions.
+        ranges: The box, by observable.
+        regions: Boxes of these factors that are known already; a new one is added.
+    """
+    key = tuple(ranges.items())
+    if key not in regions:
+        with tf.init_scope():
+            used = frozenset(o for pdf in factors for o in pdf.cond)
+            regions[key] = Region([pdf.factor(used) for pdf in factors], ranges)
+    return regions[key].log_probability([pdf.nuisances() for pdf in factors])
+
+
+class FlowPDF(FlowBasedPDF):
+    r"""A nominal density :math:`p(y | x)` without parameters.
+
+    Args:
+        flow: The density.
+        obs: Names, or a `zfit.Space`, of the observables and conditions, in any order; by default those of the flow,
+            over its ranges (unbounded ones: ± ``UNBOUNDED``). In a narrower space the density is divided by its
+            integral there.
+        extended: Yield: a number or parameter.
+        norm: Range over which it is normalised; by default ``obs``.
+        name: Name of the PDF.
+        label: Text for plots and tables.
+
+    Raises:
+        ValueError: If the observables are not those of the flow, or their range is wider; if a conditional density
+            should be normalised over a part of its range.
+
+    Example:
+        >>> flow = Flow(["mass"], ranges={"mass": (60.0, 120.0)})
+        >>> pdf = FlowPDF(flow)
+        >>> float(pdf.integrate((60.0, 120.0))[0])
+        1.0
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        obs: Any = None,
+        extended: Any = None,
+        norm: Any = None,
+        name: str = "FlowPDF",
+        label: str | None = None,
+    ):
+        self._arguments = {"flow": flow, "obs": obs, "extended": extended, "norm": norm, "name": name, "label": label}
+        super().__init__(flow, obs, {}, extended=extended, norm=norm, name=name, label=label)
+
+    def _precompute(self, x: tf.Tensor) -> Any:
+        return self._precompute_with(x, self._precompute_conditions(x))
+
+    def _precompute_conditions(self, x: tf.Tensor) -> Any:
+        return self._flow.given(self.encode(x)[1])
+
+    def _precompute_with(self, x: tf.Tensor, given: Any) -> Any:
+        u, _, log_jacobian = self.encode(x)
+        return self._flow.log_density_given(u, given) + log_jacobian
+
+    def _log_shape(self, precomputed: Any) -> tf.Tensor:
+        return precomputed
+
+    def _draw(self, context: tf.Tensor) -> tf.Tensor:
+        return self._decode(self._flow.draw(self._context(context), new_seed()))
+
+
+class FNFPDF(FlowBasedPDF):
+    r"""A density that nuisances deform.
+
+    A factorizable normalizing flow (arXiv:2606.30489),
+    :math:`p(y|x,\nu) = p_\mathrm{nom}(T_\nu(y;x)|x) \, |\det \partial T_\nu/\partial y|`. The coefficients of the
+    deformation are computed once per data set.
+
+    In a range that is narrower than that of the deformation the density is divided by its integral there, which is a
+    smooth function of the nuisances and accurate to 1e-4 (relative), see :mod:`zfit_fnf.pdf.regions`: exact in one
+    dimension, and in the first of several, for densities and maps with one layer.
+
+    Args:
+        deformation: The deformation, which carries its flow.
+        params: A parameter for each of its nuisances, by name.
+        obs: As for `FlowPDF`.
+        extended: Yield: a number or parameter, e.g. from :func:`zfit_fnf.modified_yield`.
+        norm: Range over which it is normalised; by default ``obs``.
+        name: Name of the PDF.
+        label: Text for plots and tables.
+        precision: Of the networks, ``"float64"`` or ``"float32"``, see docs/performance.md.
+
+    Raises:
+        ValueError: If ``params`` lacks a nuisance or names another one, for another precision; as for `FlowPDF`.
+
+    Example:
+        >>> from zfit_fnf.densities.deformation import Response
+        >>> from zfit_fnf.param import nuisance
+        >>> response = Response(["jes"], ((1,), (2,)), n_dim=1, n_context=0)
+        >>> deformation = Deformation(Flow(["mass"]), [response], windows={"jes": (-1.0, 1.0)})
+        >>> pdf = FNFPDF(deformation, params={"jes": nuisance("jes")}, extended=1000.0)
+        >>> len(pdf.sample(5).value())
+        5
+    """
+
+    def __init__(
+        self,
+        deformation: Deformation,
+        params: Mapping[str, Any],
+        obs: Any = None,
+        extended: Any = None,
+        norm: Any = None,
+        name: str = "FNFPDF",
+        label: str | None = None,
+        precision: str = "float64",
+    ):
+        if precision not in _PRECISIONS:
+            raise ValueError(f"precision= is one of {_PRECISIONS}; got {precision!r}")
+        self._arguments = {
+            "deformation": deformation,
+            "params": params,
+            "obs": obs,
+            "extended": extended,
+            "norm": norm,
+            "name": name,
+            "label": label,
+            "precision": precision,
+        }
+        if not (hasattr(deformation, "nuisances") and hasattr(deformation, "flow")):
+            raise TypeError(
+                f"{name!r} takes a Deformation, e.g. from zfit_fnf.train.fit_deformation; got {deformation!r}"
+            )
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                f"params= of {name!r} maps the nuisances {list(deformation.nuisances)} to parameters; got {params!r}"
+            )
+        for nuisance, value in params.items():
+            if not isinstance(value, BaseParameter):
+                number(value, f"params[{nuisance!r}] of {name!r}, if it is no parameter,")
+        self._single = precision == "float32"
+        self._deformation = deformation
+        known = deformation.nuisances
+        if missing := [name for name in known if name not in params]:
+            raise ValueError(
+                f"params= lacks a parameter for {missing}; the nuisances of the deformation are {list(known)}"
+            )
+        if unknown := sorted(set(params) - set(known)):
+            raise ValueError(f"params= names {unknown}, but the nuisances of the deformation are {list(known)}")
+        bound = {nuisance: params[nuisance] for nuisance in known}
+        super().__init__(deformation.flow, obs, bound, extended=extended, norm=norm, name=name, label=label)
+
+    @property
+    def deformation(self) -> Deformation:
+        """The deformation."""
+        return self._deformation
+
+    def factor(self, used: frozenset[str]) -> Factor:
+        """The density as a factor of a `Region`, if factors are conditional on the observables ``used``."""
+        return Factor(self._flow, self._deformation, used)
+
+    def nuisances(self) -> tf.Tensor | None:
+        """Values of the nuisances for a `Region`, if there are any."""
+        return self.nu()
+
+    def nu(self) -> tf.Tensor:
+        """Values ``(K,)`` of the nuisances, in the order of the deformation."""
+        return values_of([self.params[name] for name in self._deformation.nuisances])
+
+    def _coordinates(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """As `encode`, the coordinates in the precision of the networks."""
+        u, c, log_jacobian = self.encode(x)
+        return (tf.cast(u, tf.float32), tf.cast(c, tf.float32), log_jacobian) if self._single else (u, c, log_jacobian)
+
+    def _precompute(self, x: tf.Tensor) -> Any:
+        return self._precompute_with(x, self._precompute_conditions(x))
+
+    def _precompute_conditions(self, x: tf.Tensor) -> Any:
+        _, c, _ = self._coordinates(x)
+        return self._deformation.given(c), self._flow.given(c)
+
+    def _precompute_with(self, x: tf.Tensor, given: Any) -> Any:
+        u, c, log_jacobian = self._coordinates(x)
+        of_deformation, of_flow = given
+        return u, c, log_jacobian, self._deformation.coefficients_given(u, of_deformation), of_flow
+
+    def _log_shape(self, precomputed: Any) -> tf.Tensor:
+        u, c, log_jacobian, coefficients, given = precomputed
+        basis = tf.cast(self._deformation.basis(self.nu()), u.dtype)
+        nominal, log_det = self._deformation.apply(u, c, coefficients, basis)
+        log_density = self._flow.log_density_given(nominal, given) + log_det
+        return tf.cast(log_density, log_jacobian.dtype) + log_jacobian
+
+    def _draw(self, context: tf.Tensor) -> tf.Tensor:
+        return self._decode(self._deformation.draw(self._context(context), self.nu(), new_seed()))
