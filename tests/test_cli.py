@@ -299,7 +299,7 @@ class TestErrors:
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         done = invoke("demo", "--out", tmp_path / "out")
         assert done.exit_code == 1
-        assert 'the demonstration needs pyarrow: pip install "zfit_fnf[plot,io]"' in done.stderr
+        assert 'pyarrow is needed for this: pip install "zfit_fnf[plot,io]"' in done.stderr
         assert not (tmp_path / "out").exists()
 
     def test_a_training_that_stops_leaves_no_results(self, tmp_path, monkeypatch):

@@ -358,7 +358,7 @@ class TestZuko:
             interop.zuko.import_flow(7, obs=["a"], architecture={})
         monkeypatch.setitem(sys.modules, "torch", None)
         (tmp_path / "m.pt").touch()
-        with pytest.raises(ImportError, match="needs PyTorch: pip install"):
+        with pytest.raises(ImportError, match="PyTorch is needed for this: pip install"):
             interop.zuko.import_flow(tmp_path / "m.pt", obs=["a"], architecture={})
 
 

@@ -176,7 +176,7 @@ class TestProjection:
 
     def test_says_what_to_install(self, ax, monkeypatch):
         monkeypatch.setitem(sys.modules, "mplhep", None)
-        with pytest.raises(ImportError, match=r'mplhep is needed for plots: pip install "zfit_fnf\[plot\]"'):
+        with pytest.raises(ImportError, match=r'mplhep is needed for this: pip install "zfit_fnf\[plot\]"'):
             plotting.projection(self.data, self.components, "x", bins=EDGES, ax=ax)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .common.optional import require
 from .samples import Sample, as_sample, check_trainable
 
 _FOLDS = 2
@@ -35,11 +36,7 @@ def two_sample_auc(
     Example:
         >>> two_sample_auc(data, profiled.pdf.sample(50_000), ["x1", "x2", "y1", "y2"])
     """
-    try:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-        from sklearn.metrics import roc_auc_score
-    except ImportError as error:
-        raise ImportError('two-sample tests need scikit-learn: pip install "zfit_fnf[diagnostics]"') from error
+    ensemble, metrics = (require(f"sklearn.{name}", extra="diagnostics") for name in ("ensemble", "metrics"))
     samples = [as_sample(sample, columns, weights=own) for sample, own in zip((first, second), weights, strict=True)]
     for sample in samples:
         check_trainable(sample)
@@ -51,10 +48,12 @@ def two_sample_auc(
     score = np.zeros(len(x))
     for held in range(_FOLDS):
         train, test = fold != held, fold == held
-        classifier = HistGradientBoostingClassifier(random_state=seed, early_stopping=True)
+        classifier = ensemble.HistGradientBoostingClassifier(random_state=seed, early_stopping=True)
         classifier.fit(x[train], label[train], sample_weight=w[train])
         score[test] = classifier.predict_proba(x[test])[:, 1]
-    areas = [roc_auc_score(label[fold == k], score[fold == k], sample_weight=w[fold == k]) for k in range(_FOLDS)]
+    areas = [
+        metrics.roc_auc_score(label[fold == k], score[fold == k], sample_weight=w[fold == k]) for k in range(_FOLDS)
+    ]
     return float(np.mean(areas))
 
 

@@ -28,16 +28,16 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
+from .common.optional import require
 from .limits import ProfileLikelihood
 from .toys import asimov, current_values, global_observables, preserved, refill, refillable, toy
 
-try:
-    import hepstats.hypotests
-    import hepstats.hypotests.calculators
-    from hepstats.hypotests.exceptions import POIRangeError
-    from hepstats.hypotests.parameters import POI, POIarray
-except ImportError as error:
-    raise ImportError('the calculators need hepstats: pip install "zfit_fnf[limits]"') from error
+require("hepstats", extra="limits")
+
+import hepstats.hypotests  # noqa: E402
+import hepstats.hypotests.calculators  # noqa: E402
+from hepstats.hypotests.exceptions import POIRangeError  # noqa: E402
+from hepstats.hypotests.parameters import POI, POIarray  # noqa: E402
 
 _TINY = 1e-12  # instead of a p-value of zero, which toys may have
 

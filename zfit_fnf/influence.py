@@ -15,6 +15,7 @@ import pandas as pd
 import tensorflow as tf
 from zfit.result import FitResult
 
+from .common.chunks import concatenated
 from .loss import Events, LearnedLoss, event_kernel
 from .pdf import columns
 
@@ -24,7 +25,6 @@ FAR = 10.0
 NOTABLE = 0.5
 """Errors by which an event may move a parameter before a fit tells of it."""
 
-_CHUNK = 100_000  # events whose distances are computed at once
 _SHOWN = 3  # events in a message
 
 
@@ -175,8 +175,9 @@ def _distances(pdf: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:
         return np.min(parts, axis=0) if is_sum else np.max(parts, axis=0)
     if not hasattr(pdf, "encode"):
         return np.zeros(len(x))
-    result = np.zeros(len(x))
-    for start in range(0, len(x), _CHUNK):
-        u, c, _ = pdf.encode(tf.constant(x[start : start + _CHUNK], tf.float64))
-        result[start : start + _CHUNK] = np.abs(np.concatenate([u, c], axis=1)).max(axis=1)
-    return result
+
+    def furthest(rows: np.ndarray) -> np.ndarray:
+        u, c, _ = pdf.encode(tf.constant(rows, tf.float64))
+        return np.abs(np.concatenate([u, c], axis=1)).max(axis=1)
+
+    return concatenated(furthest, x)

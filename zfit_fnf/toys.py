@@ -26,6 +26,8 @@ from tqdm.auto import tqdm
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
+from .common.chunks import GRAPH, concatenated
+from .common.optional import require
 from .influence import scores, yield_gradient
 from .loss import Compiled, Term, kept_by
 from .minimize import Minuit
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
 Values = Mapping[zfit.Parameter, float]
 Seed = int | Sequence[int]
-
-_CHUNK = 10_000  # events whose density is evaluated at once while an Asimov set is made
 
 
 @dataclass(frozen=True, eq=False)
@@ -402,11 +402,7 @@ def current_axes() -> Axes:
     Raises:
         ImportError: If Matplotlib is missing, with what to install.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('plots need Matplotlib: pip install "zfit_fnf[plot]"') from error
-    return plt.gca()
+    return require("matplotlib.pyplot", extra="plot").gca()
 
 
 _drawing = threading.RLock()
@@ -556,8 +552,7 @@ def _asimov_channel(
 
 def _log_density(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:
     """Log-density of a component at events in the order of the model's observables, chunk by chunk."""
-    chunks = (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))
-    return np.concatenate([np.asarray(component.log_pdf(_as_data(model, chunk))) for chunk in chunks])
+    return concatenated(lambda chunk: component.log_pdf(_as_data(model, chunk)), x, size=GRAPH)
 
 
 def _calibrated(weights: np.ndarray, scores: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ need.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import json
 import os
@@ -30,6 +29,7 @@ from zfit.result import FitResult
 from .. import __version__, plotting, scans, storage
 from ..acceleration import accelerate
 from ..common.files import complete, own_files
+from ..common.optional import require
 from ..common.parallel import workers
 from ..datasets import Part, ShiftSqueeze
 from ..densities.deformation import Deformation
@@ -553,11 +553,7 @@ def _cpu_seconds() -> float:
 def check_libraries(*further: str) -> None:
     """Refuse to start without the libraries that files, plots and tests need, rather than to fail at the end."""
     for library in ("pyarrow", "matplotlib", "mplhep", "hist", *further):
-        try:
-            importlib.import_module(library)
-        except ImportError as error:
-            extras = "plot,io,diagnostics" if further else "plot,io"
-            raise ImportError(f'the demonstration needs {library}: pip install "zfit_fnf[{extras}]"') from error
+        require(library, extra="plot,io,diagnostics" if further else "plot,io")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..common.optional import require
+
 _FEW_EVENTS = 1000.0
 _LOW_SHARE = 0.1
 _STILL_FALLING = 1e-3  # nats per event in the last quarter of the steps, where the learning rate is down to a seventh
@@ -106,11 +108,7 @@ class History:
         Returns:
             The axes.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError('plots need matplotlib: pip install "zfit_fnf[plot]"') from error
-        ax = plt.gca() if ax is None else ax
+        ax = require("matplotlib.pyplot", extra="plot").gca() if ax is None else ax
         ax.plot(self.steps, self.training, label="training")
         ax.plot(self.steps, self.validation, label="validation (averaged weights)")
         ax.axvline(self.best_step, color="grey", linestyle=":", label="kept")

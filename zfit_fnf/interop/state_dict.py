@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.optional import require
 from .architecture import NetworkShape
 from .zuko_density import ACTIVATIONS, ZukoNetwork
 
@@ -72,12 +73,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            'reading a .pt file needs PyTorch: pip install "zfit_fnf[torch]", or save the state dict as .npz'
-        ) from error
+    torch = require("torch", extra="torch")
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
         raise ImportError(
             f"PyTorch {torch.__version__} may execute what is in a .pt file (CVE-2025-32434): upgrade to 2.6 or later, or "

@@ -6,7 +6,6 @@ Every function draws on the Matplotlib axes that it is given, or on the current 
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import math
 import operator
@@ -20,6 +19,7 @@ from scipy.interpolate import CubicSpline, RectBivariateSpline
 from scipy.stats import chi2
 from zfit.result import FitResult
 
+from ..common.optional import require
 from ..param import Nuisance
 from ..projections import PostfitBand, VariedSample, fitted_nuisances, hesse_error
 from ..samples import Sample, as_sample
@@ -463,7 +463,7 @@ def legend_above(ax: Axes, *, columns: int | None = None) -> None:
 
 
 def _histogram(sample: Sample, column: str, edges: np.ndarray) -> Any:
-    hist = _library("hist")
+    hist = require("hist", extra="plot")
     histogram = hist.Hist(hist.axis.Variable(edges, name=column), storage=hist.storage.Weight())
     return histogram.fill(sample.columns[column], weight=sample.weights)
 
@@ -534,7 +534,7 @@ def _draw_simulated_ratios(simulated: tuple[Any, Any, Any], column: str, edges: 
 
 
 def _draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> None:
-    histplot = _library("mplhep").histplot
+    histplot = require("mplhep", extra="plot").histplot
     colours = [_FILLS[index % len(_FILLS)] for index in range(len(parts))]
     common = {"ax": ax, "flow": "none", "yerr": False, "label": list(parts), "color": colours}
     if stack:
@@ -545,19 +545,12 @@ def _draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> 
 
 
 def _draw_data(observed: Any, ax: Axes) -> None:
-    histplot = _library("mplhep").histplot
+    histplot = require("mplhep", extra="plot").histplot
     error = np.sqrt(observed.variances())
     histplot(observed, histtype="errorbar", yerr=error, color=INK, markersize=4, label="data", ax=ax, flow="none")
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f'{name} is needed for plots: pip install "zfit_fnf[plot]"') from error
 
 
 def _rounded(value: float, error: float) -> str:

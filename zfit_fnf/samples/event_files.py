@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import importlib
 import os
 import re
 import zlib
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..common.optional import require
 from .columns import as_column, check_names
 from .cuts import Cut
 
@@ -89,11 +89,11 @@ def write(columns: Mapping[str, Any], path: Path, form: str) -> None:
     if form == "CSV":
         pd.DataFrame(columns).to_csv(path, index=False)
     elif form == "Parquet":
-        _library("pyarrow")
+        require("pyarrow", extra="io")
         pd.DataFrame(columns).to_parquet(path, index=False, write_page_checksum=True)
     else:
         arrays = {str(name): as_column(values, str(name), "the events") for name, values in columns.items()}
-        with _library("uproot").recreate(path) as file:
+        with require("uproot", extra="io").recreate(path) as file:
             file.mktree(TREE_NAME, {name: values.dtype for name, values in arrays.items()})
             file[TREE_NAME].extend(arrays)
 
@@ -121,14 +121,6 @@ def _matching(path: str) -> list[Path]:
     return found
 
 
-def _library(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f'{package} is needed for this file format: pip install "zfit_fnf[io]"') from error
-
-
 @contextmanager
 def _reading(path: Path, form: str) -> Iterator[None]:
     """Turns whatever a file library raises on a damaged file into one error that names the file."""
@@ -144,7 +136,7 @@ def _reading(path: Path, form: str) -> Iterator[None]:
 
 
 def _read_root(path: Path, columns: list[str] | None, tree: str | None) -> Arrays:
-    uproot = _library("uproot")
+    uproot = require("uproot", extra="io")
     with _reading(path, "ROOT"):
         file = uproot.open(path)
     with file:
@@ -190,7 +182,7 @@ def _choose_tree(classes: Mapping[str, str], tree: str | None, name: str) -> str
 
 def _read_parquet(path: Path, columns: list[str] | None) -> Arrays:
     """Without pandas, which would make an index of some columns."""
-    parquet, types = _library("pyarrow.parquet"), _library("pyarrow.types")
+    parquet, types = require("pyarrow.parquet", extra="io"), require("pyarrow.types", extra="io")
     with _reading(path, "Parquet"), parquet.ParquetFile(path, page_checksum_verification=True) as file:
         schema = file.schema_arrow
         _check_header(schema.names, path.name)
