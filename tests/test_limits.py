@@ -461,19 +461,6 @@ def test_results_print_as_tables():
     assert "expected for mu = 1  2.5 sigma, p = 0.00621" in str(excess)
 
 
-def test_plot(bump, monkeypatch):
-    plt = pytest.importorskip("matplotlib.pyplot")
-    plt.switch_backend("agg")
-    _, result = bump
-    _, ax = plt.subplots()
-    assert result.plot(ax=ax) is ax
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert {"expected", "observed"} < set(labels)
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r'pip install "zfit_fnf\[plot\]"'):
-        result.plot()
-
-
 def test_only_the_calculators_need_hepstats(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "hepstats"]:
         monkeypatch.setitem(sys.modules, name, None)

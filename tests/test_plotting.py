@@ -15,10 +15,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from zfit_fnf import plotting
+from zfit_fnf.densities.history import History
+from zfit_fnf.limits import LimitResult
 from zfit_fnf.minimize import Minuit
+from zfit_fnf.plotting.projections import POSTFIT_BAND
+from zfit_fnf.plotting.style import figure
 from zfit_fnf.projections import PostfitBand, VariedSample
 from zfit_fnf.samples import Sample
 from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
+from zfit_fnf.toys import ToyFits
 
 EDGES = [0.0, 1.0, 2.0, 4.0]
 
@@ -160,10 +165,10 @@ class TestProjection:
         events = Sample({"x": np.array([0.5, 1.5, 1.6, 3.0])}, np.array([3.0, 2.0, 2.0, 3.0]))  # 3, 4, 3 expected
         band = PostfitBand(events, np.array([[0.3, 0.1, 0.2, 0.0], [0.4, 0.2, -0.2, 0.5]]))
         plotting.projection(self.data, self.components, "x", bins=EDGES, band=band, ax=ax)
-        (drawn,) = [patch for patch in ax.patches if patch.get_label() == plotting.POSTFIT_BAND]
+        (drawn,) = [patch for patch in ax.patches if patch.get_label() == POSTFIT_BAND]
         np.testing.assert_allclose(drawn.get_data().values, [3 + 0.5, 4 + 0.3, 3 + 0.5])
         np.testing.assert_allclose(drawn.get_data().baseline, [3 - 0.5, 4 - 0.3, 3 - 0.5])
-        assert plotting.POSTFIT_BAND in labels(ax)
+        assert POSTFIT_BAND in labels(ax)
 
     @pytest.mark.parametrize("bins", [[1.0], [2.0, 1.0], (3, 1.0, 1.0), [[1.0, 2.0]]])
     def test_refuses_bins_that_are_none(self, bins):
@@ -383,6 +388,69 @@ class TestContour:
             ContourScan(self.scan.parameters, self.scan.titles, self.scan.values, delta, (0.0, 0.0)), ax=ax
         )
         assert len(self.lines(ax)) == 2
+
+
+class TestLimit:
+    scan = pd.DataFrame(
+        {
+            "observed": [1.0, 0.4, 0.04],
+            "expected_m2": [0.5, 0.1, 0.001],
+            "expected_m1": [0.7, 0.2, 0.01],
+            "expected": [0.8, 0.3, 0.02],
+            "expected_p1": [0.9, 0.5, 0.06],
+            "expected_p2": [0.95, 0.7, 0.1],
+        },
+        index=[0.0, 1.0, 2.0],
+    )
+    result = LimitResult("mu", 0.9, 1.5, (0.5, 0.7, 1.0, 1.4, 2.0), 0.25, scan, r"$\mu$")
+
+    def test_curves_pass_through_the_scan(self, ax):
+        assert plotting.limit(self.result, ax=ax) is ax
+        for name in ("observed", "expected"):
+            (line,) = [line for line in ax.lines if line.get_label() == name]
+            np.testing.assert_allclose(line.get_ydata()[[0, -1]], self.scan[name].iloc[[0, -1]])
+        band = ax.collections[0].get_paths()[0].vertices  # two standard deviations
+        np.testing.assert_allclose(np.ptp(band[band[:, 0] == 0.0, 1]), 0.95 - 0.5)
+        assert ax.lines[-1].get_ydata()[0] == pytest.approx(0.1)  # excluded below
+        assert ax.get_xlabel() == r"$\mu$"
+
+    def test_without_data_there_are_expected_limits(self, ax):
+        plotting.limit(replace(self.result, scan=self.scan.drop(columns="observed")), ax=ax)
+        assert labels(ax) == [r"expected $\pm 2\sigma$", r"expected $\pm 1\sigma$", "expected"]
+
+
+class TestToyPulls:
+    def test_counts_the_valid_fits(self, ax):
+        values = pd.DataFrame({"mu": [1.0, 2.0, 2.4, 7.0]})
+        fits = ToyFits({"mu": 2.0}, values, pd.DataFrame({"mu": [0.5] * 4}), np.array([True, True, True, False]))
+        assert plotting.toy_pulls(fits, "mu", ax=ax) is ax
+        heights = ax.patches[0].get_path().vertices[:, 1]
+        assert heights.max() == 1
+        assert labels(ax)[0] == "3 toys"
+        edges = np.unique(ax.patches[0].get_path().vertices[heights > 0, 0])
+        np.testing.assert_allclose(edges, [-2.0, -1.75, 0.0, 0.25, 0.75, 1.0])  # pulls -2, 0 and 0.8
+        (curve,) = ax.lines
+        assert curve.get_ydata().sum() == pytest.approx(3.0, rel=1e-5)  # the Gaussian has as many toys
+
+
+def test_training_history(ax):
+    history = History("flow", [10, 20, 30], [1.5, 1.2, 1.0], [1.6, 1.3, 1.4], best_step=20)
+    assert plotting.training(history, ax=ax) is ax
+    lines = {line.get_label(): line.get_data() for line in ax.lines}
+    np.testing.assert_allclose(lines["training"], [[10, 20, 30], [1.5, 1.2, 1.0]])
+    np.testing.assert_allclose(lines["validation (averaged weights)"][1], [1.6, 1.3, 1.4])
+    assert lines["kept"][0] == [20, 20]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "negative log-density [nats/event]")
+
+
+def test_figures_are_saved_when_they_are_complete(tmp_path):
+    with figure(tmp_path / "a.png", (2, 1)) as fig:
+        fig.subplots().plot([0, 1])
+        assert not list(tmp_path.iterdir())
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ZeroDivisionError), figure(tmp_path / "b.png", (2, 1)):
+        1 / 0  # noqa: B018
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_importing_needs_no_plotting_library():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import zfit
 import numpy as np
 import pytest
@@ -226,20 +224,6 @@ def test_pulls_are_those_of_valid_fits():
     assert "3 valid fits to 4 toys" in str(fits)
     with pytest.raises(ValueError, match="0 of 1 are valid"):
         ToyFits({"mu": 2.0}, values[:1], values[:1], np.array([False])).pulls()
-
-
-def test_plot_of_pulls(monkeypatch):
-    pd = pytest.importorskip("pandas")
-    plt = pytest.importorskip("matplotlib.pyplot")
-    plt.switch_backend("agg")
-    values = pd.DataFrame({"mu": np.linspace(-1, 1, 20)})
-    fits = ToyFits({"mu": 0.0}, values, values * 0 + 0.5, np.full(20, True))
-    _, ax = plt.subplots()
-    assert fits.plot("mu", ax=ax) is ax
-    assert ax.get_xlabel() == "pull of mu"
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r'pip install "zfit_fnf\[plot\]"'):
-        fits.plot("mu")
 
 
 @pytest.mark.slow

@@ -90,10 +90,6 @@ def test_history(flow, deformation, tmp_path):
     assert "validation log-density" in str(history)
     assert set(deformation.history) == {"shift", "width", "shift x width"}
     assert [line.split()[0] for line in str(deformation.history).splitlines()[1:4]] == ["shift", "width", "shift"]
-    pytest.importorskip("matplotlib").use("agg")
-    axes = history.plot()
-    assert axes.get_xlabel() == "step"
-    assert "nats" in axes.get_ylabel()
 
 
 def test_yields_are_ratios_of_summed_weights(flow):

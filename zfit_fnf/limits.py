@@ -18,12 +18,12 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
-from scipy.interpolate import BarycentricInterpolator, PchipInterpolator
+from scipy.interpolate import BarycentricInterpolator
 from scipy.stats import norm
 
 from .arguments import check_likelihood, check_minimizer, count, parameter_of, real
@@ -31,10 +31,7 @@ from .influence import scores
 from .minimize import Minuit
 from .param import Nuisance, limits_of
 from .scans import axis_title
-from .toys import Values, asimov, current_axes, current_values, global_observables, measured_values, preserved
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .toys import Values, asimov, current_values, global_observables, measured_values, preserved
 
 BANDS = (-2, -1, 0, 1, 2)
 """Standard deviations of the background-only fluctuations behind the five expected limits."""
@@ -69,32 +66,6 @@ class LimitResult:
     best_fit: float
     scan: pd.DataFrame
     title: str = ""
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """CLs against the parameter of interest, with the expected bands.
-
-        Args:
-            ax: Where to draw; by default in the current figure.
-
-        Returns:
-            The axes.
-        """
-        ax = current_axes() if ax is None else ax
-        values = np.linspace(0, self.scan.index.max(), 200)
-        cls = {name: PchipInterpolator(self.scan.index, self.scan[name])(values) for name in self.scan}
-        ax.fill_between(
-            values, cls["expected_m2"], cls["expected_p2"], color="#ffdf7f", label=r"expected $\pm 2\sigma$"
-        )
-        ax.fill_between(
-            values, cls["expected_m1"], cls["expected_p1"], color="#85d17c", label=r"expected $\pm 1\sigma$"
-        )
-        ax.plot(values, cls["expected"], color="black", linestyle="dashed", label="expected")
-        if "observed" in cls:
-            ax.plot(values, cls["observed"], color="black", label="observed")
-        ax.axhline(1 - self.cl, color="red", linewidth=1)
-        ax.set(xlabel=self.title or self.poi, ylabel=r"CL$_s$", ylim=(0, 1), xlim=(0, values[-1]))
-        ax.legend()
-        return ax
 
     def __str__(self) -> str:
         names = ["observed", *(f"expected {band:+d} sigma" if band else "expected" for band in BANDS)]

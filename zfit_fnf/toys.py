@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -27,15 +27,11 @@ from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
 from .common.chunks import GRAPH, concatenated
-from .common.optional import require
 from .influence import scores, yield_gradient
 from .loss import Compiled, Term, kept_by
 from .minimize import Minuit
 from .param import NuisanceConstraint, limits_of
 from .pdf import LogSpacePDF, columns, drawn, plainly, space_ranges, sum_components
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Values = Mapping[zfit.Parameter, float]
 Seed = int | Sequence[int]
@@ -108,28 +104,6 @@ class ToyFits:
             "width_error": width / np.sqrt(2 * (n_valid - 1)),
         }
         return pd.DataFrame(columns)
-
-    def plot(self, parameter: zfit.Parameter | str, *, ax: Axes | None = None) -> Axes:
-        """Histogram of the pulls of one parameter, with the unit Gaussian.
-
-        Args:
-            parameter: The parameter, or its name.
-            ax: Where to draw; by default in the current figure.
-
-        Returns:
-            The axes.
-        """
-        name = parameter if isinstance(parameter, str) else parameter.name
-        ax = current_axes() if ax is None else ax
-        pulls = self._pulls()[name]
-        edges = np.linspace(-5, 5, 41)
-        centres = 0.5 * (edges[1:] + edges[:-1])
-        gauss = np.exp(-0.5 * centres**2) / np.sqrt(2 * np.pi)
-        ax.hist(pulls, bins=edges.tolist(), histtype="stepfilled", alpha=0.5, label=f"{len(pulls)} toys")
-        ax.plot(centres, gauss * len(pulls) * (edges[1] - edges[0]), color="black", label="unit Gaussian")
-        ax.set(xlabel=f"pull of {name}", ylabel="toys")
-        ax.legend()
-        return ax
 
     def _pulls(self) -> pd.DataFrame:
         return ((self.values - pd.Series(self.truth)) / self.errors)[self.valid]
@@ -394,15 +368,6 @@ def hesse_errors(loss: zfit.loss.UnbinnedNLL, parameters: Sequence[zfit.Paramete
     except np.linalg.LinAlgError:
         errors = np.full(len(parameters), np.nan)
     return dict(zip(parameters, errors.tolist(), strict=True))
-
-
-def current_axes() -> Axes:
-    """Matplotlib's current axes.
-
-    Raises:
-        ImportError: If Matplotlib is missing, with what to install.
-    """
-    return require("matplotlib.pyplot", extra="plot").gca()
 
 
 _drawing = threading.RLock()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import iminuit
@@ -39,13 +39,11 @@ from ..loss import ExtendedUnbinnedNLL
 from ..minimize import Minuit
 from ..param import Nuisance, interpolate_code4, lnN, modified_yield, normsys, nuisance
 from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF
+from ..plotting.style import figure
 from ..projections import component_samples, vary
 from ..samples import Sample, Variation, write_sample
 from ..train import fit_deformation, fit_flow
 from ..train.loop import Schedule
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TOY = ShiftSqueeze()
 
@@ -478,7 +476,7 @@ def draw_plots(
         with figure(folder / f"profile_{scan.parameter}.png", (5, 4)) as fig:
             plotting.profile(scan, ax=fig.subplots())
     with figure(folder / "limit.png", (5, 4)) as fig:
-        findings.limit.plot(ax=fig.subplots())
+        plotting.limit(findings.limit, ax=fig.subplots())
     with figure(folder / "impacts.png", (9, 1.8 + 0.4 * len(findings.model.nuisances))) as fig:
         ax_pulls, ax = fig.subplots(1, 2, width_ratios=[2, 3])
         plotting.impacts(findings.impacts, ax=ax, ax_pulls=ax_pulls)
@@ -493,7 +491,7 @@ def draw_histories(folder: Path, densities: Mapping[str, Densities]) -> None:
         with figure(folder / f"training_{process}.png", (14, 6)) as fig:
             axes = fig.subplots(2, len(histories) // 2)
             for ax, (name, history) in zip(axes.flat, histories.items(), strict=True):
-                history.plot(ax=ax).set(title=name, ylabel="")
+                plotting.training(history, ax=ax).set(title=name, ylabel="")
                 ax.get_legend().remove()
             fig.supylabel("negative log-density [nats/event]")
             fig.suptitle(f"process {process}")
@@ -569,26 +567,3 @@ def to_json(content: Any) -> str:
         return value.to_dict() if isinstance(value, History) else np.asarray(value).tolist()
 
     return json.dumps(content, indent=2, default=plain) + "\n"
-
-
-@contextmanager
-def figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure, saved at the end."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        fig = Figure(figsize=size, layout="constrained")
-        yield fig
-        with complete(path) as draft:
-            fig.savefig(draft, format="png", dpi=150)
-
-
-_STYLE: Any = {
-    "font.size": 11,
-    "axes.titlesize": "medium",
-    "xtick.direction": "in",
-    "ytick.direction": "in",
-    "xtick.top": True,
-    "ytick.right": True,
-}

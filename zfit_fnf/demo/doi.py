@@ -26,10 +26,11 @@ from ..doi.ensemble import Ensemble
 from ..doi.variations import Scenarios, Uncertainty
 from ..minimize import Minuit
 from ..plotting import doi as doi_plotting
+from ..plotting.style import figure
 from ..projections import component_samples
 from ..samples import Sample
 from ..train.loop import Schedule
-from . import TOY, DemoSettings, Model, Stages, figure
+from . import TOY, DemoSettings, Model, Stages
 
 SLICES = (-1.0, 0.0, 1.0)
 """Values of x1 at which the map is drawn; x2 is zero."""

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..common.optional import require
-
 _FEW_EVENTS = 1000.0
 _LOW_SHARE = 0.1
 _STILL_FALLING = 1e-3  # nats per event in the last quarter of the steps, where the learning rate is down to a seventh
@@ -98,23 +96,6 @@ class History:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON."""
         return asdict(self)
-
-    def plot(self, ax: Any = None) -> Any:
-        """Training and validation loss against the step.
-
-        Args:
-            ax: Matplotlib axes; default the current ones.
-
-        Returns:
-            The axes.
-        """
-        ax = require("matplotlib.pyplot", extra="plot").gca() if ax is None else ax
-        ax.plot(self.steps, self.training, label="training")
-        ax.plot(self.steps, self.validation, label="validation (averaged weights)")
-        ax.axvline(self.best_step, color="grey", linestyle=":", label="kept")
-        ax.set(xlabel="step", ylabel="negative log-density [nats/event]", title=self.name)
-        ax.legend()
-        return ax
 
     def __str__(self) -> str:
         events = f"{self.n_events} events (effective {self.effective_size:.0f})"

@@ -1,6 +1,6 @@
 """Plots of Distributions of Interest: the map, what it predicts, and where its uncertainties come from.
 
-As in `zfit_fnf.plotting`, results go in and axes come out; nothing is fitted, scanned or trained here.
+As in `zfit_fnf.plotting`, functions take results and return axes; nothing is fitted, scanned or trained here.
 """
 
 from __future__ import annotations
@@ -11,14 +11,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..common.optional import require
 from ..doi.variations import Modes, Scenarios, Uncertainty
 from ..samples import as_sample
 from ..scans import ContourScan
-from ..toys import current_axes
-from . import BLUE, INK, RED, REGIONS, draw_pulls, legend_above, per_bin, smooth
+from .fits import REGIONS, smooth
+from .histograms import draw_pulls, per_bin
+from .style import BLUE, INK, RED, current_axes, legend_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = [
+    "Truth",
+    "displacement",
+    "ellipse",
+    "impacts",
+    "likelihoods",
+    "mode_label",
+    "morphing",
+    "postfit",
+    "vector_field",
+]
 
 Truth = Callable[[pd.DataFrame], pd.DataFrame]
 """The exact map from data to simulation, where it is known; a table in, a table with the same columns out."""
@@ -433,9 +447,7 @@ def _draw_truth(ax: Axes, parameters: Sequence[str], truth: Mapping[str, float] 
 
 
 def _new_axes(n_panels: int) -> np.ndarray:
-    from matplotlib import pyplot
-
-    figure = pyplot.figure(figsize=(3.5 * n_panels, 4.5), layout="constrained")
+    figure = require("matplotlib.pyplot", extra="plot").figure(figsize=(3.5 * n_panels, 4.5), layout="constrained")
     return figure.subplots(2, n_panels, sharex=True, height_ratios=[3, 1], squeeze=False)
 
 
