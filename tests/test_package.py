@@ -21,7 +21,7 @@ LAYERS = [
     {"densities", "diagnostics"},
     {"interop", "storage", "train"},
     {"param", "pdf", "arguments"},
-    {"loss", "minimum", "influence", "minimize", "acceleration"},
+    {"loss", "pickling", "minimum", "influence", "minimize", "acceleration"},
     {"toys", "scans", "limits", "hepstats", "projections"},
     {"doi", "plotting"},
     {"demo", "cli"},

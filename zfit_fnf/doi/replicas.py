@@ -24,9 +24,9 @@ from ..common.parallel import workers
 from ..densities.networks import Model
 from ..param import Nuisance, limits_of
 from ..pdf import LogSpacePDF, components, space_ranges
+from ..pickling import dumps, loads
 from ..samples import Sample
 from .step1 import GlobalProblem, Member, TransferFit, check_count
-from .transport import dumps, loads
 
 _PROBES = 16  # events by which a model is recognised
 

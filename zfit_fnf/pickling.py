@@ -1,0 +1,145 @@
+"""Models and likelihoods on their way to another process: zfit objects do not pickle, but know what they were made of."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import cloudpickle
+import numpy as np
+from zfit.core.constraint import BaseConstraint
+from zfit.core.loss import BaseUnbinnedNLL
+
+from .param import Nuisance, NuisanceConstraint, limits_of
+from .pdf import LogSpacePDF, space_ranges
+from .pdf.spaces import make_space
+
+__all__ = ["dumps", "loads"]
+
+Parts = tuple[Callable[..., Any], dict[str, Any]]
+
+
+def dumps(content: Any) -> bytes:
+    """Pickle anything that contains PDFs, parameters, data and likelihoods; one object stays one, wherever it appears.
+
+    What was compiled or computed from the events is not sent but made again.
+
+    Args:
+        content: The content.
+
+    Raises:
+        TypeError: If something in it cannot be pickled.
+
+    Example:
+        >>> nll_elsewhere = loads(dumps(nll))
+    """
+    stream = io.BytesIO()
+    try:
+        _Pickler(stream).dump(content)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise TypeError(f"the model cannot be sent to another process: {error}") from error
+    return stream.getvalue()
+
+
+def loads(data: bytes) -> Any:
+    """The content again, with parameters of its own that have the same values.
+
+    Args:
+        data: From `dumps`, by a trusted sender.
+    """
+    return pickle.loads(data)
+
+
+class _Pickler(cloudpickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        for kind, parts in _PARTS:
+            if isinstance(obj, kind):
+                made_of = parts(obj)
+                return super().reducer_override(obj) if made_of is None else (_made, made_of)
+        return super().reducer_override(obj)
+
+
+def _made(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    return make(**arguments)
+
+
+def _composed(parameter: zfit.ComposedParameter) -> Parts:
+    arguments = {"name": parameter.name, "func": parameter._func, "params": dict(parameter.params)}
+    return zfit.ComposedParameter, {**arguments, "unpack_params": False}
+
+
+def _constant(parameter: zfit.param.ConstantParameter) -> Parts:
+    return zfit.param.ConstantParameter, {"name": parameter.name, "value": float(parameter.value())}
+
+
+def _parameter(parameter: zfit.Parameter) -> Parts | None:
+    if isinstance(parameter, Nuisance):  # has its own way
+        return None
+    lower, upper = (edge if np.isfinite(edge) else None for edge in limits_of(parameter))
+    return zfit.Parameter, {
+        "name": parameter.name,
+        "value": float(parameter.value()),
+        "lower": lower,
+        "upper": upper,
+        "stepsize": float(parameter.stepsize),
+        "floating": parameter.floating,
+        "label": parameter.label,
+    }
+
+
+def _space(space: zfit.Space) -> Parts:
+    return make_space, {"ranges": space_ranges(space)}
+
+
+def _learned(pdf: LogSpacePDF) -> Parts:
+    return type(pdf), pdf._arguments
+
+
+def _pdf(pdf: zfit.pdf.BasePDF) -> Parts:
+    extended = pdf.get_yield() if pdf.is_extended else None
+    common = {"obs": pdf.space, "norm": pdf.norm, "name": pdf.name, "label": pdf.label, "extended": extended}
+    return type(pdf), {**pdf.params, **common}
+
+
+def _events(data: zfit.Data) -> Parts:
+    weights = None if data.weights is None else np.asarray(data.weights)
+    arguments = {"array": np.asarray(data.value()), "obs": data.space, "weights": weights, "name": data.name}
+    return zfit.Data.from_numpy, {**arguments, "guarantee_limits": True}
+
+
+def _nuisances(constraint: NuisanceConstraint) -> Parts:
+    return NuisanceConstraint, {"nuisances": constraint.nuisances}
+
+
+def _function_constraint(constraint: zfit.constraint.SimpleConstraint) -> Parts:
+    params = constraint._func_params or list(constraint._simple_func_dependents)
+    return zfit.constraint.SimpleConstraint, {"func": constraint._simple_func, "params": params}
+
+
+def _constraint(constraint: BaseConstraint) -> Parts:
+    given = constraint.hs3.original_init
+    return type(constraint), {name: value for name, value in given.items() if value is not None and name != "type"}
+
+
+def _loss(loss: BaseUnbinnedNLL) -> Parts:
+    arguments = {"model": list(loss.model), "data": list(loss.data), "constraints": list(loss.constraints)}
+    return type(loss), {**arguments, "options": dict(loss._options)}
+
+
+_PARTS: tuple[tuple[type, Callable[[Any], Parts | None]], ...] = (
+    (zfit.ComposedParameter, _composed),
+    (zfit.param.ConstantParameter, _constant),
+    (zfit.Parameter, _parameter),
+    (zfit.Space, _space),
+    (LogSpacePDF, _learned),
+    (zfit.pdf.BasePDF, _pdf),
+    (zfit.Data, _events),
+    (NuisanceConstraint, _nuisances),
+    (zfit.constraint.SimpleConstraint, _function_constraint),
+    (BaseConstraint, _constraint),
+    (BaseUnbinnedNLL, _loss),
+)
+"""What objects of each kind are made of: a function and its arguments; the first kind that an object has counts."""
