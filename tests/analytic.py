@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from zfit_fnf.densities.deformation import YieldChange
+from zfit_fnf.densities.responses import ShapeResponse
 
 
 class GaussianFlow:
@@ -31,18 +32,18 @@ class GaussianFlow:
         residual = u - self._centre(c) if self.cond else u
         return -0.5 * tf.reduce_sum(residual**2 + np.log(2 * np.pi), axis=-1)
 
-    def given(self, c):
+    def precompute(self, c):
         return c
 
-    def log_density_given(self, u, given):
-        return self.log_density(u, given)
+    def log_density_at(self, u, precomputed):
+        return self.log_density(u, precomputed)
 
     def draw(self, c, seed):
         normal = tf.random.stateless_normal((tf.shape(c)[0], len(self.obs)), seed, dtype=c.dtype)
         return normal + self._centre(c) if self.cond else normal
 
 
-class GaussianDeformation:
+class GaussianDeformation(ShapeResponse):
     """``T(u) = u exp(s) + t``, with ``s`` and ``t`` polynomials in the nuisances that are the same for every event.
 
     Args:
@@ -51,36 +52,25 @@ class GaussianDeformation:
     """
 
     def __init__(self, flow: GaussianFlow, response: dict[str, tuple[tuple[float, float], tuple[float, float]]]):
-        self.flow, self.obs, self.cond, self.ranges = flow, flow.obs, flow.cond, flow.ranges
+        self.flow = flow
         self.nuisances = tuple(response)
         self.windows = dict.fromkeys(response, (-2.0, 2.0))
         self.yields = dict.fromkeys(response, YieldChange(up=1.1, down=0.9))
         self.table = np.array([pair for pairs in response.values() for pair in pairs])
 
-    def coefficients(self, u, c):
-        del c
-        table = tf.constant(self.table)[None, :, None, :]
-        return tf.tile(table, [tf.shape(u)[0], 1, len(self.obs), 1])
+    def precompute(self, u, c, of_conditions=None):
+        return u, self.flow.precompute(c)
 
-    @staticmethod
-    def given(c):
-        return c
+    def log_shape(self, nu, precomputed):
+        u, of_flow = precomputed
+        scale, shift = tf.unstack(tf.cast(self._moved(nu), u.dtype))
+        return self.flow.log_density_at(u * tf.exp(scale) + shift, of_flow) + len(self.obs) * scale
 
-    def coefficients_given(self, u, given):
-        return self.coefficients(u, given)
-
-    @staticmethod
-    def basis(nu):
-        return tf.reshape(tf.stack([nu, nu**2], axis=-1), (-1,))
-
-    @staticmethod
-    def apply(u, c, coefficients, basis):
-        del c
-        contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
-        return u * tf.exp(contracted[..., 0]) + contracted[..., 1], tf.reduce_sum(contracted[..., 0], axis=-1)
+    def _moved(self, nu):
+        return tf.linalg.matvec(self.table, tf.reshape(tf.stack([nu, nu**2], axis=-1), (-1,)), transpose_a=True)
 
     def draw(self, c, nu, seed):
-        scale, shift = tf.unstack(tf.linalg.matvec(self.table, self.basis(nu), transpose_a=True))
+        scale, shift = tf.unstack(self._moved(nu))
         return (self.flow.draw(c, seed) - shift) * tf.exp(-scale)
 
     def moments(self, nu: Sequence[float], x: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

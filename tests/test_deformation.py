@@ -69,7 +69,7 @@ def test_against_a_slow_loop_of_the_equations(deformation, flow, events):
         for j in range(2):
             s = t = 0.0
             for response in deformation.responses:
-                given = response.given(tf.constant(c[event : event + 1]))
+                given = response.precompute(tf.constant(c[event : event + 1]))
                 single = response.coefficients(tf.constant(u[event : event + 1]), given)[0]
                 for weight, coefficient in zip(weights[response.nuisances], single.numpy(), strict=True):
                     s, t = s + weight * coefficient[j, 0], t + weight * coefficient[j, 1]
@@ -167,8 +167,8 @@ def test_what_is_given_can_be_kept_event_by_event():
     rng = np.random.default_rng(6)
     u, c = (tf.constant(rng.normal(size=(20, n)).astype(np.float32)) for n in (2, 1))
     rows = np.array([3, 17, 5])
-    kept = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), transform.given(c))
-    some = transform.coefficients_given(tf.gather(u, rows), kept)
+    kept = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), transform.precompute_layer(c))
+    some = transform.coefficients_at(tf.gather(u, rows), kept)
     np.testing.assert_allclose(some, tf.gather(transform.coefficients(u, c), rows), rtol=1e-5, atol=1e-6)
 
 
@@ -229,7 +229,9 @@ def test_sampling_follows_the_deformed_density(deformation, flow):
     u, c, _ = flow.encode(*map(tf.constant, flow.columns(table)))
     basis = deformation.basis(tf.constant([1.0, 0.5], tf.float64))
     nominal, _ = deformation.apply(u, c, deformation.coefficients(u, c), basis)
-    z = np.sort(tf.sigmoid(flow.density.layers[0].inverse(nominal, flow.density.layers[0].given(c))[0]).numpy(), axis=0)
+    z = np.sort(
+        tf.sigmoid(flow.density.layers[0].inverse(nominal, flow.density.layers[0].precompute(c))[0]).numpy(), axis=0
+    )
     assert np.all(np.abs(z - (np.arange(2000)[:, None] + 0.5) / 2000).max(axis=0) < 0.055)
 
 

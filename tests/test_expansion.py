@@ -33,7 +33,7 @@ def test_order_of_the_error(case):
     assert expansion_order(model) == order
     rng = np.random.default_rng(1)
     u, c = rng.normal(size=(60, model.n_dim)), rng.normal(size=(60, model.n_context))
-    given = model.given(tf.constant(c))
+    given = model.precompute(tf.constant(c))
     coefficients = expand(model, tf.constant(u), given)
     np.testing.assert_allclose(coefficients[0], model.log_density(tf.constant(u), tf.constant(c)), rtol=1e-12)
     direction = rng.normal(size=u.shape)
@@ -41,7 +41,7 @@ def test_order_of_the_error(case):
     errors = []
     for size in (0.02, 0.01):
         rise = polynomial(coefficients[1:], tf.unstack(tf.constant(size * direction), axis=1), order)
-        exact = model.log_density_given(tf.constant(u + size * direction), given)
+        exact = model.log_density_at(tf.constant(u + size * direction), given)
         errors.append(np.median(np.abs(coefficients[0] + rise - exact)))
     # Halving the shift divides the error by 2**(order + 1).
     assert errors[0] / errors[1] == pytest.approx(2 ** (order + 1), rel=0.15)

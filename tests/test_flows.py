@@ -68,7 +68,7 @@ def test_jacobian_of_encode_and_layers(flow):
         u, c, log_jacobian = flow.encode(y, x)
     np.testing.assert_allclose(log_jacobian, np.linalg.slogdet(tape.batch_jacobian(u, y).numpy())[1], atol=1e-9)
     for layer in flow.density.layers:
-        given = layer.given(c)
+        given = layer.precompute(c)
         with tf.GradientTape() as tape:
             tape.watch(u)
             z, log_det = layer.inverse(u, given)
@@ -93,9 +93,9 @@ def test_samples_follow_the_density(flow):
     events = flow.sample(2000, cond=cond, seed=7)
     u, c, _ = flow.encode(*map(tf.constant, flow.columns(events)))
     for layer in flow.density.layers[:-1]:
-        u = tf.reverse(layer.inverse(u, layer.given(c))[0], axis=[-1])
+        u = tf.reverse(layer.inverse(u, layer.precompute(c))[0], axis=[-1])
     last = flow.density.layers[-1]
-    z = np.sort(1.0 / (1.0 + np.exp(-last.inverse(u, last.given(c))[0].numpy())), axis=0)
+    z = np.sort(1.0 / (1.0 + np.exp(-last.inverse(u, last.precompute(c))[0].numpy())), axis=0)
     distance = np.abs(z - (np.arange(2000)[:, None] + 0.5) / 2000).max(axis=0)
     assert np.all(distance < 0.055)
 

@@ -48,7 +48,7 @@ def check_inverse_and_jacobian(inverse, forward, n_dim, seed):
 def test_inverse_and_jacobian(n_dim, n_layers, seed):
     made = shaken(transfer(n_dim, n_layers, seed=seed), seed)
     context = tf.constant(np.random.default_rng(seed + 1).normal(size=(5, 1)))
-    of_context = made.given(context)
+    of_context = made.precompute(context)
     check_inverse_and_jacobian(
         lambda u: made.inverse(u, of_context), lambda u: made.forward(u, of_context), n_dim, seed
     )
@@ -69,7 +69,7 @@ def test_profiled_transfer_is_the_transfer_at_its_centre():
     u, context = tf.constant(EVENTS[["a", "b"]].to_numpy()), tf.constant(EVENTS[["x"]].to_numpy())
     centre = tf.constant(list(made.centre.values()), tf.float64)
     moved, log_det = made.inverse(u, context, centre)
-    expected, expected_log_det = made.transfer.inverse(u, made.transfer.given(context))
+    expected, expected_log_det = made.transfer.inverse(u, made.transfer.precompute(context))
     np.testing.assert_array_equal(moved, expected)
     np.testing.assert_array_equal(log_det, expected_log_det)
     away, _ = made.inverse(u, context, centre + 0.1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -88,7 +88,8 @@ def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
     if not order_of(pdf):
         return precompute(pdf, x)
     # Without the flow and the yields, which may differ where the responses are of one architecture.
-    responses = PolynomialMap(pdf.deformation.responses, windows=pdf.deformation.windows)
+    deformation = cast(Deformation, pdf.deformation)
+    responses = PolynomialMap(deformation.responses, windows=deformation.windows)
     u, c, log_jacobian = pdf.encode(x)
     with _coefficients.of(responses) as function:
         (coefficients,) = _in_pieces(function, tf.cast(u, tf.float32), tf.cast(c, tf.float32))
@@ -105,10 +106,14 @@ def _coefficients(responses: PolynomialMap, u: tf.Tensor, c: tf.Tensor) -> tuple
 def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
     """Basis ``(M,)`` at the current nuisances; there the log-scales, scaled coordinates and shifts, ``(d, n)`` each."""
     u, _, _, coefficients, calibration = data
-    basis = tf.stop_gradient(pdf.deformation.basis(pdf.nu(), calibration))  # a tape of the user may be watching
+    basis = tf.stop_gradient(_basis(pdf, calibration))  # a tape of the user may be watching
     contracted = basis[None, :] @ tf.cast(coefficients, tf.float64)
     log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
     return basis, log_scale, u * tf.exp(log_scale), shift
+
+
+def _basis(pdf: FNFPDF, calibration: tf.Tensor) -> tf.Tensor:
+    return cast(Deformation, pdf.deformation).basis(pdf.nu(), calibration)
 
 
 def _projections(pdf: FNFPDF) -> list[tf.Tensor]:
@@ -152,7 +157,7 @@ def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
     if not (order := order_of(pdf)):
         return log_expanded.dispatch(object)(pdf, nest)
     # Differences to the centre are small: float32 resolves them better than anybody asks for.
-    basis = tf.cast(pdf.deformation.basis(pdf.nu(), nest["calibration"]) - nest["centre"], tf.float32)
+    basis = tf.cast(_basis(pdf, nest["calibration"]) - nest["centre"], tf.float32)
     log_scale, shift = tf.unstack(tf.reshape(contract(basis, nest["blocks"]), (2, *nest["scaled"].shape)))
     delta = tf.unstack(nest["scaled"] * tf.math.expm1(log_scale) + shift)
     rise = polynomial(nest["polynomial"], delta, order)
@@ -171,7 +176,7 @@ def _(pdf: FNFPDF) -> str:
 def _expand(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Log-density ``(n,)`` in float64, whose rounding errors would add up, and the other coefficients in float32."""
     single = tf.cast(u, tf.float32), tf.cast(c, tf.float32)
-    return density.log_density(u, c), expand(density, single[0], density.given(single[1]))[1:]
+    return density.log_density(u, c), expand(density, single[0], density.precompute(single[1]))[1:]
 
 
 @PerArchitecture

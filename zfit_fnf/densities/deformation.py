@@ -27,14 +27,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import DEEPEST, LARGEST, MOST_POWER, integer, listed, names, number
 from .bijectors import Affine
-from .flows import Flow, in_chunks, sample_table, solve_autoregressive
+from .flows import AutoregressiveDensity, Flow, solve_autoregressive
 from .history import Histories
 from .networks import MaskedMLP, Model, StackedMLP, hidden_widths
+from .responses import ShapeResponse
 
 Powers = tuple[tuple[int, ...], ...]
 
@@ -102,13 +102,13 @@ class Response(Model):
         shape = (len(self.powers), n_single + len(self.powers))
         self.calibration = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
 
-    def given(self, c: tf.Tensor, layer: int = 0) -> Any:
+    def precompute(self, c: tf.Tensor, layer: int = 0) -> Any:
         """What the network of one layer makes of the conditions ``(n, m)``."""
-        return self.networks[layer].given(c)
+        return self.networks[layer].precompute(c)
 
-    def coefficients(self, u: tf.Tensor, given: Any, layer: int = 0) -> tf.Tensor:
+    def coefficients(self, u: tf.Tensor, precomputed: Any, layer: int = 0) -> tf.Tensor:
         """Coefficients ``(n, monomials, d, 2)`` of one layer at its inputs; the last axis is (log-scale, shift)."""
-        return _by_event(_outputs(self.networks[layer], u, given, layer)[None], len(self.powers))
+        return _by_event(_outputs(self.networks[layer], u, precomputed, layer)[None], len(self.powers))
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -152,19 +152,19 @@ class _Together:
         self._n_powers = len(responses[0].powers)
         self._networks = [StackedMLP(networks) for networks in zip(*(r.networks for r in responses), strict=True)]
 
-    def given(self, c: tf.Tensor, layer: int = 0) -> Any:
+    def precompute(self, c: tf.Tensor, layer: int = 0) -> Any:
         # Events along the first axis, as for a single response: some keep it for every event.
-        return tf.nest.map_structure(_swapped, self._networks[layer].given(c))
+        return tf.nest.map_structure(_swapped, self._networks[layer].precompute(c))
 
-    def coefficients(self, u: tf.Tensor, given: Any, layer: int = 0) -> tf.Tensor:
-        by_network = tf.nest.map_structure(_swapped, given)
+    def coefficients(self, u: tf.Tensor, precomputed: Any, layer: int = 0) -> tf.Tensor:
+        by_network = tf.nest.map_structure(_swapped, precomputed)
         return _by_event(_outputs(self._networks[layer], u, by_network, layer), self._n_powers)
 
 
-def _outputs(network: MaskedMLP, u: tf.Tensor, given: Any, layer: int) -> tf.Tensor:
+def _outputs(network: MaskedMLP, u: tf.Tensor, precomputed: Any, layer: int) -> tf.Tensor:
     """What a network says of each coordinate, ``(..., n, d, p)``; every second layer sees them in reversed order."""
     order = slice(None, None, -1 if layer % 2 else 1)
-    return network.complete(u[:, order], given)[..., order, :]
+    return network.complete(u[:, order], precomputed)[..., order, :]
 
 
 def _swapped(tensor: tf.Tensor) -> tf.Tensor:
@@ -217,13 +217,6 @@ class PolynomialMap(Model):
         self._order = max(power for response in self.responses for powers in response.powers for power in powers)
         self._factors, self._fed = self._factor_positions(), self._fed_positions()
 
-    def point(self, nu: Mapping[str, float] | None) -> np.ndarray:
-        """Values ``(K,)`` in the order of ``nuisances`` from a mapping by name."""
-        nu = nu or {}
-        if unknown := sorted(set(nu) - set(self.nuisances)):
-            raise ValueError(f"unknown nuisance {unknown}: this deformation knows {list(self.nuisances)}")
-        return np.array([number(nu.get(name, 0.0), f"the value of nuisance {name!r}") for name in self.nuisances])
-
     def basis(self, nu: tf.Tensor, calibration: tf.Tensor | None = None) -> tf.Tensor:
         """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows.
 
@@ -272,13 +265,13 @@ class PolynomialMap(Model):
         alone = [place[name,] for name in response.nuisances] if feeds_others else []
         return np.concatenate([*alone, place[response.nuisances]])
 
-    def given(self, c: tf.Tensor, layer: int = 0) -> list[Any]:
+    def precompute_layer(self, c: tf.Tensor, layer: int = 0) -> list[Any]:
         """What the networks of one layer make of the conditions ``c (n, m)``."""
-        return [response.given(c, layer) for response in self._evaluated()]
+        return [response.precompute(c, layer) for response in self._evaluated()]
 
-    def coefficients_given(self, u: tf.Tensor, given: Sequence[Any], layer: int = 0) -> tf.Tensor:
-        """Coefficients ``(n, M, d, 2)`` of one layer, with what :meth:`given` has made of the conditions."""
-        parts = zip(self._evaluated(), given, strict=True)
+    def coefficients_at(self, u: tf.Tensor, precomputed: Sequence[Any], layer: int = 0) -> tf.Tensor:
+        """Coefficients ``(n, M, d, 2)`` of one layer, with what :meth:`precompute_layer` has made of the conditions."""
+        parts = zip(self._evaluated(), precomputed, strict=True)
         return tf.concat([response.coefficients(u, part, layer) for response, part in parts], axis=1)
 
     def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
@@ -286,7 +279,7 @@ class PolynomialMap(Model):
 
         Those of the first layer are a function of the event, not of the nuisances.
         """
-        return self.coefficients_given(u, self.given(c, layer), layer)
+        return self.coefficients_at(u, self.precompute_layer(c, layer), layer)
 
     def _evaluated(self) -> list[Any]:
         """The responses, neighbours of one shape together: an order that the coefficients keep."""
@@ -335,7 +328,7 @@ class PolynomialMap(Model):
         return {"responses": self.responses, "windows": self.windows}
 
 
-class Deformation(PolynomialMap):
+class Deformation(PolynomialMap, ShapeResponse):
     """The map ``T_nu`` in front of a flow: responses of single nuisances, and of interactions between two.
 
     Usually made by :func:`zfit_fnf.train.fit_deformation`.
@@ -373,59 +366,51 @@ class Deformation(PolynomialMap):
         self.yields = {name: YieldChange() for name in self.nuisances} | _checked_yields(yields or {}, self.nuisances)
 
     @property
-    def obs(self) -> tuple[str, ...]:
-        """Names of the observables."""
-        return self.flow.obs
-
-    @property
-    def cond(self) -> tuple[str, ...]:
-        """Names of the conditions."""
-        return self.flow.cond
-
-    @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """Physical range of each observable."""
-        return self.flow.ranges
-
-    @property
     def interactions(self) -> tuple[tuple[str, ...], ...]:
         """Pairs of nuisances with a response of their own."""
         return tuple(r.nuisances for r in self.responses if len(r.nuisances) > 1)
 
-    # --- for users ------------------------------------------------------------------------------------------------
+    # --- as a response of the shape -------------------------------------------------------------------------------
 
-    def log_prob(self, data: Any, *, nu: Mapping[str, float] | None = None) -> np.ndarray:
-        """Log-density per event at a point of the nuisances.
+    def precompute_conditions(self, c: tf.Tensor) -> Any:
+        """What the networks of the first layer and the flow make of the conditions."""
+        return self.precompute_layer(c), self.flow.precompute(c)
 
-        Args:
-            data: Table with the columns ``obs`` and ``cond``.
-            nu: Nuisances in standard deviations; those left out are zero.
+    def precompute(self, u: tf.Tensor, c: tf.Tensor, of_conditions: Any = None) -> Any:
+        """Coordinates, conditions, coefficients of the first layer, and what the flow makes of the conditions."""
+        of_layer, of_flow = of_conditions or self.precompute_conditions(c)
+        return u, c, self.coefficients_at(u, of_layer), of_flow
 
-        Returns:
-            ``(n,)`` float64.
+    def log_shape(self, nu: tf.Tensor, precomputed: Any) -> tf.Tensor:
+        """Log-density ``(n,)``, which is normalised."""
+        u, c, coefficients, of_flow = precomputed
+        nominal, log_det = self.apply(u, c, coefficients, tf.cast(self.basis(nu), u.dtype))
+        return self.flow.log_density_at(nominal, of_flow) + log_det
 
-        Raises:
-            ValueError: For bad columns and for a nuisance that the deformation does not know.
-        """
-        basis = self.basis(tf.constant(self.point(nu)))
+    @property
+    def sequential(self) -> bool:
+        """Whether flow and map keep the order of the coordinates: one layer each, or one dimension."""
+        density = getattr(self.flow, "density", None)
+        if not isinstance(density, AutoregressiveDensity):
+            return False
+        return density.sequential and (self.n_layers == 1 or density.n_dim == 1)
 
-        def log_prob(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-            u, c, log_jacobian = self.flow.encode(y, x)
-            return self.log_density(u, c, basis) + log_jacobian
+    def base(self, nu: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Independent logistic coordinates ``(n, d)``, and the logarithms of their slopes ``(n, d)``."""
+        u, c, coefficients, of_flow = precomputed
+        basis = self.basis(nu)
+        if self.n_layers == 1:
+            nominal, log_slopes = self.move(u, coefficients, basis)
+        else:  # in one dimension
+            nominal, log_det = self.apply(u, c, coefficients, basis)
+            log_slopes = log_det[:, None]
+        z, log_slope = self.flow.density.base(nominal, of_flow)
+        return z, log_slope + log_slopes
 
-        return in_chunks(log_prob, *self.flow.columns(data))
-
-    def sample(
-        self, n: int | None = None, *, nu: Mapping[str, float] | None = None, cond: Any = None, seed: int | None = None
-    ) -> pd.DataFrame:
-        """Draw events at a point of the nuisances; arguments as in :meth:`Flow.sample` and :meth:`log_prob`."""
-        point = tf.constant(self.point(nu))
-        return sample_table(self.flow, lambda c, pair: self.draw(c, point, pair), n, cond, seed)
-
-    # --- for training and pdfs ------------------------------------------------------------------------------------
+    # --- for training -----------------------------------------------------------------------------------------------
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
-        """Log-density ``(n,)`` in the standardised coordinates."""
+        """Log-density ``(n,)`` in the standardised coordinates, also with a ``basis (n, M)`` for every event."""
         nominal, log_det = self.apply(u, c, self.coefficients(u, c), basis)
         return self.flow.log_density(nominal, c) + log_det
 

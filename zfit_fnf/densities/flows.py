@@ -49,42 +49,44 @@ class AutoregressiveLayer(tf.Module):
         self.law = law
         self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed, zero_init=zero_init)
 
-    def given(self, c: tf.Tensor) -> Any:
+    def precompute(self, c: tf.Tensor) -> Any:
         """What depends on the conditions alone, for the methods below."""
-        first, contributions = self.network.given(c)
+        first, contributions = self.network.precompute(c)
         return self.law.unpack(first), contributions
 
-    def log_prob(self, u: tf.Tensor, given: Any) -> tf.Tensor:
+    def log_prob(self, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Log-density ``(n,)`` of ``u`` when this is the last layer."""
-        return tf.reduce_sum(self.law.log_prob(u, self._parameters(u, given)), axis=-1)
+        return tf.reduce_sum(self.law.log_prob(u, self._parameters(u, precomputed)), axis=-1)
 
-    def inverse(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse(self, u: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base ``(n, d)`` and its log-determinant ``(n,)``."""
-        z, log_slope = self.base(u, given)
+        z, log_slope = self.base(u, precomputed)
         return z, tf.reduce_sum(log_slope, axis=-1)
 
-    def base(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def base(self, u: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base, and the logarithm of the slope of each coordinate, ``(n, d)``."""
-        return self.law.inverse(u, self._parameters(u, given))
+        return self.law.inverse(u, self._parameters(u, precomputed))
 
-    def forward(self, z: tf.Tensor, given: Any) -> tf.Tensor:
+    def forward(self, z: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Base to data, one coordinate after the other."""
-        return self._solve(lambda parameters, j: self.law.forward(z[:, j], parameters), given, like=z)
+        return self._solve(lambda parameters, j: self.law.forward(z[:, j], parameters), precomputed, like=z)
 
-    def draw(self, uniform: tf.Tensor, given: Any) -> tf.Tensor:
+    def draw(self, uniform: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Sample ``(n, d)`` from uniform numbers ``(n, d, 2)`` when this is the last layer."""
-        return self._solve(lambda parameters, j: self.law.draw(uniform[:, j], parameters), given, like=uniform[..., 0])
+        return self._solve(
+            lambda parameters, j: self.law.draw(uniform[:, j], parameters), precomputed, like=uniform[..., 0]
+        )
 
-    def _solve(self, coordinate: Callable[[Any, int], tf.Tensor], given: Any, *, like: tf.Tensor) -> tf.Tensor:
+    def _solve(self, coordinate: Callable[[Any, int], tf.Tensor], precomputed: Any, *, like: tf.Tensor) -> tf.Tensor:
         def column(u: tf.Tensor, j: int) -> tf.Tensor:
-            parameters = tf.nest.map_structure(lambda values: values[:, j], self._parameters(u, given))
+            parameters = tf.nest.map_structure(lambda values: values[:, j], self._parameters(u, precomputed))
             return coordinate(parameters, j)
 
         return solve_autoregressive(column, n_dim=self.network.n_inputs, like=like)
 
-    def _parameters(self, u: tf.Tensor, given: Any) -> Any:
+    def _parameters(self, u: tf.Tensor, precomputed: Any) -> Any:
         """Parameters of the law for every coordinate: a nest of ``(n, d, ...)``."""
-        first, contributions = given
+        first, contributions = precomputed
         first = tf.nest.map_structure(lambda a: tf.broadcast_to(a, (tf.shape(u)[0], *a.shape[1:])), first)
         if self.network.n_inputs == 1:
             return first
@@ -107,7 +109,7 @@ class Density(Model):
     """Conditional density of coordinates, the standardised ones of a :class:`Flow`.
 
     A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``. Where
-    much of the work depends on the conditions alone, it also implements :meth:`given` and :meth:`log_density_given`.
+    much of the work depends on the conditions alone, it also implements :meth:`precompute` and :meth:`log_density_at`.
 
     Attributes:
         n_dim: Number ``d`` of coordinates.
@@ -121,13 +123,13 @@ class Density(Model):
         """Log-density ``(n,)`` of ``u (n, d)`` given ``c (n, m)``; dtype of the arguments."""
         raise NotImplementedError(f"{type(self).__name__} has no density")
 
-    def given(self, c: tf.Tensor) -> Any:
+    def precompute(self, c: tf.Tensor) -> Any:
         """What depends on the conditions alone: a nest of tensors, by default the conditions themselves."""
         return c
 
-    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
-        """Log-density ``(n,)`` of ``u (n, d)``, with what :meth:`given` has made of the conditions."""
-        return self.log_density(u, given)
+    def log_density_at(self, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` of ``u (n, d)``, with what :meth:`precompute` has made of the conditions."""
+        return self.log_density(u, precomputed)
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""
@@ -170,47 +172,47 @@ class AutoregressiveDensity(Density):
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)``: the Jacobians of all layers but the last, and the density of that one."""
-        return self.log_density_given(u, self.given(c))
+        return self.log_density_at(u, self.precompute(c))
 
-    def given(self, c: tf.Tensor) -> Any:
+    def precompute(self, c: tf.Tensor) -> Any:
         """What the layers make of the conditions."""
-        return [layer.given(c) for layer in self.layers]
+        return [layer.precompute(c) for layer in self.layers]
 
-    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
-        """Log-density ``(n,)`` of ``u (n, d)``, with what :meth:`given` has made of the conditions."""
+    def log_density_at(self, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` of ``u (n, d)``, with what :meth:`precompute` has made of the conditions."""
         log_det = tf.zeros_like(u[:, 0])
-        for layer, layer_given in zip(self.layers[:-1], given, strict=False):
-            u, layer_log_det = layer.inverse(u, layer_given)
+        for layer, of_layer in zip(self.layers[:-1], precomputed, strict=False):
+            u, layer_log_det = layer.inverse(u, of_layer)
             u, log_det = tf.reverse(u, axis=[-1]), log_det + layer_log_det
-        return log_det + self.layers[-1].log_prob(u, given[-1])
+        return log_det + self.layers[-1].log_prob(u, precomputed[-1])
 
     @property
     def sequential(self) -> bool:
         """Whether the distribution function of each coordinate, given those before it, is known; `base` gives it."""
         return len(self.layers) == 1 or self.n_dim == 1
 
-    def base(self, u: tf.Tensor, given: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def base(self, u: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Independent logistic coordinates ``(n, d)`` of a `sequential` density, and the logarithms of their slopes."""
         log_slopes = tf.zeros_like(u)
-        for layer, layer_given in zip(self.layers, given, strict=True):
-            u, log_slope = layer.base(u, layer_given)
+        for layer, of_layer in zip(self.layers, precomputed, strict=True):
+            u, log_slope = layer.base(u, of_layer)
             log_slopes += log_slope
         return u, log_slopes
 
-    def from_base(self, z: tf.Tensor, given: Any) -> tf.Tensor:
+    def from_base(self, z: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """The inverse of `base`."""
-        for layer, layer_given in zip(self.layers[::-1], given[::-1], strict=True):
-            z = layer.forward(z, layer_given)
+        for layer, of_layer in zip(self.layers[::-1], precomputed[::-1], strict=True):
+            z = layer.forward(z, of_layer)
         return z
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``."""
         tiny = np.finfo(c.dtype.as_numpy_dtype).tiny
         uniform = tf.random.stateless_uniform((tf.shape(c)[0], self.n_dim, 2), seed, minval=tiny, dtype=c.dtype)
-        given = self.given(c)
-        u = self.layers[-1].draw(uniform, given[-1])
-        for layer, layer_given in zip(self.layers[-2::-1], given[-2::-1], strict=True):
-            u = layer.forward(tf.reverse(u, axis=[-1]), layer_given)
+        precomputed = self.precompute(c)
+        u = self.layers[-1].draw(uniform, precomputed[-1])
+        for layer, of_layer in zip(self.layers[-2::-1], precomputed[-2::-1], strict=True):
+            u = layer.forward(tf.reverse(u, axis=[-1]), of_layer)
         return u
 
     def config(self) -> dict[str, Any]:
@@ -328,13 +330,13 @@ class Flow(Coordinates):
         """Log-density ``(n,)`` in the standardised coordinates; dtype of the arguments."""
         return self.density.log_density(u, c)
 
-    def given(self, c: tf.Tensor) -> Any:
+    def precompute(self, c: tf.Tensor) -> Any:
         """What the density makes of the standardised conditions ``c (n, m)``: a nest of tensors."""
-        return self.density.given(c)
+        return self.density.precompute(c)
 
-    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
-        """Log-density ``(n,)`` in the standardised coordinates, with what :meth:`given` has made of the conditions."""
-        return self.density.log_density_given(u, given)
+    def log_density_at(self, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` in the standardised coordinates, with what :meth:`precompute` has made of the conditions."""
+        return self.density.log_density_at(u, precomputed)
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""

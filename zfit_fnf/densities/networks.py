@@ -54,7 +54,7 @@ def _rebuild(cls: type[Model], config: dict[str, Any], values: Sequence[np.ndarr
 class MaskedMLP(tf.Module):
     """Autoregressive multilayer perceptron with SiLU activations.
 
-    Units that see the context alone come first in every layer. What they contribute is computed by :meth:`given`, once
+    Units that see the context alone come first in every layer. What they contribute is computed by :meth:`precompute`, once
     for events that stay while the inputs move; :meth:`outputs` computes the rest.
 
     Weights are kept in ``dtype``; the arithmetic follows the dtype of the inputs, so that a network trained in float32
@@ -120,15 +120,15 @@ class MaskedMLP(tf.Module):
         Returns:
             ``(n, d, p)`` in the dtype of the inputs.
         """
-        return self.complete(inputs, self.given(context))
+        return self.complete(inputs, self.precompute(context))
 
-    def complete(self, inputs: tf.Tensor, given: tuple[tf.Tensor, list[tf.Tensor]]) -> tf.Tensor:
-        """Outputs ``(n, d, p)`` of all inputs, with what :meth:`given` has made of the context."""
-        first, contributions = given
+    def complete(self, inputs: tf.Tensor, precomputed: tuple[tf.Tensor, list[tf.Tensor]]) -> tf.Tensor:
+        """Outputs ``(n, d, p)`` of all inputs, with what :meth:`precompute` has made of the context."""
+        first, contributions = precomputed
         first = tf.broadcast_to(first, (*first.shape[:-3], tf.shape(inputs)[0], 1, self.n_outputs))
         return tf.concat([first, self.outputs(inputs, contributions)], axis=-2) if self.n_inputs > 1 else first
 
-    def given(self, context: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def precompute(self, context: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """What depends on the context alone.
 
         Args:

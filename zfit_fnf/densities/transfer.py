@@ -90,11 +90,11 @@ class Transfer(Coordinates):
         Raises:
             ValueError: For bad columns, events outside of the ranges, and a process that is missing or unknown.
         """
-        return self.moved(lambda u, context: self.inverse(u, self.given(context))[0], data, process)
+        return self.moved(lambda u, context: self.inverse(u, self.precompute(context))[0], data, process)
 
     def to_data(self, simulation: Any, *, process: str | None = None) -> pd.DataFrame:
         """Correct simulated events: take them to where data have them; arguments as for :meth:`to_simulation`."""
-        return self.moved(lambda u, context: self.forward(u, self.given(context)), simulation, process)
+        return self.moved(lambda u, context: self.forward(u, self.precompute(context)), simulation, process)
 
     def moved(
         self, move: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], events: Any, process: str | None
@@ -123,21 +123,21 @@ class Transfer(Coordinates):
             [c, tf.fill((tf.shape(c)[0], 1), tf.constant(1.0, c.dtype)) * tf.constant(one_hot, c.dtype)], axis=1
         )
 
-    def given(self, context: tf.Tensor) -> list[Any]:
+    def precompute(self, context: tf.Tensor) -> list[Any]:
         """What the networks make of the context alone."""
-        return [layer.given(context) for layer in self.layers]
+        return [layer.precompute(context) for layer in self.layers]
 
-    def inverse(self, u: tf.Tensor, given: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse(self, u: tf.Tensor, precomputed: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to simulation ``(n, d)`` and its log-determinant ``(n,)``, in standardised coordinates."""
         log_det = tf.zeros_like(u[:, 0])
-        for index, (layer, of_layer) in enumerate(zip(self.layers, given, strict=True)):
+        for index, (layer, of_layer) in enumerate(zip(self.layers, precomputed, strict=True)):
             moved, layer_log_det = layer.inverse(_turned(u, index), of_layer)
             u, log_det = _turned(moved, index), log_det + layer_log_det
         return u, log_det
 
-    def forward(self, u: tf.Tensor, given: Sequence[Any]) -> tf.Tensor:
+    def forward(self, u: tf.Tensor, precomputed: Sequence[Any]) -> tf.Tensor:
         """Simulation to data ``(n, d)``, the inverse of :meth:`inverse`."""
-        for index, (layer, of_layer) in reversed(list(enumerate(zip(self.layers, given, strict=True)))):
+        for index, (layer, of_layer) in reversed(list(enumerate(zip(self.layers, precomputed, strict=True)))):
             u = _turned(layer.forward(_turned(u, index), of_layer), index)
         return u
 
@@ -209,12 +209,12 @@ class ProfiledTransfer(Model):
         """Data to simulation ``(n, d)`` and its log-determinant ``(n,)``."""
         coefficients = self.deformation.coefficients(u, context)
         u, psi_log_det = self.deformation.apply(u, context, coefficients, self.basis(theta))
-        u, phi_log_det = self.transfer.inverse(u, self.transfer.given(context))
+        u, phi_log_det = self.transfer.inverse(u, self.transfer.precompute(context))
         return u, psi_log_det + phi_log_det
 
     def forward(self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
         """Simulation to data ``(n, d)``."""
-        u = self.transfer.forward(u, self.transfer.given(context))
+        u = self.transfer.forward(u, self.transfer.precompute(context))
         return self.deformation.forward(u, context, self.basis(theta))
 
     def config(self) -> dict[str, Any]:

@@ -134,14 +134,14 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
     def simulated(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The observables of events ``(n, n_obs)`` where simulation has them, by name."""
         given = self.given(x)
-        y = self._transfer.decode(self._transfer.inverse(given.u, self._transfer.given(given.context))[0])
+        y = self._transfer.decode(self._transfer.inverse(given.u, self._transfer.precompute(given.context))[0])
         return dict(zip(self._transfer.obs, tf.unstack(y, axis=1), strict=True))
 
     def _simulated(
         self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float, networks: Any = None
     ) -> tuple[Any, Any, tf.Tensor]:
         """The factors' precomputed events in simulation, and the log-determinant of the whole map."""
-        u, phi_log_det = self._transfer.inverse(u, networks or self._transfer.given(given.context))
+        u, phi_log_det = self._transfer.inverse(u, networks or self._transfer.precompute(given.context))
         y = self._transfer.decode(tf.cast(u, tf.float64))
         back = self._transfer.encode(y, tf.cast(self._columns(given.x, self._transfer.cond), tf.float64))[2]
         columns = dict(zip(self.obs, tf.unstack(given.x, axis=1), strict=True))
@@ -160,7 +160,7 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         given = self.given(x)
         if self._profiled:
             coefficients = self._profiled.deformation.coefficients(given.u, given.context)
-            return given, coefficients, self._transfer.given(given.context)
+            return given, coefficients, self._transfer.precompute(given.context)
         return self._simulated(given, given.u, 0.0)
 
     def _log_shape(self, precomputed: Any) -> tf.Tensor:
@@ -184,7 +184,7 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         y, x = (_stacked(columns, names, simulated) for names in (self._transfer.obs, self._transfer.cond))
         u, c, _ = self._transfer.encode(y, x)
         networks_see = self._transfer.context(c, self._process)
-        u = self._transfer.forward(u, self._transfer.given(networks_see))
+        u = self._transfer.forward(u, self._transfer.precompute(networks_see))
         if self._profiled:
             u = self._profiled.deformation.forward(u, networks_see, self._basis())
         columns.update(zip(self._transfer.obs, tf.unstack(self._transfer.decode(u), axis=1), strict=True))

@@ -304,7 +304,7 @@ class GlobalProblem:
         return tf.add_n([share * tf.cast(s, tf.float64) for share, s in zip(shares, squared, strict=True)])
 
     def _moved(self, events: Given) -> tf.Tensor:
-        return self.transfer.inverse(events.u, self.transfer.given(events.context))[0]
+        return self.transfer.inverse(events.u, self.transfer.precompute(events.context))[0]
 
     def _minimise(self, sample: Sample) -> FitResult:
         # Minimisers of zfit leave cycles of references that hold the events, prepared for a map that there no longer is.

@@ -48,16 +48,16 @@ class PhysicalFlow(Flow):
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` in the standardised coordinates; computed in float64, in the dtype of the arguments."""
-        return self.log_density_given(u, self.given(c))
+        return self.log_density_at(u, self.precompute(c))
 
-    def given(self, c: tf.Tensor) -> Any:
+    def precompute(self, c: tf.Tensor) -> Any:
         """What the density makes of the standardised conditions ``c (n, m)``: a nest of tensors."""
-        return self.density.given(self._conditions(c))
+        return self.density.precompute(self._conditions(c))
 
-    def log_density_given(self, u: tf.Tensor, given: Any) -> tf.Tensor:
-        """As :meth:`log_density`, with what :meth:`given` has made of the conditions."""
+    def log_density_at(self, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
+        """As :meth:`log_density`, with what :meth:`precompute` has made of the conditions."""
         y, log_det = self._physical_point(tf.cast(u, tf.float64))
-        return tf.cast(self.density.log_density_given(y, given) + log_det, u.dtype)
+        return tf.cast(self.density.log_density_at(y, precomputed) + log_det, u.dtype)
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is an integer pair."""

@@ -139,15 +139,15 @@ class ReferenceResponse(Model):
         self.networks = [ZukoNetwork(shape, dtype) for shape in shapes]
         self.calibration = tf.zeros((len(self.powers), len(self.powers)), tf.float64)
 
-    def given(self, c: tf.Tensor, layer: int = 0) -> Any:
+    def precompute(self, c: tf.Tensor, layer: int = 0) -> Any:
         """The conditions ``(n, m)``, of which all networks here are functions like of everything else."""
         del layer
         return c
 
-    def coefficients(self, u: tf.Tensor, given: Any, layer: int = 0) -> tf.Tensor:
+    def coefficients(self, u: tf.Tensor, precomputed: Any, layer: int = 0) -> tf.Tensor:
         """Coefficients ``(n, monomials, d, 2)`` of one layer at its inputs; the last axis is (log-scale, shift)."""
         order = slice(None, None, -1 if layer % 2 else 1)
-        raw = self.networks[layer](tf.concat([u[:, order], given], axis=-1))
+        raw = self.networks[layer](tf.concat([u[:, order], precomputed], axis=-1))
         raw = tf.reshape(raw, (-1, self.n_dim, 2, len(self.powers)))[:, order]
         return tf.transpose(raw, (0, 3, 1, 2))
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from zfit.core.parameter import BaseParameter
 
 from ..common.checks import number
-from ..densities.deformation import Deformation
 from ..densities.flows import Flow
+from ..densities.responses import ShapeResponse
 from ..param import values_of
 from .base import LogSpacePDF
 from .drawing import new_seed
@@ -28,7 +28,7 @@ class FlowBasedPDF(LogSpacePDF):
     """A flow, or a flow behind a deformation, with the observables bound by name."""
 
     def __init__(self, flow: Flow, obs: Any, params: Mapping[str, Any], **settings: Any):
-        if isinstance(flow, (zfit.pdf.BasePDF, Deformation)) or not hasattr(flow, "log_density_given"):
+        if isinstance(flow, (zfit.pdf.BasePDF, ShapeResponse)) or not hasattr(flow, "log_density_at"):
             raise TypeError(f"{settings['name']!r} takes a Flow (a Deformation belongs into an FNFPDF); got {flow!r}")
         self._flow = flow
         self.cond = tuple(flow.cond)
@@ -129,11 +129,11 @@ class FlowPDF(FlowBasedPDF):
         return self._precompute_with(x, self._precompute_conditions(x))
 
     def _precompute_conditions(self, x: tf.Tensor) -> Any:
-        return self._flow.given(self.encode(x)[1])
+        return self._flow.precompute(self.encode(x)[1])
 
     def _precompute_with(self, x: tf.Tensor, given: Any) -> Any:
         u, _, log_jacobian = self.encode(x)
-        return self._flow.log_density_given(u, given) + log_jacobian
+        return self._flow.log_density_at(u, given) + log_jacobian
 
     def _log_shape(self, precomputed: Any) -> tf.Tensor:
         return precomputed
@@ -154,7 +154,7 @@ class FNFPDF(FlowBasedPDF):
     dimension, and in the first of several, for densities and maps with one layer.
 
     Args:
-        deformation: The deformation, which carries its flow.
+        deformation: The deformation, or another response of the shape, which carries its flow.
         params: A parameter for each of its nuisances, by name.
         obs: As for `FlowPDF`.
         extended: Yield: a number or parameter, e.g. from :func:`zfit_fnf.modified_yield`.
@@ -167,7 +167,7 @@ class FNFPDF(FlowBasedPDF):
         ValueError: If ``params`` lacks a nuisance or names another one, for another precision; as for `FlowPDF`.
 
     Example:
-        >>> from zfit_fnf.densities.deformation import Response
+        >>> from zfit_fnf.densities.deformation import Deformation, Response
         >>> from zfit_fnf.param import nuisance
         >>> response = Response(["jes"], ((1,), (2,)), n_dim=1, n_context=0)
         >>> deformation = Deformation(Flow(["mass"]), [response], windows={"jes": (-1.0, 1.0)})
@@ -178,7 +178,7 @@ class FNFPDF(FlowBasedPDF):
 
     def __init__(
         self,
-        deformation: Deformation,
+        deformation: ShapeResponse,
         params: Mapping[str, Any],
         obs: Any = None,
         extended: Any = None,
@@ -199,7 +199,7 @@ class FNFPDF(FlowBasedPDF):
             "label": label,
             "precision": precision,
         }
-        if not (hasattr(deformation, "nuisances") and hasattr(deformation, "flow")):
+        if not isinstance(deformation, ShapeResponse):
             raise TypeError(
                 f"{name!r} takes a Deformation, e.g. from zfit_fnf.train.fit_deformation; got {deformation!r}"
             )
@@ -223,7 +223,7 @@ class FNFPDF(FlowBasedPDF):
         super().__init__(deformation.flow, obs, bound, extended=extended, norm=norm, name=name, label=label)
 
     @property
-    def deformation(self) -> Deformation:
+    def deformation(self) -> ShapeResponse:
         """The deformation."""
         return self._deformation
 
@@ -249,18 +249,15 @@ class FNFPDF(FlowBasedPDF):
 
     def _precompute_conditions(self, x: tf.Tensor) -> Any:
         _, c, _ = self._coordinates(x)
-        return self._deformation.given(c), self._flow.given(c)
+        return self._deformation.precompute_conditions(c)
 
     def _precompute_with(self, x: tf.Tensor, given: Any) -> Any:
         u, c, log_jacobian = self._coordinates(x)
-        of_deformation, of_flow = given
-        return u, c, log_jacobian, self._deformation.coefficients_given(u, of_deformation), of_flow
+        return log_jacobian, self._deformation.precompute(u, c, given)
 
     def _log_shape(self, precomputed: Any) -> tf.Tensor:
-        u, c, log_jacobian, coefficients, given = precomputed
-        basis = tf.cast(self._deformation.basis(self.nu()), u.dtype)
-        nominal, log_det = self._deformation.apply(u, c, coefficients, basis)
-        log_density = self._flow.log_density_given(nominal, given) + log_det
+        log_jacobian, of_response = precomputed
+        log_density = self._deformation.log_density_at(self.nu(), of_response)
         return tf.cast(log_density, log_jacobian.dtype) + log_jacobian
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:

@@ -18,13 +18,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ..densities.bijectors import logistic_log_prob
-from ..densities.deformation import Deformation
 from ..densities.flows import AutoregressiveDensity, Flow
+from ..densities.responses import ShapeResponse
 
 __all__ = ["TOLERANCE", "Factor", "Region"]
 
@@ -50,12 +51,12 @@ class Factor:
 
     Attributes:
         flow: The nominal density.
-        deformation: What is in front of it, if anything.
+        response: What makes it depend on nuisances, if anything.
         used: Observables that other factors are conditional on.
     """
 
     flow: Flow
-    deformation: Deformation | None = None
+    response: ShapeResponse | None = None
     used: frozenset[str] = frozenset()
 
 
@@ -102,7 +103,7 @@ class Region:
         """Logarithm of the probability, a scalar.
 
         Args:
-            nuisances: Values ``(K,)`` for each factor, in the order of its deformation; ``None`` without one.
+            nuisances: Values ``(K,)`` for each factor, in the order of its response; ``None`` without one.
         """
         values = self._log_values(nuisances)
         return tf.reduce_logsumexp(values) - np.log(self.n_points)
@@ -146,7 +147,7 @@ class _Conditional:
         """Choose points; returns the logarithm of the volume that each stands for, over the nominal density there."""
         n, d = uniform.shape[0], len(self._flow.obs)
         self._c = _conditions(self._flow, given, n)
-        self._given = self._flow.given(self._c)
+        self._given = self._flow.precompute(self._c)
         density, u, z = self._flow.density, tf.zeros((n, d), tf.float64), tf.zeros((n, d), tf.float64)
         log_volume = tf.zeros((n,), tf.float64)
         for j in range(self.n_sampled):
@@ -156,35 +157,30 @@ class _Conditional:
             z = _with_column(z, j, _between(low, high, log_inside, uniform[:, j]))
             u = density.from_base(z, self._given)
             log_volume += log_inside
-        self._u = u
         z, log_slope = density.base(u, self._given)
         given.update(zip(self._flow.obs, tf.unstack(self._flow.decode(u), axis=1), strict=True))
-        if deformation := self._factor.deformation:
-            self._coefficients = deformation.coefficients(u, self._c)
+        points = (
+            [u] if self._exact is None else [self._at_edge(u, edge, self._exact) for edge in (self._low, self._high)]
+        )
+        self._precomputed = [None if point is None else self._precompute(point) for point in points]
         return log_volume - self._log_sampled(z, log_slope)
 
     def log_density(self, nu: tf.Tensor | None) -> tf.Tensor:
         """Logarithm ``(n,)`` of the density of what is sampled, times the probability of what is not."""
+        bases = [None if point is None else self._base(nu, point) for point in self._precomputed]
+        sampled = self._log_sampled(*next(base for base in bases if base is not None))
         if self._exact is None:
-            return self._log_sampled(*self._base(self._u, nu))
-        edges = [self._at_edge(self._u, edges, self._exact) for edges in (self._low, self._high)]
-        bases = [None if u is None else self._base(u, nu) for u in edges]
+            return sampled
         low, high = (None if base is None else base[0][:, self._exact] for base in bases)
-        inside = _log_difference(low, high, like=self._u[:, 0])
-        return inside + self._log_sampled(*next(base for base in bases if base is not None))
+        return _log_difference(low, high, like=sampled) + sampled
 
-    def _base(self, u: tf.Tensor, nu: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    def _precompute(self, u: tf.Tensor) -> Any:
+        response = self._factor.response
+        return response.precompute(u, self._c) if response else self._flow.density.base(u, self._given)
+
+    def _base(self, nu: tf.Tensor | None, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Coordinates ``(n, d)`` that are logistic, and the logarithms of their slopes."""
-        log_slopes: tf.Tensor | float = 0.0
-        if deformation := self._factor.deformation:
-            basis = deformation.basis(nu)
-            if deformation.n_layers == 1:
-                u, log_slopes = deformation.move(u, self._coefficients, basis)
-            else:  # in one dimension
-                u, log_det = deformation.apply(u, self._c, self._coefficients, basis)
-                log_slopes = log_det[:, None]
-        z, log_slope = self._flow.density.base(u, self._given)
-        return z, log_slope + log_slopes
+        return self._factor.response.base(nu, precomputed) if self._factor.response else precomputed
 
     def _log_sampled(self, z: tf.Tensor, log_slope: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum((logistic_log_prob(z) + log_slope)[:, : self.n_sampled], axis=1)
@@ -221,32 +217,29 @@ class _Sampled:
             [_between(*edges, uniform[:, j]) for j, edges in enumerate(zip(low, high, inside, strict=True))], 1
         )
         self._u = mean + scale * z
-        if self._factor.deformation:
-            self._coefficients = self._factor.deformation.coefficients(self._u, self._c)
+        if response := self._factor.response:
+            self._precomputed = response.precompute(self._u, self._c)
         given.update(zip(self._flow.obs, tf.unstack(self._flow.decode(self._u), axis=1), strict=True))
         return tf.add_n(inside) + tf.reduce_sum(tf.math.log(scale)) - tf.reduce_sum(logistic_log_prob(z), axis=1)
 
     def log_density(self, nu: tf.Tensor | None) -> tf.Tensor:
         """As for `_Conditional`."""
-        u, log_det = self._u, tf.zeros((), tf.float64)
-        if deformation := self._factor.deformation:
-            u, log_det = deformation.apply(u, self._c, self._coefficients, deformation.basis(nu))
-        return self._flow.log_density(u, self._c) + log_det
+        if response := self._factor.response:
+            return response.log_density_at(nu, self._precomputed)
+        return self._flow.log_density(self._u, self._c)
 
 
 def _part(factor: Factor, ranges: Ranges) -> _Conditional | _Sampled:
-    density, deformation = getattr(factor.flow, "density", None), factor.deformation
-    if not (isinstance(density, AutoregressiveDensity) and density.sequential):
-        return _Sampled(factor, ranges)
-    known = deformation is None or deformation.n_layers == 1 or density.n_dim == 1
-    return (_Conditional if known else _Sampled)(factor, ranges)
+    density, response = getattr(factor.flow, "density", None), factor.response
+    known = isinstance(density, AutoregressiveDensity) and density.sequential
+    return (_Conditional if known and (response is None or response.sequential) else _Sampled)(factor, ranges)
 
 
 def _probes(factors: Sequence[Factor]) -> list[list[tf.Tensor | None]]:
     """The nominal point, the edges of the window of each nuisance, and corners of all windows."""
     windows: dict[str, tuple[float, float]] = {}
     for factor in factors:
-        windows.update(factor.deformation.windows if factor.deformation else {})
+        windows.update(factor.response.windows if factor.response else {})
     points: list[dict[str, float]] = [{}]
     points += [{name: edge} for name, edges in windows.items() for edge in edges]
     if len(windows) > 1:
@@ -257,11 +250,13 @@ def _probes(factors: Sequence[Factor]) -> list[list[tf.Tensor | None]]:
             {name: distance * edges[side] for (name, edges), side in zip(windows.items(), corner, strict=True)}
             for corner in sides
         ]
-    return [[_values(factor.deformation, point) for factor in factors] for point in points]
+    return [[_values(factor.response, point) for factor in factors] for point in points]
 
 
-def _values(deformation: Deformation | None, point: Mapping[str, float]) -> tf.Tensor | None:
-    return deformation and tf.constant([float(point.get(name, 0.0)) for name in deformation.nuisances], tf.float64)
+def _values(response: ShapeResponse | None, point: Mapping[str, float]) -> tf.Tensor | None:
+    if response is None:
+        return None
+    return tf.constant([float(point.get(name, 0.0)) for name in response.nuisances], tf.float64)
 
 
 def _edges(flow: Flow, ranges: Ranges) -> tuple[np.ndarray, np.ndarray]:

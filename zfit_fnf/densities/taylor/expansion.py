@@ -40,21 +40,21 @@ def expansion_order(density: Density) -> int:
     return _ORDERS.get(density.n_dim, 2) if len(density.layers) == 1 else 2
 
 
-def expand(density: Density, u: tf.Tensor, given: Any) -> tf.Tensor:
+def expand(density: Density, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
     """Taylor coefficients ``(T, n)`` of the log-density around each event.
 
     Args:
         density: The density, in the standardised coordinates.
         u: Where to expand, ``(n, d)``.
-        given: What ``density.given`` has made of the conditions.
+        precomputed: What ``density.precompute`` has made of the conditions.
 
     Returns:
         Coefficients in the order of ``monomials(d, expansion_order(density))``.
     """
     order = expansion_order(density)
     if order > 2:
-        return _by_series(density.layers[0], u, given[0], order)
-    return _by_differentiation(density, u, given)
+        return _by_series(density.layers[0], u, precomputed[0], order)
+    return _by_differentiation(density, u, precomputed)
 
 
 def polynomial(coefficients: tf.Tensor, delta: Sequence[tf.Tensor], order: int) -> tf.Tensor:
@@ -131,19 +131,19 @@ def _is_mixture(density: Density) -> bool:
 # --- by series --------------------------------------------------------------------------------------------------------
 
 
-def _by_series(layer: AutoregressiveLayer, u: tf.Tensor, given: Any, order: int) -> tf.Tensor:
+def _by_series(layer: AutoregressiveLayer, u: tf.Tensor, precomputed: Any, order: int) -> tf.Tensor:
     d = u.shape[1]
     coordinates = [Series.variable(u[:, j], j, d, order) for j in range(d)]
-    mixtures = _mixtures(layer, coordinates, given)
+    mixtures = _mixtures(layer, coordinates, precomputed)
     parts = [_log_prob(coordinate, mixture) for coordinate, mixture in zip(coordinates, mixtures, strict=True)]
     total = functools.reduce(operator.add, parts)
     nothing = tf.zeros_like(u[:, 0])
     return tf.stack([total.terms.get(exponents, nothing) + nothing for exponents in monomials(d, order)])
 
 
-def _mixtures(layer: AutoregressiveLayer, coordinates: Sequence[Series], given: Any) -> list[Sequence[Series]]:
+def _mixtures(layer: AutoregressiveLayer, coordinates: Sequence[Series], precomputed: Any) -> list[Sequence[Series]]:
     """Log-weights, means and widths of every coordinate as functions of the coordinates before it."""
-    first, contributions = given
+    first, contributions = precomputed
     d, order = len(coordinates), coordinates[0].order
     constant = [Series({(0,) * d: values[:, 0]}, order) for values in first]
     if d == 1:
@@ -196,12 +196,12 @@ def _log_sum_exp(terms: Series) -> Series:
 # --- by automatic differentiation -------------------------------------------------------------------------------------
 
 
-def _by_differentiation(density: Density, u: tf.Tensor, given: Any) -> tf.Tensor:
+def _by_differentiation(density: Density, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(u)
         with tf.GradientTape() as inner:
             inner.watch(u)
-            value = density.log_density_given(u, given)
+            value = density.log_density_at(u, precomputed)
         gradient = inner.gradient(value, u)
         slopes = tf.unstack(gradient, axis=1)
     # Events do not know of each other: the gradient of a sum over events is that of every event.
