@@ -14,7 +14,7 @@ import numpy as np
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow
-from zfit_fnf.densities.deformation import Response
+from zfit_fnf.densities.polynomial_map import Response
 
 
 def random_flow(obs: list[str], cond: list[str], seed: int) -> Flow:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from zfit_fnf.densities.deformation import YieldChange
+from zfit_fnf.densities.deformation import YieldRatio
 from zfit_fnf.densities.responses import ShapeResponse
 
 
@@ -55,7 +55,7 @@ class GaussianDeformation(ShapeResponse):
         self.flow = flow
         self.nuisances = tuple(response)
         self.windows = dict.fromkeys(response, (-2.0, 2.0))
-        self.yields = dict.fromkeys(response, YieldChange(up=1.1, down=0.9))
+        self.yields = dict.fromkeys(response, YieldRatio(up=1.1, down=0.9))
         self.table = np.array([pair for pairs in response.values() for pair in pairs])
 
     def precompute(self, u, c, of_conditions=None):

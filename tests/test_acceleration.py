@@ -14,8 +14,9 @@ import zfit_fnf
 from zfit_fnf import acceleration
 from zfit_fnf.acceleration import AccelerationError, accelerate
 from zfit_fnf.acceleration import polynomials as expanded
-from zfit_fnf.densities.deformation import Deformation, Response
+from zfit_fnf.densities.deformation import Deformation
 from zfit_fnf.densities.flows import Flow
+from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.minimize import Minuit

@@ -10,8 +10,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfit_fnf import Deformation, Flow, YieldChange
-from zfit_fnf.densities.deformation import PolynomialMap, Response, continued_power
+from zfit_fnf import Deformation, Flow, YieldRatio
+from zfit_fnf.densities.polynomial_map import PolynomialMap, Response, continued_power
 
 WINDOWS = {"jes": (-1.0, 1.0), "jer": (-1.0, 2.0)}
 
@@ -38,7 +38,7 @@ def deformation(flow):
     ]
     responses[0].calibration.assign([[0.1, -0.05], [0.02, 0.03]])
     responses[2].calibration.assign(0.05 * np.random.default_rng(4).normal(size=(2, 7)))
-    return Deformation(flow, responses, windows=WINDOWS, yields={"jes": YieldChange(1.1, 0.9)})
+    return Deformation(flow, responses, windows=WINDOWS, yields={"jes": YieldRatio(1.1, 0.9)})
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_pickle_round_trip(deformation, events):
     np.testing.assert_array_equal(
         again.log_prob(events, nu={"jes": 0.3, "jer": 1.2}), deformation.log_prob(events, nu={"jes": 0.3, "jer": 1.2})
     )
-    assert again.yields["jes"] == YieldChange(1.1, 0.9)
+    assert again.yields["jes"] == YieldRatio(1.1, 0.9)
 
 
 def test_bad_input(deformation, flow, events):

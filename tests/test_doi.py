@@ -20,7 +20,7 @@ from test_stored_fits import FLOWS, SHORT, model
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow
-from zfit_fnf.densities.deformation import Response
+from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.doi import (
     DoIPDF,

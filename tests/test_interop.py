@@ -567,7 +567,7 @@ def test_imported_flows_are_deformed_fitted_and_stored(make, tmp_path):
     variations = [zfnf.Variation(moved(20_000, nu, seed=nu + 3), at={"jes": nu}) for nu in (-1, 1)]
     schedule = zfnf.Schedule(steps=150, batch_size=1024, learning_rate=5e-3, warmup=20, averaging=0.95, rotate_every=0)
     deformation = zfnf.train.fit_deformation(flow, variations, hidden=(8,), schedule=schedule, progress=False)
-    assert deformation.yields["jes"] == zfnf.YieldChange(1.0, 1.0)
+    assert deformation.yields["jes"] == zfnf.YieldRatio(1.0, 1.0)
 
     data = moved(2000, 0.5, seed=9)[columns]
     zfnf.save(deformation, tmp_path / "m.fnf")

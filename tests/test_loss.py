@@ -16,8 +16,9 @@ import pytest
 from analytic import GaussianFlow, one_dimensional
 from scipy import stats
 
-from zfit_fnf.densities.deformation import Deformation, Response, YieldChange
+from zfit_fnf.densities.deformation import Deformation, YieldRatio
 from zfit_fnf.densities.flows import Flow
+from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel, rate_kernel
 from zfit_fnf.param import NuisanceConstraint, lnN, modified_yield, normsys, nuisance
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
@@ -46,7 +47,7 @@ def mixture():
     jes, jer, lumi, mu = nuisance("jes"), nuisance("jer"), nuisance("lumi"), zfit.Parameter("mu", 1.0, 0, 5)
     kinds = {"sig": (1.0, 0.7), "bkg": (-0.5, 1.5)}
     rates = {
-        "sig": modified_yield(600.0, [mu, lnN(lumi, 1.02), normsys(jes, YieldChange(up=1.1, down=0.95))]),
+        "sig": modified_yield(600.0, [mu, lnN(lumi, 1.02), normsys(jes, YieldRatio(up=1.1, down=0.95))]),
         "bkg": modified_yield(900.0, [lnN(lumi, 1.02), normsys(jer, down=0.9, up=1.05)]),
     }
     pdfs = [

@@ -86,7 +86,7 @@ def test_public_names():
         "Sample",
         "Schedule",
         "Variation",
-        "YieldChange",
+        "YieldRatio",
         "accelerate",
         "datasets",
         "diagnostics",

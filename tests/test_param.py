@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from zfit_fnf import param
-from zfit_fnf.densities.deformation import YieldChange
+from zfit_fnf.densities.deformation import YieldRatio
 from zfit_fnf.param import Modifier, NuisanceConstraint, interpolate_code4, lnN, modified_yield, normsys, nuisance
 
 
@@ -116,10 +116,10 @@ def test_lnN_is_kappa_to_the_nu():
 
 def test_normsys_takes_yield_changes_and_mirrors_a_missing_side():
     jes = nuisance("jes")
-    assert normsys(jes, YieldChange(up=1.1, down=0.8)) == _like(Modifier(jes, 0.8, 1.1, "code4"))
+    assert normsys(jes, YieldRatio(up=1.1, down=0.8)) == _like(Modifier(jes, 0.8, 1.1, "code4"))
     assert normsys(jes, up=1.25) == _like(Modifier(jes, 0.8, 1.25, "code4"))
     assert normsys(jes, down=0.5) == _like(Modifier(jes, 0.5, 2.0, "code4"))
-    assert normsys(jes, YieldChange(up=1.25)) == _like(Modifier(jes, 0.8, 1.25, "code4"))
+    assert normsys(jes, YieldRatio(up=1.25)) == _like(Modifier(jes, 0.8, 1.25, "code4"))
 
 
 class _like:
@@ -136,10 +136,10 @@ class _like:
         (lambda nu: lnN(nu, -1.0), "kappa of lnN"),
         (lambda nu: lnN(nu, float("nan")), "kappa of lnN"),
         (lambda nu: normsys(nu), "at least one side"),
-        (lambda nu: normsys(nu, YieldChange()), "at least one side"),
+        (lambda nu: normsys(nu, YieldRatio()), "at least one side"),
         (lambda nu: normsys(nu, up=0.0), "up= of normsys.* must be finite and > 0"),
         (lambda nu: normsys(nu, down=-0.1, up=1.1), "down= of normsys.* must be finite and > 0"),
-        (lambda nu: normsys(nu, YieldChange(up=1.1), up=1.1), "not both"),
+        (lambda nu: normsys(nu, YieldRatio(up=1.1), up=1.1), "not both"),
     ],
 )
 def test_modifiers_refuse_unusable_factors(make, message):
@@ -215,7 +215,7 @@ def test_factors_that_are_no_ratios(factor):
         lambda: normsys(nu, up=factor),
         lambda: normsys(nu, down=factor, up=1.1),
         lambda: Modifier(nu, factor, 1.1, "code4"),
-        lambda: YieldChange(up=factor),
+        lambda: YieldRatio(up=factor),
     ):
         with pytest.raises(ValueError, match="must be finite and > 0"):
             make()
@@ -236,8 +236,8 @@ def test_mistakes_in_modifiers_are_named():
         (lambda: lnN(nu, [1.02, 0.98]), "kappa of lnN"),
         (lambda: lnN(nu, True), "kappa of lnN"),
         (lambda: normsys(0.9, up=1.1), "needs a parameter as its nuisance"),
-        (lambda: normsys(nu, 1.1), "takes a YieldChange"),
-        (lambda: normsys(nu, (0.9, 1.1)), "takes a YieldChange"),
+        (lambda: normsys(nu, 1.1), "takes a YieldRatio"),
+        (lambda: normsys(nu, (0.9, 1.1)), "takes a YieldRatio"),
         (lambda: modified_yield("1000", []), "the nominal yield"),
         (lambda: modified_yield(None, []), "the nominal yield"),
         (lambda: modified_yield(1000.0, lnN(nu, 1.02)), "a list of modifiers"),

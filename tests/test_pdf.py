@@ -10,8 +10,9 @@ import tensorflow as tf
 from analytic import GaussianDeformation, GaussianFlow, one_dimensional
 from scipy import stats
 
-from zfit_fnf.densities.deformation import Deformation, Response
+from zfit_fnf.densities.deformation import Deformation
 from zfit_fnf.densities.flows import Flow
+from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.param import modified_yield, normsys, nuisance
 from zfit_fnf.pdf import (
     FNFPDF,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import zfit_fnf as zfnf
-from zfit_fnf.densities.deformation import Response
+from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.param import Nuisance
 from zfit_fnf.toys import toy
 

@@ -25,9 +25,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import zfit_fnf as zfnf
-from zfit_fnf import Deformation, Flow, YieldChange, storage
-from zfit_fnf.densities.deformation import PolynomialMap, Response
+from zfit_fnf import Deformation, Flow, YieldRatio, storage
 from zfit_fnf.densities.history import History
+from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.interop.architecture import NetworkShape, ZukoLayer
 from zfit_fnf.interop.reference import ReferenceDeformation, ReferenceResponse
@@ -66,7 +66,7 @@ def deformation(**shape):
         flow(ranges={"a": (0.0, 5.0), "b": (-np.inf, 9.5)}, sum_weights=1234.5),
         [shaken(response, seed) for seed, response in enumerate(responses)],
         windows={"jes": (-1.0, 1.0), "jer": (0.0, 1.0)},
-        yields={"jes": YieldChange(1.1, 0.9)},
+        yields={"jes": YieldRatio(1.1, 0.9)},
     )
     made.flow.history = HISTORY
     made.history = {"jes": HISTORY}

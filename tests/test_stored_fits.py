@@ -12,7 +12,7 @@ from test_storage import shaken
 
 import zfit_fnf as zfnf
 from zfit_fnf import storage
-from zfit_fnf.densities.deformation import Response
+from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.doi import fit_transfer, profile
 from zfit_fnf.doi.ensemble import ensemble
 from zfit_fnf.doi.step1 import Member

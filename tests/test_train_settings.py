@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zfit_fnf import Deformation, Flow, Sample, Schedule, Variation, YieldChange, load, save, train
-from zfit_fnf.densities.deformation import PolynomialMap, Response
+from zfit_fnf import Deformation, Flow, Sample, Schedule, Variation, YieldRatio, load, save, train
+from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.train import fit_deformation, fit_flow
 
 RNG = np.random.default_rng(1)
@@ -204,8 +204,8 @@ def test_mistakes_with_responses(changes, error, message):
         ({"windows": {"jes": 1}}, TypeError, "the window of 'jes' is a list"),
         ({"windows": {"jes": (-1, 0, 1)}}, ValueError, "needs two edges"),
         ({"windows": [(-1, 1)]}, TypeError, "windows= maps nuisances to ranges"),
-        ({"yields": {"jse": YieldChange(1.1, 0.9)}}, ValueError, r"yields= names \['jse'\]"),
-        ({"yields": {"jes": (1.1, 0.9)}}, TypeError, "yields= maps nuisances to YieldChange"),
+        ({"yields": {"jse": YieldRatio(1.1, 0.9)}}, ValueError, r"yields= names \['jse'\]"),
+        ({"yields": {"jes": (1.1, 0.9)}}, TypeError, "yields= maps nuisances to YieldRatio"),
     ],
 )
 def test_mistakes_with_the_parts_of_a_deformation(flow, changes, error, message):
@@ -224,7 +224,7 @@ def test_windows_of_maps_contain_zero():
 )
 def test_mistakes_with_yield_changes(sides, error):
     with pytest.raises(error, match="the ratio of yields"):
-        YieldChange(**sides)
+        YieldRatio(**sides)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from zfit_fnf import Sample, Schedule, Variation, load, save
-from zfit_fnf.densities.deformation import PolynomialMap, Response
+from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.train import fit_deformation, fit_flow
 from zfit_fnf.train.score_correction import vanish_at
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_storage import shaken
 
-from zfit_fnf.densities.deformation import PolynomialMap, Response
+from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.samples import as_sample
 

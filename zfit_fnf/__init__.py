@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         train,
     )
     from .acceleration import accelerate
-    from .densities.deformation import Deformation, YieldChange
+    from .densities.deformation import Deformation, YieldRatio
     from .densities.flows import Flow
     from .minimize import Minuit
     from .param import Nuisance, lnN, modified_yield, normsys, nuisance
@@ -48,7 +48,7 @@ _NAMES = {
     "Sample": "samples",
     "Schedule": "train.loop",
     "Variation": "samples",
-    "YieldChange": "densities.deformation",
+    "YieldRatio": "densities.deformation",
     "accelerate": "acceleration",
     "lnN": "param",
     "load": "storage",
@@ -83,7 +83,7 @@ __all__ = [  # noqa: RUF022 (modules first)
     "Sample",
     "Schedule",
     "Variation",
-    "YieldChange",
+    "YieldRatio",
     "accelerate",
     "lnN",
     "load",

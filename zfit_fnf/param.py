@@ -21,7 +21,7 @@ from zfit.core.constraint import BaseConstraint
 from zfit.core.parameter import BaseParameter
 
 from .common.checks import number
-from .densities.deformation import YieldChange
+from .densities.deformation import YieldRatio
 
 _yield_numbers = itertools.count()
 
@@ -269,7 +269,7 @@ def lnN(nuisance: zfit.Parameter, kappa: float) -> Modifier:
 
 
 def normsys(
-    nuisance: zfit.Parameter, change: YieldChange | None = None, *, down: float | None = None, up: float | None = None
+    nuisance: zfit.Parameter, change: YieldRatio | None = None, *, down: float | None = None, up: float | None = None
 ) -> Modifier:
     """Asymmetric uncertainty of a yield with HistFactory's interpolation code 4.
 
@@ -291,12 +291,12 @@ def normsys(
     """
     _check_parameter(nuisance, "normsys(nuisance, down=..., up=...)")
     if change is not None:
-        if not isinstance(change, YieldChange):
+        if not isinstance(change, YieldRatio):
             raise TypeError(
-                f"normsys({nuisance.name}) takes a YieldChange, e.g. deformation.yields[...], or down= and up=; got {change!r}"
+                f"normsys({nuisance.name}) takes a YieldRatio, e.g. deformation.yields[...], or down= and up=; got {change!r}"
             )
         if down is not None or up is not None:
-            raise ValueError(f"normsys({nuisance.name}): give either a YieldChange or down= and up=, not both")
+            raise ValueError(f"normsys({nuisance.name}): give either a YieldRatio or down= and up=, not both")
         down, up = change.down, change.up
     known = {
         side: _positive(factor, f"{side}= of normsys({nuisance.name})")

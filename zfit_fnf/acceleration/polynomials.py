@@ -17,9 +17,10 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
-from ..densities.deformation import Deformation, PolynomialMap
+from ..densities.deformation import Deformation
 from ..densities.flows import Density
 from ..densities.networks import PerArchitecture
+from ..densities.polynomial_map import PolynomialMap
 from ..densities.taylor import expand, expansion_order, monomials, polynomial, remainder, steepness
 from ..loss import XLA_CHUNK, Compiled, EventKernel, Events, kept_by, vector
 from ..param import read_once

@@ -1,49 +1,32 @@
-r"""Systematic variations: the invertible map ``T_nu`` in front of a frozen nominal density.
+r"""Densities with nuisances: the invertible map of :mod:`.polynomial_map` in front of a frozen nominal density.
 
 .. math::
-    p(y | x, \nu) = p_\mathrm{nom}(T_\nu(y; x) | x) \; |\det \partial T_\nu / \partial y|, \qquad
-    T_j(u) = u_j e^{s_j} + t_j, \qquad (s_j, t_j) = \sum_m \phi_m(\nu) \; C_{mj}(u_{<j}, x)
+    p(y | x, \nu) = p_\mathrm{nom}(T_\nu(y; x) | x) \; |\det \partial T_\nu / \partial y|
 
-(arXiv:2606.30489). The sum runs over monomials ``phi_m`` of the nuisances: powers of one nuisance, and products of two
-for interactions. A :class:`Response` holds the coefficient networks of the monomials that are learned together; the
-:class:`PolynomialMap` is the named sum of responses, and a :class:`Deformation` is such a map in front of a flow. The
-coefficients depend on the event only and the monomials on the nuisances only, so the former are computed once per data
-set.
-
-One layer moves each coordinate by a function of those before it. Layers can be stacked, :math:`T_\nu = T^{(L)}_\nu \circ
-\dots \circ T^{(1)}_\nu`, with the order of the coordinates reversed from layer to layer; the coefficients of the first
-layer alone are then functions of the event only.
-
-Training with minibatches leaves noise in the coefficients that would bias a fit to as many events as were simulated. A
-response therefore has a small *calibration* matrix ``K`` as well, ``phi -> phi (1 + K)``, found from all events at once
-(see :func:`zfit_fnf.train.fit_deformation`).
+(arXiv:2606.30489). What varies with the nuisances besides is the yield: a :class:`YieldRatio` for each of them.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from ..common.checks import DEEPEST, LARGEST, MOST_POWER, integer, listed, names, number
-from .bijectors import Affine
-from .flows import AutoregressiveDensity, Flow, solve_autoregressive
+from ..common.checks import number
+from .flows import AutoregressiveDensity, Flow
 from .history import Histories
-from .networks import MaskedMLP, Model, StackedMLP, hidden_widths
+from .polynomial_map import PolynomialMap, Response, check_dimensions, checked_responses
 from .responses import ShapeResponse
 
-Powers = tuple[tuple[int, ...], ...]
+__all__ = ["Deformation", "YieldRatio"]
 
-_LAW = Affine()
 _ROWS = 2048  # deformed at a time when events are drawn: a hundred networks take a gigabyte for them
 
 
 @dataclass(frozen=True)
-class YieldChange:
+class YieldRatio:
     """Ratio of the summed weights of a variation to the nominal ones, ready for :func:`zfit_fnf.normsys`.
 
     Attributes:
@@ -58,274 +41,6 @@ class YieldChange:
         for side in ("up", "down"):
             if (ratio := getattr(self, side)) is not None:
                 object.__setattr__(self, side, number(ratio, f"the ratio of yields {side}=", above=0.0))
-
-
-class Response(Model):
-    """Coefficient networks of one nuisance, of one interaction of two, or of several nuisances together.
-
-    Args:
-        nuisances: The names whose monomials this response multiplies.
-        powers: Exponents of each monomial, one per nuisance: ``((1,), (2,))`` for a quadratic response to one nuisance.
-        n_dim: Number of observables.
-        n_context: Number of conditions.
-        n_single: For an interaction: number of monomials that its nuisances have alone, in total.
-        n_layers: Number of stacked layers, each with a network of its own.
-        hidden: Widths of the hidden layers.
-        seed: Seed of the initial weights (the last layer starts at zero: the identity).
-    """
-
-    def __init__(
-        self,
-        nuisances: Sequence[str],
-        powers: Powers,
-        *,
-        n_dim: int,
-        n_context: int,
-        n_single: int = 0,
-        n_layers: int = 1,
-        hidden: Sequence[int] | None = None,
-        seed: int = 0,
-    ):
-        super().__init__()
-        n_layers = integer(n_layers, "n_layers", low=1, high=DEEPEST)
-        n_dim, n_context = integer(n_dim, "n_dim", low=1, high=LARGEST), integer(n_context, "n_context", low=0)
-        n_single, seed = integer(n_single, "n_single", low=0), integer(seed, "seed", low=0)
-        self.nuisances = names(nuisances, "nuisances", '["jes"]')
-        self.powers = _checked_powers(powers, self.nuisances)
-        self.hidden = hidden_widths(hidden, n_dim)
-        seeds = [seed, *map(int, np.random.SeedSequence(seed).generate_state(n_layers - 1))]
-        self.networks = [
-            MaskedMLP(n_dim, n_context, 2 * len(self.powers), hidden=self.hidden, seed=layer_seed, zero_init=True)
-            for layer_seed in seeds
-        ]
-        # From the monomials of this response to the coefficients of its nuisances alone (interactions) and its own.
-        shape = (len(self.powers), n_single + len(self.powers))
-        self.calibration = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
-
-    def precompute(self, c: tf.Tensor, layer: int = 0) -> Any:
-        """What the network of one layer makes of the conditions ``(n, m)``."""
-        return self.networks[layer].precompute(c)
-
-    def coefficients(self, u: tf.Tensor, precomputed: Any, layer: int = 0) -> tf.Tensor:
-        """Coefficients ``(n, monomials, d, 2)`` of one layer at its inputs; the last axis is (log-scale, shift)."""
-        return _by_event(_outputs(self.networks[layer], u, precomputed, layer)[None], len(self.powers))
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """Responses of the same shape can be evaluated together."""
-        return type(self), len(self.powers), *(network.shape for network in self.networks)
-
-    def config(self) -> dict[str, Any]:
-        """Keyword arguments that construct a response of the same architecture."""
-        return {
-            "nuisances": self.nuisances,
-            "powers": self.powers,
-            "n_dim": self.networks[0].n_inputs,
-            "n_context": self.networks[0].n_context,
-            "n_single": self.calibration.shape[1] - len(self.powers),
-            "n_layers": len(self.networks),
-            "hidden": self.hidden,
-        }
-
-
-def _checked_powers(powers: Powers, nuisances: tuple[str, ...]) -> Powers:
-    """Exponents of different monomials of the nuisances, none of them constant."""
-    monomials = [
-        listed(monomial, "each monomial in powers", "(1, 0)") for monomial in listed(powers, "powers", "((1,), (2,))")
-    ]
-    if not monomials or any(len(monomial) != len(nuisances) for monomial in monomials):
-        raise ValueError(f"every monomial needs one exponent for each of {nuisances}, got {powers}")
-    checked = tuple(
-        tuple(integer(power, "each power", low=0, high=MOST_POWER) for power in monomial) for monomial in monomials
-    )
-    if not all(any(monomial) for monomial in checked):
-        raise ValueError(f"a monomial without a nuisance would not vanish at zero, got {checked}")
-    if len(set(checked)) < len(checked) or len(set(nuisances)) < len(nuisances):
-        raise ValueError(f"nuisances and monomials are named once each, got {checked} of {nuisances}")
-    return checked
-
-
-class _Together:
-    """Neighbouring responses of one shape, in the guise of a single one."""
-
-    def __init__(self, responses: Sequence[Response]):
-        self._n_powers = len(responses[0].powers)
-        self._networks = [StackedMLP(networks) for networks in zip(*(r.networks for r in responses), strict=True)]
-
-    def precompute(self, c: tf.Tensor, layer: int = 0) -> Any:
-        # Events along the first axis, as for a single response: some keep it for every event.
-        return tf.nest.map_structure(_swapped, self._networks[layer].precompute(c))
-
-    def coefficients(self, u: tf.Tensor, precomputed: Any, layer: int = 0) -> tf.Tensor:
-        by_network = tf.nest.map_structure(_swapped, precomputed)
-        return _by_event(_outputs(self._networks[layer], u, by_network, layer), self._n_powers)
-
-
-def _outputs(network: MaskedMLP, u: tf.Tensor, precomputed: Any, layer: int) -> tf.Tensor:
-    """What a network says of each coordinate, ``(..., n, d, p)``; every second layer sees them in reversed order."""
-    order = slice(None, None, -1 if layer % 2 else 1)
-    return network.complete(u[:, order], precomputed)[..., order, :]
-
-
-def _swapped(tensor: tf.Tensor) -> tf.Tensor:
-    """The first two axes swapped."""
-    return tf.transpose(tensor, (1, 0, *range(2, tensor.shape.rank)))
-
-
-def _by_event(outputs: tf.Tensor, n_powers: int) -> tf.Tensor:
-    """From the outputs ``(responses, n, d, 2 powers)`` to coefficients ``(n, monomials, d, 2)``."""
-    n_responses, _, n_dim, _ = outputs.shape
-    split = tf.reshape(outputs, (n_responses, -1, n_dim, n_powers, 2))
-    return tf.reshape(tf.transpose(split, (1, 0, 3, 2, 4)), (-1, n_responses * n_powers, n_dim, 2))
-
-
-class PolynomialMap(Model):
-    """The map ``T_nu``: a sum of responses, exactly the identity when all nuisances are zero.
-
-    Nuisances count standard deviations. Beyond the trained window of a nuisance its powers continue linearly (twice
-    continuously differentiable), so that nothing overflows.
-
-    Args:
-        responses: The responses, all with the same number of layers.
-        windows: Trained range ``(low, high)`` of each nuisance.
-
-    Raises:
-        ValueError: If responses and windows name different nuisances, or responses differ in their layers.
-    """
-
-    _CONTINUED = True  # beyond the windows: a power that is continued from an edge would not vanish at zero
-
-    def __init__(self, responses: Sequence[Response], *, windows: Mapping[str, tuple[float, float]]):
-        super().__init__()
-        self.responses = _checked_responses(responses)
-        self.nuisances = tuple(dict.fromkeys(name for response in self.responses for name in response.nuisances))
-        if not self.nuisances:
-            raise ValueError("a deformation needs the response of at least one nuisance")
-        if not isinstance(windows, Mapping):
-            raise TypeError(f'windows= maps nuisances to ranges such as {{"jes": (-1, 1)}}, got {windows!r}')
-        if set(windows) != set(self.nuisances):
-            raise ValueError(
-                f"need one window per nuisance, got responses of {self.nuisances} and windows of {list(windows)}"
-            )
-        layers = {len(response.networks) for response in self.responses}
-        if len(layers) > 1:
-            raise ValueError(f"all responses of a map need the same number of layers, got {sorted(layers)}")
-        (self.n_layers,) = layers
-        self.windows = {name: _checked_window(name, windows[name]) for name in self.nuisances}
-        if self._CONTINUED and (away := [name for name, (low, high) in self.windows.items() if not low <= 0.0 <= high]):
-            raise ValueError(f"the windows of {away} must contain 0, where the map is the identity, got {self.windows}")
-        self._order = max(power for response in self.responses for powers in response.powers for power in powers)
-        self._factors, self._fed = self._factor_positions(), self._fed_positions()
-
-    def basis(self, nu: tf.Tensor, calibration: tf.Tensor | None = None) -> tf.Tensor:
-        """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows.
-
-        ``calibration`` is what :meth:`calibration` returns, for those who have it already.
-        """
-        low, high = (tf.constant(edge, nu.dtype) for edge in zip(*self.windows.values(), strict=True))
-        powers = [tf.ones_like(nu), *(continued_power(nu, power, low, high) for power in range(1, self._order + 1))]
-        table = tf.reshape(tf.stack(powers, axis=-1), (-1,))
-        monomials = tf.reduce_prod(tf.gather(table, self._factors), axis=-1)
-        calibration = tf.cast(self.calibration() if calibration is None else calibration, nu.dtype)
-        return monomials + tf.linalg.matvec(calibration, monomials, transpose_a=True)
-
-    def calibration(self) -> tf.Tensor:
-        """Matrix ``(M, M)`` of what every monomial adds to every other one."""
-        values = tf.concat([tf.reshape(response.calibration, (-1,)) for response in self.responses], axis=0)
-        return tf.scatter_nd(self._fed, values, (len(self._factors),) * 2)
-
-    def _factor_positions(self) -> np.ndarray:
-        """Factors of each monomial: places in the flat ``(K, order + 1)`` table of powers, where 0 is one."""
-        place = {name: index * (self._order + 1) for index, name in enumerate(self.nuisances)}
-        factors = [
-            [place[name] + power for name, power in zip(response.nuisances, powers, strict=True) if power]
-            for response in self.responses
-            for powers in response.powers
-        ]
-        most = max(map(len, factors))
-        return np.array([places + [0] * (most - len(places)) for places in factors])
-
-    def _fed_positions(self) -> np.ndarray:
-        """Positions in the ``(M, M)`` calibration matrix of the entries of all responses' calibrations."""
-        entries = []
-        for response in self.responses:
-            fed = self.positions(response)
-            own = fed[-len(response.powers) :]
-            entries.append(np.stack(np.meshgrid(own, fed, indexing="ij"), axis=-1).reshape(-1, 2))
-        return np.concatenate(entries)
-
-    def positions(self, response: Response) -> np.ndarray:
-        """Positions, among the ``M`` coefficients, of those that the calibration of one response feeds.
-
-        For an interaction these are the coefficients of its nuisances alone, then its own.
-        """
-        starts = np.cumsum([0, *(len(r.powers) for r in self.responses)])
-        place = {r.nuisances: np.arange(a, b) for r, a, b in zip(self.responses, starts, starts[1:], strict=False)}
-        feeds_others = response.calibration.shape[1] > len(response.powers)
-        alone = [place[name,] for name in response.nuisances] if feeds_others else []
-        return np.concatenate([*alone, place[response.nuisances]])
-
-    def precompute_layer(self, c: tf.Tensor, layer: int = 0) -> list[Any]:
-        """What the networks of one layer make of the conditions ``c (n, m)``."""
-        return [response.precompute(c, layer) for response in self._evaluated()]
-
-    def coefficients_at(self, u: tf.Tensor, precomputed: Sequence[Any], layer: int = 0) -> tf.Tensor:
-        """Coefficients ``(n, M, d, 2)`` of one layer, with what :meth:`precompute_layer` has made of the conditions."""
-        parts = zip(self._evaluated(), precomputed, strict=True)
-        return tf.concat([response.coefficients(u, part, layer) for response, part in parts], axis=1)
-
-    def coefficients(self, u: tf.Tensor, c: tf.Tensor, layer: int = 0) -> tf.Tensor:
-        """Coefficients ``(n, M, d, 2)`` of all monomials in one layer, at its inputs ``u (n, d)``.
-
-        Those of the first layer are a function of the event, not of the nuisances.
-        """
-        return self.coefficients_at(u, self.precompute_layer(c, layer), layer)
-
-    def _evaluated(self) -> list[Any]:
-        """The responses, neighbours of one shape together: an order that the coefficients keep."""
-        groups = [list(group) for _, group in itertools.groupby(self.responses, key=lambda response: response.shape)]
-        return [group[0] if len(group) == 1 else _Together(group) for group in groups]
-
-    def apply(
-        self, u: tf.Tensor, c: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Deformed to nominal: ``T_nu(u)`` ``(n, d)`` and its log-determinant ``(n,)``.
-
-        ``coefficients`` are those of the first layer. ``basis`` is ``(M,)``, or ``(n, M)`` for one point of the
-        nuisances per event.
-        """
-        u, log_slopes = self.move(u, coefficients, basis)
-        log_det = tf.reduce_sum(log_slopes, axis=-1)
-        for layer in range(1, self.n_layers):
-            u, log_slopes = self.move(u, self.coefficients(u, c, layer), basis)
-            log_det += tf.reduce_sum(log_slopes, axis=-1)
-        return u, log_det
-
-    @staticmethod
-    def move(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """One layer with the given coefficients: moved coordinates and the logarithm of their slopes, ``(n, d)`` each."""
-        if basis.shape.rank == 1:
-            contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
-        else:
-            contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
-        return _LAW.inverse(u, contracted)
-
-    def forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
-        """Nominal to deformed, the inverse of ``T_nu``: layer after layer, one coordinate after the other."""
-        for layer in reversed(range(self.n_layers)):
-            nominal = self._layer_forward(nominal, c, basis, layer)
-        return nominal
-
-    def _layer_forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, layer: int) -> tf.Tensor:
-        def coordinate(u: tf.Tensor, j: int) -> tf.Tensor:
-            contracted = tf.einsum("nmk,m->nk", self.coefficients(u, c, layer)[:, :, j], basis)
-            return _LAW.forward(nominal[:, j], contracted)
-
-        return solve_autoregressive(coordinate, n_dim=nominal.shape[1], like=nominal, backwards=layer % 2 == 1)
-
-    def config(self) -> dict[str, Any]:
-        """Keyword arguments that construct the same map."""
-        return {"responses": self.responses, "windows": self.windows}
 
 
 class Deformation(PolynomialMap, ShapeResponse):
@@ -349,11 +64,11 @@ class Deformation(PolynomialMap, ShapeResponse):
         responses: Sequence[Response],
         *,
         windows: Mapping[str, tuple[float, float]],
-        yields: Mapping[str, YieldChange] | None = None,
+        yields: Mapping[str, YieldRatio] | None = None,
     ):
         if not isinstance(flow, Flow):
             raise TypeError(f"a deformation needs the Flow that it deforms, got a {type(flow).__name__}")
-        responses = _checked_responses(responses)
+        responses = checked_responses(responses)
         singles = [r.nuisances[0] for r in responses if len(r.nuisances) == 1]
         if unknown := sorted({name for r in responses for name in r.nuisances} - set(singles)):
             raise ValueError(f"interactions with {unknown} need a response of each of these nuisances alone")
@@ -363,7 +78,7 @@ class Deformation(PolynomialMap, ShapeResponse):
         check_dimensions(self.responses, len(flow.obs), len(flow.cond))
         self.flow = flow
         self.history = Histories()  # of the trainings, by response
-        self.yields = {name: YieldChange() for name in self.nuisances} | _checked_yields(yields or {}, self.nuisances)
+        self.yields = {name: YieldRatio() for name in self.nuisances} | _checked_yields(yields or {}, self.nuisances)
 
     @property
     def interactions(self) -> tuple[tuple[str, ...], ...]:
@@ -440,68 +155,9 @@ def _in_turn(function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor
     return tf.reshape(results, (count * size, u.shape[1]))[:n]
 
 
-def check_dimensions(responses: Sequence[Any], n_dim: int, n_context: int) -> None:
-    """Refuse responses of other numbers of coordinates and conditions than those of what they deform.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    for response in responses:
-        own = response.config()
-        if (own["n_dim"], own["n_context"]) != (n_dim, n_context):
-            raise ValueError(
-                f"has a response to {own['nuisances']} of {own['n_dim']} coordinates and {own['n_context']} conditions; "
-                f"expected {n_dim} and {n_context}"
-            )
-
-
-def _checked_responses(responses: Sequence[Response]) -> list[Response]:
-    checked = listed(responses, "responses", "[Response(...)]")
-    for response in checked:
-        if not all(hasattr(response, name) for name in ("nuisances", "powers", "networks", "calibration")):
-            raise TypeError(f"responses is a list of Response, got a {type(response).__name__} among them")
-    return checked
-
-
-def _checked_window(name: str, window: tuple[float, float]) -> tuple[float, float]:
-    edges = listed(window, f"the window of {name!r}", "(-1, 1)")
-    if len(edges) != 2:
-        raise ValueError(f"the window of {name!r} needs two edges (low, high), got {window!r}")
-    low, high = (number(edge, f"each edge of the window of {name!r}") for edge in edges)
-    if not low < high:
-        raise ValueError(f"the window of {name!r} needs low < high, got ({low:g}, {high:g})")
-    return low, high
-
-
-def _checked_yields(yields: Mapping[str, YieldChange], nuisances: Sequence[str]) -> dict[str, YieldChange]:
-    if not isinstance(yields, Mapping) or not all(isinstance(change, YieldChange) for change in yields.values()):
-        raise TypeError(f"yields= maps nuisances to YieldChange(up=..., down=...), got {yields!r}")
+def _checked_yields(yields: Mapping[str, YieldRatio], nuisances: Sequence[str]) -> dict[str, YieldRatio]:
+    if not isinstance(yields, Mapping) or not all(isinstance(change, YieldRatio) for change in yields.values()):
+        raise TypeError(f"yields= maps nuisances to YieldRatio(up=..., down=...), got {yields!r}")
     if unknown := sorted(set(yields) - set(nuisances)):
         raise ValueError(f"yields= names {unknown}, to which there is no response: the nuisances are {list(nuisances)}")
     return dict(yields)
-
-
-def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-    """``nu**power`` inside ``[low, high]``, continued linearly outside (elementwise).
-
-    Over the first half-width beyond an edge the second derivative fades quadratically to zero, which keeps the
-    continuation twice differentiable: HESSE at a template point sees no kink.
-    """
-    if power == 1:
-        return nu
-    inside = tf.clip_by_value(nu, low, high)
-    fade = 0.5 * tf.maximum(tf.abs(low), tf.abs(high))
-    excess = nu - inside
-    left = 1.0 - tf.clip_by_value(tf.abs(excess) / fade, 0.0, 1.0)
-    # Twice the integral of (1 - s/fade)^2 over the excess: the curvature term of the continuation.
-    bend = 2.0 * (fade * tf.abs(excess) / 3.0 - fade**2 / 12.0 * (1.0 - tf.square(tf.square(left))))
-    slope = power * _product(inside, power - 1)
-    return _product(inside, power) + slope * excess + 0.5 * power * (power - 1) * _product(inside, power - 2) * bend
-
-
-def _product(x: tf.Tensor, count: int) -> tf.Tensor:
-    """``x**count`` by multiplication: the derivatives of ``tf.pow`` are not finite at zero."""
-    result = tf.ones_like(x)
-    for _ in range(count):
-        result *= x
-    return result

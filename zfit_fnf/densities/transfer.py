@@ -23,9 +23,9 @@ import tensorflow as tf
 from ..common.checks import DEEPEST, integer, names
 from .bijectors import Affine
 from .coordinates import Coordinates
-from .deformation import PolynomialMap
 from .flows import AutoregressiveLayer, in_chunks
 from .networks import Model, hidden_widths
+from .polynomial_map import PolynomialMap
 
 
 class Transfer(Coordinates):

@@ -33,8 +33,8 @@ import pandas as pd
 import tensorflow as tf
 from scipy.stats import qmc
 
-from ..densities.deformation import PolynomialMap, Response
 from ..densities.history import History
+from ..densities.polynomial_map import PolynomialMap, Response
 from ..densities.transfer import ProfiledTransfer
 from ..train.loop import Batch, Maximiser, Schedule
 from .pdf import behind, mixture, parts_of, responsibilities

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..densities.deformation import Deformation, Powers, YieldChange
+from ..densities.deformation import Deformation, YieldRatio
 from ..densities.flows import Flow
 from ..densities.networks import Model
+from ..densities.polynomial_map import Powers
 from .architecture import NetworkShape
 from .state_dict import NetworkWeights, common_dtype, is_module, read_arrays
 from .zuko import activation_of, architecture_of, make_density
@@ -39,7 +40,7 @@ def import_fnf(
     architecture: Mapping[str, Any] | None = None,
     base: Flow | None = None,
     windows: Mapping[str, tuple[float, float]] | None = None,
-    yields: Mapping[str, YieldChange] | None = None,
+    yields: Mapping[str, YieldRatio] | None = None,
     quadratic_damping: float = _DAMPING,
     cross_term_damping: float = _DAMPING,
 ) -> ReferenceDeformation:
@@ -108,7 +109,7 @@ def import_fnf(
 class ReferenceResponse(Model):
     """Coefficient networks of one nuisance, or of the cross term of two, as zuko has made them.
 
-    It takes the place of a :class:`~zfit_fnf.densities.deformation.Response`.
+    It takes the place of a :class:`~zfit_fnf.densities.polynomial_map.Response`.
 
     Args:
         nuisances: The names whose monomials this response multiplies.
@@ -191,7 +192,7 @@ class ReferenceDeformation(Deformation):
         responses: Sequence[ReferenceResponse],
         *,
         windows: Mapping[str, tuple[float, float]],
-        yields: Mapping[str, YieldChange] | None = None,
+        yields: Mapping[str, YieldRatio] | None = None,
         centre: Mapping[str, float],
         scale: Mapping[str, float],
         quadratic_damping: float,

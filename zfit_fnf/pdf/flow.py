@@ -167,7 +167,8 @@ class FNFPDF(FlowBasedPDF):
         ValueError: If ``params`` lacks a nuisance or names another one, for another precision; as for `FlowPDF`.
 
     Example:
-        >>> from zfit_fnf.densities.deformation import Deformation, Response
+        >>> from zfit_fnf.densities.deformation import Deformation
+        >>> from zfit_fnf.densities.polynomial_map import Response
         >>> from zfit_fnf.param import nuisance
         >>> response = Response(["jes"], ((1,), (2,)), n_dim=1, n_context=0)
         >>> deformation = Deformation(Flow(["mass"]), [response], windows={"jes": (-1.0, 1.0)})

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+__all__ = ["as_column", "check_names", "check_numbers", "check_weights", "is_number", "outside_of_the_package", "show"]
+
 _PACKAGE = __name__.partition(".")[0]
 _SHOWN = 5  # rows quoted in an error message
 _EXACT_INTEGERS = 2**53

@@ -19,6 +19,8 @@ from ..common.optional import require
 from .columns import as_column, check_names
 from .cuts import Cut
 
+__all__ = ["FORMATS", "TREE_NAME", "Arrays", "find", "format_of", "read", "write"]
+
 FORMATS = {".root": "ROOT", ".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV"}
 TREE_NAME = "events"
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import Sample
+from ..common.chunks import ROWS, slices
+from .sample import Sample
+
+__all__ = ["fingerprint", "same_events"]
 
 _COUNT = 4
-_CHUNK = 1_000_000
 _ROUNDING = 2e-7  # of single-precision weights, with a margin
 
 
@@ -24,8 +26,7 @@ def fingerprint(sample: Sample, columns: Sequence[str]) -> list[float]:
         columns: The columns that count.
     """
     sums = np.zeros(_COUNT)
-    for start in range(0, sample.n_events, _CHUNK):
-        rows = slice(start, start + _CHUNK)
+    for rows in slices(sample.n_events, ROWS):
         state = _hashed(sample.array(columns, rows))
         weights = np.ones(len(state)) if sample.weights is None else np.asarray(sample.weights[rows], np.float64)
         for index in range(_COUNT):

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import Sample
 from .columns import check_names, outside_of_the_package
+from .sample import Sample
+
+__all__ = ["bulk", "check_conditions", "check_continuous", "check_independent"]
 
 _CHECKED_ROWS = 100_000  # enough to see a point mass of 0.1 %, cheap on any sample
 _FEW = 100  # distinct values of a discrete column

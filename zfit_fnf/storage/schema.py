@@ -448,9 +448,9 @@ class FunctionEntry(Entry):
 
 
 class ResponseEntry(Entry):
-    """See :class:`~zfit_fnf.densities.deformation.Response`."""
+    """See :class:`~zfit_fnf.densities.polynomial_map.Response`."""
 
-    model: ClassVar[str] = "densities.deformation.Response"
+    model: ClassVar[str] = "densities.polynomial_map.Response"
     kind: Literal["response"] = "response"
     nuisances: Annotated[list[Text], Field(min_length=1)]
     powers: Annotated[list[list[Power]], Field(min_length=1)]
@@ -469,10 +469,10 @@ class ResponseEntry(Entry):
 
 
 class PolynomialMapEntry(Entry):
-    """See :class:`~zfit_fnf.densities.deformation.PolynomialMap`."""
+    """See :class:`~zfit_fnf.densities.polynomial_map.PolynomialMap`."""
 
-    model: ClassVar[str] = "densities.deformation.PolynomialMap"
-    response: ClassVar[str] = "densities.deformation.Response"
+    model: ClassVar[str] = "densities.polynomial_map.PolynomialMap"
+    response: ClassVar[str] = "densities.polynomial_map.Response"
     kind: Literal["polynomial_map"] = "polynomial_map"
     responses: Annotated[list[Reference], Field(min_length=1)]
     windows: dict[Text, Window]
@@ -517,7 +517,7 @@ class PolynomialMapEntry(Entry):
 
 
 class YieldEntry(Schema):
-    """See :class:`~zfit_fnf.YieldChange`."""
+    """See :class:`~zfit_fnf.YieldRatio`."""
 
     up: Positive | None
     down: Positive | None
@@ -542,10 +542,10 @@ class DeformationEntry(PolynomialMapEntry):
 
     def new(self, parts: Parts) -> Any:
         """The deformation, with its histories."""
-        from ..densities.deformation import YieldChange
+        from ..densities.deformation import YieldRatio
 
         flow, responses = parts.model(self.flow, "densities.flows.Flow"), self._responses(parts)
-        yields = {name: YieldChange(change.up, change.down) for name, change in self.yields.items()}
+        yields = {name: YieldRatio(change.up, change.down) for name, change in self.yields.items()}
         own = {"flow": flow, "responses": responses, "yields": yields}
         deformation = class_of(self.model)(**{**self.arguments(), **own})
         deformation.history = Histories(self.history)
@@ -611,10 +611,10 @@ class ProfiledTransferEntry(Entry):
 
     def make(self, parts: Parts) -> Any:
         """The map."""
-        from ..densities.deformation import check_dimensions
+        from ..densities.polynomial_map import check_dimensions
 
         transfer = parts.model(self.transfer, "densities.transfer.Transfer")
-        deformation = parts.model(self.deformation, "densities.deformation.PolynomialMap")
+        deformation = parts.model(self.deformation, "densities.polynomial_map.PolynomialMap")
         check_dimensions(deformation.responses, len(transfer.obs), len(transfer.cond) + len(transfer.processes))
         if len(deformation.nuisances) != len(self.centre):
             raise ValueError(f"has {len(self.centre)} parameters, but a map that follows {len(deformation.nuisances)}")

@@ -23,10 +23,11 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from ..common.checks import flag, integer, listed
-from ..densities.deformation import Deformation, Response, YieldChange
+from ..densities.deformation import Deformation, YieldRatio
 from ..densities.flows import AutoregressiveDensity, Density, Flow
 from ..densities.history import Histories, History, problems_of
 from ..densities.networks import Model, same_model
+from ..densities.polynomial_map import Response
 from ..samples import Sample, Variation, as_sample, check_inside, check_trainable
 from ..samples.pairing import fingerprint, same_events
 from ..samples.screening import check_conditions, check_continuous, check_independent
@@ -227,14 +228,14 @@ def _warn(messages: Sequence[str]) -> None:
 
 def _yield_change(
     group: Sequence[Variation], sources: Mapping[int, _Source], nominal: float | None, mirror: bool
-) -> YieldChange:
+) -> YieldRatio:
     if nominal is None:
-        return YieldChange()
+        return YieldRatio()
     ratio = {next(iter(v.at.values())): sources[id(v)].sample.sum_weights / nominal for v in group}
     up, down = ratio.get(1.0), ratio.get(-1.0)
     if mirror and (up is None) != (down is None):
         up, down = up or 1.0 / down, down or 1.0 / up  # type: ignore[operator]
-    return YieldChange(up=up, down=down)
+    return YieldRatio(up=up, down=down)
 
 
 def _without_effect(
@@ -278,7 +279,7 @@ def _copies(
     return [f"samples {', '.join(copies)} hold the same events. Are they the right files?"] if copies else []
 
 
-def _odd_yields(yields: Mapping[str, YieldChange]) -> list[str]:
+def _odd_yields(yields: Mapping[str, YieldRatio]) -> list[str]:
     odd = [
         f"by {ratio:.3g} with {name!r} {side}"
         for name, change in yields.items()
@@ -318,7 +319,7 @@ class _Assembly:
     plan: Plan
     sources: Mapping[int, _Source]
     without_effect: frozenset[int]
-    yields: Mapping[str, YieldChange]
+    yields: Mapping[str, YieldRatio]
     findings: list[str]
     trained: dict[tuple[str, ...], Response] = field(default_factory=dict)
     history: Histories = field(default_factory=Histories)

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..common import checks
 from ..common.checks import flag, integer, listed
-from ..densities.deformation import Powers, Response
 from ..densities.flows import Flow
+from ..densities.polynomial_map import Powers, Response
 from ..samples import Variation
 
 # What zfit takes as names of parameters.

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from ..densities.deformation import Deformation, Response
+from ..densities.deformation import Deformation
+from ..densities.polynomial_map import Response
 from .loop import Source, TrainingStopped
 
 _CHUNK = 16384

@@ -1,0 +1,62 @@
+"""Events with nuisances away from zero: what the response to a systematic uncertainty is learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .columns import is_number
+from .inputs import EVENTS, holds_events
+
+__all__ = ["Variation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Variation:
+    """Simulated events of a process with one or more nuisance parameters moved away from zero.
+
+    Args:
+        events: Anything `as_sample` takes.
+        at: The nuisance point in standard deviations, e.g. `{"jes": +1}`; a nuisance that is not named is at zero.
+            Several entries make a joint point, from which interactions are learned.
+        name: What messages call it; by default the point, e.g. `"jes=+1, jer=-1"`.
+
+    Raises:
+        TypeError: If `at` is not a mapping from names to numbers, or `events` are nothing that `as_sample` takes.
+        ValueError: If `at` is empty or one of its values is zero or not finite.
+
+    Example:
+        >>> Variation({"y1": np.array([0.1, 0.4])}, at={"jes": +1, "jer": +1}).is_joint
+        True
+    """
+
+    events: Any
+    at: Mapping[str, float]
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.at, Mapping) or not all(isinstance(name, str) for name in self.at):
+            raise TypeError(f"at= of a variation maps nuisance names to numbers, e.g. {{'jes': +1}}; got {self.at!r}")
+        if not all(is_number(value) for value in self.at.values()):
+            raise TypeError(f"at= of a variation needs a number for every nuisance; got {dict(self.at)!r}")
+        if self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"name= of a variation is a string; got {self.name!r}")
+        if not holds_events(self.events):
+            raise TypeError(f"a variation needs events: {EVENTS}; got {type(self.events).__name__}")
+        point = {name: float(value) for name, value in self.at.items()}
+        if not point or not any(point.values()):
+            raise ValueError(f"a variation at the origin is the nominal sample: at={point} moves no nuisance")
+        for nuisance, value in point.items():
+            if value == 0 or not np.isfinite(value):
+                raise ValueError(f"at= of a variation has {nuisance!r} at {value}; name only the nuisances that move")
+        object.__setattr__(self, "at", point)
+        if self.name is None:
+            object.__setattr__(self, "name", ", ".join(f"{nuisance}={value:+g}" for nuisance, value in point.items()))
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether more than one nuisance is moved."""
+        return len(self.at) > 1
