@@ -12,7 +12,7 @@ from analytic import one_dimensional
 
 import zfit_fnf
 from zfit_fnf import acceleration
-from zfit_fnf.acceleration import AccelerationError, accelerate
+from zfit_fnf.acceleration import AccelerationError, accelerate, chunks
 from zfit_fnf.acceleration import polynomials as expanded
 from zfit_fnf.densities.deformation import Deformation
 from zfit_fnf.densities.flows import Flow
@@ -374,7 +374,7 @@ def test_what_compression_leaves_out_is_made_up_for(monkeypatch):
 def test_a_pilot_says_where_to_expand(monkeypatch):
     """One expansion serves a start that is many standard deviations away; the parameters stay where they are."""
     for size in ("SMALL_CHUNK", "CHUNK"):
-        monkeypatch.setattr(expanded, size, 1024)
+        monkeypatch.setattr(chunks, size, 1024)
     jes, jer = nuisance("jes"), nuisance("jer")
     jer.upper = 3.0  # a limit on one side
     model = deformed(smooth_flow(["y1"], ["x"]), [jes, jer], size=0.1)

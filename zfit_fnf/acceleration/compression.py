@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+__all__ = ["Blocks", "compress", "contract", "left_out", "principal_components"]
+
 Blocks = list[tuple[tf.Tensor, tf.Tensor]]
 """Pairs of projections ``(M, R)`` and tables ``(R, n)``; the results of all of them stand side by side."""
 

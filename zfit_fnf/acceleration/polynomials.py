@@ -1,58 +1,53 @@
 """Densities that are polynomials in the shift of an event, around a centre in the space of their parameters.
 
 What :mod:`zfit_fnf.densities.taylor` does for one nominal density is done here for the models of a likelihood, by
-one function for each step and kind of PDF: events are `gathered` once, `expanded` wherever the centre moves to, and
-`log_expanded` gives their log-densities. What has no polynomials goes through all three as it is. Kernel and chunks
-take the places of those of :mod:`zfit_fnf.loss`.
+one function for each step and kind of PDF: `precompute` is called once per event, `expanded` wherever the centre moves
+to, and `log_expanded` gives the log-densities. What has no polynomials goes through all three as it is.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
+from ..common.chunks import XLA, slices
 from ..densities.deformation import Deformation
 from ..densities.flows import Density
 from ..densities.networks import PerArchitecture
 from ..densities.polynomial_map import PolynomialMap
 from ..densities.taylor import expand, expansion_order, monomials, polynomial, remainder, steepness
-from ..loss import XLA_CHUNK, Compiled, EventKernel, Events, kept_by, vector
-from ..param import read_once
-from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, is_compilable, log_density, precompute
+from ..loss import kept_by
+from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, log_density
+from ..pdf import precompute as precompute_exactly
 from .compression import compress, contract, left_out, principal_components
 
-SMALL_CHUNK, CHUNK = 4096, 16384
-"""Events per call of the compiled code, for small and for large data sets."""
+__all__ = ["adapt", "expanded", "log_expanded", "method", "order_of", "precompute"]
 
 _LEAST_FRACTION = 1e-3  # of a part of a sum, for errors: about as well as fractions are known
 _OVERFLOW = 80.0  # logarithm of what float32 can hold, with room for a sum
-_ZERO = tf.UnconnectedGradients.ZERO
 _LEFT_OUT = 0.02  # of the shift of an event by the compression of coefficients, times the root of the number of events
-_DIRECTIONS = 16  # along which second derivatives are computed at a time
-_PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
 
 
 @functools.singledispatch
-def gathered(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
+def precompute(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
     """What depends on the events ``(n, n_obs)`` alone: a nest of tensors. By default what the exact density needs."""
-    return precompute(pdf, x)
+    return precompute_exactly(pdf, x)
 
 
 @functools.singledispatch
 def adapt(pdf: zfit.pdf.BasePDF, data: Any, n_events: int) -> None:
-    """Choose the combinations of coefficients for ``n_events`` events, of which some have been gathered."""
+    """Choose the combinations of coefficients for ``n_events`` events, some of which have been precomputed."""
     del pdf, data, n_events
 
 
 @functools.singledispatch
 def expanded(pdf: zfit.pdf.BasePDF, data: Any, *, linear: bool = False, whole: bool = False) -> Any:
-    """Gathered events, expanded around the current parameters; by default they stay as they are.
+    """Precomputed events, expanded around the current parameters; by default they stay as they are.
 
     Without the terms beyond the first order (``linear``) the value and the gradient at the current parameters are as
     good, and cheaper to have. They are exact if the coefficients are not compressed (``whole``).
@@ -84,10 +79,10 @@ def order_of(pdf: zfit.pdf.BasePDF) -> int:
     return expansion_order(pdf.deformation.flow.density)
 
 
-@gathered.register
+@precompute.register
 def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
     if not order_of(pdf):
-        return precompute(pdf, x)
+        return precompute_exactly(pdf, x)
     # Without the flow and the yields, which may differ where the responses are of one architecture.
     deformation = cast(Deformation, pdf.deformation)
     responses = PolynomialMap(deformation.responses, windows=deformation.windows)
@@ -197,18 +192,17 @@ def _in_pieces(function: Callable[..., Any], *args: tf.Tensor) -> list[tf.Tensor
 
     Events are the first axis of the arguments and the last one of the results.
     """
-    starts = range(0, args[0].shape[0], XLA_CHUNK)
-    pieces = [function(*(values[start : start + XLA_CHUNK] for values in args)) for start in starts]
+    pieces = [function(*(values[rows] for values in args)) for rows in slices(args[0].shape[0], XLA)]
     return [tf.concat(parts, axis=-1) for parts in zip(*pieces, strict=True)]
 
 
 # Sums and products of densities.
 
 
-@gathered.register(SumPDF)
-@gathered.register(ConditionalProductPDF)
+@precompute.register(SumPDF)
+@precompute.register(ConditionalProductPDF)
 def _(pdf: SumPDF | ConditionalProductPDF, x: tf.Tensor) -> Any:
-    return [gathered(part, columns(x, pdf.obs, part.obs)) for part in pdf.pdfs]
+    return [precompute(part, columns(x, pdf.obs, part.obs)) for part in pdf.pdfs]
 
 
 @adapt.register(SumPDF)
@@ -246,118 +240,3 @@ def _of_parts(pdf: Any, nest: Any) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tens
     results = [log_expanded(part, events) for part, events in zip(pdf.pdfs, nest, strict=True)]
     values, errors = zip(*results, strict=True)
     return values, errors
-
-
-class ExpandedKernel(EventKernel):
-    """As `EventKernel`, of expanded events. Its value is ``(2,)``: the sum, and how wrong it may be."""
-
-    def __init__(self, model: zfit.pdf.BasePDF):
-        super().__init__(model)
-        self._log_expanded = read_once()(functools.partial(log_expanded, model))
-        self._batch = Compiled(self._second_derivatives_of_batch, xla=is_compilable(model))
-        self.adapt = functools.partial(adapt, model)
-        self.expand = functools.partial(expanded, model)
-        self.precompute = functools.partial(gathered, model)
-
-    def hessian_vectors(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
-        """Products of the Hessian with vectors ``(D, P)``."""
-        return self._along_directions(directions, *chunk)[0]
-
-    def scores(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
-        """Derivatives ``(D, n)`` of every log-density along directions ``(D, P)``."""
-        return self._along_directions(directions, *chunk)[1]
-
-    def chunk_size(self, n_events: int) -> int:
-        """Events per call for a data set of a size: calls are costly, and so are events that fill the last one."""
-        return SMALL_CHUNK if n_events <= _PILOT_SHARE * SMALL_CHUNK else CHUNK
-
-    def _sum(self, nest: Any, weights: tf.Tensor) -> tf.Tensor:
-        value, error = self._log_expanded(nest)
-        # Errors of different events may have one sign: a shift moves all of them. Nobody asks for their derivatives.
-        error = tf.stop_gradient(tf.reduce_sum(tf.abs(weights) * tf.cast(error, tf.float64)))
-        return tf.stack([-tf.reduce_sum(weights * value), error])
-
-    def _value_gradient(self, *args: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self.params)
-            sums = self._sum(*args)
-            value = sums[0]
-        return sums, vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
-
-    def _along_directions(self, directions: tf.Tensor, *chunk: Any) -> list[tf.Tensor]:
-        """What `_second_derivatives` gives, in batches of one size: they read the coefficients once for all directions."""
-        n, size = len(directions), min(_DIRECTIONS, len(self.params))
-        padded = tf.pad(directions, [[0, -n % size], [0, 0]])
-        parts = [self._batch(padded[start : start + size], *chunk) for start in range(0, n, size)]
-        return [tf.concat(results, axis=0)[:n] for results in zip(*parts, strict=True)]
-
-    def _second_derivatives_of_batch(self, directions: tf.Tensor, *chunk: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.vectorized_map(lambda direction: self._second_derivatives(direction, *chunk), directions)
-
-    def _second_derivatives(self, direction: tf.Tensor, nest: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Of the sum, along a direction and with respect to the parameters, and to the weights: that is the score."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([self.params, weights])
-            slope = tf.tensordot(direction, self._value_gradient(nest, weights)[1], 1)
-        *hessian, score = tape.gradient(slope, [*self.params, weights], unconnected_gradients=_ZERO)
-        return vector(hessian), -score
-
-
-class ExpandedEvents(Events):
-    """Chunks that are expanded around the parameters as they were when `move` was last called.
-
-    Args:
-        kernel: The kernel.
-        x: As for `Events`.
-        weights: As for `Events`.
-        max_memory: Bytes for expanded chunks, of which there are ``n_expanded``. As many of them as have room beside
-            those are kept precomputed as well, to be expanded elsewhere.
-
-    Attributes:
-        n_events: Number of events in these chunks.
-        n_pilot: Number of chunks that stand for all of them.
-    """
-
-    def __init__(self, kernel: ExpandedKernel, x: np.ndarray, weights: np.ndarray, *, max_memory: float):
-        super().__init__(kernel, x, weights, max_memory=0.0)
-        self._expand = kernel.expand
-        self._expanded: list[Any] = []
-        first = kernel.precompute(self._chunks[0])
-        kernel.adapt(first, len(x))
-        shared = {id(tensor) for tensor in tf.nest.flatten(first)}
-        expanded = tf.nest.flatten(self._expand(first))
-        taken = max(kernel.size(expanded), 1)
-        more = kernel.size(first) - kernel.size([tensor for tensor in expanded if id(tensor) in shared])
-        self.n_expanded = min(len(self._chunks), int(max_memory // taken))
-        self.n_kept = min(self.n_expanded, int((max_memory - self.n_expanded * taken) // max(more, 1)))
-        kept = [first, *map(kernel.precompute, self._chunks[1 : self.n_kept])]
-        self._chunks[: self.n_kept] = kept[: self.n_kept]
-        self.n_events = min(len(x), self.size * self.n_expanded)
-        self.n_pilot = -(-self.n_expanded // _PILOT_SHARE)
-
-    def __len__(self) -> int:
-        return self.n_expanded
-
-    def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
-        """Expanded events and weights, chunk by chunk."""
-        return zip(self._expanded, self._weights, strict=False)
-
-    def exact(self) -> Iterator[tuple[Any, tf.Tensor]]:
-        """The same, with the exact value and gradient at the current parameters; one chunk is in memory at a time."""
-        chunks = (self._expand(chunk, linear=True, whole=True) for chunk in self._prepared())
-        return zip(chunks, self._weights[: self.n_expanded], strict=True)
-
-    def move(self) -> None:
-        """Expand around the current parameters."""
-        self._expanded = []  # not two of them in memory
-        self._expanded = [self._expand(chunk) for chunk in self._prepared()]
-
-    def move_pilot(self) -> None:
-        """Expand the first chunks only, to first order."""
-        self._expanded = [
-            self._expand(chunk, linear=True) for chunk in itertools.islice(self._prepared(), self.n_pilot)
-        ]
-
-    def _prepared(self) -> Iterator[Any]:
-        others = self._chunks[self.n_kept : self.n_expanded]
-        return itertools.chain(self._chunks[: self.n_kept], map(self._precompute, others))

@@ -181,10 +181,6 @@ class EventKernel(Kernel):
         del n_events
         return self._chunk
 
-    def size(self, precomputed: Any) -> int:
-        """Bytes that a chunk of precomputed events takes while it is kept."""
-        return sum(tensor.dtype.size * tensor.shape.num_elements() for tensor in tf.nest.flatten(precomputed))
-
     def scores(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
         """As `score`, along directions ``(D, P)``: ``(D, n)``."""
         return tf.stack([self.score(direction, *chunk) for direction in tf.unstack(directions)])
@@ -220,7 +216,7 @@ class Events:
     """A data set in chunks of one size, precomputed for the kernel of its model.
 
     Args:
-        kernel: The kernel.
+        kernel: An `EventKernel`, or what has a ``chunk_size`` and a ``precompute`` as it has.
         x: Events ``(n, n_obs)``, in the order of the model's observables.
         weights: Weights ``(n,)``, by default one.
         max_memory: Bytes for precomputed events. Chunks beyond are precomputed whenever they are asked for.
@@ -231,7 +227,7 @@ class Events:
     """
 
     def __init__(
-        self, kernel: EventKernel, x: np.ndarray, weights: np.ndarray | None = None, *, max_memory: float = MAX_MEMORY
+        self, kernel: Any, x: np.ndarray, weights: np.ndarray | None = None, *, max_memory: float = MAX_MEMORY
     ):
         self.size = size = kernel.chunk_size(len(x))
         weights = np.ones(len(x)) if weights is None else weights
@@ -242,7 +238,7 @@ class Events:
         self.n_kept = 0
         if max_memory:
             first = kernel.precompute(self._chunks[0])
-            self.n_kept = min(len(self._chunks), int(max_memory // max(kernel.size(first), 1)))
+            self.n_kept = min(len(self._chunks), int(max_memory // max(n_bytes(first), 1)))
             kept = [first, *map(kernel.precompute, self._chunks[1 : self.n_kept])]
             self._chunks[: self.n_kept] = kept[: self.n_kept]
 
@@ -661,6 +657,11 @@ def select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
 def _place(parameter: Any) -> tuple[bool, int]:
     """Where a parameter stands in tables: nuisances last, each kind in the order of definition."""
     return isinstance(parameter, Nuisance), int(parameter._unique_id.rpartition("_")[2])  # TensorFlow counts
+
+
+def n_bytes(nest: Any) -> int:
+    """Bytes that a nest of tensors takes, such as a chunk of prepared events."""
+    return sum(tensor.dtype.size * tensor.shape.num_elements() for tensor in tf.nest.flatten(nest))
 
 
 def vector(values: Sequence[tf.Tensor]) -> tf.Tensor:

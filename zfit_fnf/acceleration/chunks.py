@@ -1,0 +1,165 @@
+"""Events of a data set as polynomials, in chunks, and the compiled functions that are called on them.
+
+They take the places of :class:`~zfit_fnf.loss.Events` and :class:`~zfit_fnf.loss.EventKernel` in a likelihood.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+
+from ..common.chunks import slices
+from ..loss import Compiled, Events, Term, n_bytes, vector
+from ..param import read_once
+from ..pdf import is_compilable
+from . import polynomials
+
+__all__ = ["CHUNK", "SMALL_CHUNK", "ExpandedEvents", "ExpandedKernel"]
+
+SMALL_CHUNK, CHUNK = 4096, 16384
+"""Events per call of the compiled code, for small and for large data sets."""
+
+_DIRECTIONS = 16  # along which second derivatives are computed at a time
+_PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
+_ZERO = tf.UnconnectedGradients.ZERO
+
+
+class ExpandedKernel(Term):
+    """Minus the weighted sum of the log-densities of a chunk of expanded events, ``(expanded, weights)``, and its error.
+
+    Args:
+        model: Any PDF.
+
+    Attributes:
+        bounded_value: ``bounded_value(*chunk)``, the sum and how wrong it may be, ``(2,)`` float64.
+        bounded_gradient: ``bounded_gradient(*chunk)``, the same and the gradient ``(P,)`` of the sum, in the order of
+            ``params``.
+    """
+
+    def __init__(self, model: zfit.pdf.BasePDF):
+        super().__init__(model.get_params(floating=None, is_yield=False))
+        self._log_expanded = read_once()(functools.partial(polynomials.log_expanded, model))
+        compiled = functools.partial(Compiled, xla=is_compilable(model))
+        self.bounded_value = compiled(self._bounded_value)
+        self.bounded_gradient = compiled(self._bounded_gradient)
+        self._batch = compiled(self._second_derivatives_of_batch)
+        self.precompute = functools.partial(polynomials.precompute, model)
+        self.adapt = functools.partial(polynomials.adapt, model)
+        self.expand = functools.partial(polynomials.expanded, model)
+
+    def value(self, *chunk: Any) -> tf.Tensor:
+        """The sum."""
+        return self.bounded_value(*chunk)[0]
+
+    def value_gradient(self, *chunk: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """The sum and its gradient ``(P,)``."""
+        bounded, gradient = self.bounded_gradient(*chunk)
+        return bounded[0], gradient
+
+    def hessian_vectors(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
+        """Products of the Hessian with vectors ``(D, P)``."""
+        return self._along_directions(directions, *chunk)[0]
+
+    def scores(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
+        """Derivatives ``(D, n)`` of every log-density along directions ``(D, P)``."""
+        return self._along_directions(directions, *chunk)[1]
+
+    def chunk_size(self, n_events: int) -> int:
+        """Events per call for a data set of a size: calls are costly, and so are events that fill the last one."""
+        return SMALL_CHUNK if n_events <= _PILOT_SHARE * SMALL_CHUNK else CHUNK
+
+    def _bounded_value(self, nest: Any, weights: tf.Tensor) -> tf.Tensor:
+        value, error = self._log_expanded(nest)
+        # Errors of different events may have one sign: a shift moves all of them. Nobody asks for their derivatives.
+        error = tf.stop_gradient(tf.reduce_sum(tf.abs(weights) * tf.cast(error, tf.float64)))
+        return tf.stack([-tf.reduce_sum(weights * value), error])
+
+    def _bounded_gradient(self, *chunk: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.params)
+            bounded = self._bounded_value(*chunk)
+            value = bounded[0]
+        return bounded, vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
+
+    def _along_directions(self, directions: tf.Tensor, *chunk: Any) -> list[tf.Tensor]:
+        """What `_second_derivatives` gives, in batches of one size: they read the coefficients once for all directions."""
+        n, size = len(directions), min(_DIRECTIONS, len(self.params))
+        padded = tf.pad(directions, [[0, -n % size], [0, 0]])
+        parts = [self._batch(padded[rows], *chunk) for rows in slices(len(padded), size)]
+        return [tf.concat(results, axis=0)[:n] for results in zip(*parts, strict=True)]
+
+    def _second_derivatives_of_batch(self, directions: tf.Tensor, *chunk: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.vectorized_map(lambda direction: self._second_derivatives(direction, *chunk), directions)
+
+    def _second_derivatives(self, direction: tf.Tensor, nest: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of the sum, along a direction and with respect to the parameters, and to the weights: that is the score."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([self.params, weights])
+            slope = tf.tensordot(direction, self._bounded_gradient(nest, weights)[1], 1)
+        *hessian, score = tape.gradient(slope, [*self.params, weights], unconnected_gradients=_ZERO)
+        return vector(hessian), -score
+
+
+class ExpandedEvents(Events):
+    """A data set in chunks that are expanded around the parameters as they were when `move` was last called.
+
+    Args:
+        kernel: The kernel of the model.
+        x: Events ``(n, n_obs)``, in the order of the model's observables, in random order: the first chunks stand for all.
+        weights: Weights ``(n,)``.
+        max_memory: Bytes for expanded chunks, of which there are ``n_expanded``. As many of them as have room beside
+            those keep what was precomputed as well, to be expanded elsewhere.
+
+    Attributes:
+        n_events: Number of events in these chunks; those beyond have no room.
+        n_pilot: Number of chunks that stand for all of them.
+    """
+
+    def __init__(self, kernel: ExpandedKernel, x: np.ndarray, weights: np.ndarray, *, max_memory: float):
+        super().__init__(kernel, x, weights, max_memory=0.0)
+        self._expand = kernel.expand
+        self._expanded: list[Any] = []
+        first = kernel.precompute(self._chunks[0])
+        kernel.adapt(first, len(x))
+        shared = {id(tensor) for tensor in tf.nest.flatten(first)}
+        expanded = tf.nest.flatten(self._expand(first))
+        taken = max(n_bytes(expanded), 1)
+        more = n_bytes(first) - n_bytes([tensor for tensor in expanded if id(tensor) in shared])
+        self.n_expanded = min(len(self._chunks), int(max_memory // taken))
+        self.n_kept = min(self.n_expanded, int((max_memory - self.n_expanded * taken) // max(more, 1)))
+        kept = [first, *map(kernel.precompute, self._chunks[1 : self.n_kept])]
+        self._chunks[: self.n_kept] = kept[: self.n_kept]
+        self.n_events = min(len(x), self.size * self.n_expanded)
+        self.n_pilot = -(-self.n_expanded // _PILOT_SHARE)
+
+    def __len__(self) -> int:
+        return self.n_expanded
+
+    def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
+        """Expanded events and weights, chunk by chunk."""
+        return zip(self._expanded, self._weights, strict=False)
+
+    def exact(self) -> Iterator[tuple[Any, tf.Tensor]]:
+        """The same, with the exact value and gradient at the current parameters; one chunk is in memory at a time."""
+        chunks = (self._expand(chunk, linear=True, whole=True) for chunk in self._precomputed())
+        return zip(chunks, self._weights[: self.n_expanded], strict=True)
+
+    def move(self) -> None:
+        """Expand around the current parameters."""
+        self._expanded = []  # not two of them in memory
+        self._expanded = [self._expand(chunk) for chunk in self._precomputed()]
+
+    def move_pilot(self) -> None:
+        """Expand the first chunks only, to first order."""
+        pilot = itertools.islice(self._precomputed(), self.n_pilot)
+        self._expanded = [self._expand(chunk, linear=True) for chunk in pilot]
+
+    def _precomputed(self) -> Iterator[Any]:
+        others = self._chunks[self.n_kept : self.n_expanded]
+        return itertools.chain(self._chunks[: self.n_kept], map(self._precompute, others))
