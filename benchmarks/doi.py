@@ -1,6 +1,6 @@
 """Distributions of Interest on distorted data, against what is known exactly: the parameters, their errors, and the map.
 
-    python benchmarks/doi.py --seed 1 --models models --members 8 --json doi.json
+    python benchmarks/doi.py --seed 1 --models models --replicas 8 --json doi.json
 
 Data are the yardstick toy at shift = 0.5 and squeeze = -0.5. Step 1 is compared with the exact likelihood of all observables
 for which the distortion is known, and the profile likelihood with the exact one of ``x`` alone, which no map changes. What
@@ -26,7 +26,16 @@ from toy_models import GEOMETRIES, NUISANCES, SECTORS, Learned, in_order, mixtur
 import zfit_fnf as zfnf
 from zfit_fnf.datasets import ShiftSqueeze
 from zfit_fnf.diagnostics import two_sample_auc
-from zfit_fnf.doi import ProfiledFit, Scenarios, TransferFit, bootstrap, ensemble, fit_transfer, profile, scenarios
+from zfit_fnf.doi import (
+    MapVariations,
+    ProfiledFit,
+    TransferFit,
+    bootstrap,
+    ensemble,
+    fit_transfer,
+    map_variations,
+    profile,
+)
 from zfit_fnf.minimize import Minuit
 
 TRUTH = {"shift": 0.5, "squeeze": -0.5}
@@ -118,7 +127,7 @@ def step_2(profiled: ProfiledFit, result: zfit.result.FitResult, toy: ShiftSquee
     }
 
 
-def the_map(cases: Scenarios, toy: ShiftSqueeze, seed: int) -> dict[str, dict[str, Any]]:
+def the_map(maps: MapVariations, toy: ShiftSqueeze, seed: int) -> dict[str, dict[str, Any]]:
     """Distance of the map to the exact one in local widths of ``y``, and how often its bands cover that, by process."""
     found = {}
     for process in toy.processes:
@@ -126,7 +135,7 @@ def the_map(cases: Scenarios, toy: ShiftSqueeze, seed: int) -> dict[str, dict[st
         y, x = simulation[Y].to_numpy(), simulation[X].to_numpy()
         distorted = toy.distort(y, x, process)
         data = simulation.assign(**dict(zip(Y, distorted.T, strict=True)))
-        moved = evaluate(cases, data, process)
+        moved = evaluate(maps, data, process)
         width = np.sqrt(np.diagonal(toy.moments(x, process, TRUTH)[1], axis1=1, axis2=2))
         distance, shortest = moved.value - y, optimal_transport(toy, distorted, x, process)
         bands = {"statistical": moved.statistical, "systematic": moved.systematic, "total": moved.total}
@@ -141,9 +150,9 @@ def the_map(cases: Scenarios, toy: ShiftSqueeze, seed: int) -> dict[str, dict[st
     return found
 
 
-def evaluate(cases: Scenarios, data: pd.DataFrame, process: str) -> zfnf.doi.Uncertainty:
+def evaluate(maps: MapVariations, data: pd.DataFrame, process: str) -> zfnf.doi.Uncertainty:
     """Where data are in simulation, with its uncertainties."""
-    return cases.evaluate(lambda scenario: scenario.to_simulation(data, process=process)[Y].to_numpy())
+    return maps.evaluate(lambda variation: variation.to_simulation(data, process=process)[Y].to_numpy())
 
 
 def optimal_transport(toy: ShiftSqueeze, data: np.ndarray, x: np.ndarray, process: str) -> np.ndarray:
@@ -169,17 +178,17 @@ def square_root(matrices: np.ndarray) -> np.ndarray:
 
 
 def rms(values: np.ndarray) -> float | None:
-    """Root mean square; none if a band has no members."""
+    """Root mean square; none if a band has no replicas."""
     result = float(np.sqrt(np.mean(np.square(values))))
     return result if np.isfinite(result) else None
 
 
-def auc(cases: Scenarios, toy: ShiftSqueeze, seed: int) -> float:
+def auc(maps: MapVariations, toy: ShiftSqueeze, seed: int) -> float:
     """Of a classifier between fresh data and fresh simulation at the best fit, corrected by the map."""
     data = toy.observe(N_CLASSIFIED, TRUTH, distorted=True, seed=910_000 + seed)
     corrected = [
-        cases.best.to_data(
-            toy.simulate(process, N_CLASSIFIED // 2, cases.best.values, seed=920_000 + seed), process=process
+        maps.best.to_data(
+            toy.simulate(process, N_CLASSIFIED // 2, maps.best.values, seed=920_000 + seed), process=process
         )
         for process in toy.processes
     ]
@@ -193,7 +202,7 @@ def main() -> None:
     parser.add_argument("--geometry", choices=GEOMETRIES, default="default")
     parser.add_argument("--distortion", choices=DISTORTIONS, default="default")
     parser.add_argument("--events", type=int, default=100_000, help="events of data")
-    parser.add_argument("--members", type=int, default=8, help="replicas; fewer than two make no statistical band")
+    parser.add_argument("--replicas", type=int, default=8, help="replicas; fewer than two make no statistical band")
     parser.add_argument("--models", type=Path, required=True, help="folder of densities; trained if there are none")
     parser.add_argument("--simulated", type=int, default=2_000_000, help="simulated events per sample, to train them")
     parser.add_argument("--json", type=Path)
@@ -201,7 +210,7 @@ def main() -> None:
     toy, stage = replace(GEOMETRIES[args.geometry], **DISTORTIONS[args.distortion]), Stages()
     model, _ = mixture(stage("models", lambda: read_or_train(args.models, toy, args.simulated, args.seed)))
     data = toy.observe(args.events, TRUTH, distorted=True, seed=args.seed)
-    report = {name: getattr(args, name) for name in ("seed", "geometry", "distortion", "events", "members")}
+    report = {name: getattr(args, name) for name in ("seed", "geometry", "distortion", "events", "replicas")}
 
     fit = stage("step 1", lambda: fit_transfer(model, data, obs=Y, cond=X, seed=args.seed, progress=False))
     report |= stage.say(step_1=step_1(fit, toy, data))
@@ -214,15 +223,17 @@ def main() -> None:
 
     # In this process and one after the other, where the CPU time can be read.
     with ThreadPoolExecutor(1) as executor:
-        fit = stage("members", lambda: bootstrap(fit, args.members, seed=args.seed, executor=executor, progress=False))
-    profiled = replace(profiled, fit=fit)  # the map follows the parameters for all members in the same way
-    cases = scenarios(profiled, result)
-    report |= stage.say(map=stage("map", lambda: the_map(cases, toy, args.seed)))
-    report |= stage.say(auc=stage("classifier", lambda: auc(cases, toy, args.seed)))
-    if args.members > 1:
+        fit = stage(
+            "replicas", lambda: bootstrap(fit, args.replicas, seed=args.seed, executor=executor, progress=False)
+        )
+    profiled = replace(profiled, fit=fit)  # the map follows the parameters for all replicas in the same way
+    maps = map_variations(profiled, result)
+    report |= stage.say(map=stage("map", lambda: the_map(maps, toy, args.seed)))
+    report |= stage.say(auc=stage("classifier", lambda: auc(maps, toy, args.seed)))
+    if args.replicas > 1:
         average = stage("ensemble", lambda: ensemble(profiled, progress=False))
         found = {name: getattr(average, name) for name in ("values", "errors", "spread", "k_eff")}
-        report |= stage.say(ensemble=found | {"problems": [member.problems for member in fit.members]})
+        report |= stage.say(ensemble=found | {"problems": [replica.problems for replica in fit.replicas]})
 
     report["cpu_seconds"] = stage.cpu_seconds
     print(json.dumps(report, indent=2))

@@ -28,7 +28,7 @@ X, Y = list(TOY.x), list(TOY.y)
 def main(
     events: Annotated[int, typer.Option(help="Events of data.")] = 10_000,
     steps: Annotated[int, typer.Option(help="Training steps of each density and response.")] = 600,
-    members: Annotated[int, typer.Option(help="Replicas of the data.")] = 4,
+    replicas: Annotated[int, typer.Option(help="Replicas of the data.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the plot.")] = Path("doi"),
 ) -> tuple[zfit.result.FitResult, pd.DataFrame]:
@@ -44,7 +44,7 @@ def main(
     schedule = zfnf.Schedule(steps=max(steps // 2, 1), batch_size=512, learning_rate=1e-2, patience=None)
     networks = {"hidden": (16, 16), "schedule": schedule, "seed": seed}
     fit = zfnf.doi.fit_transfer(model, data, obs=Y, cond=X, n_layers=2, **networks)
-    fit = zfnf.doi.bootstrap(fit, members, seed=seed)
+    fit = zfnf.doi.bootstrap(fit, replicas, seed=seed)
 
     # 3. How the map follows the nuisance, learned once. After that, the profile likelihood is one like any other.
     profiled = zfnf.doi.profile(fit, n_checks=1, **networks)
@@ -52,10 +52,10 @@ def main(
     result.hesse()
 
     # 4. Uncertainties of anything that is computed with the map; here, of the map itself.
-    cases = zfnf.doi.scenarios(profiled, result)
-    quality = pd.DataFrame({process: closeness(cases, process, seed) for process in TOY.processes}).T
+    maps = zfnf.doi.map_variations(profiled, result)
+    quality = pd.DataFrame({process: closeness(maps, process, seed) for process in TOY.processes}).T
     typer.echo(f"{fit}\n\n{profiled}\n\n{result}\n\n{quality}")
-    draw(cases, out)
+    draw(maps, out)
     return result, quality
 
 
@@ -81,14 +81,14 @@ def exact(data: pd.DataFrame, process: str) -> pd.DataFrame:
     return data.assign(y1=y[:, 0], y2=y[:, 1])
 
 
-def closeness(cases: zfnf.doi.Scenarios, process: str, seed: int) -> dict[str, float]:
+def closeness(maps: zfnf.doi.MapVariations, process: str, seed: int) -> dict[str, float]:
     """Distance from the exact map in widths of y, before and after, and how often the uncertainty covers it."""
     simulation = TOY.simulate(process, 2000, TRUTH, seed=seed + 10)
     data = simulation.assign(
         **dict(zip(Y, TOY.distort(simulation[Y].to_numpy(), simulation[X].to_numpy(), process).T, strict=True))
     )
     y, width = simulation[Y].to_numpy(), simulation[Y].to_numpy().std(axis=0)
-    band = cases.evaluate(lambda scenario: scenario.to_simulation(data, process=process)[Y].to_numpy())
+    band = maps.evaluate(lambda variation: variation.to_simulation(data, process=process)[Y].to_numpy())
     return {
         "without map": np.sqrt(np.mean(((data[Y].to_numpy() - y) / width) ** 2)),
         "with map": np.sqrt(np.mean(((band.value - y) / width) ** 2)),
@@ -96,7 +96,7 @@ def closeness(cases: zfnf.doi.Scenarios, process: str, seed: int) -> dict[str, f
     }
 
 
-def draw(cases: zfnf.doi.Scenarios, out: Path) -> None:
+def draw(maps: zfnf.doi.MapVariations, out: Path) -> None:
     """The map of each process in two slices of x, with the exact one."""
     from matplotlib.figure import Figure
 
@@ -106,7 +106,7 @@ def draw(cases: zfnf.doi.Scenarios, out: Path) -> None:
         for ax, x1 in zip(axes, (-0.7, 0.7), strict=True):
             at = {"x1": x1, "x2": 0.0}
             zfnf.plotting.doi.vector_field(
-                cases, grid, at=at, process=process, truth=lambda data, process=process: exact(data, process), ax=ax
+                maps, grid, at=at, process=process, truth=lambda data, process=process: exact(data, process), ax=ax
             )
             ax.set_ylabel(f"y2 (process {process}, x1 = {x1})")
     out.mkdir(parents=True, exist_ok=True)

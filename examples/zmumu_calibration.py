@@ -30,7 +30,7 @@ ETA_DRAWN = 1.0
 def main(
     file: Annotated[Path, typer.Argument(help="ROOT file with the tree `events`.")],
     steps: Annotated[int, typer.Option(help="Training steps of the density and its responses.")] = 600,
-    members: Annotated[int, typer.Option(help="Replicas of the data.")] = 8,
+    replicas: Annotated[int, typer.Option(help="Replicas of the data.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the plot.")] = Path("calibration"),
     scale: Annotated[float, typer.Option(help="Injected momentum scale in per cent.")] = 3.0,
@@ -45,16 +45,16 @@ def main(
     fit = zfnf.doi.fit_transfer(
         model, data, obs=["mass"], cond=[ETA], n_layers=1, hidden=(4,), schedule=schedule, seed=seed, progress=False
     )
-    fit = zfnf.doi.bootstrap(fit, members, seed=seed, progress=False)
+    fit = zfnf.doi.bootstrap(fit, replicas, seed=seed, progress=False)
     # Step 2: how the map follows the resolution; then the likelihood of the resolution alone is a profile.
     profiled = zfnf.doi.profile(fit, n_checks=0, hidden=(4,), schedule=schedule, seed=seed, progress=False)
     result = zfnf.Minuit().minimize(profiled.loss())
     result.hesse()
 
-    cases = zfnf.doi.scenarios(profiled, result)
-    curve = calibration(cases, scale)
+    maps = zfnf.doi.map_variations(profiled, result)
+    curve = calibration(maps, scale)
     typer.echo(f"{fit}\n\n{result}\n\n{curve.iloc[::6].to_string(index=False, float_format='{:.3f}'.format)}")
-    draw(out, cases, scale)
+    draw(out, maps, scale)
     return curve
 
 
@@ -70,10 +70,10 @@ def exact(data: pd.DataFrame, scale: float) -> pd.DataFrame:
     return data.assign(mass=data.mass / (1 + scale / 100))
 
 
-def calibration(cases: zfnf.doi.Scenarios, scale: float) -> pd.DataFrame:
+def calibration(maps: zfnf.doi.MapVariations, scale: float) -> pd.DataFrame:
     """Correction of the mass in GeV with its uncertainties: a row for each mass."""
     points = pd.DataFrame({"mass": MASSES, ETA: ETA_DRAWN})
-    band = cases.evaluate(lambda scenario: scenario.to_simulation(points).mass - MASSES)
+    band = maps.evaluate(lambda variation: variation.to_simulation(points).mass - MASSES)
     return pd.DataFrame(
         {
             "mass": MASSES,
@@ -86,13 +86,13 @@ def calibration(cases: zfnf.doi.Scenarios, scale: float) -> pd.DataFrame:
     )
 
 
-def draw(out: Path, cases: zfnf.doi.Scenarios, scale: float) -> None:
+def draw(out: Path, maps: zfnf.doi.MapVariations, scale: float) -> None:
     """The calibration curve."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     ax = zfnf.plotting.doi.displacement(
-        cases, {"mass": MASSES}, at={ETA: ETA_DRAWN}, truth=lambda data: exact(data, scale), ax=figure.subplots()
+        maps, {"mass": MASSES}, at={ETA: ETA_DRAWN}, truth=lambda data: exact(data, scale), ax=figure.subplots()
     )
     ax.set(xlabel="dimuon mass in data [GeV]", ylabel="correction [GeV]")
     out.mkdir(parents=True, exist_ok=True)

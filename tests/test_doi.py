@@ -7,41 +7,29 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import zfit
 import numpy as np
 import pandas as pd
 import pytest
 import test_stored_fits as stored
-from executors import Here
 from scipy import integrate, stats
 from test_stored_fits import FLOWS, SHORT, model
 
-import zfit_fnf as zfnf
-from zfit_fnf import Deformation, Flow
-from zfit_fnf.densities.polynomial_map import Response
+from zfit_fnf import Flow
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.doi import (
     DoIPDF,
-    EnsembleStopped,
-    Uncertainty,
     bootstrap,
     ensemble,
     fit_transfer,
+    map_variations,
     predicted,
     profile,
-    scenarios,
     unfolded,
 )
-from zfit_fnf.doi.ensemble import rebased_loss
-from zfit_fnf.doi.replicas import _fingerprint
-from zfit_fnf.doi.step1 import GlobalProblem
 from zfit_fnf.doi.step2 import Check
-from zfit_fnf.doi.variations import Modes
-from zfit_fnf.minimize import Minuit
-from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
-from zfit_fnf.samples import Sample, as_sample
+from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
 
 data, fitted, profiled = stored.data, stored.fitted, stored.profiled  # fixtures
 SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
@@ -121,7 +109,7 @@ def test_map_lowers_the_likelihood_of_distorted_data(data):
     zfit.param.set_values(list(fit.parameters.values()), list(fit.values.values()))
     assert fit.nll == pytest.approx(float(fit.loss().value(full=False)), abs=1e-6)
     assert float(np.linalg.norm(fit.loss().gradient(list(fit.parameters.values())))) < 0.5
-    assert "no members: no statistical band" in str(fit)
+    assert "no replicas: no statistical band" in str(fit)
 
 
 def test_short_training_of_step_two_is_not_valid(profiled):
@@ -137,233 +125,6 @@ def test_tolerance_of_a_check():
     assert Check({"jes": 1.0}, amortised=4.6, refitted=4.5).passed
     assert not Check({"jes": 1.0}, amortised=6.0, refitted=4.5).passed
     assert not Check({"jes": 1.0}, amortised=4.5, refitted=6.5).passed
-
-
-# --- the ensemble ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def combined(profiled):
-    return ensemble(profiled, progress=False)
-
-
-def test_rebased_average(combined, profiled):
-    """Each member counts with its likelihood relative to its own maximum."""
-    nll = combined.nll
-    for value in (-0.3, 0.2):
-        members = []
-        for index in range(2):
-            with nll.only(index):
-                # The average of one is its own likelihood above its own minimum.
-                members.append(at(nll, value))
-        assert at(nll, value) == pytest.approx(-np.log(np.mean(np.exp(-np.array(members)))), abs=1e-8)
-    minimum = list(combined.values.values())
-    with zfit.param.set_values(list(profiled.parameters.values()), minimum):
-        shares = nll.shares()
-    assert shares.sum() == pytest.approx(1.0)
-    assert combined.k_eff == pytest.approx(1 / np.sum(shares**2), rel=1e-6)
-    assert 1.0 <= combined.k_eff <= 2.0
-    assert combined.spread["jes"] == pytest.approx(np.std(combined.minima["jes"], ddof=1))
-
-
-def test_members_are_rebased_to_their_minima(combined, profiled):
-    nll = combined.nll
-    for index, row in combined.minima.iterrows():
-        with nll.only(index):
-            assert at(nll, row["jes"]) == pytest.approx(0.0, abs=1e-6)
-            assert at(nll, row["jes"] + 0.05) > 0 < at(nll, row["jes"] - 0.05)
-    fresh = rebased_loss(profiled)
-    assert not np.any(fresh.lowest)
-
-
-def test_derivatives_of_the_rebased_average(combined):
-    nll, step = combined.nll, 1e-4
-    (jes,) = nll.get_params()
-    with zfit.param.set_values([jes], [0.1]):
-        gradient, hessian = float(nll.gradient([jes])[0]), float(nll.hessian([jes])[0, 0])
-    values = [at(nll, 0.1 + shift) for shift in (-step, 0.0, step)]
-    assert gradient == pytest.approx((values[2] - values[0]) / (2 * step), rel=1e-4, abs=1e-4)
-    assert hessian == pytest.approx((values[2] - 2 * values[1] + values[0]) / step**2, rel=1e-2)
-    assert combined.errors["jes"] > 0
-
-
-def test_ensembles_of_one_have_no_spread(profiled):
-    alone = replace(profiled, fit=replace(profiled.fit, members=profiled.fit.members[:1]))
-    with pytest.raises(ValueError, match="an ensemble of 1 has no spread: make members first"):
-        ensemble(alone)
-
-
-def test_interrupted_ensembles_are_continued(fitted, tmp_path):
-    fit = replace(fitted, members=())
-    with pytest.raises(RuntimeError, match="out of memory"):  # nothing to keep
-        bootstrap(fit, 1, executor=Here(fails_at=1), folder=tmp_path, progress=False)
-    bootstrap(fit, 1, executor=Here(), folder=tmp_path, progress=False)
-    with pytest.raises(EnsembleStopped, match=r"stopped with 1 of 2 members .*out of memory") as caught:
-        bootstrap(fit, 2, executor=Here(fails_at=1), folder=tmp_path, progress=False)
-    assert len(caught.value.fit.members) == 1
-    again = Here()
-    done = bootstrap(fit, 2, executor=again, folder=tmp_path, progress=False)
-    assert again.calls == 1  # the other one was in the folder
-    first, second = done.members
-    assert first.values == caught.value.fit.members[0].values
-    assert first.values != second.values
-    other = replace(fit, data=as_sample(fit.data, fit.data.columns, weights=np.full(fit.data.n_events, 2.0)))
-    made = Here()
-    with pytest.warns(UserWarning, match=r"member_0_0\.npz' is a member of another fit: this member is made again"):
-        bootstrap(other, 1, executor=made, folder=tmp_path, progress=False)
-    assert made.calls == 1
-    (tmp_path / "member_0_1.npz").write_bytes(b"PK damaged")
-    with pytest.warns(UserWarning, match=r"member_0_1\.npz' is damaged"):
-        remade = bootstrap(replace(fit, members=done.members[:1]), 2, executor=Here(), folder=tmp_path, progress=False)
-    # What the process fitted before, here other weights, does not matter.
-    assert remade.members[1].values == second.values
-
-
-def changed(what):
-    """A fit of the same data by a model that differs in one thing."""
-    events = FLOWS[0].sample(cond=FLOWS[1].sample(50, seed=1), seed=2)
-    nu = zfnf.nuisance("jes")
-    response = stored.shaken(Response(["jes"], ((1,),), n_dim=1, n_context=1, hidden=(4,)), seed=1)
-    pdf = FNFPDF(Deformation(FLOWS[0], [response], windows={"jes": (-3.0, 3.0)}), params={"jes": nu})
-    mean = zfit.Parameter("mean", 0.5 if what == "fixed parameter" else 0.0, floating=False)
-    width = 1.5 if what == "number in a density of zfit" else 1.0
-    other = zfit.pdf.Gauss(mean, width, obs=zfit.Space("x", -1e12, 1e12))
-    if what == "density of zfit":
-        other = zfit.pdf.Cauchy(mean, 1.0, obs=zfit.Space("x", -1e12, 1e12))
-    if what == "global observable":
-        nu.observed.set_value(0.3)
-    if what == "start":
-        nu.set_value(0.1)
-    if what == "limits":
-        nu.upper = 4.0
-    transfer = Transfer(["y"], ["x"], n_layers=1, hidden=(4,))
-    problem = GlobalProblem(
-        ConditionalProductPDF([pdf, other]), transfer, SHORT, penalty=1.0 if what == "penalty" else 0.0
-    )
-    return SimpleNamespace(problem=problem, data=as_sample(events, ["y", "x"]), transfer=transfer)
-
-
-DIFFERENCES = [
-    "fixed parameter",
-    "number in a density of zfit",
-    "density of zfit",
-    "global observable",
-    "start",
-    "limits",
-    "penalty",
-]
-
-
-def test_members_are_recognised_by_the_whole_problem():
-    prints = [_fingerprint(changed(what)) for what in ["nothing", "still nothing", *DIFFERENCES]]
-    assert prints[0] == prints[1]
-    assert len(set(prints[1:])) == len(DIFFERENCES) + 1
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda fit, data: fit_transfer(data, model(), **SMALL), TypeError, "takes a model first"),
-        (lambda fit, data: fit_transfer(model(), data, **{**SMALL, "obs": "y"}), TypeError, "obs= is a list of names"),
-        (lambda fit, data: fit_transfer(model(), data, **SMALL, seed=-1), ValueError, "seed= is at least 0"),
-        (lambda fit, data: fit_transfer(model(), data, **SMALL, penalty=-1.0), ValueError, "penalty= is a cost"),
-        (lambda fit, data: bootstrap(fit, 2.5), TypeError, "n_members= is an integer"),
-        (lambda fit, data: bootstrap(fit, 0), ValueError, "n_members= is at least 1"),
-        (lambda fit, data: profile("fit"), TypeError, "takes the fit that fit_transfer or bootstrap has made"),
-        (lambda fit, data: profile(fit, window=0.5), TypeError, "window= is a half width by name"),
-        (lambda fit, data: profile(fit, n_checks=-1), ValueError, "n_checks= is at least 0"),
-    ],
-)
-def test_mistakes_are_named_at_the_door(call, error, message, fitted, data):
-    with pytest.raises(error, match=message):
-        call(fitted, data)
-
-
-# --- uncertainties -----------------------------------------------------------------------------------------------------
-
-
-def test_uncertainties_add_up():
-    """Of a linear function of parameters and members, they are those of error propagation."""
-    rng = np.random.default_rng(1)
-    slopes, members = rng.normal(size=(2, 3)), rng.normal(size=(50, 3))
-    shifts = np.stack([-slopes, slopes], axis=1)
-    band = Uncertainty(np.zeros(3), members, shifts)
-    np.testing.assert_allclose(band.systematic, np.sqrt(np.sum(slopes**2, axis=0)))
-    np.testing.assert_allclose(band.statistical, np.std(members, axis=0, ddof=1))
-    expected = slopes.T @ slopes + np.cov(members.T)
-    np.testing.assert_allclose(band.covariance(), expected)
-    np.testing.assert_allclose(band.total**2, np.diag(expected))
-    alone = Uncertainty(np.zeros(3), members[:1], shifts)
-    assert np.isnan(alone.statistical).all()
-    np.testing.assert_allclose(alone.total, alone.systematic)
-
-
-class Fitted:
-    """A fit with a known covariance."""
-
-    def __init__(self, covariance):
-        self._covariance = np.asarray(covariance)
-        params = [zfit.Parameter(name, 0.0) for name in ("a", "b")]
-        self.params = {parameter: {"value": value} for parameter, value in zip(params, (0.5, -1.0), strict=True)}
-
-    def covariance(self, params):
-        assert [parameter.name for parameter in params] == ["a", "b"]
-        return self._covariance
-
-
-def test_modes_make_up_the_covariance():
-    covariance = np.array([[0.04, 0.01], [0.01, 0.09]])
-    modes = Modes.of(Fitted(covariance))
-    scaled = modes.directions * modes.deviations
-    np.testing.assert_allclose(scaled @ scaled.T, covariance, atol=1e-12)
-    assert modes.deviations[0] > modes.deviations[1]
-    up = modes.moved(0, 1.0)
-    np.testing.assert_allclose([up["a"] - 0.5, up["b"] + 1.0], scaled[:, 0])
-    with pytest.raises(ValueError, match="not positive definite"):
-        Modes.of(Fitted([[1.0, 2.0], [2.0, 1.0]]))
-
-
-@pytest.fixture(scope="module")
-def cases(profiled):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        nll = profiled.loss()
-    result = Minuit().minimize(nll)
-    return scenarios(profiled, result)
-
-
-def test_scenarios_move_with_the_parameters(cases, data):
-    """A mode moves the map by what the amortised map says, and each member has its own."""
-    band = cases.evaluate(lambda scenario: scenario.to_simulation(data)["y"])
-    assert band.members.shape == (2, len(data))
-    assert band.shifts.shape == (1, 2, len(data))
-    assert np.all(band.statistical > 0)
-    assert cases.moved[0][1].values["jes"] - cases.best.values["jes"] == pytest.approx(cases.modes.deviations[0])
-    back = cases.best.to_data(cases.best.to_simulation(data))
-    np.testing.assert_allclose(back["y"], data["y"], atol=1e-7)
-
-
-def test_unfolded_events_are_all_there(cases, data):
-    edges = [-100.0, 0.0, 100.0]
-    result = cases.evaluate(unfolded(data, {"y": edges}))
-    assert result.value.sum() == pytest.approx(len(data))
-    moved = cases.best.to_simulation(data)["y"]
-    np.testing.assert_allclose(result.value, np.histogram(moved, edges)[0])
-    # What leaves one of two bins enters the other.
-    covariance = result.covariance()
-    np.testing.assert_allclose(covariance, covariance[0, 0] * np.array([[1, -1], [-1, 1]]), atol=1e-9)
-
-
-def test_predictions_reweight_the_model(cases):
-    zfit.settings.set_seed(4)
-    pdf = cases.best.pdf
-    with zfit.param.set_values(list(cases.best.parameters.values()), list(cases.best.values.values())):
-        events = pdf.sample(2000).value().numpy()
-    sample = Sample(dict(zip(pdf.obs, events.T, strict=True)), None, "events")
-    band = cases.evaluate(predicted(cases, sample, {"y": [-100.0, 0.0, 100.0]}))
-    np.testing.assert_allclose(band.value, np.histogram(sample.columns["y"], [-100.0, 0.0, 100.0])[0])
-    # The total does not change, but for what the weights of 2000 events fluctuate: they differ from one by per cent.
-    assert abs(band.shifts.sum(axis=-1)).max() < 0.02 * 2000
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------------
@@ -464,3 +225,36 @@ def test_maps_that_leave_the_physical_range():
 def test_models_without_parameters(data):
     with pytest.raises(ValueError, match="'nothing floats' has no floating parameter"):
         fit_transfer(FlowPDF(FLOWS[1], name="nothing floats"), data, **{**SMALL, "obs": ["x"], "cond": []})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda fit, data: fit_transfer(data, model(), **SMALL), TypeError, "takes a model first"),
+        (lambda fit, data: fit_transfer(model(), data, **{**SMALL, "obs": "y"}), TypeError, "obs= is a list such as"),
+        (lambda fit, data: fit_transfer(model(), data, **SMALL, seed=-1), ValueError, "seed= must be at least 0"),
+        (
+            lambda fit, data: fit_transfer(model(), data, **SMALL, penalty=-1.0),
+            ValueError,
+            "penalty= must be finite and >= 0",
+        ),
+        (lambda fit, data: bootstrap(fit, 2.5), TypeError, "n_replicas= must be an integer"),
+        (lambda fit, data: bootstrap(fit, 0), ValueError, "n_replicas= must be at least 1"),
+        (lambda fit, data: profile("fit"), TypeError, "takes a fit made by fit_transfer or bootstrap"),
+        (lambda fit, data: profile(fit, window=0.5), TypeError, "window= is a half width by name"),
+        (lambda fit, data: profile(fit, n_checks=-1), ValueError, "n_checks= must be at least 0"),
+        (lambda fit, data: bootstrap(fit.data, 2), TypeError, "bootstrap takes a fit made by fit_transfer; got Sample"),
+        (lambda fit, data: bootstrap(fit, 3, executor=4), TypeError, "executor= is one of concurrent.futures"),
+        (lambda fit, data: ensemble(fit), TypeError, "ensemble takes a profile made by .*; got TransferFit"),
+        (lambda fit, data: map_variations(fit, None), TypeError, "takes a profile made by .*; got TransferFit"),
+        (lambda fit, data: predicted(fit, data, {"y": [0, 1]}), TypeError, "takes what .*map_variations returns"),
+        (lambda fit, data: unfolded(data, ["y"]), TypeError, "columns= maps observables to bin edges"),
+        (lambda fit, data: unfolded(data, {"y": [1.0, 0.0]}), ValueError, "ascending bin edges for 'y'"),
+        (lambda fit, data: DoIPDF(fit.transfer, fit.transfer), TypeError, "takes a PDF of simulation first"),
+        (lambda fit, data: DoIPDF(fit.model, fit.model), TypeError, "takes a Transfer or a ProfiledTransfer"),
+        (lambda fit, data: DoIPDF(fit.model, fit.transfer, params=[1]), TypeError, "maps names of parameters"),
+    ],
+)
+def test_mistakes_are_named(call, error, message, fitted, data):
+    with pytest.raises(error, match=message):
+        call(fitted, data)

@@ -18,7 +18,7 @@ from scipy import optimize
 import zfit_fnf as zfnf
 from zfit_fnf.densities.transfer import Transfer
 from zfit_fnf.doi import ensemble, fit_transfer, profile
-from zfit_fnf.doi.step1 import Member
+from zfit_fnf.doi.step1 import Replica
 from zfit_fnf.doi.step2 import ProfileProblem
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.minimize import Minuit
@@ -112,22 +112,22 @@ SHIFTS = (-0.03, 0.0, 0.05)
 
 
 @pytest.fixture(scope="module")
-def members(stuck, data):
+def replicas(stuck, data):
     """Members whose maps shift ``y`` by known amounts, and do not follow the nuisance."""
-    fit, members = stuck.fit, []
+    fit, replicas = stuck.fit, []
     for index, shift in enumerate(SHIFTS):
         transfer = Transfer(**fit.transfer.config())
         transfer.standardise(zfnf.samples.as_sample(data, ["y"]))
         transfer.trainable_variables[0].assign([0.0, shift / data["y"].std(ddof=0)])  # log-scale and shift
-        members.append(Member((0, index), transfer.weights_list(), fit.values))
-    return replace(stuck, fit=replace(fit, members=tuple(members)))
+        replicas.append(Replica((0, index), transfer.weights_list(), fit.values))
+    return replace(stuck, fit=replace(fit, replicas=tuple(replicas)))
 
 
-def test_rebased_average_of_parabolas(members, data):
+def test_rebased_average_of_parabolas(replicas, data):
     """Members are parabolas of one width around the mean of ``x`` and of their ``y``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        combined = ensemble(members, progress=False)
+        combined = ensemble(replicas, progress=False)
     minima = np.array([(data["x"] + data["y"] + shift).sum() for shift in SHIFTS]) / (2 * N + 1)
     error = 1.0 / np.sqrt(2 * N + 1)
 
@@ -146,7 +146,7 @@ def test_rebased_average_of_parabolas(members, data):
     assert combined.values["jes"] == pytest.approx(best, abs=0.02 * error)
     relative = shares(best) / shares(best).sum()
     assert combined.k_eff == pytest.approx(1.0 / np.sum(relative**2), rel=0.02)
-    # The curvature of the average is that of its members, minus the spread of their slopes.
+    # The curvature of the average is that of its replicas, minus the spread of their slopes.
     slopes = (best - minima) / error**2
     curvature = error**-2 - relative @ slopes**2 + (relative @ slopes) ** 2
     assert combined.errors["jes"] == pytest.approx(curvature**-0.5, rel=0.02)

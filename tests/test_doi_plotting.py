@@ -11,14 +11,14 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
-from zfit_fnf.doi.variations import Modes, Scenarios, Uncertainty
+from zfit_fnf.doi.variations import Eigenvariations, MapVariations, Uncertainty
 from zfit_fnf.plotting import doi as doi_plotting
 from zfit_fnf.scans import ContourScan
 
 GRID = {"y1": [-1.0, 1.0], "y2": [0.0, 1.0, 2.0]}
 AT = {"x": 0.5}
 ROOT_HALF = np.sqrt(0.5)
-MODES = Modes(
+MODES = Eigenvariations(
     ("jer", "jes"),
     np.array([0.2, -0.1]),
     np.array([0.5, 0.1]),
@@ -28,7 +28,7 @@ MODES = Modes(
 
 @dataclass
 class Shifting:
-    """A scenario whose map adds a constant and a part of the condition."""
+    """A variation whose map adds a constant and a part of the condition."""
 
     step: tuple[float, float]
     transfer: SimpleNamespace
@@ -39,12 +39,12 @@ class Shifting:
 
 
 @pytest.fixture
-def cases():
-    """The best fit moves by (0.5 + x, 0); members scatter by 0.1 in y1; mode 0 moves y1 by 0.2 and mode 1 y2 by 0.05."""
+def maps():
+    """The best fit moves by (0.5 + x, 0); replicas scatter by 0.1 in y1; mode 0 moves y1 by 0.2 and mode 1 y2 by 0.05."""
     of = SimpleNamespace(transfer=SimpleNamespace(obs=("y1", "y2"), cond=("x",)))
-    members = tuple(Shifting((0.5 + delta, 0.0), of) for delta in (-0.1, 0.0, 0.1))
+    replicas = tuple(Shifting((0.5 + delta, 0.0), of) for delta in (-0.1, 0.0, 0.1))
     moved = tuple((Shifting((0.5 - a, -b), of), Shifting((0.5 + a, b), of)) for a, b in ((0.2, 0.0), (0.0, 0.05)))
-    return Scenarios(Shifting((0.5, 0.0), of), members, MODES, moved)
+    return MapVariations(Shifting((0.5, 0.0), of), replicas, MODES, moved)
 
 
 @pytest.fixture
@@ -68,37 +68,37 @@ def line(ax, label):
 
 
 class TestVectorField:
-    def test_arrows_go_from_data_to_simulation(self, ax, cases):
-        doi_plotting.vector_field(cases, GRID, at=AT, process="B", truth=lambda table: table.assign(y2=7.0), ax=ax)
+    def test_arrows_go_from_data_to_simulation(self, ax, maps):
+        doi_plotting.vector_field(maps, GRID, at=AT, process="B", truth=lambda table: table.assign(y2=7.0), ax=ax)
         (starts, truth), (_, fitted) = arrows(ax)
         np.testing.assert_allclose(starts, [[a, b] for a in GRID["y1"] for b in GRID["y2"]])
         np.testing.assert_allclose(truth, np.column_stack([np.zeros(6), 7.0 - starts[:, 1]]))
         np.testing.assert_allclose(fitted, [[1.0, 0.0]] * 6)
         assert (ax.get_xlabel(), ax.get_ylabel(), legend(ax)) == ("y1", "y2", ["truth", "best fit"])
 
-    def test_a_slice_has_to_be_complete(self, ax, cases):
+    def test_a_slice_has_to_be_complete(self, ax, maps):
         with pytest.raises(ValueError, match=r"at= needs a value of \['x'\]"):
-            doi_plotting.vector_field(cases, GRID, process="B", ax=ax)
+            doi_plotting.vector_field(maps, GRID, process="B", ax=ax)
         with pytest.raises(ValueError, match="2 of the observables"):
-            doi_plotting.vector_field(cases, {"y1": [0.0], "x": [1.0]}, at={"y2": 0.0}, process="B", ax=ax)
+            doi_plotting.vector_field(maps, {"y1": [0.0], "x": [1.0]}, at={"y2": 0.0}, process="B", ax=ax)
 
 
 class TestDisplacement:
-    def draw(self, cases, ax):
+    def draw(self, maps, ax):
         values = {"y1": np.linspace(-1.0, 1.0, 5)}
         at = {"x": 0.5, "y2": 0.0}
-        return doi_plotting.displacement(cases, values, at=at, process="B", truth=lambda t: t.assign(y1=0.0), ax=ax)
+        return doi_plotting.displacement(maps, values, at=at, process="B", truth=lambda t: t.assign(y1=0.0), ax=ax)
 
-    def test_bands_are_those_of_the_map(self, ax, cases):
-        self.draw(cases, ax)
+    def test_bands_are_those_of_the_map(self, ax, maps):
+        self.draw(maps, ax)
         np.testing.assert_allclose(line(ax, "best fit"), [[y, 1.0] for y in np.linspace(-1, 1, 5)])
         np.testing.assert_allclose(line(ax, "truth"), [[y, -y] for y in np.linspace(-1, 1, 5)], atol=1e-12)
         heights = [np.ptp(band.get_paths()[0].vertices[:, 1]) for band in ax.collections]
         # Members -0.1, 0 and 0.1 scatter by 0.1; the first mode adds 0.2 in quadrature.
         np.testing.assert_allclose(heights, [2 * np.hypot(0.1, 0.2), 2 * 0.1])
 
-    def test_without_members_there_is_no_statistical_band(self, ax, cases):
-        self.draw(replace(cases, members=()), ax)
+    def test_without_members_there_is_no_statistical_band(self, ax, maps):
+        self.draw(replace(maps, replicas=()), ax)
         assert legend(ax) == ["total", "best fit", "truth"]
 
 
@@ -135,13 +135,13 @@ def test_likelihoods_show_both_scans_and_the_members(ax):
     delta = grid[:, None] ** 2 + grid**2
     profiled = ContourScan(("jes", "jer"), ("jes", "jer"), (grid, grid), delta / 1.44, (0.0, 0.0))
     fixed = replace(profiled, delta=delta)
-    members = pd.DataFrame({"jer": [0.1, 0.2], "jes": [0.3, 0.4]})
-    doi_plotting.likelihoods(fixed, profiled, members=members, truth={"jes": 0.5, "jer": 0.6}, ax=ax)
+    replicas = pd.DataFrame({"jer": [0.1, 0.2], "jes": [0.3, 0.4]})
+    doi_plotting.likelihoods(fixed, profiled, replicas=replicas, truth={"jes": 0.5, "jer": 0.6}, ax=ax)
 
     reach = [contour.get_paths()[0].vertices[:, 0].max() for contour in ax.collections]
     radii = np.sqrt([2.30, 6.18])
     np.testing.assert_allclose(reach, [*radii, *(1.2 * radii)], rtol=1e-3)
-    np.testing.assert_allclose(line(ax, "members"), [[0.3, 0.1], [0.4, 0.2]])
+    np.testing.assert_allclose(line(ax, "replicas"), [[0.3, 0.1], [0.4, 0.2]])
     np.testing.assert_allclose(line(ax, "truth"), [[0.5, 0.6]])
     with pytest.raises(ValueError, match="scan the same parameters"):
         doi_plotting.likelihoods(fixed, replace(profiled, parameters=("jes", "mu")), ax=ax)
@@ -159,8 +159,8 @@ def test_ellipse_projects_to_the_errors(ax):
         doi_plotting.ellipse(MODES, ("jes", "lumi"), ax=ax)
 
 
-def test_morphing_is_the_change_with_a_mode(ax, cases):
-    doi_plotting.morphing(cases, 0, GRID, at=AT, process="B", ax=ax)
+def test_morphing_is_the_change_with_a_mode(ax, maps):
+    doi_plotting.morphing(maps, 0, GRID, at=AT, process="B", ax=ax)
     (_, down), (_, up) = arrows(ax)
     # 0.2 times 5 is as long as the spacing of the grid.
     np.testing.assert_allclose(up, [[1.0, 0.0]] * 6, atol=1e-12)
@@ -174,7 +174,7 @@ def test_impacts_are_shifts_with_each_mode(ax):
     widths = [[bar.get_width() for bar in bars] for bars in ax.containers]
     np.testing.assert_allclose(widths[0], [0.3, -0.04])
     np.testing.assert_allclose(widths[1], [-0.2, 0.05])
-    np.testing.assert_allclose(widths[2], [0.2])  # twice the spread of the members
+    np.testing.assert_allclose(widths[2], [0.2])  # twice the spread of the replicas
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == ["1: +0.71 jer +0.71 jes", "2: +0.71 jer \N{MINUS SIGN}0.71 jes", "statistical"]
     with pytest.raises(ValueError, match="one number"):

@@ -41,7 +41,7 @@ def test_map_of_the_toy_comes_closer(tmp_path, monkeypatch):
     toy = load("doi_toy")
     in_this_process = functools.partial(toy.zfnf.doi.bootstrap, executor=ThreadPoolExecutor(1))
     monkeypatch.setattr(toy.zfnf.doi, "bootstrap", in_this_process)
-    result, quality = toy.main(events=5_000, steps=400, members=2, seed=1, out=tmp_path)
+    result, quality = toy.main(events=5_000, steps=400, replicas=2, seed=1, out=tmp_path)
 
     (found,) = result.params.values()
     # The same error as without y: 0.0093 with 100 000 events of the toy with both nuisances.
@@ -68,7 +68,7 @@ def test_calibration_comes_back(tmp_path, monkeypatch):
     calibration = load("zmumu_calibration")
     in_this_process = functools.partial(calibration.zfnf.doi.bootstrap, executor=ThreadPoolExecutor(1))
     monkeypatch.setattr(calibration.zfnf.doi, "bootstrap", in_this_process)
-    curve = calibration.main(ZMUMU, steps=100, members=2, seed=1, out=tmp_path)
+    curve = calibration.main(ZMUMU, steps=100, replicas=2, seed=1, out=tmp_path)
 
     at_the_peak = curve.iloc[(curve.mass - 92.0).abs().argmin()]
     # 250 events with a width of 3 GeV know the peak to 0.2 GeV, and so does a density made of 250 others.

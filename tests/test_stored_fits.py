@@ -15,7 +15,7 @@ from zfit_fnf import storage
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.doi import fit_transfer, profile
 from zfit_fnf.doi.ensemble import ensemble
-from zfit_fnf.doi.step1 import Member
+from zfit_fnf.doi.step1 import Replica
 from zfit_fnf.samples import Sample
 from zfit_fnf.train.loop import Schedule
 
@@ -44,11 +44,11 @@ def fitted(data):
         model(), data, obs=["y"], cond=["x"], n_layers=1, hidden=(4,), schedule=SHORT, seed=1, progress=False
     )
     other = [weights + 0.01 * weights for weights in fit.transfer.weights_list()]
-    members = (
-        Member((0, 0), fit.transfer.weights_list(), fit.values),
-        Member((0, 1), other, {name: value + 0.1 for name, value in fit.values.items()}, ("a problem",)),
+    replicas = (
+        Replica((0, 0), fit.transfer.weights_list(), fit.values),
+        Replica((0, 1), other, {name: value + 0.1 for name, value in fit.values.items()}, ("a problem",)),
     )
-    return replace(fit, members=members)
+    return replace(fit, replicas=replicas)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def same_fit(again, before):
     )  # fmt: skip
     assert again.problem.schedule == before.problem.schedule
     assert [p.name for p in again.problem.start] == [p.name for p in before.problem.start]
-    for member, expected in zip(again.members, before.members, strict=True):
-        assert (member.seed, member.values, member.problems) == (expected.seed, expected.values, expected.problems)
-        for array, expected_array in zip(member.transfer, expected.transfer, strict=True):
+    for replica, expected in zip(again.replicas, before.replicas, strict=True):
+        assert (replica.seed, replica.values, replica.problems) == (expected.seed, expected.values, expected.problems)
+        for array, expected_array in zip(replica.transfer, expected.transfer, strict=True):
             np.testing.assert_array_equal(array, expected_array)
 
 
@@ -88,7 +88,7 @@ def test_global_fit(fitted, data, tmp_path):
     np.testing.assert_allclose(likelihood(again.loss()), likelihood(fitted.loss()), rtol=0, atol=1e-9)
     text = str(storage.inspect(tmp_path / "m.fnf"))
     assert "global fit of 400 events: jes = " in text
-    assert "2 members" in text
+    assert "2 replicas" in text
 
 
 def test_profile_and_ensemble(profiled, data, tmp_path):

@@ -66,7 +66,7 @@ EFFICIENCY = {"A": {"squeeze": (0.98, 1.03)}, "B": {"shift": (0.97, 1.04)}}
 BINS = {"x1": (24, -3.5, 2.5), "x2": (20, -2.0, 2.0), "y1": (28, -3.0, 4.0), "y2": (28, -4.0, 3.0)}
 """Binning of the plots; the fit has none."""
 
-PLACES = ("events", "members", "models", "plots", "results.txt", "results.json", "histories.json")
+PLACES = ("events", "replicas", "models", "plots", "results.txt", "results.json", "histories.json")
 """What a demonstration makes in its folder."""
 
 LUMINOSITY = 1.02

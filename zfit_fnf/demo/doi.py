@@ -21,9 +21,9 @@ from zfit.result import FitResult
 from .. import demo, scans, storage
 from ..common.files import own_files
 from ..diagnostics import two_sample_auc
-from ..doi import ProfiledFit, TransferFit, bootstrap, ensemble, fit_transfer, predicted, profile, scenarios
+from ..doi import ProfiledFit, TransferFit, bootstrap, ensemble, fit_transfer, map_variations, predicted, profile
 from ..doi.ensemble import Ensemble
-from ..doi.variations import Scenarios, Uncertainty
+from ..doi.variations import MapVariations, Uncertainty
 from ..minimize import Minuit
 from ..plotting import doi as doi_plotting
 from ..plotting.style import figure
@@ -52,7 +52,7 @@ class DoISettings:
 
     Attributes:
         base: Events, and training of the simulation model.
-        n_members: Members of the ensemble.
+        n_replicas: Bootstrap replicas.
         n_layers: Layers of the map.
         hidden: Hidden layers of the networks of the map and of how it follows the parameters; by default those of
             `fit_transfer` and `profile`.
@@ -62,7 +62,7 @@ class DoISettings:
     """
 
     base: DemoSettings
-    n_members: int = 8
+    n_replicas: int = 8
     n_layers: int = 3
     hidden: tuple[int, ...] | None = None
     fit: Schedule | None = None
@@ -82,7 +82,7 @@ QUICK = DoISettings(
         n_drawn=8_000,
         contour_points=5,
     ),
-    n_members=2,
+    n_replicas=2,
     n_layers=2,
     hidden=(16, 16),
     fit=Schedule(steps=300, batch_size=512, learning_rate=1e-2, patience=None),
@@ -102,7 +102,7 @@ class DoIFindings:
         result: Fit of the profile likelihood, with errors.
         limit: Upper limit on the signal strength at 95 % confidence level.
         average: The ensemble.
-        cases: The scenarios that uncertainties are made of.
+        maps: The map variations that propagate uncertainties.
         exact: Best fit and error of each parameter with the exact density of ``x`` alone, which no map changes.
         closeness: How good the map is, by process.
         auc: Of a classifier between data and the model.
@@ -115,7 +115,7 @@ class DoIFindings:
     result: FitResult
     limit: float
     average: Ensemble
-    cases: Scenarios
+    maps: MapVariations
     exact: pd.DataFrame
     closeness: pd.DataFrame
     auc: float
@@ -134,7 +134,7 @@ def run(
     progress: bool = True,
     echo: Callable[[str], Any] = typer.echo,
 ) -> str:
-    """Do the whole analysis, and leave events, models, members, results and plots in a folder; as `zfit_fnf.demo.run`."""
+    """Do the whole analysis, and leave events, models, replicas, results and plots in a folder; as `zfit_fnf.demo.run`."""
     demo.check_libraries("sklearn")
     with own_files(out, demo.PLACES, overwrite=overwrite):
         return _run(out, settings, Stages(echo), seed=seed, progress=progress)
@@ -148,7 +148,7 @@ def _run(out: Path, settings: DoISettings, stage: Stages, *, seed: int, progress
         densities = demo.train_all(out / "events", base, seed=seed, progress=progress)
         demo.save_all(densities, out / "models")
     data, model = Sample.read(out / "events" / "data.parquet"), demo.build_model(densities)
-    fit = measure(data, model, settings, stage, out / "members", seed=seed, progress=progress)
+    fit = measure(data, model, settings, stage, out / "replicas", seed=seed, progress=progress)
     findings = analyse(fit, model, settings, stage, seed=seed, progress=progress)
     storage.save(findings.average, out / "models" / "map.fnf")
     with stage("plots", "drawing plots"):
@@ -175,8 +175,8 @@ def measure(
             seed=seed,
             progress=progress,
         )
-    with stage("replicas", f"repeating that for {settings.n_members} replicas of the data"):
-        return bootstrap(fit, settings.n_members, seed=seed, folder=folder, progress=progress)
+    with stage("replicas", f"repeating that for {settings.n_replicas} replicas of the data"):
+        return bootstrap(fit, settings.n_replicas, seed=seed, folder=folder, progress=progress)
 
 
 def analyse(
@@ -199,16 +199,16 @@ def analyse(
         result.errors(method="minuit_minos")
     with stage("limit", "upper limit on the signal strength"):
         limit = upper_limit(result, model.mu)
-    with stage("ensemble", "combining the likelihoods of all members"):
+    with stage("ensemble", "combining the likelihoods of all replicas"):
         average = ensemble(profiled, progress=progress)
     with stage("scans", "likelihood of the nuisances with the map fixed, and profiled"):
         contours = scan_both(profiled, result, settings, progress=progress)
     with stage("comparison", "comparing the map with the exact one, and the model with data"):
-        cases = scenarios(profiled, result)
-        closeness = compare(cases, settings, seed)
-        auc = two_sample_auc(fit.data, drawn(cases, settings, seed), TOY.x + TOY.y, seed=seed)
+        maps = map_variations(profiled, result)
+        closeness = compare(maps, settings, seed)
+        auc = two_sample_auc(fit.data, drawn(maps, settings, seed), TOY.x + TOY.y, seed=seed)
         exact = demo.fit_exactly(fit.data, settings.base, of="x").table
-    return DoIFindings(fit.data, model, profiled, result, limit, average, cases, exact, closeness, auc, contours)
+    return DoIFindings(fit.data, model, profiled, result, limit, average, maps, exact, closeness, auc, contours)
 
 
 def upper_limit(result: FitResult, parameter: zfit.Parameter) -> float:
@@ -232,10 +232,10 @@ def scan_both(
     return fixed, scans.contour(profiled.loss(), result, pair, n_points=n_points, progress=progress)
 
 
-def drawn(cases: Scenarios, settings: DoISettings, seed: int) -> Sample:
+def drawn(maps: MapVariations, settings: DoISettings, seed: int) -> Sample:
     """Weighted events of the model of data at the best fit."""
-    best = {cases.best.parameters[name]: value for name, value in cases.best.values.items()}
-    parts = component_samples(cases.best.pdf, params=best, n_events=settings.base.n_drawn, seed=seed).values()
+    best = {maps.best.parameters[name]: value for name, value in maps.best.values.items()}
+    parts = component_samples(maps.best.pdf, params=best, n_events=settings.base.n_drawn, seed=seed).values()
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in TOY.x + TOY.y}
     return Sample(columns, np.concatenate([part.weights for part in parts]))
 
@@ -249,7 +249,7 @@ def undistorted(events: pd.DataFrame, process: str) -> pd.DataFrame:
     return events.assign(**dict(zip(TOY.y, TOY.undistort(y, x, process).T, strict=True)))
 
 
-def compare(cases: Scenarios, settings: DoISettings, seed: int) -> pd.DataFrame:
+def compare(maps: MapVariations, settings: DoISettings, seed: int) -> pd.DataFrame:
     """How far the map is from the exact one, and how often its uncertainty covers the difference, by process."""
     point = {name: settings.base.truth[name] for name in TOY.nuisances}
     rows = {}
@@ -257,7 +257,7 @@ def compare(cases: Scenarios, settings: DoISettings, seed: int) -> pd.DataFrame:
         simulation = TOY.simulate(process, _N_POINTS, point, seed=seed)
         y, x = simulation[list(TOY.y)].to_numpy(), simulation[list(TOY.x)].to_numpy()
         data = simulation.assign(**dict(zip(TOY.y, TOY.distort(y, x, process).T, strict=True)))
-        band = moved_to_simulation(cases, data, process)
+        band = moved_to_simulation(maps, data, process)
         width, distance = y.std(axis=0), band.value - y
         before = data[list(TOY.y)].to_numpy() - y
         rows[process] = {
@@ -268,9 +268,9 @@ def compare(cases: Scenarios, settings: DoISettings, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def moved_to_simulation(cases: Scenarios, data: pd.DataFrame, process: str) -> Uncertainty:
+def moved_to_simulation(maps: MapVariations, data: pd.DataFrame, process: str) -> Uncertainty:
     """The observables of data where the map takes them, with uncertainty."""
-    return cases.evaluate(lambda scenario: scenario.to_simulation(data, process=process)[list(TOY.y)].to_numpy())
+    return maps.evaluate(lambda variation: variation.to_simulation(data, process=process)[list(TOY.y)].to_numpy())
 
 
 # --- results --------------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def results_dict(findings: DoIFindings, settings: DoISettings, seconds: Mapping[
         },
         "limit": {"poi": findings.model.mu.name, "cl": 0.95, "observed": findings.limit},
         "ensemble": {
-            "members": average.minima.to_dict(orient="list"),
+            "replicas": average.minima.to_dict(orient="list"),
             "k_eff": average.k_eff,
             "lowest": average.lowest,
         },
@@ -319,7 +319,7 @@ def parameters(findings: DoIFindings, settings: DoISettings) -> pd.DataFrame:
             "MINOS": demo.minos_errors(findings.result, parameter),
             "ensemble": average.values[name],
             "error, ensemble": average.errors[name],
-            "spread of members": average.spread[name],
+            "spread of replicas": average.spread[name],
             "exact x": findings.exact.loc[name, "value"],
             "error, exact x": findings.exact.loc[name, "error"],
         }
@@ -338,7 +338,7 @@ def results_table(findings: DoIFindings, settings: DoISettings, seconds: Mapping
         f"parameters\n{table.T.to_string(float_format='{:.4f}'.format)}",
         "(exact x: with the true density of x alone; its errors are what a free map leaves of the information)",
         f"signal strength: below {findings.limit:.4f} at 95 % confidence level",
-        f"ensemble of {len(findings.average.minima)} members, K_eff = {findings.average.k_eff:.1f}",
+        f"ensemble of {len(findings.average.minima)} replicas, K_eff = {findings.average.k_eff:.1f}",
         f"map and exact map: rms distance in widths of y; fraction of points inside of the total uncertainty\n{closeness}",
         f"classifier between data and model: AUC {findings.auc:.4f}",
         f"time in seconds\n{times}",
@@ -353,21 +353,23 @@ def draw_plots(folder: Path, findings: DoIFindings, settings: DoISettings, seed:
     """Draw everything into a folder."""
     folder.mkdir(exist_ok=True)
     for process in TOY.processes:
-        draw_map(folder, findings.cases, process)
+        draw_map(folder, findings.maps, process)
     draw_distributions(folder, findings, settings, seed)
-    truth, cases = settings.base.truth, findings.cases
+    truth, maps = settings.base.truth, findings.maps
     with figure(folder / "likelihoods.png", (6, 5.5)) as fig:
-        members = findings.average.minima
-        doi_plotting.likelihoods(*findings.contours, members=members, truth=truth, ax=fig.subplots())
+        replicas = findings.average.minima
+        doi_plotting.likelihoods(*findings.contours, replicas=replicas, truth=truth, ax=fig.subplots())
     with figure(folder / "ellipse.png", (5, 4.5)) as fig:
-        doi_plotting.ellipse(cases.modes, TOY.nuisances, truth=truth, ax=fig.subplots())
+        doi_plotting.ellipse(maps.eigenvariations, TOY.nuisances, truth=truth, ax=fig.subplots())
     with figure(folder / "impacts.png", (7, 3.5)) as fig:
         events = TOY.simulate("B", _N_POINTS, seed=seed)
-        mean = cases.evaluate(lambda scenario: scenario.to_data(events, process="B")["y1"].mean())
-        doi_plotting.impacts(mean, cases.modes, label="mean of y1, corrected simulation of B", ax=fig.subplots())
+        mean = maps.evaluate(lambda variation: variation.to_data(events, process="B")["y1"].mean())
+        doi_plotting.impacts(
+            mean, maps.eigenvariations, label="mean of y1, corrected simulation of B", ax=fig.subplots()
+        )
 
 
-def draw_map(folder: Path, cases: Scenarios, process: str) -> None:
+def draw_map(folder: Path, maps: MapVariations, process: str) -> None:
     """The map of one process: vector fields, displacements with uncertainties, and morphings."""
 
     def truth(events: pd.DataFrame) -> pd.DataFrame:
@@ -376,18 +378,18 @@ def draw_map(folder: Path, cases: Scenarios, process: str) -> None:
     slices = [{"x1": x1, "x2": 0.0} for x1 in SLICES]
     with figure(folder / f"field_{process}.png", (12, 4.8)) as fig:
         for ax, at in zip(fig.subplots(1, len(slices)), slices, strict=True):
-            doi_plotting.vector_field(cases, GRID, at=at, process=process, truth=truth, ax=ax)
+            doi_plotting.vector_field(maps, GRID, at=at, process=process, truth=truth, ax=ax)
         _title_columns(fig, f"process {process}: data to simulation")
     with figure(folder / f"displacement_{process}.png", (12, 6.5)) as fig:
         for axes, (name, other) in zip(fig.subplots(2, len(slices)), (TOY.y, TOY.y[::-1]), strict=True):
             for ax, at in zip(axes, slices, strict=True):
                 values, centre = {name: np.linspace(GRID[name][0], GRID[name][-1], 41)}, {other: GRID[other].mean()}
-                doi_plotting.displacement(cases, values, at={**at, **centre}, process=process, truth=truth, ax=ax)
+                doi_plotting.displacement(maps, values, at={**at, **centre}, process=process, truth=truth, ax=ax)
         _title_columns(fig, f"process {process}")
     with figure(folder / f"morphing_{process}.png", (12, 9)) as fig:
-        for mode, axes in enumerate(fig.subplots(2, len(slices))):
+        for index, axes in enumerate(fig.subplots(2, len(slices))):
             for ax, at in zip(axes, slices, strict=True):
-                doi_plotting.morphing(cases, mode, GRID, at=at, process=process, ax=ax)
+                doi_plotting.morphing(maps, index, GRID, at=at, process=process, ax=ax)
         _title_columns(fig, f"process {process}: change of the map along the two largest eigenvectors")
 
 
@@ -406,10 +408,10 @@ def _title_columns(fig: Any, title: str) -> None:
 
 def draw_distributions(folder: Path, findings: DoIFindings, settings: DoISettings, seed: int) -> None:
     """Each observable of interest in bins of x1, with the post-fit model and its uncertainty."""
-    events = drawn(findings.cases, settings, seed)
+    events = drawn(findings.maps, settings, seed)
     for name, edges in BINS.items():
         columns: dict[str, Sequence[float] | np.ndarray] = {**PANELS, name: edges}
-        band = findings.cases.evaluate(predicted(findings.cases, events, columns))
+        band = findings.maps.evaluate(predicted(findings.maps, events, columns))
         with figure(folder / f"postfit_{name}.png", (12, 5)) as fig:
             axes = fig.subplots(2, len(PANELS["x1"]) - 1, sharex=True, height_ratios=[3, 1])
             doi_plotting.postfit(findings.data, band, columns, axes=axes)

@@ -4,24 +4,27 @@ from .ensemble import Ensemble, ensemble
 from .histograms import predicted, unfolded
 from .pdf import DoIPDF
 from .replicas import EnsembleStopped, bootstrap
-from .step1 import TransferFit, fit_transfer
-from .step2 import ProfiledFit, profile
-from .variations import Scenario, Scenarios, Uncertainty, scenarios
+from .step1 import Replica, TransferFit, fit_transfer
+from .step2 import Check, ProfiledFit, profile
+from .variations import Eigenvariations, MapVariation, MapVariations, Uncertainty, map_variations
 
 __all__ = [
+    "Check",
     "DoIPDF",
+    "Eigenvariations",
     "Ensemble",
     "EnsembleStopped",
+    "MapVariation",
+    "MapVariations",
     "ProfiledFit",
-    "Scenario",
-    "Scenarios",
+    "Replica",
     "TransferFit",
     "Uncertainty",
     "bootstrap",
     "ensemble",
     "fit_transfer",
+    "map_variations",
     "predicted",
     "profile",
-    "scenarios",
     "unfolded",
 ]

@@ -1,16 +1,17 @@
 r"""The profile likelihood of an ensemble of maps: the rebased average.
 
-Each member has its own likelihood of the *observed* data, with its own map, which the shared ``T_psi`` makes follow the
+Each replica has its own likelihood of the *observed* data, with its own map, which the shared ``T_psi`` makes follow the
 parameters. They are averaged after each has been divided by its maximum,
 
 .. math:: -\log \frac1B \sum_b \exp\big[ \ell_b(\theta) - \max_{\theta'} \ell_b(\theta') \big],
 
-so that no member counts more because its map happens to fit better. How far the minima of the members lie apart is
-what the statistical uncertainty of the map adds to the width of the likelihood.
+so that no replica counts more because its map happens to fit better. The distance between the minima of the replicas is
+the contribution of the map's statistical uncertainty to the width of the likelihood.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,22 +23,26 @@ import pandas as pd
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from ..densities.transfer import ProfiledTransfer
 from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from ..minimize import Minuit
 from ..toys import preserved
+from .rows import behind
 from .step2 import ProfiledFit
+
+__all__ = ["Ensemble", "ExtendedRebasedNLL", "RebasedNLL", "ensemble", "rebased_loss"]
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """The likelihoods of all members of a profiled fit, made by `ensemble`.
+    """The likelihoods of all replicas of a profiled fit, made by `ensemble`.
 
     Attributes:
-        minima: Best fit of every parameter: a row for each member.
-        lowest: Negative log-likelihood of each member at its minimum.
+        minima: Best fit of every parameter: a row for each replica.
+        lowest: Negative log-likelihood of each replica at its minimum.
         values: Minimum of the rebased average, by name.
         errors: Standard errors from the Hessian of the rebased average, by name.
-        k_eff: Effective number of members at that minimum.
+        k_eff: Effective number of replicas at that minimum.
         nll: The rebased average, a loss like any other.
     """
 
@@ -50,36 +55,54 @@ class Ensemble:
 
     @property
     def spread(self) -> dict[str, float]:
-        """Standard deviation of the minima of the members, by name; it is not the error of the likelihood."""
+        """Standard deviation of the minima of the replicas, by name; it is not the error of the likelihood."""
         return self.minima.std().to_dict()
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """The ``minimum`` of the average, its ``error`` and the ``spread`` of the replicas: a row for each parameter."""
+        return pd.DataFrame({"minimum": self.values, "error": self.errors, "spread": self.spread})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, ready for JSON."""
+        return {
+            "values": self.values,
+            "errors": self.errors,
+            "spread": self.spread,
+            "k_eff": self.k_eff,
+            "minima": self.minima.to_dict(orient="list"),
+            "lowest": self.lowest.tolist(),
+        }
+
     def __str__(self) -> str:
-        table = pd.DataFrame({"minimum": self.values, "error": self.errors, "spread of members": self.spread})
-        return f"rebased average of {len(self.minima)} members, K_eff = {self.k_eff:.1f}\n{table.to_string()}"
+        table = self.to_dataframe().rename(columns={"spread": "spread of replicas"})
+        return f"rebased average of {len(self.minima)} replicas, K_eff = {self.k_eff:.1f}\n{table.to_string()}"
 
 
 def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
-    """Combine the likelihoods of the members of a profiled fit.
+    """Combine the likelihoods of the replicas of a profiled fit.
 
     Args:
-        profiled: The profile, of a fit with two members at least.
+        profiled: The profile, of a fit with two replicas at least.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If there are fewer members.
+        TypeError: If it is not a profile.
+        ValueError: If there are fewer replicas.
 
     Example:
         >>> print(ensemble(profile(bootstrap(doi, 8))))
     """
-    members = profiled.fit.members
-    if len(members) < 2:
-        raise ValueError(f"an ensemble of {len(members)} has no spread: make members first, with bootstrap(fit, 8)")
+    if not isinstance(profiled, ProfiledFit):
+        raise TypeError(f"ensemble takes a profile made by zfit_fnf.doi.profile; got {type(profiled).__name__}")
+    replicas = profiled.fit.replicas
+    if len(replicas) < 2:
+        raise ValueError(f"an ensemble of {len(replicas)} has no spread: make replicas first, with bootstrap(fit, 8)")
     params = list(profiled.parameters.values())
     nll = rebased_loss(profiled)
     minima = []
     with preserved(nll):
-        for index in tqdm(range(len(members)), desc="members", disable=not progress):
-            zfit.param.set_values(params, list(members[index].values.values()))
+        for index in tqdm(range(len(replicas)), desc="replicas", disable=not progress):
+            zfit.param.set_values(params, list(replicas[index].values.values()))
             with nll.only(index):
                 result = Minuit().minimize(nll, params)
             nll.rebase(index, float(result.fmin))
@@ -103,11 +126,18 @@ def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
 def rebased_loss(profiled: ProfiledFit) -> RebasedNLL | ExtendedRebasedNLL:
     """The rebased average, with all minima still at zero."""
     kind = ExtendedRebasedNLL if profiled.pdf.is_extended else RebasedNLL
-    return kind(profiled.pdf, profiled.fit.data, profiled=profiled)
+    transfer = copy.deepcopy(profiled.transfer)
+    pdf = behind(profiled.fit.model, transfer, params=profiled.parameters)
+    return kind(pdf, profiled.fit.data, profiled=profiled, transfer=transfer)
 
 
 class _Rebased:
-    """A loss of the same events under many maps, one after the other in the one PDF that is compiled."""
+    """A loss of the same events under many maps, one after the other in the one PDF that is compiled.
+
+    Args:
+        profiled: The profile, which stays as it is.
+        transfer: The map of the PDF, a copy that the maps of the replicas are written to.
+    """
 
     model: Any
     data: Any
@@ -115,12 +145,12 @@ class _Rebased:
     _options: Any
     _events: Any
 
-    def __init__(self, *args: Any, profiled: ProfiledFit, **kwargs: Any):
+    def __init__(self, *args: Any, profiled: ProfiledFit, transfer: ProfiledTransfer, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.profiled, self._members = profiled, profiled.fit.members
-        self._events_of: list[Any] = [None] * len(self._members)
-        self._active = list(range(len(self._members)))
-        self.lowest = np.zeros(len(self._members))
+        self.profiled, self._transfer, self._replicas = profiled, transfer, profiled.fit.replicas
+        self._events_of: list[Any] = [None] * len(self._replicas)
+        self._active = list(range(len(self._replicas)))
+        self.lowest = np.zeros(len(self._replicas))
 
     def create_new(
         self,
@@ -146,13 +176,14 @@ class _Rebased:
             self.constraints if constraints is None else constraints,
             self._options if options is None else options,
             profiled=self.profiled,
+            transfer=self._transfer,
         )
         new.lowest[:] = self.lowest
         return new
 
     @contextmanager
     def only(self, index: int) -> Iterator[None]:
-        """The loss of one member alone."""
+        """The loss of one replica alone."""
         everyone, self._active = self._active, [index]
         try:
             yield
@@ -160,37 +191,36 @@ class _Rebased:
             self._active = everyone
 
     def rebase(self, index: int, lowest: float) -> None:
-        """Set the minimum of a member."""
+        """Set the minimum of a replica."""
         self.lowest[index] = lowest
 
     def shares(self) -> np.ndarray:
-        """Share of each member in the average, at the current parameters."""
+        """Share of each replica in the average, at the current parameters."""
         return np.asarray(tf.nn.softmax(-self._above(self._of_each("_call_value"))))
 
     def _of_each(self, method: str, *args: Any) -> list[Any]:
-        """What the loss of each active member returns."""
-        transfer, own_events, results = self.profiled.transfer, self._events, []
-        nominal = transfer.transfer.weights_list(), transfer.centre
+        """Results of the loss of each active replica; afterwards the map is the nominal one again."""
+        transfer, own_events, results = self._transfer, self._events, []
         try:
             for index in self._active:
-                member = self._members[index]
-                transfer.transfer.assign(member.transfer)
-                transfer.place(member.values)
+                replica = self._replicas[index]
+                transfer.transfer.assign(replica.transfer)
+                transfer.place(replica.values)
                 self._events = self._events_of[index] or [None] * len(own_events)
                 results.append(getattr(super(), method)(*args))
                 self._events_of[index] = self._events
         finally:
             self._events = own_events
-            transfer.transfer.assign(nominal[0])
-            transfer.place(nominal[1])
+            transfer.transfer.assign(self.profiled.fit.transfer.weights_list())
+            transfer.place(self.profiled.transfer.centre)
         return results
 
     def _above(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Negative log-likelihoods above the minimum of each member."""
+        """Negative log-likelihoods above the minimum of each replica."""
         return tf.stack(values) - tf.constant(self.lowest[self._active])
 
     def _average(self, values: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """The rebased average, and the share of each member in it."""
+        """The rebased average, and the share of each replica in it."""
         above = self._above(values)
         return np.log(len(values)) - tf.reduce_logsumexp(-above), tf.nn.softmax(-above)
 

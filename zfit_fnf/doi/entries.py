@@ -15,15 +15,17 @@ from ..samples import as_sample
 from ..storage.schema import Array, Count, Entry, Names, Parts, Record, Reference, Schema, Text, plain
 from ..train.loop import Schedule
 from .ensemble import Ensemble, rebased_loss
-from .pdf import behind
-from .step1 import GlobalProblem, Member, TransferFit
+from .rows import behind
+from .step1 import GlobalProblem, Replica, TransferFit
 from .step2 import Check, ProfiledFit
+
+__all__ = ["ENTRIES", "EnsembleEntry", "ProfiledFitEntry", "ReplicaEntry", "TransferFitEntry"]
 
 _PROBES = 16  # events by which a model and data are recognised
 
 
-class MemberEntry(Schema):
-    """See :class:`~zfit_fnf.doi.step1.Member`."""
+class ReplicaEntry(Schema):
+    """See :class:`~zfit_fnf.doi.step1.Replica`."""
 
     seed: tuple[int, int]
     transfer: Reference
@@ -45,7 +47,7 @@ class TransferFitEntry(Entry):
     nll: float
     rounds: list[float]
     history: Record
-    members: list[MemberEntry]
+    members: list[ReplicaEntry]  # replicas: files keep this name
     problems: list[str]
     schedule: Schedule
     penalty: float
@@ -61,7 +63,7 @@ class TransferFitEntry(Entry):
         fields = {
             "kind": "transfer_fit",
             "has_covariance": bool(np.isfinite(fit.covariance).all()),
-            "members": [_member_fields(fit, member) for member in fit.members],
+            "members": [_replica_fields(fit, replica) for replica in fit.replicas],
             "schedule": fit.problem.schedule,
             "penalty": float(fit.problem.penalty),
             "start": {parameter.name: value for parameter, value in fit.problem.start.items()},
@@ -84,8 +86,8 @@ class TransferFitEntry(Entry):
         yield Array("probed", (n,), "F64", "")
 
     def references(self) -> list[int]:
-        """The map, and those of the members."""
-        return [self.transfer, *(member.transfer for member in self.members)]
+        """The map, and those of the replicas."""
+        return [self.transfer, *(replica.transfer for replica in self.members)]
 
     def make(self, parts: Parts) -> Any:
         """The fit of the model and data that the user supplies, if they are what they were."""
@@ -106,7 +108,7 @@ class TransferFitEntry(Entry):
         n = len(self.values)
         fit = TransferFit(
             model=pdf,
-            pdf=problem.pdf,
+            pdf=behind(pdf, transfer),
             data=data,
             transfer=transfer,
             values=dict(self.values),
@@ -115,7 +117,7 @@ class TransferFitEntry(Entry):
             rounds=tuple(self.rounds),
             history=self.history,
             problem=problem,
-            members=tuple(_member(member, parts) for member in self.members),
+            replicas=tuple(_replica(replica, parts) for replica in self.members),
             problems=tuple(self.problems),
         )
         self._check_supplied(fit, parts)
@@ -136,9 +138,13 @@ class TransferFitEntry(Entry):
             raise ValueError(f"belongs to another model: log-densities {now} were {then}")
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
-        """The best fit, the members and the problems."""
+        """The best fit, the number of replicas and the problems."""
         best = ", ".join(f"{name} = {value:.5g}" for name, value in self.values.items())
-        lines = [f"global fit of {self.n_events} events: {best}", f"  {len(self.members)} members", f"  {self.history}"]
+        lines = [
+            f"global fit of {self.n_events} events: {best}",
+            f"  {len(self.members)} replicas",
+            f"  {self.history}",
+        ]
         return lines + [f"  problem: {problem}" for problem in self.problems]
 
 
@@ -190,19 +196,19 @@ class ProfiledFitEntry(Entry):
 
 
 class EnsembleEntry(Entry):
-    """See :class:`~zfit_fnf.doi.ensemble.Ensemble`; the array ``minima`` has a row for each member."""
+    """See :class:`~zfit_fnf.doi.ensemble.Ensemble`; the array ``minima`` has a row for each replica."""
 
     model: ClassVar[str] = "doi.ensemble.Ensemble"
     kind: Literal["ensemble"] = "ensemble"
     profiled: Reference
-    n_members: Count
+    n_members: Count  # replicas: files keep this name
     values: dict[Text, float]
     errors: dict[Text, float]
     k_eff: float
 
     @classmethod
     def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The minima of the members and of their average."""
+        """The minima of the replicas and of their average."""
         fields = {"kind": "ensemble", "profiled": index_of(model.nll.profiled), "n_members": len(model.minima)}
         for name in ("values", "errors", "k_eff"):
             fields[name] = getattr(model, name)
@@ -210,7 +216,7 @@ class EnsembleEntry(Entry):
         return plain(fields, index_of), {"minima": minima, "lowest": np.asarray(model.lowest, float)}
 
     def layout(self) -> Iterator[Array]:
-        """Parameters and negative log-likelihood of each member at its minimum."""
+        """Parameters and negative log-likelihood of each replica at its minimum."""
         yield Array("minima", (self.n_members, len(self.values)), "F64", "")
         yield Array("lowest", (self.n_members,), "F64", "")
 
@@ -221,8 +227,8 @@ class EnsembleEntry(Entry):
     def make(self, parts: Parts) -> Any:
         """The ensemble, with its likelihood."""
         profiled = parts.model(self.profiled, "doi.step2.ProfiledFit")
-        if len(profiled.fit.members) != self.n_members or set(self.values) != set(profiled.fit.values):
-            raise ValueError("has members or parameters that its fit does not have")
+        if len(profiled.fit.replicas) != self.n_members or set(self.values) != set(profiled.fit.values):
+            raise ValueError("has replicas or parameters that its fit does not have")
         nll = rebased_loss(profiled)
         for index, lowest in enumerate(parts.arrays["lowest"].tolist()):
             nll.rebase(index, lowest)
@@ -238,21 +244,21 @@ class EnsembleEntry(Entry):
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """The minimum of the average."""
         best = ", ".join(f"{name} = {value:.5g} +- {self.errors[name]:.2g}" for name, value in self.values.items())
-        return [f"rebased average of {self.n_members} members: {best}"]
+        return [f"rebased average of {self.n_members} replicas: {best}"]
 
 
 ENTRIES = (TransferFitEntry, ProfiledFitEntry, EnsembleEntry)
 
 
-def _member_fields(fit: TransferFit, member: Member) -> Mapping[str, Any]:
+def _replica_fields(fit: TransferFit, replica: Replica) -> Mapping[str, Any]:
     transfer = Transfer(**fit.transfer.config())
-    transfer.assign(member.transfer)
-    return {"seed": member.seed, "transfer": transfer, "values": member.values, "problems": member.problems}
+    transfer.assign(replica.transfer)
+    return {"seed": replica.seed, "transfer": transfer, "values": replica.values, "problems": replica.problems}
 
 
-def _member(entry: MemberEntry, parts: Parts) -> Member:
+def _replica(entry: ReplicaEntry, parts: Parts) -> Replica:
     weights = parts.model(entry.transfer, "densities.transfer.Transfer").weights_list()
-    return Member(entry.seed, weights, dict(entry.values), tuple(entry.problems))
+    return Replica(entry.seed, weights, dict(entry.values), tuple(entry.problems))
 
 
 def _probe(fit: TransferFit, events: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Histograms as functions of a scenario, for `Scenarios.evaluate`: what is predicted for data, and what was unfolded."""
+"""Histograms as functions of a map variation, for `MapVariations.evaluate`: predicted and unfolded event counts."""
 
 from __future__ import annotations
 
@@ -7,42 +7,51 @@ from typing import Any
 
 import numpy as np
 
-from ..samples import Sample, as_sample
-from .variations import Scenario, Scenarios
+from ..samples import as_sample
+from .variations import MapVariation, MapVariations, check_map_variations
+
+__all__ = ["predicted", "unfolded"]
 
 
 def predicted(
-    cases: Scenarios, events: Sample, columns: Mapping[str, Sequence[float] | np.ndarray]
-) -> Callable[[Scenario], np.ndarray]:
+    maps: MapVariations, events: Any, columns: Mapping[str, Sequence[float] | np.ndarray]
+) -> Callable[[MapVariation], np.ndarray]:
     r"""Expected numbers of events of data in bins of one or more observables.
 
-    A fixed sample of the best-fit model is reweighted with :math:`n'p'/(np)` for each scenario: differences have little
+    A fixed sample of the best-fit model is reweighted with :math:`n'p'/(np)` for each map: differences have little
     statistical noise.
 
     Args:
-        cases: The scenarios.
+        maps: The map variations.
         events: Weighted events of the model at the best fit, with all its observables, e.g. the concatenated
             `zfit_fnf.projections.component_samples` of ``profiled.pdf``.
         columns: Bin edges by observable: one axis of the histogram each.
 
+    Raises:
+        TypeError: If the first argument is not from `map_variations`.
+        ValueError: If the events lack an observable.
+
     Example:
-        >>> band = cases.evaluate(predicted(cases, events, {"x1": [-1, 0, 1], "y1": np.linspace(-3, 3, 31)}))
+        >>> band = maps.evaluate(predicted(maps, events, {"x1": [-1, 0, 1], "y1": np.linspace(-3, 3, 31)}))
         >>> band.value.shape
         (2, 30)
     """
-    values, edges = [events.columns[name] for name in columns], [np.asarray(edge, float) for edge in columns.values()]
+    check_map_variations(maps, "predicted")
+    edges = _edges(columns)
+    events = as_sample(events, list(dict.fromkeys([*maps.best.pdf.obs, *columns])))
+    values = [events.columns[name] for name in columns]
     weights = np.ones(events.n_events) if events.weights is None else events.weights
-    reference = cases.best.log_rate(events)
+    reference = maps.best.log_rate(events)
 
-    def histogram(scenario: Scenario) -> np.ndarray:
-        return np.histogramdd(values, edges, weights=weights * np.exp(scenario.log_rate(events) - reference))[0]
+    def histogram(variation: MapVariation) -> np.ndarray:
+        return np.histogramdd(values, edges, weights=weights * np.exp(variation.log_rate(events) - reference))[0]
 
     return histogram
 
 
 def unfolded(
     data: Any, columns: Mapping[str, Sequence[float] | np.ndarray], *, weights: Any = None
-) -> Callable[[Scenario], np.ndarray]:
+) -> Callable[[MapVariation], np.ndarray]:
     """Numbers of events of data in bins of where simulation has them.
 
     The process of an event is not known: it counts for each one with its probability, at the place where the map of that
@@ -54,19 +63,29 @@ def unfolded(
         weights: Weights of the events: a column or an array.
 
     Example:
-        >>> result = cases.evaluate(unfolded(data, {"y1": np.linspace(-3, 3, 31)}))
+        >>> result = maps.evaluate(unfolded(data, {"y1": np.linspace(-3, 3, 31)}))
         >>> result.value, result.covariance()
     """
-    edges = [np.asarray(edge, float) for edge in columns.values()]
+    edges = _edges(columns)
 
-    def histogram(scenario: Scenario) -> np.ndarray:
-        sample = as_sample(data, scenario.pdf.obs, weights=weights)
+    def histogram(variation: MapVariation) -> np.ndarray:
+        sample = as_sample(data, list(dict.fromkeys([*variation.pdf.obs, *columns])), weights=weights)
         own = np.ones(sample.n_events) if sample.weights is None else sample.weights
         total = np.zeros([len(edge) - 1 for edge in edges])
-        for process, shares in scenario.shares(sample).items():
-            moved = scenario.to_simulation(sample, process=str(process))
+        for process, shares in variation.shares(sample).items():
+            moved = variation.to_simulation(sample, process=str(process))
             values = [moved[name] if name in moved else sample.columns[name] for name in columns]
             total += np.histogramdd([np.asarray(v) for v in values], edges, weights=own * shares.to_numpy())[0]
         return total
 
     return histogram
+
+
+def _edges(columns: Mapping[str, Sequence[float] | np.ndarray]) -> list[np.ndarray]:
+    if not isinstance(columns, Mapping) or not columns:
+        raise TypeError(f'columns= maps observables to bin edges, e.g. {{"y1": [-1, 0, 1]}}; got {columns!r}')
+    edges = [np.asarray(edge, float) for edge in columns.values()]
+    for name, edge in zip(columns, edges, strict=True):
+        if edge.ndim != 1 or len(edge) < 2 or not np.all(np.diff(edge) > 0):
+            raise ValueError(f"columns= needs ascending bin edges for {name!r}; got {columns[name]!r}")
+    return edges

@@ -16,7 +16,6 @@ from ..pdf import (
     ConditionalProductPDF,
     LogSpacePDF,
     Ranges,
-    SumPDF,
     conditions,
     is_compilable,
     log_density,
@@ -26,6 +25,8 @@ from ..pdf import (
     precompute_with,
     space_ranges,
 )
+
+__all__ = ["DoIPDF", "UnmappedEvents"]
 
 
 class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
@@ -45,6 +46,7 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         label: Text for plots and tables.
 
     Raises:
+        TypeError: If ``pdf`` is no PDF, ``transfer`` no transfer, or ``params`` no mapping.
         ValueError: If ``pdf`` does not describe the observables of the transfer or lacks its conditions, their ranges
             differ, the process has no map, or ``params`` are not those that the transfer follows.
 
@@ -76,6 +78,7 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
             "name": name,
             "label": label,
         }
+        _check_types(pdf, transfer, params, name)
         self._profiled = transfer if isinstance(transfer, ProfiledTransfer) else None
         self._transfer = transfer.transfer if isinstance(transfer, ProfiledTransfer) else transfer
         self._simulation, self._process = pdf, process
@@ -104,10 +107,10 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         """Whether XLA may compile the density."""
         return is_compilable(self._simulation)
 
-    # --- in two steps: what does not depend on the map, and the rest ------------------------------------------------
+    # --- events: first what does not depend on the map, then the rest -----------------------------------------------
 
-    def given(self, x: tf.Tensor) -> Given:
-        """What events ``(n, n_obs)`` are, whatever the parameters and the map."""
+    def precompute_unmapped(self, x: tf.Tensor) -> UnmappedEvents:
+        """What is computed once for events ``(n, n_obs)``, whatever the parameters and the map."""
         u, c, log_jacobian = self._transfer.encode(
             self._columns(x, self._transfer.obs), self._columns(x, self._transfer.cond)
         )
@@ -116,59 +119,59 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
             precompute_conditions(factor, self._columns(x, factor.obs)) if in_place else ()
             for factor, in_place in zip(self._moving, self._in_place, strict=True)
         ]
-        return Given(x, u, self._transfer.context(c, self._process), log_jacobian, fixed, still)
+        return UnmappedEvents(x, u, self._transfer.context(c, self._process), log_jacobian, fixed, still)
 
     def log_density_at(
-        self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float = 0.0, *, networks: Any = None
+        self, events: UnmappedEvents, u: tf.Tensor, log_det: tf.Tensor | float = 0.0, *, networks: Any = None
     ) -> tf.Tensor:
         """Log-density ``(n,)`` float64 of events that ``T_psi`` has taken to ``u``; networks run in its dtype.
 
         Args:
-            given: The events.
+            events: The events.
             u: Their standardised observables behind ``T_psi``.
             log_det: Log-determinant of ``T_psi``.
-            networks: What the networks of ``T_phi`` make of the context, if that is known already.
+            networks: Outputs of the networks of ``T_phi`` for the context, if these are known already.
         """
-        return self._log_product(*self._simulated(given, u, log_det, networks))
+        return self._log_product(*self._simulated(events, u, log_det, networks))
 
     def simulated(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The observables of events ``(n, n_obs)`` where simulation has them, by name."""
-        given = self.given(x)
-        y = self._transfer.decode(self._transfer.inverse(given.u, self._transfer.precompute(given.context))[0])
+        events = self.precompute_unmapped(x)
+        y = self._transfer.decode(self._transfer.inverse(events.u, self._transfer.precompute(events.context))[0])
         return dict(zip(self._transfer.obs, tf.unstack(y, axis=1), strict=True))
 
     def _simulated(
-        self, given: Given, u: tf.Tensor, log_det: tf.Tensor | float, networks: Any = None
+        self, events: UnmappedEvents, u: tf.Tensor, log_det: tf.Tensor | float, networks: Any = None
     ) -> tuple[Any, Any, tf.Tensor]:
         """The factors' precomputed events in simulation, and the log-determinant of the whole map."""
-        u, phi_log_det = self._transfer.inverse(u, networks or self._transfer.precompute(given.context))
+        u, phi_log_det = self._transfer.inverse(u, networks or self._transfer.precompute(events.context))
         y = self._transfer.decode(tf.cast(u, tf.float64))
-        back = self._transfer.encode(y, tf.cast(self._columns(given.x, self._transfer.cond), tf.float64))[2]
-        columns = dict(zip(self.obs, tf.unstack(given.x, axis=1), strict=True))
+        back = self._transfer.encode(y, tf.cast(self._columns(events.x, self._transfer.cond), tf.float64))[2]
+        columns = dict(zip(self.obs, tf.unstack(events.x, axis=1), strict=True))
         columns.update(zip(self._transfer.obs, tf.unstack(tf.cast(y, u.dtype), axis=1), strict=True))
         moving = []
-        for factor, in_place, fixed in zip(self._moving, self._in_place, given.fixed, strict=True):
-            events = tf.stack([columns[o] for o in factor.obs], axis=1)
-            moving.append(precompute_with(factor, events, fixed) if in_place else precompute(factor, events))
-        return moving, given.still, log_det + phi_log_det + given.log_jacobian - tf.cast(back, u.dtype)
+        for factor, in_place, fixed in zip(self._moving, self._in_place, events.fixed, strict=True):
+            x = tf.stack([columns[o] for o in factor.obs], axis=1)
+            moving.append(precompute_with(factor, x, fixed) if in_place else precompute(factor, x))
+        return moving, events.still, log_det + phi_log_det + events.log_jacobian - tf.cast(back, u.dtype)
 
     def _log_product(self, moving: Any, still: Any, log_det: tf.Tensor) -> tf.Tensor:
         factors = zip([*self._moving, *self._still], [*moving, *still], strict=True)
         return tf.add_n([log_density(factor, part) for factor, part in factors]) + tf.cast(log_det, tf.float64)
 
     def _precompute(self, x: tf.Tensor) -> Any:
-        given = self.given(x)
+        events = self.precompute_unmapped(x)
         if self._profiled:
-            coefficients = self._profiled.deformation.coefficients(given.u, given.context)
-            return given, coefficients, self._transfer.precompute(given.context)
-        return self._simulated(given, given.u, 0.0)
+            coefficients = self._profiled.deformation.coefficients(events.u, events.context)
+            return events, coefficients, self._transfer.precompute(events.context)
+        return self._simulated(events, events.u, 0.0)
 
     def _log_shape(self, precomputed: Any) -> tf.Tensor:
         if not self._profiled:
             return self._log_product(*precomputed)
-        given, coefficients, networks = precomputed
-        moved = self._profiled.deformation.apply(given.u, given.context, coefficients, self._basis())
-        return self.log_density_at(given, *moved, networks=networks)
+        events, coefficients, networks = precomputed
+        moved = self._profiled.deformation.apply(events.u, events.context, coefficients, self._basis())
+        return self.log_density_at(events, *moved, networks=networks)
 
     def _basis(self) -> tf.Tensor:
         assert self._profiled
@@ -199,16 +202,16 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         return tf.gather(x, [self.obs.index(name) for name in names], axis=1) if names else x[:, :0]
 
 
-class Given(NamedTuple):
-    """Events as a `DoIPDF` sees them, before any map.
+class UnmappedEvents(NamedTuple):
+    """What a `DoIPDF` computes once for events, whatever its map.
 
     Attributes:
         x: All columns ``(n, n_obs)``.
         u: Standardised observables ``(n, d)``.
-        context: What the networks are conditional on ``(n, m)``.
-        log_jacobian: Of the standardisation ``(n,)``.
-        fixed: What the factors of the density that the map moves make of conditions that it does not.
-        still: Prepared events of the factors of the density that the map does not touch.
+        context: Standardised conditions of the networks ``(n, m)``.
+        log_jacobian: Log-determinant of the standardisation ``(n,)``.
+        fixed: For each factor of the density that the map moves, what it precomputes of conditions that stay in place.
+        still: Precomputed events of the factors that the map does not touch.
     """
 
     x: tf.Tensor
@@ -219,52 +222,17 @@ class Given(NamedTuple):
     still: Any
 
 
-def behind(
-    model: zfit.pdf.BasePDF, transfer: Transfer | ProfiledTransfer, params: Mapping[str, Any] | None = None
-) -> zfit.pdf.BasePDF:
-    """The model of data: every component of a model of simulation behind the transfer.
-
-    Args:
-        model: The model of simulation.
-        transfer: The map.
-        params: For a `ProfiledTransfer`, the parameters that it follows, by name.
-    """
-    maps = transfer.transfer if isinstance(transfer, ProfiledTransfer) else transfer
-    parts = [
-        DoIPDF(
-            part,
-            transfer,
-            process=part.name if maps.processes else None,
-            params=params,
-            name=part.name,
-            label=part.label,
-        )
-        for part in parts_of(model)
-    ]
-    return model.copy(pdfs=parts) if isinstance(model, SumPDF) else parts[0]
-
-
-def parts_of(model: zfit.pdf.BasePDF) -> list[zfit.pdf.BasePDF]:
-    """The components of a sum, or the PDF itself."""
-    return list(model.pdfs) if isinstance(model, SumPDF) else [model]
-
-
-def mixture(pdf: zfit.pdf.BasePDF, log_p: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Log-density ``(n,)`` of a model from those of its parts."""
-    return pdf.mix(log_p) if isinstance(pdf, SumPDF) else log_p[0]
-
-
-def responsibilities(pdf: zfit.pdf.BasePDF, log_p: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Probability ``(n,)`` of each part of a model to have made an event: the derivatives of the mixture."""
-    log_p = [tf.identity(part) for part in log_p]
-    with tf.GradientTape() as tape:
-        tape.watch(log_p)
-        value = mixture(pdf, log_p)
-    return tape.gradient(value, log_p)
-
-
 def _stacked(columns: Mapping[str, tf.Tensor], names: Sequence[str], like: tf.Tensor) -> tf.Tensor:
     return tf.stack([columns[name] for name in names], axis=1) if names else like[:, :0]
+
+
+def _check_types(pdf: Any, transfer: Any, params: Any, name: str) -> None:
+    if not isinstance(pdf, zfit.pdf.BasePDF):
+        raise TypeError(f"{name!r} takes a PDF of simulation first; got {pdf!r}")
+    if not isinstance(transfer, (Transfer, ProfiledTransfer)):
+        raise TypeError(f"{name!r} takes a Transfer or a ProfiledTransfer after the PDF; got {transfer!r}")
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(f"params= of {name!r} maps names of parameters to parameters; got {params!r}")
 
 
 def _check(pdf: zfit.pdf.BasePDF, transfer: Transfer, process: str | None, name: str) -> None:

@@ -9,7 +9,6 @@ import os
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, as_completed
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,25 +16,27 @@ from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
-from tqdm.auto import tqdm
 
+from ..common.checks import integer
 from ..common.files import complete
-from ..common.parallel import workers
+from ..common.parallel import Executor, check_executor, run, workers
 from ..densities.networks import Model
 from ..param import Nuisance, limits_of
 from ..pdf import LogSpacePDF, components, space_ranges
 from ..pickling import dumps, loads
 from ..samples import Sample
-from .step1 import GlobalProblem, Member, TransferFit, check_count
+from .step1 import GlobalProblem, Replica, TransferFit
+
+__all__ = ["EnsembleStopped", "bootstrap"]
 
 _PROBES = 16  # events by which a model is recognised
 
 
 class EnsembleStopped(RuntimeError):
-    """An ensemble that was interrupted, or one of whose members failed.
+    """A bootstrap that was interrupted, or in which a replica failed.
 
     Attributes:
-        fit: The fit with the members that are done; give it to `bootstrap` again to go on.
+        fit: The fit with the finished replicas; give it to `bootstrap` again to continue.
     """
 
     def __init__(self, message: str, fit: TransferFit):
@@ -45,7 +46,7 @@ class EnsembleStopped(RuntimeError):
 
 def bootstrap(
     fit: TransferFit,
-    n_members: int,
+    n_replicas: int,
     *,
     seed: int = 0,
     executor: Executor | None = None,
@@ -54,102 +55,85 @@ def bootstrap(
 ) -> TransferFit:
     """Repeat a global fit with Poisson(1) weights of the events.
 
-    Each replica starts from other networks, so that the spread of the maps contains what the training leaves to chance. Members
+    Each replica starts from other networks, so that the spread of the maps contains the randomness of the training. Replicas
     that the fit or the folder has already are not made again.
 
     Args:
-        fit: The fit.
-        n_members: How many members the fit should have in the end; two at least tell about a spread.
+        fit: The fit, which stays as it is.
+        n_replicas: Number of replicas of the returned fit; at least two are needed for a spread.
         seed: Seed of the weights, and of the trainings.
         executor: A ``concurrent.futures`` executor; by default processes on this machine, one for each core. (A script that
-            starts processes needs ``if __name__ == "__main__":`` around what it does.)
-        folder: Where members are kept as soon as they are done; by default nowhere.
+            starts processes needs ``if __name__ == "__main__":`` around its code.)
+        folder: Where replicas are saved as soon as they are finished; by default nowhere.
         progress: Whether to show a progress bar.
 
     Returns:
-        The fit with its members.
+        The fit with its replicas.
 
     Raises:
-        ValueError: If ``n_members`` or ``seed`` is not a number to count with.
-        TypeError: If the model cannot be sent to another process.
-        EnsembleStopped: If it is interrupted or a member fails; ``.fit`` has the members that are done.
+        ValueError: If ``n_replicas`` or ``seed`` is out of range.
+        TypeError: If the fit is something else, or the model cannot be sent to another process.
+        EnsembleStopped: If it is interrupted or a replica fails; ``.fit`` has the finished replicas.
 
     Warns:
-        UserWarning: For each file in the folder that is damaged or belongs to another fit; its member is made again.
+        UserWarning: For each file in the folder that is damaged or belongs to another fit; its replica is made again.
 
     Example:
-        >>> doi = bootstrap(doi, 8, seed=1, folder="members")
+        >>> doi = bootstrap(doi, 8, seed=1, folder="replicas")
     """
-    check_count("n_members=", n_members, least=1)
-    check_count("seed=", seed)
-    wanted = [(seed, index) for index in range(n_members)]
-    done = {member.seed: member for member in fit.members}
+    if not isinstance(fit, TransferFit):
+        raise TypeError(f"bootstrap takes a fit made by fit_transfer; got {type(fit).__name__}")
+    n_replicas, seed = integer(n_replicas, "n_replicas=", low=1), integer(seed, "seed=", low=0)
+    check_executor(executor)
+    wanted = [(seed, index) for index in range(n_replicas)]
+    done = {replica.seed: replica for replica in fit.replicas}
     store = _Store.open(folder, fit) if folder is not None else None
     if store:
-        done |= {label: member for label in wanted if label not in done and (member := store.read(label))}
+        done |= {label: replica for label in wanted if label not in done and (replica := store.read(label))}
     missing = [label for label in wanted if label not in done]
     try:
-        for member in _made(fit, missing, executor, progress):
-            done[member.seed] = member
+        for replica in _made(fit, missing, executor, progress):
+            done[replica.seed] = replica
             if store:
-                store.write(member)
+                store.write(replica)
     except (KeyboardInterrupt, Exception) as error:
         if not isinstance(error, KeyboardInterrupt) and not done:
             raise
-        kept = replace(fit, members=tuple(done[label] for label in wanted if label in done))
+        kept = replace(fit, replicas=tuple(done[label] for label in wanted if label in done))
         raise EnsembleStopped(
-            f"the ensemble stopped with {len(kept.members)} of {n_members} members ({error!r}); .fit has them: "
-            "call bootstrap(stopped.fit, ...) to go on",
+            f"the bootstrap stopped with {len(kept.replicas)} of {n_replicas} replicas ({error!r}); .fit has them: "
+            "call bootstrap(stopped.fit, ...) to continue",
             kept,
         ) from error
-    return replace(fit, members=tuple(done[label] for label in wanted))
+    return replace(fit, replicas=tuple(done[label] for label in wanted))
 
 
 def _made(
     fit: TransferFit, labels: Sequence[tuple[int, int]], executor: Executor | None, progress: bool
-) -> Iterator[Member]:
-    """The members, as they are done."""
-    if not labels:
-        return
-    payload = _payload(fit)
-    with nullcontext(executor) if executor else workers(len(labels)) as pool:
-        futures = [pool.submit(_replica, payload, label) for label in labels]
-        failure: BaseException | None = None
-        try:
-            for future in tqdm(as_completed(futures), total=len(labels), desc="replicas", disable=not progress):
-                if future.cancelled():
-                    continue
-                if error := future.exception():  # those that are at work may go on, and are kept
-                    failure = failure or error
-                    _cancel(futures)
-                    continue
-                yield future.result()
-        finally:
-            _cancel(futures)
-        if failure:
-            raise failure
+) -> Iterator[Replica]:
+    """Replicas as they are finished."""
+    if labels:
+        task = functools.partial(_replica, _payload(fit))
+        with nullcontext(executor) if executor else workers(len(labels)) as pool:
+            for _, replica in run(task, labels, executor=pool, progress="replicas" if progress else ""):
+                yield replica
 
 
-def _cancel(futures: Sequence[Future[Member]]) -> None:
-    for future in futures:
-        future.cancel()
-
-
-def _replica(payload: bytes, label: tuple[int, int]) -> Member:
-    """One member, in whichever process this is."""
+def _replica(payload: bytes, label: tuple[int, int]) -> Replica:
+    """One replica, in whichever process this is."""
     problem, sample = _problem(payload)
     counts = np.random.default_rng(label).poisson(1.0, sample.n_events)
     rows = np.flatnonzero(counts)
     weights = counts[rows] * (1.0 if sample.weights is None else sample.weights[rows])
     columns = {name: values[rows] for name, values in sample.columns.items()}
     training_seed = int(np.random.SeedSequence(label).generate_state(1)[0])
-    replica = Sample(columns, weights, f"replica of {sample.name}")
-    fit = problem.solve(replica, seed=training_seed, progress=False, covariance=False)
-    return Member(label, fit.transfer.weights_list(), fit.values, fit.problems)
+    resampled = Sample(columns, weights, f"replica of {sample.name}")
+    fit = problem.solve(resampled, seed=training_seed, progress=False, covariance=False)
+    return Replica(label, fit.transfer.weights_list(), fit.values, fit.problems)
 
 
 def _payload(fit: TransferFit) -> bytes:
-    """All that determines the members of a fit, with the parameters where the fit has started."""
+    """All that determines the replicas of a fit, with the parameters where the fit has started."""
     problem = fit.problem
     with zfit.param.set_values(problem.start):
         return dumps((problem.model, problem.transfer, problem.schedule, problem.penalty, fit.data))
@@ -162,12 +146,12 @@ def _problem(payload: bytes) -> tuple[GlobalProblem, Sample]:
     return GlobalProblem(model, transfer, schedule, penalty=penalty), sample
 
 
-_ROOM = 1_000_000  # bytes of a file beside the weights of a map
+_HEADROOM = 1_000_000  # bytes of a file beside the weights of a map
 
 
 @dataclass(frozen=True)
 class _Store:
-    """Members in files, one each."""
+    """Replicas in files, one each."""
 
     folder: Path
     fingerprint: str
@@ -180,15 +164,15 @@ class _Store:
         return cls(path, _fingerprint(fit), fit)
 
     def _path(self, label: tuple[int, int]) -> Path:
-        return self.folder / f"member_{label[0]}_{label[1]}.npz"
+        return self.folder / f"replica_{label[0]}_{label[1]}.npz"
 
-    def write(self, member: Member) -> None:
-        with complete(self._path(member.seed)) as draft, draft.open("wb") as stream:
-            head = {"fingerprint": self.fingerprint, "values": member.values, "problems": member.problems}
-            np.savez(stream, *member.transfer, head=np.array(json.dumps(head)))
+    def write(self, replica: Replica) -> None:
+        with complete(self._path(replica.seed)) as draft, draft.open("wb") as stream:
+            head = {"fingerprint": self.fingerprint, "values": replica.values, "problems": replica.problems}
+            np.savez(stream, *replica.transfer, head=np.array(json.dumps(head)))
 
-    def read(self, label: tuple[int, int]) -> Member | None:
-        """The member of a label, if there is a file with it; one that cannot be it is named in a warning."""
+    def read(self, label: tuple[int, int]) -> Replica | None:
+        """The replica of a label, if there is a file of it; a file that is not usable is named in a warning."""
         path = self._path(label)
         if not path.exists():
             return None
@@ -196,25 +180,25 @@ class _Store:
             return self._read(path, label)
         except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             reason = str(error) if isinstance(error, _Foreign) else f"is damaged ({error})"
-            warnings.warn(f"{str(path)!r} {reason}: this member is made again", stacklevel=4)
+            warnings.warn(f"{str(path)!r} {reason}: this replica is made again", stacklevel=4)
             return None
 
-    def _read(self, path: Path, label: tuple[int, int]) -> Member:
+    def _read(self, path: Path, label: tuple[int, int]) -> Replica:
         own = self.fit.transfer.weights_list()
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _ROOM + sum(array.nbytes for array in own):
-                raise _Foreign("is much larger than a member of this fit")
+            if sum(entry.file_size for entry in archive.infolist()) > _HEADROOM + sum(array.nbytes for array in own):
+                raise _Foreign("is much larger than a replica of this fit")
         with np.load(path, allow_pickle=False) as content:
             head = json.loads(str(content["head"]))
             if head["fingerprint"] != self.fingerprint:
-                raise _Foreign("is a member of another fit")
+                raise _Foreign("is a replica of another fit")
             transfer = [content[f"arr_{index}"] for index in range(len(content.files) - 1)]
         if [(a.shape, a.dtype) for a in transfer] != [(a.shape, a.dtype) for a in own]:
             raise ValueError("its map has another shape")
         values = {str(name): float(value) for name, value in head["values"].items()}
         if set(values) != set(self.fit.values) or not np.isfinite([*values.values(), *map(np.sum, transfer)]).all():
             raise ValueError("its parameters are others, or not all finite")
-        return Member(label, transfer, values, tuple(map(str, head["problems"])))
+        return Replica(label, transfer, values, tuple(map(str, head["problems"])))
 
 
 class _Foreign(ValueError):
@@ -222,7 +206,7 @@ class _Foreign(ValueError):
 
 
 def _fingerprint(fit: TransferFit) -> str:
-    """Hash of everything that determines the members of a fit."""
+    """Hash of everything that determines the replicas of a fit."""
     problem, digest = fit.problem, hashlib.sha256()
     with zfit.param.set_values(problem.start):
         settings: Any = [
@@ -261,7 +245,7 @@ def _described(parameter: zfit.Parameter) -> list[Any]:
 
 
 def _behaviour(fit: TransferFit) -> list[str]:
-    """Densities of some events and yields, where the fit starts and next to it: what names and numbers do not tell."""
+    """Densities of some events and yields, at the start of the fit and next to it: these tell functions apart."""
     model, start = fit.problem.model, fit.problem.start
     events = zfit.Data.from_numpy(obs=model.obs, array=fit.data.array(model.obs, slice(0, _PROBES)))
     numbers: list[float] = []

@@ -6,12 +6,11 @@ parameters for the map as it is; the end of the training is repeated, with small
 
 from __future__ import annotations
 
+import copy
 import gc
-import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -20,36 +19,48 @@ import pandas as pd
 import tensorflow as tf
 from zfit.result import FitResult
 
+from ..common.checks import integer, names, number
 from ..densities.history import History
 from ..densities.transfer import Transfer
-from ..loss import Events, ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel
 from ..minimize import Minuit
-from ..param import Nuisance
-from ..pdf import FNFPDF, UNBOUNDED, components, outputs, space_ranges
+from ..pdf import UNBOUNDED, outputs, space_ranges
 from ..samples import Sample, as_sample, check_inside
-from ..train.loop import Batch, Maximiser, Schedule
-from .pdf import Given, behind, mixture, parts_of, responsibilities
+from ..train.loop import Maximiser, Schedule
+from .pdf import UnmappedEvents
+from .rows import (
+    Rows,
+    behind,
+    current,
+    default_schedule,
+    expected_errors,
+    floating,
+    make_loss,
+    mixture,
+    nuisance_ranges,
+    parts_of,
+    precomputed_rows,
+    precomputed_structure,
+    responsibilities,
+)
 
-CHUNK = 8192
-"""Events per call of what is computed for all of them."""
+__all__ = ["GlobalProblem", "Replica", "TransferFit", "fit_transfer"]
 
-_SCORED = 32  # calls of the kernel that tell how well a parameter is measured
-_EPOCHS = 20
 _ROUNDS, _TAIL = 4, 0.8  # repeats of the end of the training, at most, and where that end begins
 _STILL = 0.2  # standard errors: a minimum that moves less has stopped
 _FEW = 2.0  # events per weight
 _EDGE = 1e-6  # of a range: events closer to its edge have been pushed there
+_LOOKED_AT = 8192  # of the events, for pushes
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
-    """A replica of the global fit, made by `bootstrap`.
+class Replica:
+    """A bootstrap replica of the global fit, made by `bootstrap`.
 
     Attributes:
-        seed: What its events were drawn with.
+        seed: Seed of the weights of its events.
         transfer: Values of the variables of its map, as of `Transfer.weights_list`.
         values: Best fit of the parameters, by name.
-        problems: What is wrong with the fit, if anything.
+        problems: Problems of the fit; none if it is valid.
     """
 
     seed: tuple[int, int]
@@ -62,6 +73,8 @@ class Member:
 class TransferFit:
     """A map from data to simulation and the parameters of the model, fitted together; made by `fit_transfer`.
 
+    Nothing trains the map again: replicas, profiles and ensembles work on copies.
+
     Attributes:
         model: The model of simulation.
         pdf: The model of data: every component behind the map.
@@ -72,9 +85,9 @@ class TransferFit:
         nll: Negative log-likelihood at the minimum.
         rounds: Moves of the minimum, in standard errors, when the end of the training was repeated.
         history: Of the training.
-        problem: What was solved, to solve it again for other data.
-        members: Replicas, from `bootstrap`.
-        problems: What is wrong with the fit; nothing, if it is valid.
+        problem: The problem that was solved; it can be solved again for other data.
+        replicas: Bootstrap replicas, from `bootstrap`.
+        problems: Problems of the fit; none if it is valid.
     """
 
     model: zfit.pdf.BasePDF
@@ -87,12 +100,12 @@ class TransferFit:
     rounds: tuple[float, ...]
     history: History
     problem: GlobalProblem = field(repr=False)
-    members: tuple[Member, ...] = ()
+    replicas: tuple[Replica, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
     def valid(self) -> bool:
-        """Whether the minimum is one, and may be used."""
+        """Whether the fit has no problems."""
         return not self.problems
 
     @property
@@ -109,13 +122,33 @@ class TransferFit:
         """The likelihood of the parameters with the map as it is."""
         return make_loss(self.pdf, self.data)
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Best-fit ``value`` and ``error`` with the map as it is: a row for each parameter."""
+        return pd.DataFrame({"value": self.values, "error": self.errors})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the map, the model and the events, ready for JSON."""
+        replicas = [{"seed": list(r.seed), "values": r.values, "problems": list(r.problems)} for r in self.replicas]
+        return {
+            "n_events": self.data.n_events,
+            "values": self.values,
+            "errors": self.errors,
+            "covariance": self.covariance.tolist(),
+            "nll": self.nll,
+            "rounds": list(self.rounds),
+            "valid": self.valid,
+            "problems": list(self.problems),
+            "replicas": replicas,
+            "history": self.history.to_dict(),
+        }
+
     def __str__(self) -> str:
         rows = {name: (f"{value:.5g}", f"{self.errors[name]:.2g}") for name, value in self.values.items()}
         table = pd.DataFrame.from_dict(rows, orient="index", columns=["best fit", "error, map fixed"]).to_string()
         state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
-        members = f"{len(self.members)} members" if self.members else "no members: no statistical band"
+        replicas = f"{len(self.replicas)} replicas" if self.replicas else "no replicas: no statistical band"
         return (
-            f"global fit of {self.data.n_events} events with {self.transfer!r}, {members}\n{state}\n{table}\n"
+            f"global fit of {self.data.n_events} events with {self.transfer!r}, {replicas}\n{state}\n{table}\n"
             f"NLL {self.nll:.2f}; the minimum moved by {', '.join(f'{move:.2f}' for move in self.rounds)} sigma at last"
         )
 
@@ -170,13 +203,9 @@ def fit_transfer(
     """
     if not isinstance(model, zfit.pdf.BasePDF):
         raise TypeError(f"fit_transfer takes a model first, then its data; got {type(model).__name__}")
-    for argument, names in (("obs=", obs), ("cond=", cond)):
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f'{argument} is a list of names of observables, e.g. ["y1", "y2"]; got {names!r}')
-    check_count("seed=", seed)
-    check_count("n_layers=", n_layers, least=1)
-    if not (np.isfinite(penalty) and penalty >= 0):
-        raise ValueError(f"penalty= is a cost and cannot be {penalty}")
+    obs, cond = names(obs, "obs="), names(cond, "cond=", '["x1", "x2"]')
+    seed, n_layers = integer(seed, "seed=", low=0), integer(n_layers, "n_layers=", low=1)
+    penalty = number(penalty, "penalty=", low=0.0)
     sample = as_sample(data, model.obs, weights=weights)
     check_inside(sample, space_ranges(model.norm))
     transfer = _new_transfer(model, obs, cond, shared=shared, n_layers=n_layers, hidden=hidden, seed=seed)
@@ -186,28 +215,21 @@ def fit_transfer(
     return problem.solve(sample, seed=seed, progress=progress)
 
 
-def default_schedule(sample: Sample) -> Schedule:
-    """A thousand steps over twenty epochs, whatever the number of events."""
-    steps = 1000
-    batch_size = int(np.clip(_EPOCHS * sample.n_events / steps, 64, 4096))
-    return Schedule(steps=steps, batch_size=batch_size, learning_rate=1e-2, patience=None)
-
-
 class GlobalProblem:
     """The global fit of one model: compiled for the first data set, and not again for others.
 
-    There is one map and one set of parameters, which every solution leaves at its best fit.
+    It trains a map of its own, of which every solution gets a copy. The parameters of the model are left at the best fit.
 
     Args:
         model: The model of simulation.
-        transfer: The map.
+        transfer: A map with the architecture and the standardisation; its weights are not used.
         schedule: Of its training.
         penalty: As for `fit_transfer`.
     """
 
     def __init__(self, model: zfit.pdf.BasePDF, transfer: Transfer, schedule: Schedule, *, penalty: float = 0.0):
-        self.model, self.transfer, self.schedule, self.penalty = model, transfer, schedule, penalty
-        self.pdf = behind(model, transfer)
+        self.model, self.transfer, self.schedule, self.penalty = model, copy.deepcopy(transfer), schedule, penalty
+        self.pdf = behind(model, self.transfer)
         self.params = floating(self.pdf)
         self.start = {parameter: float(parameter.value()) for parameter in self.params}
         self._sum_weights = tf.Variable(1.0, dtype=tf.float64, trainable=False)
@@ -221,7 +243,7 @@ class GlobalProblem:
             sample: The events.
             seed: Of the networks' initial weights and of the shuffling.
             progress: Whether to show progress bars.
-            covariance: Whether to compute the covariance of the parameters, which is not a number otherwise.
+            covariance: Whether to compute the covariance of the parameters; NaN otherwise.
 
         Raises:
             TrainingStopped: If the training diverges or is interrupted.
@@ -229,7 +251,7 @@ class GlobalProblem:
         zfit.param.set_values(self.start, clip=True)
         self._restart(seed)
         self._sum_weights.assign(sample.sum_weights)
-        source = [Rows(sample, prepared_rows(self.pdf, sample))]
+        source = [Rows(sample, precomputed_rows(self.pdf, sample))]
         self._fit = self._fit or self._maximiser(sample)
         self._set_step_sizes(sample)
         history = self._fit("global fit", source, seed=seed, progress=progress)
@@ -243,11 +265,12 @@ class GlobalProblem:
             errors = expected_errors(self.pdf, sample, self.params)
             moves.append(float(np.max(np.abs(current(self.params) - before) / errors)))
         matrix = self._covariance(sample) if covariance else np.full((len(self.params),) * 2, np.nan)
+        transfer = copy.deepcopy(self.transfer)
         return TransferFit(
             model=self.model,
-            pdf=self.pdf,
+            pdf=behind(self.model, transfer),
             data=sample,
-            transfer=self.transfer,
+            transfer=transfer,
             values={parameter.name: float(parameter.value()) for parameter in self.params},
             covariance=matrix,
             nll=float(result.fmin),
@@ -280,14 +303,14 @@ class GlobalProblem:
 
     def _log_likelihood(self, constraints: Sequence[Any]) -> Callable[..., tf.Tensor]:
         """Log-density of minibatches, with the terms of the likelihood that are not sums over events shared out."""
-        parts, structure = parts_of(self.pdf), given_structure(self.pdf)
+        parts, structure = parts_of(self.pdf), precomputed_structure(self.pdf)
 
         def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
-            given = tf.nest.pack_sequence_as(structure, columns)
-            log_p = [part.log_density_at(events, events.u) for part, events in zip(parts, given, strict=True)]
+            unmapped = tf.nest.pack_sequence_as(structure, columns)
+            log_p = [part.log_density_at(events, events.u) for part, events in zip(parts, unmapped, strict=True)]
             value = mixture(self.pdf, log_p)
             if self.penalty:
-                value -= self.penalty * self._displacement(given, log_p)
+                value -= self.penalty * self._displacement(unmapped, log_p)
             if self.pdf.is_extended:
                 expected = tf.reshape(self.pdf.get_yield().value(), ())
                 value += tf.math.log(expected) - expected / self._sum_weights
@@ -297,22 +320,22 @@ class GlobalProblem:
 
         return log_likelihood
 
-    def _displacement(self, given: Sequence[Given], log_p: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Squared displacement of each event, averaged over the processes that it may be of."""
-        squared = [tf.reduce_sum(tf.square(self._moved(events) - events.u), axis=-1) for events in given]
+    def _displacement(self, unmapped: Sequence[UnmappedEvents], log_p: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Squared displacement of each event, averaged over the processes that may have made it."""
+        squared = [tf.reduce_sum(tf.square(self._moved(events) - events.u), axis=-1) for events in unmapped]
         shares = responsibilities(self.pdf, [tf.stop_gradient(part) for part in log_p])
         return tf.add_n([share * tf.cast(s, tf.float64) for share, s in zip(shares, squared, strict=True)])
 
-    def _moved(self, events: Given) -> tf.Tensor:
+    def _moved(self, events: UnmappedEvents) -> tf.Tensor:
         return self.transfer.inverse(events.u, self.transfer.precompute(events.context))[0]
 
     def _minimise(self, sample: Sample) -> FitResult:
-        # Minimisers of zfit leave cycles of references that hold the events, prepared for a map that there no longer is.
+        # Minimisers of zfit leave cycles of references, which hold events precomputed for an earlier map.
         gc.collect()
         return Minuit().minimize(make_loss(self.pdf, sample), self.params)
 
     def _covariance(self, sample: Sample) -> np.ndarray:
-        """Inverse Hessian; not a number if that is not positive definite."""
+        """Inverse Hessian; NaN where that is not positive definite."""
         hessian = np.asarray(make_loss(self.pdf, sample).hessian(self.params))
         positive = np.isfinite(hessian).all() and np.linalg.eigvalsh(hessian)[0] > 0
         return np.linalg.inv(hessian) if positive else np.full_like(hessian, np.nan)
@@ -337,120 +360,15 @@ class GlobalProblem:
         return problems
 
 
-# --- what both steps need -------------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class Rows:
-    """Events as rows of arrays: where minibatches come from."""
-
-    sample: Sample
-    columns: Sequence[np.ndarray]
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The columns of some rows, and their weights."""
-        weights = self.sample.relative_weights(rows).astype(np.float32)
-        return (*(column[rows] for column in self.columns), weights)
-
-
-def check_count(argument: str, number: Any, *, least: int = 0) -> None:
-    """Refuse what is not an integer of a certain size at least."""
-    if isinstance(number, bool) or not isinstance(number, Integral):
-        raise TypeError(f"{argument} is an integer; got {number!r}")
-    if number < least:
-        raise ValueError(f"{argument} is at least {least}; got {number}")
-
-
-def make_loss(pdf: zfit.pdf.BasePDF, sample: Sample) -> zfit.loss.UnbinnedNLL:
-    """The likelihood of data, extended if the model is."""
-    return (ExtendedUnbinnedNLL if pdf.is_extended else UnbinnedNLL)(pdf, sample)
-
-
-def floating(pdf: zfit.pdf.BasePDF) -> list[zfit.Parameter]:
-    """The floating parameters of a model, by name."""
-    return sorted(pdf.get_params(floating=True), key=lambda parameter: parameter.name)
-
-
-def current(params: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Current values."""
-    return np.array([float(parameter.value()) for parameter in params])
-
-
-def prepared_rows(pdf: zfit.pdf.BasePDF, sample: Sample) -> list[np.ndarray]:
-    """What the events are to the parts of a model, whatever the map, as a flat list of float32 arrays."""
-    parts, x = parts_of(pdf), sample.array(pdf.obs)
-    chunks = [
-        tf.nest.flatten([part.given(tf.constant(x[start : start + CHUNK])) for part in parts])
-        for start in range(0, len(x), CHUNK)
-    ]
-    return [_rows([np.asarray(t, np.float32) for t in column], len(x)) for column in zip(*chunks, strict=True)]
-
-
-def _rows(chunks: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """One array with a row for each event; what is the same for all events has a single row."""
-    if n > 1 and len(chunks[0]) == 1:
-        return np.broadcast_to(chunks[0], (n, *chunks[0].shape[1:]))
-    return np.concatenate(chunks)
-
-
-def given_structure(pdf: zfit.pdf.BasePDF) -> Any:
-    """The nest that `prepared_rows` flattens."""
-    centre = [[0.5 * (low + high) for low, high in space_ranges(pdf.norm).values()]]
-    return [part.given(tf.constant(centre, tf.float64)) for part in parts_of(pdf)]
-
-
-def expected_errors(pdf: zfit.pdf.BasePDF, sample: Sample, params: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Rough standard errors ``(P,)`` of parameters one by one, from their scores.
-
-    The gradient of a sum of log-densities with random signs has the sum of their squared scores as its variance: a few
-    calls of the kernel that fits use anyway, and no second derivatives.
-    """
-    kernel, rng = event_kernel(pdf), np.random.default_rng(0)
-    rows = rng.permutation(sample.n_events)[: _SCORED * kernel.chunk_size(sample.n_events)]
-    events = Events(kernel, sample.array(pdf.obs, rows))
-    squares = np.zeros(len(kernel.params))
-    for prepared, present in itertools.islice(itertools.cycle(events), _SCORED):
-        signs = tf.constant(rng.choice([-1.0, 1.0], size=present.shape)) * present
-        gradient = kernel.value_gradient(prepared, signs)[1].numpy()
-        squares += gradient**2 * sample.n_events / float(tf.reduce_sum(present)) / _SCORED
-    of_shape = dict(zip(kernel.params, squares, strict=True))
-    information = np.array([of_shape.get(p, 0.0) + _information_of_rate(pdf, p) for p in params])
-    information += [float(isinstance(p, Nuisance)) for p in params]
-    return 1.0 / np.sqrt(np.maximum(information, 1e-12))
-
-
-def _information_of_rate(pdf: zfit.pdf.BasePDF, parameter: zfit.Parameter) -> float:
-    if not pdf.is_extended:
-        return 0.0
-    with tf.GradientTape() as tape:
-        expected = tf.reshape(pdf.get_yield().value(), ())
-    slope = tape.gradient(expected, parameter)
-    return 0.0 if slope is None else float(slope) ** 2 / float(expected)
-
-
-def nuisance_ranges(model: zfit.pdf.BasePDF) -> dict[str, tuple[float, float, float]]:
-    """Value of each nuisance and the range where all deformations that it moves were trained, by parameter name."""
-    ranges: dict[str, tuple[float, float, float]] = {}
-    for part in components(model):
-        if not isinstance(part, FNFPDF):
-            continue
-        for name, (low, high) in part.deformation.windows.items():
-            parameter = part.params[name]
-            _, lowest, highest = ranges.get(parameter.name, (0.0, -np.inf, np.inf))
-            ranges[parameter.name] = (float(parameter.value()), max(low, lowest), min(high, highest))
-    return ranges
-
-
 def _pushed_to_an_edge(pdf: zfit.pdf.BasePDF, sample: Sample) -> int:
-    """Events that the map takes to where the range of an observable ends, as seen in a part of them."""
+    """Number of events that the map takes to an edge of the range of an observable, among the first ones."""
     pushed = 0
     for part in parts_of(pdf):
-        x = tf.constant(sample.array(pdf.obs, slice(0, CHUNK)))
+        x = tf.constant(sample.array(pdf.obs, slice(0, _LOOKED_AT)))
         moved = part.simulated(x)
         for name, (low, high) in part.ranges.items():
             if name in moved and high - low < UNBOUNDED:
-                y = moved[name]
-                margin = _EDGE * (high - low)
+                y, margin = moved[name], _EDGE * (high - low)
                 pushed += int(np.sum((y < low + margin) | (y > high - margin)))
     return pushed
 
@@ -470,10 +388,10 @@ def _new_transfer(
         raise ValueError(f"obs= names {unknown}, but {model.name!r} describes {list(described)}")
     if unknown := [name for name in cond if name not in model.obs]:
         raise ValueError(f"cond= names {unknown}, but {model.name!r} has {list(model.obs)}")
-    names = [part.name for part in parts_of(model)]
-    if not shared and len(set(names)) < len(names):
+    processes = [part.name for part in parts_of(model)]
+    if not shared and len(set(processes)) < len(processes):
         raise ValueError(
-            f"the components of {model.name!r} are called {names}: give each process its own name=, or use shared=True"
+            f"the components of {model.name!r} are called {processes}: give each process its own name=, or use shared=True"
         )
     if not floating(model):
         raise ValueError(f"{model.name!r} has no floating parameter, and there is nothing to fit together with the map")
@@ -485,7 +403,7 @@ def _new_transfer(
     return Transfer(
         obs,
         cond,
-        processes=() if shared or len(names) == 1 else names,
+        processes=() if shared or len(processes) == 1 else processes,
         ranges=ranges,
         n_layers=n_layers,
         hidden=hidden,

@@ -21,10 +21,11 @@ what is left of first order.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -33,22 +34,27 @@ import pandas as pd
 import tensorflow as tf
 from scipy.stats import qmc
 
+from ..common.checks import integer
+from ..common.chunks import GRAPH, slices
 from ..densities.history import History
 from ..densities.polynomial_map import PolynomialMap, Response
 from ..densities.transfer import ProfiledTransfer
 from ..train.loop import Batch, Maximiser, Schedule
-from .pdf import behind, mixture, parts_of, responsibilities
-from .step1 import (
-    CHUNK,
+from .rows import (
     Rows,
-    TransferFit,
-    check_count,
+    behind,
     default_schedule,
-    given_structure,
     make_loss,
+    mixture,
     nuisance_ranges,
-    prepared_rows,
+    parts_of,
+    precomputed_rows,
+    precomputed_structure,
+    responsibilities,
 )
+from .step1 import TransferFit
+
+__all__ = ["Check", "ProfileProblem", "ProfiledFit", "profile"]
 
 _N_SIGMA = 6.0  # half width of the window, in standard errors with the map fixed; half as many when it is free
 _RISE = 4.5  # of the profile likelihood towards the edges of the window: three standard errors
@@ -56,7 +62,7 @@ _WIDEN, _WIDENINGS = 4.0, 2  # at the most, each time, and how often
 _LARGEST_PRODUCT = 5  # parameters: with more of them, shifts enter squared but not multiplied
 _POINTS = 14  # log2 of the number of shifts
 _SHORT = 0.8  # of that: a window that ends there is too narrow
-_LEAST = 0.5  # standard errors: room that is left to a parameter at the edge of its range
+_LEAST = 0.5  # standard errors: headroom that is left to a parameter at the edge of its range
 _AT = 0.8  # of the window: where maps are refitted
 _TOLERANCE = (0.5, 0.15)  # of the rise of the profile likelihood at a check: absolute, relative
 
@@ -77,12 +83,12 @@ class Check:
 
     @property
     def difference(self) -> float:
-        """How much the amortised map misses of the maximum."""
+        """How far the amortised map stays below the maximum."""
         return self.amortised - self.refitted
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is tolerable."""
+        """Whether the difference is within the tolerance: 0.5, and 15 % of the rise with the refitted map."""
         absolute, relative = _TOLERANCE
         return abs(self.difference) < absolute + relative * abs(self.refitted)
 
@@ -98,7 +104,7 @@ class ProfiledFit:
         window: Half width of the range where the map was trained, around the best fit of step 1, by name.
         checks: Comparisons with maps that were refitted.
         history: Of the training.
-        problems: What is wrong with it; nothing, if it is valid.
+        problems: Problems of the profile; none if it is valid.
     """
 
     fit: TransferFit
@@ -111,7 +117,7 @@ class ProfiledFit:
 
     @property
     def valid(self) -> bool:
-        """Whether the profile likelihood may be used."""
+        """Whether the profile has no problems."""
         return not self.problems
 
     @property
@@ -129,16 +135,31 @@ class ProfiledFit:
             warnings.warn(f"this profile likelihood is not valid: {'; '.join(self.problems)}", stacklevel=2)
         return make_loss(self.pdf, self.fit.data)
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each check: the shift of each parameter, and the rises of the negative log-likelihood."""
+        rows = [
+            {**check.shift, "amortised": check.amortised, "refitted": check.refitted, "missed": check.difference}
+            for check in self.checks
+        ]
+        return pd.DataFrame(rows, columns=[*self.window, "amortised", "refitted", "missed"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the maps, the model and the events, ready for JSON."""
+        return {
+            "fit": self.fit.to_dict(),
+            "window": self.window,
+            "checks": [asdict(check) for check in self.checks],
+            "valid": self.valid,
+            "problems": list(self.problems),
+            "history": self.history.to_dict(),
+        }
+
     def __str__(self) -> str:
         state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
         window = ", ".join(f"{name} +-{half:.3g}" for name, half in self.window.items())
         lines = [f"amortised profile of {', '.join(self.window)}", state, f"window: {window}"]
         if self.checks:
-            rows = [
-                {**check.shift, "amortised": check.amortised, "refitted": check.refitted, "missed": check.difference}
-                for check in self.checks
-            ]
-            lines += ["rise of the NLL at shifts of the parameters:", pd.DataFrame(rows).to_string(index=False)]
+            lines += ["rise of the NLL at shifts of the parameters:", self.to_dataframe().to_string(index=False)]
         return "\n".join(lines)
 
 
@@ -165,8 +186,8 @@ def profile(
         progress: Whether to show progress bars.
 
     Returns:
-        The profile likelihood. Print it, and look at ``valid``: it is not, if the map misses too much of the maximum at
-        a check.
+        The profile likelihood. Print it, and look at ``valid``: the profile is not valid if the map stays too far below the
+        maximum at a check.
 
     Raises:
         ValueError: If the global fit has no covariance, or the window names an unknown parameter, lacks one, or leaves the
@@ -178,17 +199,18 @@ def profile(
         >>> result = zfit_fnf.Minuit().minimize(profiled.loss())
     """
     if not isinstance(fit, TransferFit):
-        raise TypeError(f"profile takes the fit that fit_transfer or bootstrap has made; got {type(fit).__name__}")
+        raise TypeError(f"profile takes a fit made by fit_transfer or bootstrap; got {type(fit).__name__}")
     if window is not None and not isinstance(window, Mapping):
         raise TypeError(f"window= is a half width by name of the parameter, for {list(fit.values)}; got {window!r}")
-    check_count("n_checks=", n_checks)
-    check_count("seed=", seed)
+    n_checks, seed = integer(n_checks, "n_checks=", low=0), integer(seed, "seed=", low=0)
     problem = ProfileProblem(fit, hidden=hidden, schedule=schedule, seed=seed)
     return problem.solve(fit, window=window, n_checks=n_checks, seed=seed, progress=progress)
 
 
 class ProfileProblem:
     """The amortised profile of one global problem: compiled for the first fit, and not again for others.
+
+    It works on a copy of the map of a fit, and every solution gets a copy of the trained ``T_psi``.
 
     Args:
         fit: A solution of the global problem.
@@ -207,8 +229,8 @@ class ProfileProblem:
     ):
         self.params = fit.problem.params
         self.schedule = schedule or _default_schedule(fit)
-        self._fixed_pdf = fit.pdf
-        transfer = fit.transfer
+        transfer = copy.deepcopy(fit.transfer)  # checks refit it
+        self._fixed_pdf = behind(fit.model, transfer)
         response = Response(
             axes := [f"axis {index}" for index in range(len(self.params))],
             _powers(len(self.params)),
@@ -229,7 +251,7 @@ class ProfileProblem:
         self._start = self.deformation.weights_list()
         self._amortise = Maximiser(self._log_likelihood(), self.deformation.trainable_variables, schedule=self.schedule)
         self._point = tf.Variable(tf.zeros(len(self.params), tf.float64), trainable=False)
-        # A training that was too short is to be found out, so that its schedule is not that of the comparison.
+        # The comparison has its own schedule, so that it reveals a training that was too short.
         self._refit = Maximiser(
             self._log_likelihood_at_point(),
             transfer.trainable_variables,
@@ -243,7 +265,7 @@ class ProfileProblem:
         """Learn the map around a solution of the global problem.
 
         Args:
-            fit: The solution, the latest one of its problem.
+            fit: The solution.
             window: As for `profile`.
             n_checks: As for `profile`.
             seed: Of the shifts and of the shuffling.
@@ -255,26 +277,29 @@ class ProfileProblem:
         """
         centre = np.array(list(fit.values.values()))
         axes = _axes_of_window(fit, window) if window else _axes_of_errors(fit)
-        room = _room(fit, axes, given=window is not None)
+        headroom = _headroom(fit, axes, chosen=window is not None)
         zfit.param.set_values(self.params, centre)
-        columns = [*prepared_rows(self._fixed_pdf, fit.data), *self._variation_rows(fit)]
+        self.transfer.transfer.assign(fit.transfer.weights_list())
+        columns = [*precomputed_rows(self._fixed_pdf, fit.data), *self._variation_rows(fit)]
         for widening in range(_WIDENINGS + 1):
             self.transfer.place(fit.values, axes)
             self.deformation.assign(self._start)
-            shifts = _shifts(axes, room, seed)
+            shifts = _shifts(axes, headroom, seed)
             source = [_ShiftedRows(fit.data, columns, shifts, self.schedule.batch_size)]
             history = self._amortise("profile", source, seed=seed, progress=progress)
-            reach = self._reach(fit, axes, room)
+            reach = self._reach(fit, axes, headroom)
             if window or widening == _WIDENINGS or np.all(reach > 1.0):
                 break
             axes = axes * np.clip(1.2 / reach, 1.0, _WIDEN)
-        checks = self._checks(fit, axes, room, n_checks, seed=seed, progress=progress)
+        checks = self._checks(fit, axes, headroom, n_checks, seed=seed, progress=progress)
         zfit.param.set_values(self.params, centre)
+        deformation = copy.deepcopy(self.deformation)
+        transfer = ProfiledTransfer(fit.transfer, deformation, centre=fit.values, axes=axes)
         return ProfiledFit(
             fit=fit,
-            transfer=self.transfer,
-            pdf=self.pdf,
-            window=dict(zip(fit.values, np.minimum(np.abs(axes).sum(axis=1), room).tolist(), strict=True)),
+            transfer=transfer,
+            pdf=behind(fit.model, transfer, params=fit.parameters),
+            window=dict(zip(fit.values, np.minimum(np.abs(axes).sum(axis=1), headroom).tolist(), strict=True)),
             checks=tuple(checks),
             history=history,
             problems=tuple(_problems(fit, checks, reach)),
@@ -284,21 +309,21 @@ class ProfileProblem:
 
     def _log_likelihood(self) -> Callable[..., tf.Tensor]:
         """Log-density of minibatches at both signs of a shift, minus its first variation with the displacement."""
-        structure = given_structure(self._fixed_pdf)
+        structure = precomputed_structure(self._fixed_pdf)
 
         def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
             *flat, shares, gradients, shift = columns
-            given = tf.nest.pack_sequence_as(structure, flat)
+            unmapped = tf.nest.pack_sequence_as(structure, flat)
             # The model has one value of the parameters at a time: all events of a minibatch share the first shift.
-            sides = [self._shifted(given, shares, gradients, sign * shift[0]) for sign in (1.0, -1.0)]
+            sides = [self._shifted(unmapped, shares, gradients, sign * shift[0]) for sign in (1.0, -1.0)]
             return 0.5 * (sides[0] + sides[1])
 
         return log_likelihood
 
-    def _shifted(self, given: Any, shares: tf.Tensor, gradients: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    def _shifted(self, unmapped: Any, shares: tf.Tensor, gradients: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
         self._set_parameters(tf.cast(shift, tf.float64))
         basis, log_p, first = self.deformation.basis(shift), [], tf.zeros_like(shares[:, 0])
-        for index, (part, events) in enumerate(zip(parts_of(self._fixed_pdf), given, strict=True)):
+        for index, (part, events) in enumerate(zip(parts_of(self._fixed_pdf), unmapped, strict=True)):
             coefficients = self.deformation.coefficients(events.u, events.context)
             u, log_slopes = self.deformation.move(events.u, coefficients, basis)
             log_p.append(part.log_density_at(events, u, tf.reduce_sum(log_slopes, axis=-1)))
@@ -308,11 +333,11 @@ class ProfileProblem:
 
     def _log_likelihood_at_point(self) -> Callable[..., tf.Tensor]:
         """Log-density of minibatches at one shift, where the parameters have been set to already."""
-        structure = given_structure(self._fixed_pdf)
+        structure = precomputed_structure(self._fixed_pdf)
 
         def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
-            given, log_p = tf.nest.pack_sequence_as(structure, columns), []
-            for part, events in zip(parts_of(self._fixed_pdf), given, strict=True):
+            unmapped, log_p = tf.nest.pack_sequence_as(structure, columns), []
+            for part, events in zip(parts_of(self._fixed_pdf), unmapped, strict=True):
                 basis = self.deformation.basis(tf.cast(self._point, events.u.dtype))
                 coefficients = self.deformation.coefficients(events.u, events.context)
                 log_p.append(
@@ -329,18 +354,18 @@ class ProfileProblem:
     def _variation_rows(self, fit: TransferFit) -> list[np.ndarray]:
         """Share ``(n, C)`` of each component in each event, and the gradients ``(n, C, d)`` of the mixture."""
         x = fit.data.array(fit.pdf.obs)
-        chunks = [self._first_variation(tf.constant(x[start : start + CHUNK])) for start in range(0, len(x), CHUNK)]
+        chunks = [self._first_variation(tf.constant(x[rows])) for rows in slices(len(x), GRAPH)]
         return [
             np.concatenate([np.asarray(part, np.float32) for part in column]) for column in zip(*chunks, strict=True)
         ]
 
     def _events_first_variation(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         parts = parts_of(self._fixed_pdf)
-        given = [part.given(x) for part in parts]
-        u = [events.u for events in given]
+        unmapped = [part.precompute_unmapped(x) for part in parts]
+        u = [events.u for events in unmapped]
         with tf.GradientTape() as tape:
             tape.watch(u)
-            log_p = [part.log_density_at(events, y) for part, events, y in zip(parts, given, u, strict=True)]
+            log_p = [part.log_density_at(events, y) for part, events, y in zip(parts, unmapped, u, strict=True)]
             value = mixture(self._fixed_pdf, log_p)
         return (
             tf.stack(responsibilities(self._fixed_pdf, log_p), axis=1),
@@ -349,13 +374,13 @@ class ProfileProblem:
 
     # --- how good it is -------------------------------------------------------------------------------------------
 
-    def _reach(self, fit: TransferFit, axes: np.ndarray, room: np.ndarray) -> np.ndarray:
+    def _reach(self, fit: TransferFit, axes: np.ndarray, headroom: np.ndarray) -> np.ndarray:
         """Standard errors of the profile likelihood that each axis of the window reaches, in units of three."""
         nll = make_loss(self.pdf, fit.data)
         lowest = self._value(nll, np.zeros(len(axes)))
         reach = []
         for axis in np.eye(len(axes)):
-            point = _inside(axis, axes, room)
+            point = _inside(axis, axes, headroom)
             rises = [self._value(nll, sign * point) - lowest for sign in (1.0, -1.0)]
             cut = np.linalg.norm(point) < 0.99  # by the range of a deformation: there is nothing to be widened
             reach.append(np.inf if cut else np.sqrt(max(min(rises), 1e-3) / _RISE))
@@ -366,25 +391,21 @@ class ProfileProblem:
         return float(nll.value(full=False))
 
     def _checks(
-        self, fit: TransferFit, axes: np.ndarray, room: np.ndarray, n_checks: int, *, seed: int, progress: bool
+        self, fit: TransferFit, axes: np.ndarray, headroom: np.ndarray, n_checks: int, *, seed: int, progress: bool
     ) -> list[Check]:
         if not n_checks:
             return []
         directions = np.random.default_rng([seed, 1]).normal(size=(n_checks, len(axes)))
         directions *= _AT / np.linalg.norm(directions, axis=1, keepdims=True)
-        points = np.concatenate([np.zeros((1, len(axes))), _inside(directions, axes, room)])
-        source = [Rows(fit.data, prepared_rows(self._fixed_pdf, fit.data))]
-        trained = self.transfer.weights_list()
+        points = np.concatenate([np.zeros((1, len(axes))), _inside(directions, axes, headroom)])
+        source = [Rows(fit.data, precomputed_rows(self._fixed_pdf, fit.data))]
         amortised, refitted = [], []
-        try:
-            for number, point in enumerate(points):
-                self.transfer.assign(trained)
-                amortised.append(self._value(make_loss(self.pdf, fit.data), point))
-                self._point.assign(point)
-                self._refit(f"check {number}", source, seed=seed, progress=progress)
-                refitted.append(self._value(make_loss(self.pdf, fit.data), point))
-        finally:
-            self.transfer.assign(trained)
+        for number, point in enumerate(points):
+            self.transfer.transfer.assign(fit.transfer.weights_list())
+            amortised.append(self._value(make_loss(self.pdf, fit.data), point))
+            self._point.assign(point)
+            self._refit(f"check {number}", source, seed=seed, progress=progress)
+            refitted.append(self._value(make_loss(self.pdf, fit.data), point))
         shifts = points @ axes.T
         return [
             Check(dict(zip(fit.values, shift.tolist(), strict=True)), high - amortised[0], low - refitted[0])
@@ -439,32 +460,32 @@ def _axes_of_window(fit: TransferFit, window: Mapping[str, float]) -> np.ndarray
     return np.diag([window[name] for name in fit.values])
 
 
-def _room(fit: TransferFit, axes: np.ndarray, *, given: bool) -> np.ndarray:
-    """How far ``(P,)`` each parameter may be moved to both sides, by its limits and the trained range of deformations."""
-    ranges, room = nuisance_ranges(fit.model), []
+def _headroom(fit: TransferFit, axes: np.ndarray, *, chosen: bool) -> np.ndarray:
+    """How far ``(P,)`` each parameter may move to both sides within its limits and the trained range of deformations."""
+    ranges, headroom = nuisance_ranges(fit.model), []
     for (name, parameter), reach in zip(fit.parameters.items(), np.abs(axes).sum(axis=1), strict=True):
         value, low, high = ranges.get(name, (fit.values[name], -np.inf, np.inf))
-        if given and (value - reach < low or value + reach > high):
+        if chosen and (value - reach < low or value + reach > high):
             raise ValueError(
                 f"window= of {name!r} reaches from {value - reach:.3g} to {value + reach:.3g}, but its deformation was "
                 f"trained between {low:g} and {high:g} only: choose a narrower window, or train with variations further out"
             )
         limits = [float(edge) for edge in (parameter.lower, parameter.upper) if edge is not None]
         to_edge = [abs(edge - value) for edge in (low, high, *limits)]
-        room.append(max(min([np.inf, *to_edge]), _LEAST * fit.errors[name]))
-    return np.array(room)
+        headroom.append(max(min([np.inf, *to_edge]), _LEAST * fit.errors[name]))
+    return np.array(headroom)
 
 
-def _inside(shifts: np.ndarray, axes: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Shifts ``(..., P)`` along the axes, cut such that no parameter leaves its room."""
-    moved = np.clip(shifts @ axes.T, -room, room)
+def _inside(shifts: np.ndarray, axes: np.ndarray, headroom: np.ndarray) -> np.ndarray:
+    """Shifts ``(..., P)`` along the axes, clipped so that no parameter exceeds its headroom."""
+    moved = np.clip(shifts @ axes.T, -headroom, headroom)
     return moved @ np.linalg.inv(axes).T
 
 
-def _shifts(axes: np.ndarray, room: np.ndarray, seed: int) -> np.ndarray:
+def _shifts(axes: np.ndarray, headroom: np.ndarray, seed: int) -> np.ndarray:
     """Low-discrepancy shifts in the window."""
     cube = qmc.Sobol(len(axes), seed=seed).random_base2(_POINTS)
-    return _inside(2.0 * cube - 1.0, axes, room).astype(np.float32)
+    return _inside(2.0 * cube - 1.0, axes, headroom).astype(np.float32)
 
 
 def _problems(fit: TransferFit, checks: Sequence[Check], reach: np.ndarray) -> list[str]:

@@ -1,10 +1,9 @@
-r"""Uncertainties of whatever is made of the map: statistical, systematic and total.
+r"""Uncertainties of numbers that are computed with the map: statistical, systematic and total.
 
-A :class:`Scenario` is the map at one value of the parameters: at the best fit, for each member of the ensemble, and moved by
-one standard deviation along each eigenvector of the covariance of the parameters. Anything that can be computed for one
-scenario gets its uncertainty by computing it for all of them. Members are taken at the best fit of the *parameters*, with
-``T_psi``: their spread is what the statistics of the data do to the map alone, and the eigenvectors carry what the
-parameters do to it, so that the total is the sum in quadrature.
+A :class:`MapVariation` is the map at one value of the parameters: at the best fit, for each replica, and moved by one standard
+deviation along each eigenvector of the covariance of the parameters. A number computed for all of them has an uncertainty.
+Replicas are taken at the best fit of the *parameters*, with ``T_psi``: their spread is the statistical uncertainty of the
+map alone, the eigenvectors carry the uncertainty of the parameters, and the total is the sum in quadrature.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -24,16 +23,25 @@ from ..densities.flows import in_chunks
 from ..densities.transfer import ProfiledTransfer
 from ..pdf import log_density, precompute
 from ..samples import as_sample
-from .pdf import behind, parts_of, responsibilities
+from .rows import behind, parts_of, responsibilities
 from .step2 import ProfiledFit
+
+__all__ = [
+    "Eigenvariations",
+    "MapVariation",
+    "MapVariations",
+    "Uncertainty",
+    "check_map_variations",
+    "map_variations",
+]
 
 
 @dataclass(frozen=True, eq=False)
-class Scenario:
-    """The map at one value of the parameters, made by `scenarios`.
+class MapVariation:
+    """The map at one value of the parameters, made by `map_variations`.
 
     Attributes:
-        name: What it is.
+        name: Label, such as ``"best fit"``.
         values: The parameters, by name.
         transfer: The map as a function of the parameters.
         pdf: The model of data with this map.
@@ -85,7 +93,7 @@ class Scenario:
 
 
 @dataclass(frozen=True, eq=False)
-class Modes:
+class Eigenvariations:
     """Eigenvectors of the covariance of the parameters: independent directions of uncertainty.
 
     Attributes:
@@ -101,7 +109,7 @@ class Modes:
     directions: np.ndarray
 
     @classmethod
-    def of(cls, result: FitResult) -> Modes:
+    def of(cls, result: FitResult) -> Eigenvariations:
         """Of a fit.
 
         Args:
@@ -119,38 +127,55 @@ class Modes:
         values = np.array([float(result.params[parameter]["value"]) for parameter in params])
         return cls(tuple(p.name for p in params), values, np.sqrt(variances[::-1]), directions[:, ::-1])
 
-    def moved(self, mode: int, sign: float) -> dict[str, float]:
-        """The parameters one standard deviation along a mode, by name."""
-        point = self.values + sign * self.deviations[mode] * self.directions[:, mode]
+    def moved(self, index: int, sign: float) -> dict[str, float]:
+        """The parameters one standard deviation along an eigenvector, by name."""
+        point = self.values + sign * self.deviations[index] * self.directions[:, index]
         return dict(zip(self.names, point.tolist(), strict=True))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Components of the eigenvectors, a row each, and their ``deviation``."""
+        return pd.DataFrame(self.directions.T, columns=list(self.names)).assign(deviation=self.deviations)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, ready for JSON."""
+        arrays = {name: getattr(self, name).tolist() for name in ("values", "deviations", "directions")}
+        return {"names": list(self.names), **arrays}
+
+    def __str__(self) -> str:
+        return self.to_dataframe().to_string()
 
 
 @dataclass(frozen=True, eq=False)
-class Scenarios:
-    """All that is needed to propagate uncertainties, made by `scenarios`.
+class MapVariations:
+    """The maps that propagate uncertainties, made by `map_variations`.
 
     Attributes:
         best: The best fit.
-        members: The members of the ensemble, at the best fit of the parameters.
-        modes: The eigenvectors.
-        moved: For each mode, one standard deviation down and up.
+        replicas: The maps of the replicas, at the best fit of the parameters.
+        eigenvariations: The eigenvectors of the covariance.
+        moved: For each eigenvector, one standard deviation down and up.
     """
 
-    best: Scenario
-    members: tuple[Scenario, ...]
-    modes: Modes
-    moved: tuple[tuple[Scenario, Scenario], ...]
+    best: MapVariation
+    replicas: tuple[MapVariation, ...]
+    eigenvariations: Eigenvariations
+    moved: tuple[tuple[MapVariation, MapVariation], ...]
 
-    def evaluate(self, function: Callable[[Scenario], Any]) -> Uncertainty:
-        """Compute something, with its uncertainty.
+    def evaluate(self, function: Callable[[MapVariation], Any]) -> Uncertainty:
+        """Numbers computed with the map, with their uncertainties.
 
         Args:
-            function: Takes a scenario and returns an array of numbers, always of the same shape.
+            function: Takes a map variation and returns an array of numbers, always of the same shape.
+
+        Raises:
+            TypeError: If it is no function, as when the result of one is given.
         """
+        if not callable(function):
+            raise TypeError(f"evaluate takes a function of a MapVariation, such as predicted(...); got {function!r}")
         value = np.asarray(function(self.best), float)
-        members = np.array([np.asarray(function(member), float) for member in self.members]).reshape(-1, *value.shape)
+        replicas = np.array([np.asarray(function(one), float) for one in self.replicas]).reshape(-1, *value.shape)
         shifts = [[np.asarray(function(side), float) - value for side in sides] for sides in self.moved]
-        return Uncertainty(value, members, np.array(shifts).reshape(-1, 2, *value.shape))
+        return Uncertainty(value, replicas, np.array(shifts).reshape(-1, 2, *value.shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,12 +184,14 @@ class Uncertainty:
 
     Attributes:
         value: At the best fit.
-        members: For each member ``(B, ...)``; empty without an ensemble.
-        shifts: Change with each mode, one standard deviation down and up ``(P, 2, ...)``.
+        replicas: For each replica ``(B, ...)``; empty without any.
+        shifts: Change with each eigenvector, one standard deviation down and up ``(P, 2, ...)``.
     """
 
+    _NAMES: ClassVar = ("value", "statistical", "systematic", "total")
+
     value: np.ndarray
-    members: np.ndarray
+    replicas: np.ndarray
     shifts: np.ndarray
 
     @property
@@ -174,61 +201,92 @@ class Uncertainty:
 
     @property
     def statistical(self) -> np.ndarray:
-        """Standard deviation of the members; not a number with fewer than two, which tell nothing about a spread."""
-        if len(self.members) < 2:
+        """Standard deviation of the replicas; NaN with fewer than two."""
+        if len(self.replicas) < 2:
             return np.full_like(self.value, np.nan)
-        return self.members.std(axis=0, ddof=1)
+        return self.replicas.std(axis=0, ddof=1)
 
     @property
     def total(self) -> np.ndarray:
-        """Both in quadrature; of the parameters alone without an ensemble."""
+        """Both in quadrature; that of the parameters alone without replicas."""
         return np.hypot(self.systematic, np.nan_to_num(self.statistical))
 
     def covariance(self) -> np.ndarray:
         """Total covariance ``(k, k)`` of the ``k`` numbers, flattened."""
         half = self._half().reshape(len(self.shifts), -1)
         matrix = half.T @ half
-        if len(self.members) > 1:
-            deviation = (self.members - self.members.mean(axis=0)).reshape(len(self.members), -1)
-            matrix += deviation.T @ deviation / (len(self.members) - 1)
+        if len(self.replicas) > 1:
+            deviation = (self.replicas - self.replicas.mean(axis=0)).reshape(len(self.replicas), -1)
+            matrix += deviation.T @ deviation / (len(self.replicas) - 1)
         return matrix
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """The numbers, flattened: ``value``, ``statistical``, ``systematic`` and ``total``, a row for each."""
+        return pd.DataFrame({name: np.ravel(getattr(self, name)) for name in self._NAMES})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers and their uncertainties in the shape of `value`, ready for JSON."""
+        return {name: getattr(self, name).tolist() for name in self._NAMES}
+
+    def __str__(self) -> str:
+        return self.to_dataframe().to_string()
+
     def _half(self) -> np.ndarray:
-        """Half the difference between the two sides of each mode ``(P, ...)``."""
+        """Half the difference between the two sides of each eigenvector ``(P, ...)``."""
         return 0.5 * (self.shifts[:, 1] - self.shifts[:, 0])
 
 
-def scenarios(profiled: ProfiledFit, result: FitResult) -> Scenarios:
-    """The maps that uncertainties are made of.
+def map_variations(profiled: ProfiledFit, result: FitResult) -> MapVariations:
+    """The maps that propagate uncertainties: best fit, replicas, and one standard deviation along each eigenvector.
 
     Args:
-        profiled: The profile, of a fit with members if there is to be a statistical uncertainty.
-        result: A fit of its loss, which gives the best fit and the covariance of the parameters.
+        profiled: The profile, of a fit with replicas if there is to be a statistical uncertainty.
+        result: A fit of its loss: the best fit and the covariance of the parameters.
 
     Raises:
-        ValueError: If the covariance of the fit is not positive definite.
+        TypeError: If the arguments are not a profile and the result of a fit.
+        ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters.
 
     Example:
-        >>> band = scenarios(profiled, result).evaluate(lambda s: s.to_data(events, process="B").to_numpy())
+        >>> maps = map_variations(profiled, result)
+        >>> band = maps.evaluate(lambda variation: variation.to_data(events, process="B").to_numpy())
         >>> band.value, band.statistical, band.systematic, band.total
     """
-    modes = Modes.of(result)
-    best = dict(zip(modes.names, modes.values.tolist(), strict=True))
-    nominal = copy.deepcopy(profiled.transfer)  # stays as it is when the original is trained again
-    pdf = behind(profiled.fit.model, nominal, params=profiled.parameters)
+    if not isinstance(profiled, ProfiledFit):
+        raise TypeError(f"map_variations takes a profile made by zfit_fnf.doi.profile; got {type(profiled).__name__}")
+    if not isinstance(result, FitResult):
+        raise TypeError(f"map_variations takes the result of a fit of profiled.loss(); got {type(result).__name__}")
+    if {parameter.name for parameter in result.params} != set(profiled.parameters):
+        found = sorted(parameter.name for parameter in result.params)
+        raise ValueError(f"result is a fit of {found}; the profile has the parameters {list(profiled.parameters)}")
+    eigen = Eigenvariations.of(result)
+    best = dict(zip(eigen.names, eigen.values.tolist(), strict=True))
 
-    def scenario(name: str, values: Mapping[str, float]) -> Scenario:
-        return Scenario(name, dict(values), nominal, pdf, profiled.parameters)
+    def nominal(name: str, values: dict[str, float]) -> MapVariation:
+        return MapVariation(name, values, profiled.transfer, profiled.pdf, profiled.parameters)
 
-    members = []
-    for index, member in enumerate(profiled.fit.members):
+    replicas = []
+    for index, replica in enumerate(profiled.fit.replicas):
         transfer = copy.deepcopy(profiled.transfer)
-        transfer.transfer.assign(member.transfer)
-        transfer.place(member.values)
-        own = behind(profiled.fit.model, transfer, params=profiled.parameters)
-        members.append(Scenario(f"member {index}", best, transfer, own, profiled.parameters))
+        transfer.transfer.assign(replica.transfer)
+        transfer.place(replica.values)
+        pdf = behind(profiled.fit.model, transfer, params=profiled.parameters)
+        replicas.append(MapVariation(f"replica {index}", best, transfer, pdf, profiled.parameters))
     moved = tuple(
-        (scenario(f"mode {mode} down", modes.moved(mode, -1.0)), scenario(f"mode {mode} up", modes.moved(mode, +1.0)))
-        for mode in range(len(modes.names))
+        (
+            nominal(f"eigenvector {index} down", eigen.moved(index, -1.0)),
+            nominal(f"eigenvector {index} up", eigen.moved(index, +1.0)),
+        )
+        for index in range(len(eigen.names))
     )
-    return Scenarios(scenario("best fit", best), tuple(members), modes, moved)
+    return MapVariations(nominal("best fit", best), tuple(replicas), eigen, moved)
+
+
+def check_map_variations(maps: Any, taker: str) -> None:
+    """Refuse anything but map variations.
+
+    Raises:
+        TypeError: For anything else; names the function that takes them.
+    """
+    if not isinstance(maps, MapVariations):
+        raise TypeError(f"{taker} takes what zfit_fnf.doi.map_variations returns; got {type(maps).__name__}")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.optional import require
-from ..doi.variations import Modes, Scenarios, Uncertainty
+from ..doi.variations import Eigenvariations, MapVariations, Uncertainty
 from ..samples import as_sample
 from ..scans import ContourScan
 from .fits import REGIONS, smooth
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Truth",
     "displacement",
+    "eigenvector_label",
     "ellipse",
     "impacts",
     "likelihoods",
-    "mode_label",
     "morphing",
     "postfit",
     "vector_field",
@@ -42,7 +42,7 @@ _ANGLES = np.linspace(0.0, 2.0 * np.pi, 200)
 
 
 def vector_field(
-    cases: Scenarios,
+    maps: MapVariations,
     grid: Mapping[str, Sequence[float] | np.ndarray],
     *,
     at: Mapping[str, float] | None = None,
@@ -53,7 +53,7 @@ def vector_field(
     """The map in a slice: an arrow from each point of data to where simulation has it.
 
     Args:
-        cases: The scenarios; the map at the best fit is drawn.
+        maps: The map variations; the map at the best fit is drawn.
         grid: Points along two observables that the map moves, by name.
         at: Values of all other observables of the map.
         process: Which process, if each has its own map.
@@ -68,13 +68,13 @@ def vector_field(
         ValueError: If the grid is not that of two observables of the map, or a value is missing.
 
     Example:
-        >>> vector_field(cases, {"y1": range(-2, 3), "y2": range(-3, 2)}, at={"x1": 0.5, "x2": 0.0}, process="B")
+        >>> vector_field(maps, {"y1": range(-2, 3), "y2": range(-3, 2)}, at={"x1": 0.5, "x2": 0.0}, process="B")
     """
     ax = current_axes() if ax is None else ax
-    names, points = _points(cases, grid, at, 2)
+    names, points = _points(maps, grid, at, 2)
     if truth is not None:
         _arrows(ax, points, truth(points), names, color=RED, width=0.011, alpha=0.45, label="truth")
-    fitted = cases.best.to_simulation(points, process=process)
+    fitted = maps.best.to_simulation(points, process=process)
     _arrows(ax, points, fitted, names, color=BLUE, width=0.005, label="best fit")
     ax.set(xlabel=names[0], ylabel=names[1], aspect="equal")
     legend_above(ax)
@@ -82,7 +82,7 @@ def vector_field(
 
 
 def displacement(
-    cases: Scenarios,
+    maps: MapVariations,
     values: Mapping[str, Sequence[float] | np.ndarray],
     *,
     at: Mapping[str, float] | None = None,
@@ -93,7 +93,7 @@ def displacement(
     """How far the map moves one observable, along that observable, with the statistical and the total uncertainty.
 
     Args:
-        cases: The scenarios.
+        maps: The map variations.
         values: Points along one observable that the map moves, by its name.
         at: Values of all other observables of the map.
         process: Which process, if each has its own map.
@@ -108,15 +108,15 @@ def displacement(
         ValueError: If there is not one observable of the map, or a value is missing.
 
     Example:
-        >>> displacement(cases, {"mass": np.linspace(80, 100, 41)})
+        >>> displacement(maps, {"mass": np.linspace(80, 100, 41)})
     """
     ax = current_axes() if ax is None else ax
-    (name,), points = _points(cases, values, at, 1)
+    (name,), points = _points(maps, values, at, 1)
 
     def moved(table: pd.DataFrame) -> np.ndarray:
         return np.asarray(table[name] - points[name])
 
-    band = cases.evaluate(lambda scenario: moved(scenario.to_simulation(points, process=process)))
+    band = maps.evaluate(lambda variation: moved(variation.to_simulation(points, process=process)))
     x = points[name].to_numpy()
     ax.axhline(0.0, color="grey", linewidth=0.8)
     for width, colour, label in _bands(band):
@@ -160,7 +160,7 @@ def postfit(
 
     Example:
         >>> columns = {"x1": [-1, 0, 1], "y1": np.linspace(-3, 3, 31)}
-        >>> postfit(data, cases.evaluate(predicted(cases, events, columns)), columns)
+        >>> postfit(data, maps.evaluate(predicted(maps, events, columns)), columns)
     """
     if len(columns) != 2:
         raise ValueError(f"columns= needs two observables, for panels and for bins in them; got {list(columns)}")
@@ -200,7 +200,7 @@ def likelihoods(
     fixed: ContourScan,
     profiled: ContourScan,
     *,
-    members: pd.DataFrame | None = None,
+    replicas: pd.DataFrame | None = None,
     truth: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -209,7 +209,7 @@ def likelihoods(
     Args:
         fixed: Scan of the loss of the global fit, from `zfit_fnf.scans.contour`.
         profiled: Scan of the profile likelihood.
-        members: Minima of the members of the ensemble: `Ensemble.minima`.
+        replicas: Minima of the replicas: `Ensemble.minima`.
         truth: True values of the parameters, by name, where they are known.
         ax: Where to draw; by default in the current figure.
 
@@ -222,7 +222,7 @@ def likelihoods(
 
     Example:
         >>> first, second = (scans.contour(loss, result, pair) for loss, result in both)
-        >>> likelihoods(first, second, members=ensemble(profiled).minima)
+        >>> likelihoods(first, second, replicas=ensemble(profiled).minima)
     """
     ax = current_axes() if ax is None else ax
     if fixed.parameters != profiled.parameters:
@@ -233,9 +233,9 @@ def likelihoods(
             ax.contour(x, y, delta.T, levels=[level], colors=[colour], linestyles=style, linewidths=1.5)
             ax.plot([], [], color=colour, linestyle=style, label=f"{label}, {probability}")
         ax.plot(*scan.best_fit, "+", color=colour, markersize=11, markeredgewidth=1.8)
-    if members is not None:
-        minima = members[list(profiled.parameters)].to_numpy().T
-        ax.plot(*minima, "o", color=BLUE, markersize=4, alpha=0.6, linestyle="none", label="members")
+    if replicas is not None:
+        minima = replicas[list(profiled.parameters)].to_numpy().T
+        ax.plot(*minima, "o", color=BLUE, markersize=4, alpha=0.6, linestyle="none", label="replicas")
     _draw_truth(ax, profiled.parameters, truth)
     ax.set(xlabel=profiled.titles[0], ylabel=profiled.titles[1])
     ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize="small")
@@ -243,7 +243,7 @@ def likelihoods(
 
 
 def ellipse(
-    modes: Modes,
+    eigenvariations: Eigenvariations,
     parameters: tuple[str, str],
     *,
     truth: Mapping[str, float] | None = None,
@@ -255,7 +255,7 @@ def ellipse(
     the ellipse; with more, their projections.
 
     Args:
-        modes: The eigenvectors: ``scenarios(...).modes``.
+        eigenvariations: The eigenvectors: ``map_variations(...).eigenvariations``.
         parameters: Names of the two parameters.
         truth: True values of the parameters, by name, where they are known.
         ax: Where to draw; by default in the current figure.
@@ -268,19 +268,19 @@ def ellipse(
         ValueError: If a parameter is not in the fit.
 
     Example:
-        >>> ellipse(cases.modes, ("jes", "jer"))
+        >>> ellipse(maps.eigenvariations, ("jes", "jer"))
     """
     ax = current_axes() if ax is None else ax
-    if unknown := [name for name in parameters if name not in modes.names]:
-        raise ValueError(f"{unknown} were not fitted; those that were are {list(modes.names)}")
-    rows = [modes.names.index(name) for name in parameters]
-    centre, steps = modes.values[rows], (modes.directions * modes.deviations)[rows]
+    if unknown := [name for name in parameters if name not in eigenvariations.names]:
+        raise ValueError(f"{unknown} were not fitted; those that were are {list(eigenvariations.names)}")
+    rows = [eigenvariations.names.index(name) for name in parameters]
+    centre, steps = eigenvariations.values[rows], (eigenvariations.directions * eigenvariations.deviations)[rows]
     root = np.linalg.cholesky(steps @ steps.T)
     outline = centre[:, None] + root @ np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])
     ax.fill(*outline, facecolor=BLUE, alpha=0.15)
     ax.plot(*outline, color=BLUE, linewidth=1.5, label=r"$1\sigma$")
     ax.plot(*centre, "+", color=INK, markersize=11, markeredgewidth=1.8, linestyle="none", label="best fit")
-    for mode, step in enumerate(steps.T):
+    for index, step in enumerate(steps.T):
         end = centre + step
         ax.annotate(
             "",
@@ -289,7 +289,7 @@ def ellipse(
             arrowprops={"arrowstyle": "->", "color": RED, "linewidth": 1.5},
         )
         if np.hypot(*step / np.sqrt(np.sum(steps**2, axis=1))) > 0.1:  # labels of the others would lie on each other
-            ax.annotate(f"{mode + 1}", tuple(centre + 1.12 * step), color=RED, ha="center", va="center")
+            ax.annotate(f"{index + 1}", tuple(centre + 1.12 * step), color=RED, ha="center", va="center")
     _draw_truth(ax, parameters, truth)
     ax.set(xlabel=parameters[0], ylabel=parameters[1])
     ax.margins(0.15)
@@ -298,8 +298,8 @@ def ellipse(
 
 
 def morphing(
-    cases: Scenarios,
-    mode: int,
+    maps: MapVariations,
+    index: int,
     grid: Mapping[str, Sequence[float] | np.ndarray],
     *,
     at: Mapping[str, float] | None = None,
@@ -311,8 +311,8 @@ def morphing(
     Arrows are as long as the change times the factor in the title.
 
     Args:
-        cases: The scenarios.
-        mode: Which eigenvector, from 0.
+        maps: The map variations.
+        index: Which eigenvector, from 0.
         grid: As for `vector_field`.
         at: As for `vector_field`.
         process: As for `vector_field`.
@@ -326,14 +326,14 @@ def morphing(
         ValueError: As for `vector_field`.
 
     Example:
-        >>> morphing(cases, 0, {"y1": range(-2, 3), "y2": range(-3, 2)}, at={"x1": 0.5, "x2": 0.0}, process="B")
+        >>> morphing(maps, 0, {"y1": range(-2, 3), "y2": range(-3, 2)}, at={"x1": 0.5, "x2": 0.0}, process="B")
     """
     ax = current_axes() if ax is None else ax
-    names, points = _points(cases, grid, at, 2)
-    band = cases.evaluate(lambda scenario: scenario.to_simulation(points, process=process)[names].to_numpy())
-    down, up = band.shifts[mode]
+    names, points = _points(maps, grid, at, 2)
+    band = maps.evaluate(lambda variation: variation.to_simulation(points, process=process)[names].to_numpy())
+    down, up = band.shifts[index]
     spacing = min(float(np.min(np.diff(np.unique(points[name])))) for name in names)
-    factor = _round_number(spacing / max(float(np.abs(band.shifts[mode]).max()), 1e-12))
+    factor = _round_number(spacing / max(float(np.abs(band.shifts[index]).max()), 1e-12))
     for change, colour, label in ((down, BLUE, r"$-1\sigma$"), (up, RED, r"$+1\sigma$")):
         end = points.assign(**dict(zip(names, (points[names].to_numpy() + factor * change).T, strict=True)))
         _arrows(ax, points, end, names, color=colour, width=0.006, label=label)
@@ -341,7 +341,7 @@ def morphing(
         xlabel=names[0],
         ylabel=names[1],
         aspect="equal",
-        title=rf"{mode_label(cases.modes, mode)} ($\times$ {factor:g})",
+        title=rf"{eigenvector_label(maps.eigenvariations, index)} ($\times$ {factor:g})",
     )
     ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.08))
     return ax
@@ -349,7 +349,7 @@ def morphing(
 
 def impacts(
     number: Uncertainty,
-    modes: Modes,
+    eigenvariations: Eigenvariations,
     *,
     label: str = "",
     ax: Axes | None = None,
@@ -357,8 +357,8 @@ def impacts(
     """Change of one number of the Distribution of Interest with each eigenvector, and its statistical uncertainty.
 
     Args:
-        number: A single number, from `Scenarios.evaluate`.
-        modes: The eigenvectors: ``scenarios(...).modes``.
+        number: A single number, from `MapVariations.evaluate`.
+        eigenvariations: The eigenvectors: ``map_variations(...).eigenvariations``.
         label: What the number is, with its unit.
         ax: Where to draw; by default in the current figure.
 
@@ -370,8 +370,8 @@ def impacts(
         ValueError: If there is not one number.
 
     Example:
-        >>> mean = cases.evaluate(lambda s: s.to_data(events, process="B")["y1"].mean())
-        >>> impacts(mean, cases.modes, label="mean of y1 in process B")
+        >>> mean = maps.evaluate(lambda s: s.to_data(events, process="B")["y1"].mean())
+        >>> impacts(mean, maps.eigenvariations, label="mean of y1 in process B")
     """
     ax = current_axes() if ax is None else ax
     if number.value.size != 1:
@@ -379,7 +379,7 @@ def impacts(
     down, up = number.shifts.reshape(-1, 2).T
     statistical = float(number.statistical.reshape(()))
     rows = np.arange(len(up))
-    names = [mode_label(modes, mode) for mode in range(len(up))]
+    names = [eigenvector_label(eigenvariations, index) for index in range(len(up))]
     ax.barh(rows, up, height=0.6, color=RED, alpha=0.75, label=r"$+1\sigma$")
     ax.barh(rows, down, height=0.6, color=BLUE, alpha=0.75, label=r"$-1\sigma$")
     if np.isfinite(statistical):
@@ -395,26 +395,28 @@ def impacts(
     return ax
 
 
-def mode_label(modes: Modes, mode: int) -> str:
+def eigenvector_label(eigenvariations: Eigenvariations, index: int) -> str:
     """An eigenvector in words: the parameters that it moves, with their parts.
 
     Args:
-        modes: The eigenvectors.
-        mode: Which one, from 0.
+        eigenvariations: The eigenvectors.
+        index: Which one, from 0.
     """
-    parts = sorted(zip(modes.names, modes.directions[:, mode], strict=True), key=lambda part: -abs(part[1]))
+    parts = sorted(
+        zip(eigenvariations.names, eigenvariations.directions[:, index], strict=True), key=lambda part: -abs(part[1])
+    )
     text = " ".join(f"{part:+.2f} {name}" for name, part in parts if abs(part) > 0.1)
-    return f"{mode + 1}: {text}".replace("-", "\N{MINUS SIGN}")
+    return f"{index + 1}: {text}".replace("-", "\N{MINUS SIGN}")
 
 
 # --- small things ---------------------------------------------------------------------------------------------------
 
 
 def _points(
-    cases: Scenarios, along: Mapping[str, Sequence[float] | np.ndarray], at: Mapping[str, float] | None, n: int
+    maps: MapVariations, along: Mapping[str, Sequence[float] | np.ndarray], at: Mapping[str, float] | None, n: int
 ) -> tuple[list[str], pd.DataFrame]:
     """The observables that are varied, and the table of all points of their grid."""
-    transfer, names = cases.best.transfer.transfer, list(along)
+    transfer, names = maps.best.transfer.transfer, list(along)
     if len(names) != n or not set(names) <= set(transfer.obs):
         raise ValueError(f"{n} of the observables {list(transfer.obs)} of the map can be varied here; got {names}")
     others = dict(at or {})

@@ -1,0 +1,291 @@
+"""Ensembles of bootstrap replicas and uncertainties of numbers that are computed with a map.
+
+Trainings are a few steps long. What is tested here holds for any map, also for one that is not the best.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
+
+import zfit
+import numpy as np
+import pytest
+import test_stored_fits as stored
+from executors import Here
+from test_stored_fits import FLOWS, SHORT
+
+import zfit_fnf as zfnf
+from zfit_fnf import Deformation
+from zfit_fnf.densities.polynomial_map import Response
+from zfit_fnf.densities.transfer import Transfer
+from zfit_fnf.doi import (
+    EnsembleStopped,
+    Uncertainty,
+    bootstrap,
+    ensemble,
+    map_variations,
+    predicted,
+    unfolded,
+)
+from zfit_fnf.doi.ensemble import rebased_loss
+from zfit_fnf.doi.replicas import _fingerprint
+from zfit_fnf.doi.step1 import GlobalProblem
+from zfit_fnf.doi.variations import Eigenvariations
+from zfit_fnf.minimize import Minuit
+from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF
+from zfit_fnf.samples import Sample, as_sample
+
+data, fitted, profiled = stored.data, stored.fitted, stored.profiled  # fixtures
+SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
+
+
+def at(loss, value):
+    """Value of a loss of one nuisance."""
+    with zfit.param.set_values(list(loss.get_params()), [value]):
+        return float(loss.value(full=False))
+
+
+# --- the ensemble ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def combined(profiled):
+    return ensemble(profiled, progress=False)
+
+
+def test_rebased_average(combined, profiled):
+    """Each replica counts with its likelihood relative to its own maximum."""
+    nll = combined.nll
+    for value in (-0.3, 0.2):
+        replicas = []
+        for index in range(2):
+            with nll.only(index):
+                # The average of one is its own likelihood above its own minimum.
+                replicas.append(at(nll, value))
+        assert at(nll, value) == pytest.approx(-np.log(np.mean(np.exp(-np.array(replicas)))), abs=1e-8)
+    minimum = list(combined.values.values())
+    with zfit.param.set_values(list(profiled.parameters.values()), minimum):
+        shares = nll.shares()
+    assert shares.sum() == pytest.approx(1.0)
+    assert combined.k_eff == pytest.approx(1 / np.sum(shares**2), rel=1e-6)
+    assert 1.0 <= combined.k_eff <= 2.0
+    assert combined.spread["jes"] == pytest.approx(np.std(combined.minima["jes"], ddof=1))
+
+
+def test_members_are_rebased_to_their_minima(combined, profiled):
+    nll = combined.nll
+    for index, row in combined.minima.iterrows():
+        with nll.only(index):
+            assert at(nll, row["jes"]) == pytest.approx(0.0, abs=1e-6)
+            assert at(nll, row["jes"] + 0.05) > 0 < at(nll, row["jes"] - 0.05)
+    fresh = rebased_loss(profiled)
+    assert not np.any(fresh.lowest)
+
+
+def test_derivatives_of_the_rebased_average(combined):
+    nll, step = combined.nll, 1e-4
+    (jes,) = nll.get_params()
+    with zfit.param.set_values([jes], [0.1]):
+        gradient, hessian = float(nll.gradient([jes])[0]), float(nll.hessian([jes])[0, 0])
+    values = [at(nll, 0.1 + shift) for shift in (-step, 0.0, step)]
+    assert gradient == pytest.approx((values[2] - values[0]) / (2 * step), rel=1e-4, abs=1e-4)
+    assert hessian == pytest.approx((values[2] - 2 * values[1] + values[0]) / step**2, rel=1e-2)
+    assert combined.errors["jes"] > 0
+
+
+def test_ensembles_of_one_have_no_spread(profiled):
+    alone = replace(profiled, fit=replace(profiled.fit, replicas=profiled.fit.replicas[:1]))
+    with pytest.raises(ValueError, match="an ensemble of 1 has no spread: make replicas first"):
+        ensemble(alone)
+
+
+def test_interrupted_ensembles_are_continued(fitted, tmp_path):
+    fit = replace(fitted, replicas=())
+    with pytest.raises(RuntimeError, match="out of memory"):  # nothing to keep
+        bootstrap(fit, 1, executor=Here(fails_at=1), folder=tmp_path, progress=False)
+    bootstrap(fit, 1, executor=Here(), folder=tmp_path, progress=False)
+    with pytest.raises(EnsembleStopped, match=r"stopped with 1 of 2 replicas .*out of memory") as caught:
+        bootstrap(fit, 2, executor=Here(fails_at=1), folder=tmp_path, progress=False)
+    assert len(caught.value.fit.replicas) == 1
+    again = Here()
+    done = bootstrap(fit, 2, executor=again, folder=tmp_path, progress=False)
+    assert again.calls == 1  # the other one was in the folder
+    first, second = done.replicas
+    assert first.values == caught.value.fit.replicas[0].values
+    assert first.values != second.values
+    other = replace(fit, data=as_sample(fit.data, fit.data.columns, weights=np.full(fit.data.n_events, 2.0)))
+    made = Here()
+    with pytest.warns(UserWarning, match=r"replica_0_0\.npz' is a replica of another fit: this replica is made again"):
+        bootstrap(other, 1, executor=made, folder=tmp_path, progress=False)
+    assert made.calls == 1
+    (tmp_path / "replica_0_1.npz").write_bytes(b"PK damaged")
+    with pytest.warns(UserWarning, match=r"replica_0_1\.npz' is damaged"):
+        remade = bootstrap(
+            replace(fit, replicas=done.replicas[:1]), 2, executor=Here(), folder=tmp_path, progress=False
+        )
+    # What the process fitted before, here other weights, does not matter.
+    assert remade.replicas[1].values == second.values
+
+
+def changed(what):
+    """A fit of the same data by a model that differs in one thing."""
+    events = FLOWS[0].sample(cond=FLOWS[1].sample(50, seed=1), seed=2)
+    nu = zfnf.nuisance("jes")
+    response = stored.shaken(Response(["jes"], ((1,),), n_dim=1, n_context=1, hidden=(4,)), seed=1)
+    pdf = FNFPDF(Deformation(FLOWS[0], [response], windows={"jes": (-3.0, 3.0)}), params={"jes": nu})
+    mean = zfit.Parameter("mean", 0.5 if what == "fixed parameter" else 0.0, floating=False)
+    width = 1.5 if what == "number in a density of zfit" else 1.0
+    other = zfit.pdf.Gauss(mean, width, obs=zfit.Space("x", -1e12, 1e12))
+    if what == "density of zfit":
+        other = zfit.pdf.Cauchy(mean, 1.0, obs=zfit.Space("x", -1e12, 1e12))
+    if what == "global observable":
+        nu.observed.set_value(0.3)
+    if what == "start":
+        nu.set_value(0.1)
+    if what == "limits":
+        nu.upper = 4.0
+    transfer = Transfer(["y"], ["x"], n_layers=1, hidden=(4,))
+    problem = GlobalProblem(
+        ConditionalProductPDF([pdf, other]), transfer, SHORT, penalty=1.0 if what == "penalty" else 0.0
+    )
+    return SimpleNamespace(problem=problem, data=as_sample(events, ["y", "x"]), transfer=transfer)
+
+
+DIFFERENCES = [
+    "fixed parameter",
+    "number in a density of zfit",
+    "density of zfit",
+    "global observable",
+    "start",
+    "limits",
+    "penalty",
+]
+
+
+def test_members_are_recognised_by_the_whole_problem():
+    prints = [_fingerprint(changed(what)) for what in ["nothing", "still nothing", *DIFFERENCES]]
+    assert prints[0] == prints[1]
+    assert len(set(prints[1:])) == len(DIFFERENCES) + 1
+
+
+# --- uncertainties -----------------------------------------------------------------------------------------------------
+
+
+def test_uncertainties_add_up():
+    """Of a linear function of parameters and replicas, they are those of error propagation."""
+    rng = np.random.default_rng(1)
+    slopes, replicas = rng.normal(size=(2, 3)), rng.normal(size=(50, 3))
+    shifts = np.stack([-slopes, slopes], axis=1)
+    band = Uncertainty(np.zeros(3), replicas, shifts)
+    np.testing.assert_allclose(band.systematic, np.sqrt(np.sum(slopes**2, axis=0)))
+    np.testing.assert_allclose(band.statistical, np.std(replicas, axis=0, ddof=1))
+    expected = slopes.T @ slopes + np.cov(replicas.T)
+    np.testing.assert_allclose(band.covariance(), expected)
+    np.testing.assert_allclose(band.total**2, np.diag(expected))
+    alone = Uncertainty(np.zeros(3), replicas[:1], shifts)
+    assert np.isnan(alone.statistical).all()
+    np.testing.assert_allclose(alone.total, alone.systematic)
+
+
+class Fitted:
+    """A fit with a known covariance."""
+
+    def __init__(self, covariance):
+        self._covariance = np.asarray(covariance)
+        params = [zfit.Parameter(name, 0.0) for name in ("a", "b")]
+        self.params = {parameter: {"value": value} for parameter, value in zip(params, (0.5, -1.0), strict=True)}
+
+    def covariance(self, params):
+        assert [parameter.name for parameter in params] == ["a", "b"]
+        return self._covariance
+
+
+def test_eigenvariations_make_up_the_covariance():
+    covariance = np.array([[0.04, 0.01], [0.01, 0.09]])
+    eigen = Eigenvariations.of(Fitted(covariance))
+    scaled = eigen.directions * eigen.deviations
+    np.testing.assert_allclose(scaled @ scaled.T, covariance, atol=1e-12)
+    assert eigen.deviations[0] > eigen.deviations[1]
+    up = eigen.moved(0, 1.0)
+    np.testing.assert_allclose([up["a"] - 0.5, up["b"] + 1.0], scaled[:, 0])
+    with pytest.raises(ValueError, match="not positive definite"):
+        Eigenvariations.of(Fitted([[1.0, 2.0], [2.0, 1.0]]))
+
+
+@pytest.fixture(scope="module")
+def maps(profiled):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        nll = profiled.loss()
+    result = Minuit().minimize(nll)
+    return map_variations(profiled, result)
+
+
+def test_maps_move_with_the_parameters(maps, data):
+    """An eigenvector moves the map as the amortised map says, and each replica has its own."""
+    band = maps.evaluate(lambda variation: variation.to_simulation(data)["y"])
+    assert band.replicas.shape == (2, len(data))
+    assert band.shifts.shape == (1, 2, len(data))
+    assert np.all(band.statistical > 0)
+    assert maps.moved[0][1].values["jes"] - maps.best.values["jes"] == pytest.approx(maps.eigenvariations.deviations[0])
+    back = maps.best.to_data(maps.best.to_simulation(data))
+    np.testing.assert_allclose(back["y"], data["y"], atol=1e-7)
+
+
+def test_unfolded_events_are_all_there(maps, data):
+    edges = [-100.0, 0.0, 100.0]
+    result = maps.evaluate(unfolded(data, {"y": edges}))
+    assert result.value.sum() == pytest.approx(len(data))
+    moved = maps.best.to_simulation(data)["y"]
+    np.testing.assert_allclose(result.value, np.histogram(moved, edges)[0])
+    # What leaves one of two bins enters the other.
+    covariance = result.covariance()
+    np.testing.assert_allclose(covariance, covariance[0, 0] * np.array([[1, -1], [-1, 1]]), atol=1e-9)
+
+
+def test_predictions_reweight_the_model(maps):
+    zfit.settings.set_seed(4)
+    pdf = maps.best.pdf
+    with zfit.param.set_values(list(maps.best.parameters.values()), list(maps.best.values.values())):
+        events = pdf.sample(2000).value().numpy()
+    sample = Sample(dict(zip(pdf.obs, events.T, strict=True)), None, "events")
+    band = maps.evaluate(predicted(maps, sample, {"y": [-100.0, 0.0, 100.0]}))
+    np.testing.assert_allclose(band.value, np.histogram(sample.columns["y"], [-100.0, 0.0, 100.0])[0])
+    # The total does not change, but for what the weights of 2000 events fluctuate: they differ from one by per cent.
+    assert abs(band.shifts.sum(axis=-1)).max() < 0.02 * 2000
+
+
+# --- results -----------------------------------------------------------------------------------------------------------
+
+
+def test_fits_stay_as_they_are(fitted, profiled, combined):
+    """Profiles, ensembles and further solutions work on copies of the map of a fit."""
+    before = profiled.transfer.weights_list(), profiled.transfer.centre
+    at(combined.nll, 0.1)
+    for array, expected in zip(profiled.transfer.weights_list(), before[0], strict=True):
+        np.testing.assert_array_equal(array, expected)
+    assert profiled.transfer.centre == before[1] == pytest.approx(fitted.values)
+    assert profiled.transfer.transfer is fitted.transfer
+    for array, expected in zip(fitted.transfer.weights_list(), fitted.replicas[0].transfer, strict=True):
+        np.testing.assert_array_equal(array, expected)  # that replica is a copy from before all profiles
+    assert fitted.problem.transfer is not fitted.transfer
+    zfit.param.set_values(list(fitted.parameters.values()), list(fitted.values.values()))
+    assert float(fitted.loss().value(full=False)) == pytest.approx(fitted.nll, abs=1e-6)
+
+
+def test_results_are_tables_and_json(fitted, profiled, combined, maps):
+    band = maps.evaluate(lambda variation: variation.to_simulation({"y": [0.1, 0.2], "x": [0.0, 1.0]})["y"])
+    for result in (fitted, profiled, combined, band, maps.eigenvariations):
+        assert json.loads(json.dumps(result.to_dict()))
+        assert len(result.to_dataframe())
+        assert str(result)
+    assert fitted.to_dataframe().loc["jes", "error"] == fitted.errors["jes"]
+    assert list(profiled.to_dataframe().columns) == ["jes", "amortised", "refitted", "missed"]
+    assert profiled.to_dict()["fit"]["replicas"][1]["problems"] == ["a problem"]
+    assert combined.to_dict()["minima"]["jes"] == list(combined.minima["jes"])
+    np.testing.assert_array_equal(band.to_dataframe()["total"], band.total)
+    with pytest.raises(TypeError, match="evaluate takes a function of a MapVariation"):
+        maps.evaluate(band)
