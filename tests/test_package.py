@@ -17,9 +17,9 @@ PACKAGE = Path(zfit_fnf.__file__).parent
 
 LAYERS = [
     {"common"},
-    {"samples", "datasets"},
+    {"samples", "datasets", "storage"},
     {"densities", "diagnostics"},
-    {"interop", "storage", "train"},
+    {"interop", "train"},
     {"param", "pdf", "arguments"},
     {"loss", "pickling", "minimum", "influence", "minimize", "acceleration"},
     {"toys", "scans", "limits", "hepstats", "projections"},

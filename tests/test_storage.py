@@ -32,7 +32,8 @@ from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.interop.architecture import NetworkShape, ZukoLayer
 from zfit_fnf.interop.reference import ReferenceDeformation, ReferenceResponse
 from zfit_fnf.interop.zuko_density import ZukoDensity
-from zfit_fnf.storage.schema import FORMAT, KINDS, Manifest, class_of
+from zfit_fnf.storage.registry import class_of, entries
+from zfit_fnf.storage.schema import FORMAT, Manifest
 
 SMALL = {"hidden": (6, 5), "n_components": 3}
 HISTORY = History(
@@ -363,7 +364,7 @@ def test_the_file_is_readable_without_this_package(stored):
 
 
 def test_schema_of_every_kind_knows_the_arguments_of_its_model():
-    for kind, entry in KINDS.items():
+    for kind, entry in entries().items():
         arguments = inspect.signature(class_of(entry.model).__init__).parameters
         assert set(entry.model_fields) - {"kind", "arrays", "history"} <= set(arguments), kind
 

@@ -11,6 +11,8 @@ import pandas as pd
 
 from zfit_fnf.samples import as_sample
 
+__all__ = ["ExactFit", "GaussianNuisances", "Nu", "Part", "ShiftSqueeze"]
+
 Nu = Mapping[str, float] | Sequence[float] | np.ndarray | None
 Part = Literal["joint", "x", "y|x"]
 

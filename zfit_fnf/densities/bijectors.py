@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+__all__ = ["Affine", "LogisticMixture", "Mixture", "PhysicalRanges", "RationalQuadraticSpline", "logistic_log_prob"]
+
 _EDGE = 1e-12
 
 Mixture = tuple[tf.Tensor, tf.Tensor, tf.Tensor]

@@ -17,6 +17,8 @@ from ..samples.screening import bulk
 from .bijectors import PhysicalRanges
 from .networks import Model
 
+__all__ = ["Coordinates"]
+
 _NARROWEST = 1e-10  # width of a column relative to its mean: six digits are left
 _OUTLYING = 100.0  # widths
 _SMALLEST_RANGE = 1e-12

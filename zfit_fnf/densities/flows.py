@@ -26,6 +26,17 @@ from .coordinates import Coordinates
 from .history import History
 from .networks import MaskedMLP, Model, hidden_widths
 
+__all__ = [
+    "AutoregressiveDensity",
+    "AutoregressiveLayer",
+    "Density",
+    "Flow",
+    "in_chunks",
+    "make_law",
+    "sample_table",
+    "solve_autoregressive",
+]
+
 _CHUNK = 65536
 
 

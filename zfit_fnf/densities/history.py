@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+__all__ = ["Histories", "History", "problems_of"]
+
 _FEW_EVENTS = 1000.0
 _LOW_SHARE = 0.1
 _STILL_FALLING = 1e-3  # nats per event in the last quarter of the steps, where the learning rate is down to a seventh

@@ -20,6 +20,8 @@ import tensorflow as tf
 
 from ..common.checks import DEEPEST, WIDEST, integer, listed
 
+__all__ = ["MaskedMLP", "Model", "PerArchitecture", "StackedMLP", "architecture", "hidden_widths", "same_model", "silu"]
+
 
 class Model(tf.Module):
     """A module that is determined by its constructor arguments and the values of its variables.

@@ -27,6 +27,8 @@ from .flows import AutoregressiveLayer, in_chunks
 from .networks import Model, hidden_widths
 from .polynomial_map import PolynomialMap
 
+__all__ = ["ProfiledTransfer", "Transfer"]
+
 
 class Transfer(Coordinates):
     """The map ``T_phi``: smooth, invertible, conditional on ``x`` and on the process; a new one is the identity.

@@ -10,16 +10,18 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from ..densities.entries import Record
 from ..densities.transfer import Transfer
 from ..samples import as_sample
-from ..storage.schema import Array, Count, Entry, Names, Parts, Record, Reference, Schema, Text, plain
+from ..storage.registry import register
+from ..storage.schema import Array, Count, Entry, Names, Parts, Reference, Schema, Text, plain
 from ..train.loop import Schedule
 from .ensemble import Ensemble, rebased_loss
 from .rows import behind
 from .step1 import GlobalProblem, Replica, TransferFit
 from .step2 import Check, ProfiledFit
 
-__all__ = ["ENTRIES", "EnsembleEntry", "ProfiledFitEntry", "ReplicaEntry", "TransferFitEntry"]
+__all__ = ["EnsembleEntry", "ProfiledFitEntry", "ReplicaEntry", "TransferFitEntry"]
 
 _PROBES = 16  # events by which a model and data are recognised
 
@@ -33,13 +35,14 @@ class ReplicaEntry(Schema):
     problems: list[str]
 
 
+@register
 class TransferFitEntry(Entry):
     """See :class:`~zfit_fnf.doi.TransferFit`; the array ``covariance`` is there if it is a matrix of numbers.
 
     Neither the model nor the data are in the file, which therefore holds the densities of a few events.
     """
 
-    model: ClassVar[str] = "doi.step1.TransferFit"
+    model: ClassVar[str | type] = "doi.step1.TransferFit"
     kind: Literal["transfer_fit"] = "transfer_fit"
     transfer: Reference
     values: dict[Text, float]
@@ -148,10 +151,11 @@ class TransferFitEntry(Entry):
         return lines + [f"  problem: {problem}" for problem in self.problems]
 
 
+@register
 class ProfiledFitEntry(Entry):
     """See :class:`~zfit_fnf.doi.ProfiledFit`."""
 
-    model: ClassVar[str] = "doi.step2.ProfiledFit"
+    model: ClassVar[str | type] = "doi.step2.ProfiledFit"
     kind: Literal["profiled_fit"] = "profiled_fit"
     fit: Reference
     transfer: Reference
@@ -195,10 +199,11 @@ class ProfiledFitEntry(Entry):
         return [f"amortised profile, window {window}", *(f"  problem: {problem}" for problem in self.problems)]
 
 
+@register
 class EnsembleEntry(Entry):
     """See :class:`~zfit_fnf.doi.ensemble.Ensemble`; the array ``minima`` has a row for each replica."""
 
-    model: ClassVar[str] = "doi.ensemble.Ensemble"
+    model: ClassVar[str | type] = "doi.ensemble.Ensemble"
     kind: Literal["ensemble"] = "ensemble"
     profiled: Reference
     n_members: Count  # replicas: files keep this name
@@ -245,9 +250,6 @@ class EnsembleEntry(Entry):
         """The minimum of the average."""
         best = ", ".join(f"{name} = {value:.5g} +- {self.errors[name]:.2g}" for name, value in self.values.items())
         return [f"rebased average of {self.n_members} replicas: {best}"]
-
-
-ENTRIES = (TransferFitEntry, ProfiledFitEntry, EnsembleEntry)
 
 
 def _replica_fields(fit: TransferFit, replica: Replica) -> Mapping[str, Any]:

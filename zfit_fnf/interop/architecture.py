@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
+__all__ = ["NetworkShape", "ZukoLayer"]
+
 
 @dataclass(frozen=True)
 class NetworkShape:

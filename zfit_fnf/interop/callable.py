@@ -17,6 +17,8 @@ import tensorflow_probability as tfp
 from ..densities.flows import Density, Flow, in_chunks
 from .physical import PhysicalFlow, check_arguments, make_flow
 
+__all__ = ["FunctionDensity", "LogProb", "Normalisation", "Sampler", "check_normalisation", "wrap"]
+
 LogProb = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Sampler = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 

@@ -15,6 +15,8 @@ import tensorflow as tf
 from ..densities.flows import Density, Flow
 from ..samples import Sample, as_sample, check_inside
 
+__all__ = ["PhysicalFlow", "check_arguments", "make_flow"]
+
 _TYPICAL = 10_000  # events from which the standardisation is learned
 _DIFFERENT = 0.9  # share of different values in a sample; float32 leaves nearly all of them
 

@@ -27,6 +27,8 @@ from .state_dict import NetworkWeights, common_dtype, is_module, read_arrays
 from .zuko import activation_of, architecture_of, make_density
 from .zuko_density import ZukoNetwork
 
+__all__ = ["ReferenceDeformation", "ReferenceResponse", "import_fnf"]
+
 _DAMPING = 0.01  # of the published training
 _TRAINED = 3.0  # half-width of the window, in scales, if the user does not say better
 

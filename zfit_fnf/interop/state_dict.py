@@ -16,6 +16,8 @@ from ..common.optional import require
 from .architecture import NetworkShape
 from .zuko_density import ACTIVATIONS, ZukoNetwork
 
+__all__ = ["NetworkWeights", "activation_name", "common_dtype", "is_module", "read_arrays"]
+
 _LINEAR = re.compile(r"(\d+)(?:\.(\d+))?\.weight")
 
 

@@ -15,6 +15,8 @@ from ..densities.flows import Density
 from .callable import FunctionDensity
 from .physical import PhysicalFlow, check_arguments, make_flow
 
+__all__ = ["STORABLE", "DistributionDensity", "construct", "describe", "tfb", "tfd", "wrap"]
+
 tfd, tfb = tfp.distributions, tfp.bijectors
 
 STORABLE: dict[str, type] = {

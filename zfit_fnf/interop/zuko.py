@@ -25,6 +25,8 @@ from .physical import check_arguments
 from .state_dict import NetworkWeights, activation_name, common_dtype, is_module, read_arrays
 from .zuko_density import ZukoDensity
 
+__all__ = ["activation_of", "architecture_of", "import_flow", "make_density"]
+
 _DEFAULTS = {"activation": "ReLU", "bound": 5.0, "slope": 1e-3}
 _TOLD_BY_ARRAYS = ("features", "context", "transforms", "hidden_features", "residual", "normalize", "passes")
 _NOT_NEEDED = ("randperm", "order", "adjacency")  # the buffers say it

@@ -16,6 +16,8 @@ from ..densities.flows import Density
 from ..densities.networks import silu
 from .architecture import NetworkShape, ZukoLayer
 
+__all__ = ["ACTIVATIONS", "ZukoDensity", "ZukoNetwork"]
+
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "ELU": tf.nn.elu,
     "GELU": functools.partial(tf.nn.gelu, approximate=False),

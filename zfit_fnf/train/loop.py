@@ -16,6 +16,8 @@ from ..densities.history import History
 from ..densities.networks import Model
 from ..samples import Sample
 
+__all__ = ["Batch", "LogProb", "Maximiser", "Schedule", "Source", "TrainingStopped", "n_held_out"]
+
 _STEPS_PER_CALL = 100
 _CHECKS = 20
 _MOST = 2**31 - 1  # of what is counted in 32 bits

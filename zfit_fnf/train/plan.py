@@ -17,6 +17,8 @@ from ..densities.flows import Flow
 from ..densities.polynomial_map import Powers, Response
 from ..samples import Variation
 
+__all__ = ["Plan", "interaction_powers", "named_seed"]
+
 # What zfit takes as names of parameters.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _RESERVED = {"null", "true", "false", "yes", "no", "on", "off"}

@@ -18,6 +18,8 @@ from ..densities.deformation import Deformation
 from ..densities.polynomial_map import Response
 from .loop import Source, TrainingStopped
 
+__all__ = ["NewtonSums", "calibrate", "vanish_at"]
+
 _CHUNK = 16384
 
 NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
