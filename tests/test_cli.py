@@ -21,7 +21,7 @@ from zfit_fnf import demo
 from zfit_fnf.cli import app
 from zfit_fnf.demo import doi as doi_demo
 from zfit_fnf.limits import DiscoveryResult, LimitResult
-from zfit_fnf.train.loop import Schedule, TrainingStopped
+from zfit_fnf.train.schedule import Schedule, TrainingStopped
 
 SHORT = Schedule(steps=10, batch_size=256, warmup=2, averaging=0.5, rotate_every=0)
 TINY = demo.DemoSettings(

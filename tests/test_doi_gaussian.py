@@ -24,7 +24,7 @@ from zfit_fnf.limits import upper_limit
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import modified_yield
 from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF, SumPDF
-from zfit_fnf.train.loop import Schedule
+from zfit_fnf.train.schedule import Schedule
 
 N = 2000
 SCHEDULE = Schedule(steps=300, batch_size=200, learning_rate=0.01, warmup=10, rotate_every=0, patience=None)

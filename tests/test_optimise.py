@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from zfit_fnf.samples import Sample
-from zfit_fnf.train.loop import Maximiser, Schedule, TrainingStopped, _Best
+from zfit_fnf.train.loop import Maximiser, _Best
+from zfit_fnf.train.schedule import Schedule, TrainingStopped
 
 SHORT = Schedule(steps=200, batch_size=250, learning_rate=0.05, warmup=10, averaging=0.9, rotate_every=0)
 

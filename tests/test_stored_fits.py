@@ -17,7 +17,7 @@ from zfit_fnf.doi import fit_transfer, profile
 from zfit_fnf.doi.ensemble import ensemble
 from zfit_fnf.doi.step1 import Replica
 from zfit_fnf.samples import Sample
-from zfit_fnf.train.loop import Schedule
+from zfit_fnf.train.schedule import Schedule
 
 SHORT = Schedule(steps=10, batch_size=100, warmup=2, averaging=0.5, rotate_every=0, patience=None)
 

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from zfit_fnf import Schedule, Variation
 from zfit_fnf.train import fit_deformation, fit_flow
-from zfit_fnf.train.loop import TrainingStopped, _Optimiser, _Shuffler
+from zfit_fnf.train.loop import _Optimiser, _Shuffler
 from zfit_fnf.train.plan import interaction_powers
+from zfit_fnf.train.schedule import TrainingStopped
 
 N = 40_000
 SHORT = Schedule(steps=150, batch_size=512, warmup=20, averaging=0.98)

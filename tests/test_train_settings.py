@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zfit_fnf import Deformation, Flow, Sample, Schedule, Variation, YieldRatio, load, save, train
+from zfit_fnf import Deformation, Flow, Sample, Schedule, Variation, YieldRatio, load, save
 from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
+from zfit_fnf.train import deformation as train_deformation
 from zfit_fnf.train import fit_deformation, fit_flow
 
 RNG = np.random.default_rng(1)
@@ -35,7 +36,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # two steps lear
     ],
 )
 def test_what_trains_can_be_saved(monkeypatch, tmp_path, settings, variations):
-    monkeypatch.setattr(train, "calibrate", lambda *_: None)  # it takes longer to compile than these to train
+    monkeypatch.setattr(
+        train_deformation, "calibrate", lambda *_: None
+    )  # it takes longer to compile than these to train
     points = (UP, DOWN, JER, BOTH) if variations.pop("joint", False) else (UP, DOWN)
     flow = fit_flow(EVENTS, **{"obs": ["y", "z"], "hidden": [2], "n_components": 2, **TINY, **settings})
     moved = [Variation({**EVENTS, "y": EVENTS["y"] + 0.1 * i}, at=v.at) for i, v in enumerate(points, 1)]

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from executors import Here
 
-from zfit_fnf import Schedule, Variation, load, save, train
+from zfit_fnf import Schedule, Variation, load, save
+from zfit_fnf.train import deformation as train_deformation
 from zfit_fnf.train import fit_deformation, fit_flow
 from zfit_fnf.train import loop as optimise
-from zfit_fnf.train.loop import TrainingStopped
+from zfit_fnf.train.schedule import TrainingStopped
 
 SCHEDULE = Schedule(steps=200, batch_size=64, rotate_every=0, patience=None)  # validated every ten steps
 SETTINGS = {"schedule": SCHEDULE, "hidden": (3,), "seed": 2, "progress": False}
@@ -38,7 +39,7 @@ VARIATIONS.append(Variation(moved(4, 0.8), at={"a": 1, "b": 1}))
 def _without_calibration():
     """It comes after each training, and takes longer to compile than these take to run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "calibrate", lambda *_: None)
+        patch.setattr(train_deformation, "calibrate", lambda *_: None)
         yield
 
 
@@ -112,7 +113,9 @@ def test_an_interrupted_deformation_goes_on(monkeypatch, tmp_path, flow, whole, 
     save(partial, tmp_path / "partial.fnf")
     calls = []
     monkeypatch.setattr(
-        train, "_train_response", lambda task, real=train._train_response: calls.append(task) or real(task)
+        train_deformation,
+        "train_response",
+        lambda task, real=train_deformation.train_response: calls.append(task) or real(task),
     )
     again = fit_deformation(flow, VARIATIONS, trained=load(tmp_path / "partial.fnf"), **SETTINGS)
     same(again, whole)
@@ -161,7 +164,7 @@ def test_what_an_executor_has_done_is_kept(flow, whole, error, message):
 
 def test_what_is_ready_behind_a_failure_is_kept(flow):
     """The second training diverges; the third one, which was done at the same time, is not lost."""
-    real, broken = train._train_response, TrainingStopped("diverged", step=3, learning_rate=0.5)
+    real, broken = train_deformation.train_response, TrainingStopped("diverged", step=3, learning_rate=0.5)
 
     class Failing(Dying):
         def submit(self, function, task):

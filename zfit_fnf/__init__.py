@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .param import Nuisance, lnN, modified_yield, normsys, nuisance
     from .samples import Sample, Variation
     from .storage import load, save
-    from .train.loop import Schedule
+    from .train.schedule import Schedule
 
 _NAMES = {
     "Deformation": "densities.deformation",
@@ -46,7 +46,7 @@ _NAMES = {
     "Minuit": "minimize",
     "Nuisance": "param",
     "Sample": "samples",
-    "Schedule": "train.loop",
+    "Schedule": "train.schedule",
     "Variation": "samples",
     "YieldRatio": "densities.deformation",
     "accelerate": "acceleration",

@@ -43,7 +43,7 @@ def demo(
     from . import demo as of_parameters
     from .demo import doi as of_map
     from .doi import EnsembleStopped
-    from .train.loop import TrainingStopped
+    from .train.schedule import TrainingStopped
 
     try:
         if doi:

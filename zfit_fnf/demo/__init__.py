@@ -43,7 +43,7 @@ from ..plotting.style import figure
 from ..projections import component_samples, vary
 from ..samples import Sample, Variation, write_sample
 from ..train import fit_deformation, fit_flow
-from ..train.loop import Schedule
+from ..train.schedule import Schedule
 
 TOY = ShiftSqueeze()
 

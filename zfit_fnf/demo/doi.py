@@ -29,7 +29,7 @@ from ..plotting import doi as doi_plotting
 from ..plotting.style import figure
 from ..projections import component_samples
 from ..samples import Sample
-from ..train.loop import Schedule
+from ..train.schedule import Schedule
 from . import TOY, DemoSettings, Model, Stages
 
 SLICES = (-1.0, 0.0, 1.0)

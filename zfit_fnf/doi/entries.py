@@ -15,7 +15,7 @@ from ..densities.transfer import Transfer
 from ..samples import as_sample
 from ..storage.registry import register
 from ..storage.schema import Array, Count, Entry, Names, Parts, Reference, Schema, Text, plain
-from ..train.loop import Schedule
+from ..train.schedule import Schedule
 from .ensemble import Ensemble, rebased_loss
 from .rows import behind
 from .step1 import GlobalProblem, Replica, TransferFit

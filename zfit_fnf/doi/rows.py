@@ -18,7 +18,8 @@ from ..loss import Events, ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel
 from ..param import Nuisance
 from ..pdf import FNFPDF, SumPDF, components, space_ranges
 from ..samples import Sample
-from ..train.loop import Batch, Schedule
+from ..train.loop import Batch
+from ..train.schedule import Schedule
 from .pdf import DoIPDF
 
 __all__ = [

@@ -25,7 +25,8 @@ from ..densities.transfer import Transfer
 from ..minimize import Minuit
 from ..pdf import UNBOUNDED, outputs, space_ranges
 from ..samples import Sample, as_sample, check_inside
-from ..train.loop import Maximiser, Schedule
+from ..train.loop import Maximiser
+from ..train.schedule import Schedule
 from .pdf import UnmappedEvents
 from .rows import (
     Rows,

@@ -39,7 +39,8 @@ from ..common.chunks import GRAPH, slices
 from ..densities.history import History
 from ..densities.polynomial_map import PolynomialMap, Response
 from ..densities.transfer import ProfiledTransfer
-from ..train.loop import Batch, Maximiser, Schedule
+from ..train.loop import Batch, Maximiser
+from ..train.schedule import Schedule
 from .rows import (
     Rows,
     behind,

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from ..densities.deformation import Deformation
 from ..densities.polynomial_map import Response
-from .loop import Source, TrainingStopped
+from .loop import Source
+from .schedule import TrainingStopped
 
 __all__ = ["NewtonSums", "calibrate", "vanish_at"]
 

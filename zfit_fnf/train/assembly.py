@@ -1,0 +1,150 @@
+"""What a deformation is made of while it is trained, and what is found in its samples before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..densities.deformation import Deformation, YieldRatio
+from ..densities.flows import Flow
+from ..densities.history import Histories, History
+from ..densities.networks import same_model
+from ..densities.polynomial_map import Response
+from ..samples import Variation
+from ..samples.pairing import fingerprint
+from .findings import copies, nominal_ones, odd_yields, samples_without_effect
+from .plan import Plan
+from .schedule import Schedule
+from .score_correction import vanish_at
+from .sources import EventSource
+
+__all__ = ["Assembly", "Task", "label_of", "yield_ratio"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything needed to train one response, in this process or another."""
+
+    flow: Flow
+    frozen: list[Response]
+    response: Response
+    windows: dict[str, tuple[float, float]]
+    sources: list[EventSource]
+    schedule: Schedule
+    seed: int
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A deformation that grows, response by response."""
+
+    flow: Flow
+    plan: Plan
+    sources: Mapping[int, EventSource]
+    without_effect: frozenset[int]
+    yields: Mapping[str, YieldRatio]
+    findings: list[str]
+    trained: dict[tuple[str, ...], Response] = field(default_factory=dict)
+    history: Histories = field(default_factory=Histories)
+
+    @classmethod
+    def of(cls, flow: Flow, plan: Plan, sources: Mapping[int, EventSource], mirror: bool) -> Assembly:
+        """Nothing yet, but what is found in the samples."""
+        yields = {
+            name: yield_ratio(group, sources, flow.sum_weights, mirror) for (name,), group in plan.singles.items()
+        }
+        marks = {key: fingerprint(source.sample, flow.obs + flow.cond) for key, source in sources.items()}
+        without_effect = samples_without_effect(sources, marks, flow.history.fingerprint if flow.history else [])
+        findings = [*nominal_ones(sources, without_effect), *copies(sources, marks, without_effect)]
+        return cls(flow, plan, sources, without_effect, yields, [*findings, *odd_yields(yields)])
+
+    def keep(self, trained: Deformation | None) -> None:
+        """Take over the responses of another deformation of the same flow, but those whose training was interrupted."""
+        if trained is None:
+            return
+        if not isinstance(trained, Deformation):
+            raise TypeError(f"trained= is a Deformation, got a {type(trained).__name__}")
+        if not same_model(trained.flow, self.flow):
+            raise ValueError("trained= is a deformation of another flow")
+        for response in trained.responses:
+            if self.plan.powers.get(response.nuisances) != response.powers:
+                raise ValueError(
+                    f"trained= has a response to {response.nuisances} with the monomials {response.powers}, which these "
+                    f"variations and settings do not ask for (but {self.plan.powers.get(response.nuisances)})"
+                )
+            record = trained.history.get(label_of(response.nuisances))
+            if record is None or not record.interrupted:
+                self.add(response, record)
+
+    def add(self, response: Response, record: History | None) -> None:
+        """Add a response that has been trained."""
+        self.trained[response.nuisances] = response
+        if record is not None:
+            self.history[record.name] = record
+
+    def moves(self, response: Response) -> bool:
+        """Make a new response vanish where it has no effect; adds it if that is everywhere."""
+        group = self._group(response)
+        points = [self.sources[id(v)].at for v in group if id(v) in self.without_effect]
+        if vanish_at(response, points) and len(points) < len(group):
+            return True
+        if len(points) < len(group):
+            raise ValueError(
+                f"the samples of {label_of(response.nuisances)} are the nominal one at {[dict(point) for point in points]}, "
+                "but not elsewhere: no response of this order is zero there only. Choose a higher order"
+            )
+        samples = [self.sources[id(v)].sample for v in group]
+        n_events, effective = (sum(getattr(s, name) for s in samples) for name in ("n_events", "effective_size"))
+        self.add(response, History(label_of(response.nuisances), n_events=n_events, effective_size=effective))
+        return False
+
+    def task(self, response: Response, schedule: Schedule, seed: int, progress: bool) -> Task:
+        """The training of a new response."""
+        return Task(
+            flow=self.flow,
+            frozen=[self.trained[(name,)] for name in response.nuisances if len(response.nuisances) > 1],
+            response=response,
+            windows={name: self.plan.windows[name] for name in response.nuisances},
+            sources=[self.sources[id(v)] for v in self._group(response) if id(v) not in self.without_effect],
+            schedule=schedule,
+            seed=seed,
+            progress=progress,
+        )
+
+    def _group(self, response: Response) -> list[Variation]:
+        return {**self.plan.singles, **self.plan.pairs}[response.nuisances]
+
+    def deformation(self) -> Deformation:
+        """The deformation by all responses so far, in the order of the variations.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        order = [names for names in (*self.plan.singles, *self.plan.pairs) if names in self.trained]
+        singles = [names[0] for names in order if len(names) == 1]
+        result = Deformation(
+            self.flow,
+            [self.trained[names] for names in order],
+            windows={name: self.plan.windows[name] for name in singles},
+            yields={name: self.yields[name] for name in singles},
+        )
+        labels = [label_of(names) for names in order]
+        result.history = Histories({label: self.history[label] for label in labels if label in self.history})
+        return result
+
+
+def label_of(nuisances: Sequence[str]) -> str:
+    return " x ".join(nuisances)
+
+
+def yield_ratio(
+    group: Sequence[Variation], sources: Mapping[int, EventSource], nominal: float | None, mirror: bool
+) -> YieldRatio:
+    if nominal is None:
+        return YieldRatio()
+    ratio = {next(iter(v.at.values())): sources[id(v)].sample.sum_weights / nominal for v in group}
+    up, down = ratio.get(1.0), ratio.get(-1.0)
+    if mirror and (up is None) != (down is None):
+        up, down = up or 1.0 / down, down or 1.0 / up  # type: ignore[operator]
+    return YieldRatio(up=up, down=down)

@@ -1,0 +1,76 @@
+"""Training loops that are compiled once for all models of one architecture."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from ..densities.deformation import Deformation
+from ..densities.flows import AutoregressiveDensity, Density
+from ..densities.history import History
+from ..densities.networks import Model
+from .loop import Maximiser
+from .schedule import Schedule
+from .sources import EventSource
+
+__all__ = ["Parts", "TrainingLoop", "of_density", "of_last_response"]
+
+
+class TrainingLoop:
+    """A training loop of all models of one architecture, which is compiled once.
+
+    It trains a model of its own, which takes over the weights of the model that is to be trained, and gives them back.
+
+    Args:
+        model: The model of its own.
+        parts: From a model to its log-density of minibatches, and to the variables that are trained.
+        schedule: How long and how fast.
+    """
+
+    _THREAD = threading.local()  # two threads must not train one model
+    _MOST = 8
+
+    def __init__(self, model: Model, parts: Callable[[Any], Parts], schedule: Schedule):
+        self._model, self._parts = model, parts
+        log_prob, self._variables = parts(self._model)
+        self._maximiser = Maximiser(log_prob, self._variables, schedule=schedule)
+
+    @classmethod
+    def of(
+        cls, model: Model, density: Density, shapes: Sequence[Any], parts: Callable[[Any], Parts], schedule: Schedule
+    ) -> TrainingLoop:
+        """The loop for a model with this density and responses of these shapes; the ones used last are kept."""
+        if not isinstance(density, AutoregressiveDensity):  # what others are made of is not known
+            return cls(model, parts, schedule)
+        kept: dict[tuple[str, Schedule], TrainingLoop] = vars(cls._THREAD).setdefault("loops", {})
+        key = repr((density.config(), shapes)), schedule
+        loop = kept.pop(key, None) or cls(copy.deepcopy(model), parts, schedule)
+        kept[key] = loop
+        while len(kept) > cls._MOST:
+            del kept[next(iter(kept))]
+        return loop
+
+    def train(self, model: Model, name: str, sources: Sequence[EventSource], *, seed: int, progress: bool) -> History:
+        """Train a model; see `Maximiser`."""
+        self._model.assign(model.weights_list())
+        try:
+            return self._maximiser(name, sources, seed=seed, progress=progress)
+        finally:
+            for variable, trained in zip(self._parts(model)[1], self._variables, strict=True):
+                variable.assign(trained)
+
+
+Parts = tuple[Callable[..., tf.Tensor], Sequence[tf.Variable]]
+
+
+def of_density(density: Density) -> Parts:
+    return lambda u, c, _: density.log_density(u, c), density.trainable_variables
+
+
+def of_last_response(deformation: Deformation) -> Parts:
+    """The last response is trained."""
+    return deformation.log_density, deformation.responses[-1].trainable_variables

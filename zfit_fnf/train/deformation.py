@@ -1,0 +1,200 @@
+"""Training of a deformation: single nuisances first, each alone, then the interactions with everything else frozen."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from ..common.checks import flag, integer, listed
+from ..densities.deformation import Deformation
+from ..densities.flows import Flow
+from ..densities.history import History, problems_of
+from ..densities.polynomial_map import Response
+from ..samples import Variation
+from .assembly import Assembly, Task, label_of
+from .compiled import TrainingLoop, of_last_response
+from .loop import n_held_out
+from .plan import Plan, named_seed
+from .schedule import Schedule, TrainingStopped, checked_schedule
+from .score_correction import calibrate
+from .sources import EventSource
+
+__all__ = ["fit_deformation", "train_response"]
+
+_OF_A_RESPONSE = Schedule(steps=1500, batch_size=2048)
+
+
+def fit_deformation(
+    flow: Flow,
+    variations: Sequence[Variation],
+    *,
+    weights: str | None = None,
+    order: int = 2,
+    interactions: Sequence[tuple[str, str]] | str = "auto",
+    mirror: bool = False,
+    hidden: Sequence[int] | None = None,
+    schedule: Schedule | None = None,
+    seed: int = 0,
+    executor: Executor | None = None,
+    trained: Deformation | None = None,
+    progress: bool = True,
+) -> Deformation:
+    """Learn the response of a nominal density to its nuisances.
+
+    Every nuisance is learned alone, from its own variations, so that adding one never retrains another. Interactions
+    follow, each from the joint samples of its two nuisances, with everything else frozen. After its networks, the few
+    numbers that place a response on its samples are fitted to all events at once (:mod:`zfit_fnf.train.score_correction`).
+
+    A variation that holds the nominal events themselves, in any order, and with weights that differ by a constant factor
+    only, changes the yield at most: the response is exactly zero there. The flow has to be one that was trained here.
+
+    Args:
+        flow: The nominal density; not changed.
+        variations: Samples, each at a point of one nuisance, or of two for an interaction.
+        weights: Column of event weights, the same in all samples.
+        order: Highest power of a nuisance, 1 to 3. A nuisance with samples on one side only gets order 1.
+        interactions: Pairs of nuisances; the default ``"auto"`` takes all pairs with joint samples. The monomials go
+            up to ``order`` in each nuisance, as far as the joint points tell them apart: one point gives the product, the
+            four corners all of ``nu_k^a nu_l^b`` with ``a, b <= 2``.
+        mirror: Trust the linear response of a nuisance with samples on one side at the mirrored point too: its window
+            becomes symmetric, and its yield change is inverted there.
+        hidden: Widths of the hidden layers.
+        schedule: Length and speed of each training; default 1500 steps of 2048 events.
+        seed: Seed; each response derives its own from it and from its name.
+        executor: ``concurrent.futures`` executor to train single nuisances in parallel, e.g. a
+            ``ProcessPoolExecutor`` with the ``spawn`` method; likewise the interactions afterwards.
+        trained: A deformation of the same flow whose responses are kept as they are: ``.model`` of an interrupted
+            training, which goes on with what is missing; or one with fewer nuisances.
+        progress: Show progress bars.
+
+    Returns:
+        The deformation, with a mapping ``history`` from the name of each response to its :class:`History`, which prints
+        as a table.
+
+    Raises:
+        ValueError: For bad input: a variation at the origin, an interaction without joint samples or without its single
+            nuisances, two samples at one point, an order that the points cannot determine.
+        TrainingStopped: If a training diverges, is interrupted, or a process of the executor dies; ``.model`` is the
+            deformation by what was trained so far (``None`` if that is nothing).
+
+    Warns:
+        UserWarning: If a training went wrong in a way that its record shows, see :attr:`History.problems`; for variations
+            that hold the nominal events or those of another one, joint samples that are not used, and summed weights
+            that are not of the size of the nominal ones.
+
+    Example:
+        >>> deformation = fit_deformation(flow, [Variation(up, at={"jes": 1}), Variation(down, at={"jes": -1})])
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"fit_deformation takes the Flow of the nominal events first, got a {type(flow).__name__}")
+    variations = listed(variations, "variations", '[Variation(events, at={"jes": +1})]')
+    plan = Plan.make(variations, order=order, interactions=interactions, mirror=mirror)
+    schedule, seed = checked_schedule(schedule, _OF_A_RESPONSE), integer(seed, "seed", low=0)
+    flag(progress, "progress")
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(f"executor is one of concurrent.futures or the like, got a {type(executor).__name__}")
+    if weights is not None and not isinstance(weights, str):
+        raise TypeError("weights names a column of all samples; give arrays of weights as Sample(columns, weights=...)")
+    sources = {id(v): EventSource.make(flow, v.events, weights, at=v.at, name=v.name) for v in variations}
+    assembly = Assembly.of(flow, plan, sources, mirror)
+    assembly.keep(trained)
+    names = [names for names in (*plan.singles, *plan.pairs) if names not in assembly.trained]
+    new = [response for name in names if assembly.moves(response := plan.response(name, flow, hidden, seed))]
+    for source in sources.values():
+        n_held_out(source.sample, schedule)
+        flow.warn_of_outliers(source.sample)
+    if messages := assembly.findings:
+        warnings.warn("; ".join(messages), stacklevel=2)
+    try:
+        for stage in (plan.singles, plan.pairs):
+            tasks = [
+                assembly.task(response, schedule, named_seed(seed, response.nuisances), progress and executor is None)
+                for response in new
+                if response.nuisances in stage
+            ]
+            _train_all(tasks, assembly, executor, progress=progress)
+    except (Exception, KeyboardInterrupt) as error:
+        raise _stopped(error, assembly) from error
+    if messages := problems_of(assembly.history):
+        warnings.warn("; ".join(messages), stacklevel=2)
+    return assembly.deformation()
+
+
+def _train_all(tasks: Sequence[Task], assembly: Assembly, executor: Executor | None, *, progress: bool) -> None:
+    """Train responses and add them to a deformation, also those that are ready when one fails."""
+    if executor is None:
+        for task in tasks:
+            _add_result(functools.partial(train_response, task), assembly)
+        return
+    futures: list[Future[tuple[Response, History]]] = []
+    try:
+        futures += [executor.submit(train_response, task) for task in tasks]
+        for future in tqdm(futures, desc="responses", disable=not progress):
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        for future in futures:
+            if future.done() and not future.cancelled():
+                with suppress(Exception, KeyboardInterrupt):
+                    _add_result(future.result, assembly)
+
+
+def _add_result(result: Callable[[], tuple[Response, History]], assembly: Assembly) -> None:
+    """Add a response, also one whose training has been stopped, if it is better than none."""
+    try:
+        assembly.add(*result())
+    except TrainingStopped as stopped:
+        if isinstance(stopped.model, Response) and stopped.history is not None and stopped.history.best_step:
+            assembly.add(stopped.model, stopped.history)
+        raise
+
+
+def _stopped(error: BaseException, assembly: Assembly) -> TrainingStopped:
+    """What went wrong, with what was trained before."""
+    if isinstance(error, TrainingStopped):
+        stopped = TrainingStopped(str(error), error.step, error.learning_rate)
+        stopped.history = error.history
+    elif isinstance(error, KeyboardInterrupt):
+        stopped = TrainingStopped("the training was interrupted")
+    elif isinstance(error, BrokenExecutor):
+        stopped = TrainingStopped(f"a process that trains has died, perhaps for lack of memory ({error})")
+    else:
+        stopped = TrainingStopped(f"the training failed: {type(error).__name__}: {error}")
+    if not assembly.trained:
+        stopped.carry(None, "Nothing had been trained yet")
+        return stopped
+    ready = [label_of(names) for names in assembly.trained]
+    stopped.carry(
+        assembly.deformation(),
+        f"What is ready ({', '.join(ready)}) is in .model; fit_deformation(..., trained=stopped.model), with everything "
+        "else as before, goes on with the rest",
+    )
+    return stopped
+
+
+def train_response(task: Task) -> tuple[Response, History]:
+    deformation = Deformation(task.flow, [*task.frozen, task.response], windows=task.windows)
+    sources = [replace(source, basis=_basis_at(deformation, source.at)) for source in task.sources]
+    shapes = [(response.shape, response.powers) for response in deformation.responses]
+    loop = TrainingLoop.of(deformation, task.flow.density, shapes, of_last_response, task.schedule)
+    label = label_of(task.response.nuisances)
+    try:
+        history = loop.train(deformation, label, sources, seed=task.seed, progress=task.progress)
+    except TrainingStopped as stopped:
+        stopped.model = task.response
+        raise
+    calibrate(deformation, task.response, sources)
+    return task.response, history
+
+
+def _basis_at(deformation: Deformation, at: Mapping[str, float]) -> np.ndarray:
+    return deformation.basis(tf.constant(deformation.point(at))).numpy()

@@ -1,0 +1,47 @@
+"""Where minibatches come from: checked events at one point of the nuisances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ..densities.flows import Flow
+from ..samples import Sample, as_sample, check_inside, check_trainable
+from ..samples.screening import check_conditions, check_continuous
+from .loop import Batch
+
+__all__ = ["EventSource"]
+
+
+@dataclass(frozen=True)
+class EventSource:
+    """Training events at one point of the nuisances, handed out as standardised minibatches."""
+
+    flow: Flow
+    sample: Sample
+    at: Mapping[str, float]
+    basis: np.ndarray
+
+    @classmethod
+    def make(
+        cls, flow: Flow, events: Any, weights: Any, *, at: Mapping[str, float] | None = None, name: str | None = None
+    ) -> EventSource:
+        sample = as_sample(events, flow.obs + flow.cond, weights=weights, name=name)
+        check_trainable(sample)
+        check_inside(sample, flow.ranges)
+        check_continuous(sample, flow.obs)
+        check_conditions(sample, flow.cond)
+        return cls(flow, sample, at or {}, np.zeros(0))
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """``u, c, basis, w`` in float32; standardised in float64 first, where large offsets cancel."""
+        u, c, _ = self.flow.encode(
+            tf.constant(self.sample.array(self.flow.obs, rows)), tf.constant(self.sample.array(self.flow.cond, rows))
+        )
+        w = self.sample.relative_weights(rows)
+        basis = np.broadcast_to(self.basis, (len(rows), len(self.basis)))
+        return tuple(np.asarray(column, np.float32) for column in (u, c, basis, w))
