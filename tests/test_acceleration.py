@@ -191,7 +191,7 @@ def make_logistic(flow, width):
         weights.assign(tf.zeros_like(weights))
     inverse = (width - 1e-3) - 1 / (width - 1e-3)  # of the positive function that makes a width
     unit = (1.0 - 1e-3) - 1 / (1.0 - 1e-3)
-    bias = np.array([[0.0, unit, 0.0, -layer.law.start[0], inverse + 1.0]] * len(flow.obs))
+    bias = np.array([[0.0, unit, 0.0, -layer.univariate.start[0], inverse + 1.0]] * len(flow.obs))
     layer.network.biases[-1].assign(bias.reshape(-1).astype(np.float32))
 
 

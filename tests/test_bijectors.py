@@ -1,4 +1,4 @@
-"""Invariants of every univariate law and of the physical ranges."""
+"""Invariants of every univariate bijector and of the physical ranges."""
 
 from __future__ import annotations
 
@@ -10,59 +10,61 @@ from hypothesis import strategies as st
 
 from zfit_fnf.densities.bijectors import Affine, LogisticMixture, PhysicalRanges, RationalQuadraticSpline
 
-LAWS = {
+DENSITIES = {
     "one logistic": LogisticMixture(1),
     "mixture": LogisticMixture(8),
     "spline": RationalQuadraticSpline(8),
 }
-MAPS = {**LAWS, "affine": Affine()}
+MAPS = {**DENSITIES, "affine": Affine()}
 RANGES = [(-np.inf, np.inf), (0.0, np.inf), (-np.inf, 2.0), (-1.0, 3.0)]
 
 
-def parameters(law, n, seed, spread=1.0, dtype=tf.float64):
-    return law.unpack(tf.constant(np.random.default_rng(seed).normal(scale=spread, size=(n, law.n_parameters)), dtype))
+def parameters(bijector, n, seed, spread=1.0, dtype=tf.float64):
+    return bijector.unpack(
+        tf.constant(np.random.default_rng(seed).normal(scale=spread, size=(n, bijector.n_parameters)), dtype)
+    )
 
 
-@pytest.mark.parametrize("law", MAPS.values(), ids=MAPS)
+@pytest.mark.parametrize("bijector", MAPS.values(), ids=MAPS)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31), spread=st.floats(0.1, 3.0))
-def test_round_trip_and_slope(law, seed, spread):
+def test_round_trip_and_slope(bijector, seed, spread):
     u = tf.constant(np.random.default_rng(seed).uniform(-5.0, 5.0, size=50))
-    params = parameters(law, 50, seed, spread)
+    params = parameters(bijector, 50, seed, spread)
     with tf.GradientTape() as tape:
         tape.watch(u)
-        z, log_slope = law.inverse(u, params)
+        z, log_slope = bijector.inverse(u, params)
     slope = tape.gradient(z, u)
     np.testing.assert_allclose(log_slope, np.log(slope), atol=1e-8)  # float64 algebra
-    again = law.forward(tf.identity(z), params)
+    again = bijector.forward(tf.identity(z), params)
     # z is known to a few eps * (1 + |z|); where the map is flat that is divided by its slope.
     tolerance = 1e-13 * (1.0 + np.abs(z)) / np.minimum(slope, 1.0) + 1e-12
     assert np.all(np.abs(again - u) < tolerance)
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_density_integrates_to_one(law):
-    params = parameters(law, 1, seed=3)
+@pytest.mark.parametrize("bijector", DENSITIES.values(), ids=DENSITIES)
+def test_density_integrates_to_one(bijector):
+    params = parameters(bijector, 1, seed=3)
     u = np.linspace(-200.0, 200.0, 400_001)  # logistic tails: e^-200 at the ends
     density = np.exp(
-        law.log_prob(tf.constant(u), tf.nest.map_structure(lambda p: tf.repeat(p, len(u), axis=0), params))
+        bijector.log_prob(tf.constant(u), tf.nest.map_structure(lambda p: tf.repeat(p, len(u), axis=0), params))
     )
     assert np.sum(density) * (u[1] - u[0]) == pytest.approx(1.0, abs=1e-6)  # trapezoidal rule, knots of the spline
 
 
 def test_fast_mixture_density_is_the_derivative_of_its_distribution_function():
-    law = LogisticMixture(8)
-    u, params = tf.constant(np.linspace(-60.0, 60.0, 241)), parameters(law, 241, seed=5)
-    z, log_slope = law.inverse(u, params)
+    bijector = LogisticMixture(8)
+    u, params = tf.constant(np.linspace(-60.0, 60.0, 241)), parameters(bijector, 241, seed=5)
+    z, log_slope = bijector.inverse(u, params)
     expected = -z - 2.0 * tf.math.softplus(-z) + log_slope
-    np.testing.assert_allclose(law.log_prob(u, params), expected, atol=1e-9)
+    np.testing.assert_allclose(bijector.log_prob(u, params), expected, atol=1e-9)
 
 
 def test_mixture_density_is_finite_far_outside():
-    law = LogisticMixture(8)
+    bijector = LogisticMixture(8)
     u = tf.constant([-1e8, -1e3, 1e3, 1e8])
     for dtype in (tf.float32, tf.float64):
-        values = law.log_prob(tf.cast(u, dtype), parameters(law, 4, seed=1, dtype=dtype))
+        values = bijector.log_prob(tf.cast(u, dtype), parameters(bijector, 4, seed=1, dtype=dtype))
         assert np.all(np.isfinite(values))
 
 

@@ -36,8 +36,8 @@ def deformation(flow):
         shaken_response(["jer"], ((1,), (2,), (3,)), 2),
         shaken_response(["jes", "jer"], ((1, 1), (2, 1)), 3, n_single=5),
     ]
-    responses[0].calibration.assign([[0.1, -0.05], [0.02, 0.03]])
-    responses[2].calibration.assign(0.05 * np.random.default_rng(4).normal(size=(2, 7)))
+    responses[0].correction.assign([[0.1, -0.05], [0.02, 0.03]])
+    responses[2].correction.assign(0.05 * np.random.default_rng(4).normal(size=(2, 7)))
     return Deformation(flow, responses, windows=WINDOWS, yields={"jes": YieldRatio(1.1, 0.9)})
 
 
@@ -59,8 +59,8 @@ def test_against_a_slow_loop_of_the_equations(deformation, flow, events):
     monomials = {("jes",): [jes, jes**2], ("jer",): [jer, jer**2, jer**3], ("jes", "jer"): [jes * jer, jes**2 * jer]}
     weights = {names: np.array(values) for names, values in monomials.items()}
     first, _, pair = deformation.responses
-    weights["jes",] = weights["jes",] + np.array(monomials["jes",]) @ first.calibration.numpy()
-    fed = np.array(monomials["jes", "jer"]) @ pair.calibration.numpy()
+    weights["jes",] = weights["jes",] + np.array(monomials["jes",]) @ first.correction.numpy()
+    fed = np.array(monomials["jes", "jer"]) @ pair.correction.numpy()
     weights["jes",], weights["jer",] = weights["jes",] + fed[:2], weights["jer",] + fed[2:5]
     weights["jes", "jer"] = weights["jes", "jer"] + fed[5:]
     expected = []
@@ -100,7 +100,7 @@ def test_inverse_and_jacobian(request, coordinates, name, jes, jer):
     basis = transform.basis(tf.constant([jes, jer], tf.float64))
     with tf.GradientTape() as tape:
         tape.watch(u)
-        nominal, log_det = transform.apply(u, c, transform.coefficients(u, c), basis)
+        nominal, log_det = transform.inverse(u, c, transform.coefficients(u, c), basis)
     jacobian = tape.batch_jacobian(nominal, u).numpy()
     np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-9)
     np.testing.assert_allclose(transform.forward(tf.identity(nominal), c, basis), u, rtol=1e-7, atol=1e-7)
@@ -112,7 +112,7 @@ def test_one_layer_moves_the_first_coordinate_alone_and_stacked_ones_mix(deforma
         with tf.GradientTape() as tape:
             tape.watch(u)
             basis = transform.basis(tf.constant([0.5, 0.5], tf.float64))
-            first = transform.apply(u, c, transform.coefficients(u, c), basis)[0][:, 0]
+            first = transform.inverse(u, c, transform.coefficients(u, c), basis)[0][:, 0]
         assert np.any(tape.gradient(first, u)[:, 1] != 0.0) == mixes
 
 
@@ -127,16 +127,16 @@ def test_stacked_layers_are_single_ones_in_turn(stacked, coordinates):
         alone.networks = [network]
         transform = PolynomialMap([alone], windows=WINDOWS)
         given = expected[:, ::-1] if layer == 1 else expected
-        moved, change = transform.apply(given, c, transform.coefficients(given, c), basis)
+        moved, change = transform.inverse(given, c, transform.coefficients(given, c), basis)
         expected, log_det = moved[:, ::-1] if layer == 1 else moved, log_det + change
-    moved, change = stacked.apply(u, c, stacked.coefficients(u, c), basis)
+    moved, change = stacked.inverse(u, c, stacked.coefficients(u, c), basis)
     np.testing.assert_allclose(moved, expected, atol=1e-12)
     np.testing.assert_allclose(change, log_det, atol=1e-12)
 
 
 def test_stacked_layers_are_the_identity_at_zero_exactly(stacked, coordinates):
     u, c = coordinates
-    moved, log_det = stacked.apply(u, c, stacked.coefficients(u, c), stacked.basis(tf.zeros(2, tf.float64)))
+    moved, log_det = stacked.inverse(u, c, stacked.coefficients(u, c), stacked.basis(tf.zeros(2, tf.float64)))
     np.testing.assert_array_equal(moved, u)
     np.testing.assert_array_equal(log_det, np.zeros(len(u)))
 
@@ -153,10 +153,10 @@ def test_a_point_per_event(deformation, stacked, coordinates):
     points = np.random.default_rng(6).uniform(-1.0, 1.0, size=(len(u), 2))
     for transform in (deformation, stacked):
         basis = tf.stack([transform.basis(tf.constant(point)) for point in points])
-        together, _ = transform.apply(u, c, transform.coefficients(u, c), basis)
+        together, _ = transform.inverse(u, c, transform.coefficients(u, c), basis)
         for row in (0, 7):
             one = slice(row, row + 1)
-            alone, _ = transform.apply(u[one], c[one], transform.coefficients(u[one], c[one]), basis[row])
+            alone, _ = transform.inverse(u[one], c[one], transform.coefficients(u[one], c[one]), basis[row])
             np.testing.assert_allclose(together[one], alone, atol=1e-12)
 
 
@@ -228,7 +228,7 @@ def test_sampling_follows_the_deformed_density(deformation, flow):
     table = deformation.sample(nu={"jes": 1.0, "jer": 0.5}, cond={"x": np.linspace(-2.0, 2.0, 2000)}, seed=3)
     u, c, _ = flow.encode(*map(tf.constant, flow.columns(table)))
     basis = deformation.basis(tf.constant([1.0, 0.5], tf.float64))
-    nominal, _ = deformation.apply(u, c, deformation.coefficients(u, c), basis)
+    nominal, _ = deformation.inverse(u, c, deformation.coefficients(u, c), basis)
     z = np.sort(
         tf.sigmoid(flow.density.layers[0].inverse(nominal, flow.density.layers[0].precompute(c))[0]).numpy(), axis=0
     )
@@ -249,7 +249,7 @@ def test_pickle_round_trip_of_stacked_layers(stacked, coordinates):
     u, c = coordinates
     again = pickle.loads(pickle.dumps(stacked))
     basis = stacked.basis(tf.constant([0.4, -0.3], tf.float64))
-    moved = [transform.apply(u, c, transform.coefficients(u, c), basis)[0] for transform in (stacked, again)]
+    moved = [transform.inverse(u, c, transform.coefficients(u, c), basis)[0] for transform in (stacked, again)]
     np.testing.assert_array_equal(*moved)
 
 

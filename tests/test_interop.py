@@ -411,7 +411,7 @@ class TestPublishedModel:
         u, c, nu = (tf.constant(vectors[name]) for name in ("x", "kin_context", "nu"))
         basis = tf.vectorized_map(model.basis, nu)
         coefficients = model.coefficients(u, c)
-        nominal, log_det = model.apply(u, c, coefficients, basis)
+        nominal, log_det = model.inverse(u, c, coefficients, basis)
         z, _ = model.flow.density.inverse(nominal, c)
         shape = tf.einsum("nmjk,nm->njk", coefficients, basis)
         for name, value in {
@@ -439,7 +439,7 @@ class TestPublishedModel:
         def one(z, c, nu):
             basis = model.basis(nu)
             sample = model.forward(model.flow.density.forward(z[None], c[None]), c[None], basis)
-            moved, log_det = model.apply(sample, c[None], model.coefficients(sample, c[None]), basis)
+            moved, log_det = model.inverse(sample, c[None], model.coefficients(sample, c[None]), basis)
             return sample[0], log_det[0] + model.flow.density.inverse(moved, c[None])[1][0]
 
         rows = zip(*(vectors[name] for name in ("kin_latent", "kin_context", "nu")), strict=True)
@@ -454,7 +454,7 @@ class TestPublishedModel:
             outer.watch(nu)
             with tf.GradientTape() as inner:
                 inner.watch(nu)
-                nominal, log_det = model.apply(u, c, coefficients, tf.vectorized_map(model.basis, nu))
+                nominal, log_det = model.inverse(u, c, coefficients, tf.vectorized_map(model.basis, nu))
                 log_prob = model.flow.log_density(nominal, c) + log_det
             gradient = inner.gradient(log_prob, nu)
             columns = tf.unstack(gradient, axis=1)
@@ -496,7 +496,7 @@ class TestFactorizableFlows:
         np.testing.assert_allclose(model.log_prob(table, nu=centre), nominal, atol=1e-6)  # central values are float32
         u, c = tf.constant(y), tf.constant(x)
         basis = model.basis(tf.constant(nu))
-        nominal, _ = model.apply(u, c, model.coefficients(u, c), basis)
+        nominal, _ = model.inverse(u, c, model.coefficients(u, c), basis)
         np.testing.assert_allclose(model.forward(tf.identity(nominal), c, basis), u, atol=1e-9)
 
     def test_base_given_apart(self):

@@ -62,7 +62,7 @@ def deformation(**shape):
         Response(["jer"], ((1,),), **shape),
         Response(["jer", "jes"], ((1, 1),), n_single=3, **shape),
     ]
-    responses[2].calibration.assign([[0.1, -0.2, 0.05, 0.3]])
+    responses[2].correction.assign([[0.1, -0.2, 0.05, 0.3]])
     made = Deformation(
         flow(ranges={"a": (0.0, 5.0), "b": (-np.inf, 9.5)}, sum_weights=1234.5),
         [shaken(response, seed) for seed, response in enumerate(responses)],
@@ -166,8 +166,8 @@ class TestRoundTrip:
         u, c = tf.constant(np.random.default_rng(0).normal(size=(20, 2))), tf.zeros((20, 1), tf.float64)
         basis = whole.basis(tf.constant([0.4, -1.2], tf.float64))
         for moved, expected in zip(
-            again.apply(u, c, again.coefficients(u, c), again.basis(tf.constant([0.4, -1.2], tf.float64))),
-            whole.apply(u, c, whole.coefficients(u, c), basis),
+            again.inverse(u, c, again.coefficients(u, c), again.basis(tf.constant([0.4, -1.2], tf.float64))),
+            whole.inverse(u, c, whole.coefficients(u, c), basis),
             strict=True,
         ):
             np.testing.assert_array_equal(moved, expected)

@@ -217,7 +217,7 @@ def test_factorizable_flows(n_layers, tmp_path):
     with torch.no_grad():
         expected = module.double().log_prob(*map(torch.tensor, (y, x, nu)))
     u, c = tf.constant(y), tf.constant(x)
-    nominal, log_det = model.apply(u, c, model.coefficients(u, c), tf.vectorized_map(model.basis, tf.constant(nu)))
+    nominal, log_det = model.inverse(u, c, model.coefficients(u, c), tf.vectorized_map(model.basis, tf.constant(nu)))
     np.testing.assert_allclose(model.flow.log_density(nominal, c) + log_det, expected, rtol=0, atol=1e-10)
 
     torch.save(module.state_dict(), tmp_path / "m.pt")

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # two steps lear
 )
 def test_what_trains_can_be_saved(monkeypatch, tmp_path, settings, variations):
     monkeypatch.setattr(
-        train_deformation, "calibrate", lambda *_: None
+        train_deformation, "correct_score", lambda *_: None
     )  # it takes longer to compile than these to train
     points = (UP, DOWN, JER, BOTH) if variations.pop("joint", False) else (UP, DOWN)
     flow = fit_flow(EVENTS, **{"obs": ["y", "z"], "hidden": [2], "n_components": 2, **TINY, **settings})

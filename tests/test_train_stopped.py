@@ -36,10 +36,10 @@ VARIATIONS.append(Variation(moved(4, 0.8), at={"a": 1, "b": 1}))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _without_calibration():
+def _without_score_correction():
     """It comes after each training, and takes longer to compile than these take to run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_deformation, "calibrate", lambda *_: None)
+        patch.setattr(train_deformation, "correct_score", lambda *_: None)
         yield
 
 

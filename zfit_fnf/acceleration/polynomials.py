@@ -90,7 +90,7 @@ def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
     with _coefficients.of(responses) as function:
         (coefficients,) = _in_pieces(function, tf.cast(u, tf.float32), tf.cast(c, tf.float32))
     coefficients = tf.reshape(coefficients, (coefficients.shape[0], -1))
-    return tf.transpose(u), tf.transpose(c), log_jacobian, coefficients, responses.calibration()
+    return tf.transpose(u), tf.transpose(c), log_jacobian, coefficients, responses.correction()
 
 
 @PerArchitecture
@@ -101,15 +101,15 @@ def _coefficients(responses: PolynomialMap, u: tf.Tensor, c: tf.Tensor) -> tuple
 
 def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
     """Basis ``(M,)`` at the current nuisances; there the log-scales, scaled coordinates and shifts, ``(d, n)`` each."""
-    u, _, _, coefficients, calibration = data
-    basis = tf.stop_gradient(_basis(pdf, calibration))  # a tape of the user may be watching
+    u, _, _, coefficients, correction = data
+    basis = tf.stop_gradient(_basis(pdf, correction))  # a tape of the user may be watching
     contracted = basis[None, :] @ tf.cast(coefficients, tf.float64)
     log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
     return basis, log_scale, u * tf.exp(log_scale), shift
 
 
-def _basis(pdf: FNFPDF, calibration: tf.Tensor) -> tf.Tensor:
-    return cast(Deformation, pdf.deformation).basis(pdf.nu(), calibration)
+def _basis(pdf: FNFPDF, correction: tf.Tensor) -> tf.Tensor:
+    return cast(Deformation, pdf.deformation).basis(pdf.nu(), correction)
 
 
 def _projections(pdf: FNFPDF) -> list[tf.Tensor]:
@@ -133,13 +133,13 @@ def _(pdf: FNFPDF, data: Any, n_events: int) -> None:
 def _(pdf: FNFPDF, data: Any, *, linear: bool = False, whole: bool = False) -> Any:
     if not order_of(pdf):
         return data
-    _, c, log_jacobian, coefficients, calibration = data
+    _, c, log_jacobian, coefficients, correction = data
     centre, log_scale, scaled, shift = _moved(pdf, data)
     with (_linearise if linear else _expand).of(pdf.deformation.flow.density) as expansion:
         log_density, coefficients_of_shift = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
     return {
         "centre": centre,
-        "calibration": calibration,
+        "correction": correction,
         "blocks": compress(coefficients, [tf.eye(len(centre))] if whole else _projections(pdf)),
         "scaled": tf.cast(scaled, tf.float32),
         "polynomial": coefficients_of_shift,
@@ -153,7 +153,7 @@ def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
     if not (order := order_of(pdf)):
         return log_expanded.dispatch(object)(pdf, nest)
     # Differences to the centre are small: float32 resolves them better than anybody asks for.
-    basis = tf.cast(_basis(pdf, nest["calibration"]) - nest["centre"], tf.float32)
+    basis = tf.cast(_basis(pdf, nest["correction"]) - nest["centre"], tf.float32)
     log_scale, shift = tf.unstack(tf.reshape(contract(basis, nest["blocks"]), (2, *nest["scaled"].shape)))
     delta = tf.unstack(nest["scaled"] * tf.math.expm1(log_scale) + shift)
     rise = polynomial(nest["polynomial"], delta, order)

@@ -1,19 +1,28 @@
-"""Fixed and univariate bijections: physical ranges, and the laws that a conditioner parametrises.
+"""Bijectors: physical ranges, the univariate ones that a network parametrises, and the contract of conditional ones.
 
-Directions follow TensorFlow Probability: *forward generates*, from the base (logistic) through the nominal to the data.
-A law therefore offers ``inverse`` (data to base, one pass) and ``forward`` (base to data), elementwise in the last axis
-of its argument, with the parameters of each element in one more axis: what ``unpack`` makes of a network's numbers.
+Directions follow TensorFlow Probability and are named alike everywhere: *forward generates*, from the base (logistic)
+through the nominal to the data; *inverse* takes data towards the base, in one pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-__all__ = ["Affine", "LogisticMixture", "Mixture", "PhysicalRanges", "RationalQuadraticSpline", "logistic_log_prob"]
+__all__ = [
+    "Affine",
+    "ConditionalBijector",
+    "LogisticMixture",
+    "Mixture",
+    "PhysicalRanges",
+    "RationalQuadraticSpline",
+    "Univariate",
+    "logistic_log_prob",
+]
 
 _EDGE = 1e-12
 
@@ -105,14 +114,75 @@ def _off_the_edges(value: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return value
 
 
-class Affine:
-    """Affine law ``z = u exp(s) + t``, the identity where its parameters ``(s, t)`` are zero."""
+class Univariate:
+    """An increasing bijector of one coordinate with parameters: what the network of a layer parametrises.
+
+    Recipe. A subclass sets ``n_parameters`` and implements :meth:`inverse` and :meth:`forward`, elementwise in TensorFlow;
+    it has to be smooth in its argument and its parameters if Hessians of likelihoods are to be right. If numbers of a
+    network have to be constrained first, it implements :meth:`unpack`. To be chosen by ``family=``, it is listed in
+    :data:`~zfit_fnf.densities.flows.FAMILIES`.
+
+    Attributes:
+        n_parameters: Numbers that it takes from the network for each coordinate.
+
+    Example:
+        >>> class Cubic(Univariate):
+        ...     n_parameters = 1
+        ...     def inverse(self, u, parameters):
+        ...         slope = tf.nn.softplus(parameters[..., 0])
+        ...         return u + slope * u**3, tf.math.log1p(3.0 * slope * u**2)
+        >>> float(Cubic().inverse(tf.constant([2.0]), tf.constant([[-50.0]]))[0])
+        2.0
+    """
+
+    n_parameters: int
+
+    def unpack(self, raw: tf.Tensor) -> Any:
+        """Parameters from the numbers ``(..., n_parameters)`` of a network, by default as they are; may be a nest."""
+        return raw
+
+    def inverse(self, u: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data to base, and ``log dz/du``; both in the shape of ``u``, which the parameters have with one axis more."""
+        raise NotImplementedError(f"{type(self).__name__} does not say where it takes data")
+
+    def forward(self, z: tf.Tensor, parameters: Any) -> tf.Tensor:
+        """Base to data."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be inverted")
+
+    def log_prob(self, u: tf.Tensor, parameters: Any) -> tf.Tensor:
+        """Log-density of ``u`` when the base is logistic."""
+        z, log_slope = self.inverse(u, parameters)
+        return logistic_log_prob(z) + log_slope
+
+    def draw(self, uniform: tf.Tensor, parameters: Any) -> tf.Tensor:
+        """Sample from two uniform numbers ``(..., 2)`` each, of which the second is enough here."""
+        return self.forward(_logit(uniform[..., 1]), parameters)
+
+
+class ConditionalBijector:
+    """An invertible map of coordinates ``u (n, d)``, conditional on a context ``c (n, m)``.
+
+    Recipe. A subclass implements the three methods below in TensorFlow. What depends on the context alone belongs into
+    :meth:`precompute`: events stay while coordinates move.
+    """
+
+    def precompute(self, c: tf.Tensor) -> Any:
+        """What depends on the context alone, for the other methods: a nest of tensors."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it needs to know about the context")
+
+    def inverse(self, u: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data towards the base ``(n, d)``, and the log-determinant ``(n,)``."""
+        raise NotImplementedError(f"{type(self).__name__} does not say where it takes data")
+
+    def forward(self, z: tf.Tensor, precomputed: Any) -> tf.Tensor:
+        """From the base towards the data ``(n, d)``, the inverse of :meth:`inverse`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be inverted")
+
+
+class Affine(Univariate):
+    """Affine bijector ``z = u exp(s) + t``, the identity where its parameters ``(s, t)`` are zero."""
 
     n_parameters = 2
-
-    def unpack(self, raw: tf.Tensor) -> tf.Tensor:
-        """The numbers of a network as they are."""
-        return raw
 
     def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base, and ``log dz/du``; shape of ``u``."""
@@ -134,8 +204,8 @@ def logistic_log_prob(z: tf.Tensor) -> tf.Tensor:
     return -z - 2.0 * tf.math.softplus(-z)
 
 
-class LogisticMixture:
-    """Mixture-of-logistics law: infinitely differentiable in its argument and in its parameters.
+class LogisticMixture(Univariate):
+    """Mixture of logistics: infinitely differentiable in its argument and in its parameters.
 
     The distribution function ``F`` of a mixture of ``K`` logistics maps the element to the logistic base by
     ``z = logit F(u)``. Besides its weight, mean and width for each component, the mixture has a common location and
@@ -230,8 +300,8 @@ def _largest(values: tf.Tensor) -> tf.Tensor:
     return tf.stop_gradient(tf.reduce_max(values, axis=-1, keepdims=True))
 
 
-class RationalQuadraticSpline:
-    """Monotone rational-quadratic spline law with linear tails (arXiv:1906.04032), for models from elsewhere.
+class RationalQuadraticSpline(Univariate):
+    """Monotone rational-quadratic spline with linear tails (arXiv:1906.04032), for models from elsewhere.
 
     Its second derivative jumps at the knots. A likelihood built on it therefore has kinks: errors from Hessians (HESSE,
     automatic differentiation) can be far off, and only profile methods (MINOS) are meaningful. Prefer
@@ -248,15 +318,6 @@ class RationalQuadraticSpline:
         self.n_bins, self.bound = n_bins, bound
         self.n_parameters = 3 * n_bins - 1
 
-    def unpack(self, raw: tf.Tensor) -> tf.Tensor:
-        """Widths, heights and slopes of the bins before normalisation: the numbers of a network as they are."""
-        return raw
-
-    def log_prob(self, u: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-        """Log-density of ``u`` when the base is logistic."""
-        z, log_slope = self.inverse(u, parameters)
-        return logistic_log_prob(z) + log_slope
-
     def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base, and ``log dz/du``; the spline itself runs in this direction."""
         spline = self._spline(parameters)
@@ -265,10 +326,6 @@ class RationalQuadraticSpline:
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
         """Base to data, in closed form."""
         return self._spline(parameters)._inverse(z)
-
-    def draw(self, uniform: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-        """Sample from uniform numbers ``(..., 2)``, of which the second is enough."""
-        return self.forward(_logit(uniform[..., 1]), parameters)
 
     def _spline(self, parameters: tf.Tensor) -> tfp.bijectors.Bijector:
         widths, heights, slopes = tf.split(parameters, [self.n_bins, self.n_bins, self.n_bins - 1], axis=-1)

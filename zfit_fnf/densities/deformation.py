@@ -99,7 +99,7 @@ class Deformation(PolynomialMap, ShapeResponse):
     def log_shape(self, nu: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Log-density ``(n,)``, which is normalised."""
         u, c, coefficients, of_flow = precomputed
-        nominal, log_det = self.apply(u, c, coefficients, tf.cast(self.basis(nu), u.dtype))
+        nominal, log_det = self.inverse(u, c, coefficients, tf.cast(self.basis(nu), u.dtype))
         return self.flow.log_density_at(nominal, of_flow) + log_det
 
     @property
@@ -115,9 +115,9 @@ class Deformation(PolynomialMap, ShapeResponse):
         u, c, coefficients, of_flow = precomputed
         basis = self.basis(nu)
         if self.n_layers == 1:
-            nominal, log_slopes = self.move(u, coefficients, basis)
+            nominal, log_slopes = self.inverse_layer(u, coefficients, basis)
         else:  # in one dimension
-            nominal, log_det = self.apply(u, c, coefficients, basis)
+            nominal, log_det = self.inverse(u, c, coefficients, basis)
             log_slopes = log_det[:, None]
         z, log_slope = self.flow.density.base(nominal, of_flow)
         return z, log_slope + log_slopes
@@ -126,7 +126,7 @@ class Deformation(PolynomialMap, ShapeResponse):
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)`` in the standardised coordinates, also with a ``basis (n, M)`` for every event."""
-        nominal, log_det = self.apply(u, c, self.coefficients(u, c), basis)
+        nominal, log_det = self.inverse(u, c, self.coefficients(u, c), basis)
         return self.flow.log_density(nominal, c) + log_det
 
     def draw(self, c: tf.Tensor, nu: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

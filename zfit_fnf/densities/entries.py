@@ -181,9 +181,9 @@ class ResponseEntry(Entry):
     hidden: Widths
 
     def layout(self) -> Iterator[Array]:
-        """The calibration, and the weights of the network of each layer."""
+        """The score correction, and the weights of the network of each layer."""
         m = len(self.powers)
-        yield Array("calibration", (m, self.n_single + m), "F64", "calibration")
+        yield Array("calibration", (m, self.n_single + m), "F64", "correction")
         for layer in range(self.n_layers):
             yield from network_arrays(f"networks.{layer}", self.n_dim, self.n_context, 2 * m, self.hidden)
 
@@ -218,7 +218,7 @@ class PolynomialMapEntry(Entry):
         u, c = (tf.constant(rng.normal(size=(PROBES, size[name]))) for name in ("n_dim", "n_context"))
         coefficients = model.coefficients(u, c)
         for edges in zip(*model.windows.values(), strict=True):
-            moved, log_det = model.apply(u, c, coefficients, model.basis(tf.constant(edges, tf.float64)))
+            moved, log_det = model.inverse(u, c, coefficients, model.basis(tf.constant(edges, tf.float64)))
             check_finite(
                 f"the map at {dict(zip(model.windows, edges, strict=True))}", np.column_stack([moved, log_det])
             )

@@ -20,35 +20,37 @@ import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import DEEPEST, MOST_COMPONENTS, integer
+from ..common.chunks import EVENTS, concatenated
 from ..samples import as_sample
-from .bijectors import LogisticMixture, RationalQuadraticSpline
+from .bijectors import ConditionalBijector, LogisticMixture, RationalQuadraticSpline, Univariate
 from .coordinates import Coordinates
 from .history import History
 from .networks import MaskedMLP, Model, hidden_widths
 
 __all__ = [
+    "FAMILIES",
     "AutoregressiveDensity",
     "AutoregressiveLayer",
     "Density",
     "Flow",
     "in_chunks",
-    "make_law",
     "sample_table",
     "solve_autoregressive",
 ]
 
-_CHUNK = 65536
+FAMILIES: dict[str, Callable[[int], Univariate]] = {"mixture": LogisticMixture, "spline": RationalQuadraticSpline}
+"""What a layer is made of: univariate bijectors of so many components or bins."""
 
 
-class AutoregressiveLayer(tf.Module):
-    """One autoregressive bijection: a masked network parametrises a univariate law for every coordinate.
+class AutoregressiveLayer(tf.Module, ConditionalBijector):
+    """One autoregressive bijection: a masked network parametrises a univariate bijector for every coordinate.
 
-    With ``zero_init`` it starts where all parameters of the law are zero.
+    With ``zero_init`` it starts where all parameters of that bijector are zero.
     """
 
     def __init__(
         self,
-        law: Any,
+        univariate: Univariate,
         n_dim: int,
         n_context: int,
         hidden: Sequence[int],
@@ -57,17 +59,19 @@ class AutoregressiveLayer(tf.Module):
         zero_init: bool = False,
     ):
         super().__init__()
-        self.law = law
-        self.network = MaskedMLP(n_dim, n_context, law.n_parameters, hidden=hidden, seed=seed, zero_init=zero_init)
+        self.univariate = univariate
+        self.network = MaskedMLP(
+            n_dim, n_context, univariate.n_parameters, hidden=hidden, seed=seed, zero_init=zero_init
+        )
 
     def precompute(self, c: tf.Tensor) -> Any:
         """What depends on the conditions alone, for the methods below."""
         first, contributions = self.network.precompute(c)
-        return self.law.unpack(first), contributions
+        return self.univariate.unpack(first), contributions
 
     def log_prob(self, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Log-density ``(n,)`` of ``u`` when this is the last layer."""
-        return tf.reduce_sum(self.law.log_prob(u, self._parameters(u, precomputed)), axis=-1)
+        return tf.reduce_sum(self.univariate.log_prob(u, self._parameters(u, precomputed)), axis=-1)
 
     def inverse(self, u: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base ``(n, d)`` and its log-determinant ``(n,)``."""
@@ -76,16 +80,16 @@ class AutoregressiveLayer(tf.Module):
 
     def base(self, u: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base, and the logarithm of the slope of each coordinate, ``(n, d)``."""
-        return self.law.inverse(u, self._parameters(u, precomputed))
+        return self.univariate.inverse(u, self._parameters(u, precomputed))
 
     def forward(self, z: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Base to data, one coordinate after the other."""
-        return self._solve(lambda parameters, j: self.law.forward(z[:, j], parameters), precomputed, like=z)
+        return self._solve(lambda parameters, j: self.univariate.forward(z[:, j], parameters), precomputed, like=z)
 
     def draw(self, uniform: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Sample ``(n, d)`` from uniform numbers ``(n, d, 2)`` when this is the last layer."""
         return self._solve(
-            lambda parameters, j: self.law.draw(uniform[:, j], parameters), precomputed, like=uniform[..., 0]
+            lambda parameters, j: self.univariate.draw(uniform[:, j], parameters), precomputed, like=uniform[..., 0]
         )
 
     def _solve(self, coordinate: Callable[[Any, int], tf.Tensor], precomputed: Any, *, like: tf.Tensor) -> tf.Tensor:
@@ -96,12 +100,12 @@ class AutoregressiveLayer(tf.Module):
         return solve_autoregressive(column, n_dim=self.network.n_inputs, like=like)
 
     def _parameters(self, u: tf.Tensor, precomputed: Any) -> Any:
-        """Parameters of the law for every coordinate: a nest of ``(n, d, ...)``."""
+        """Parameters of the univariate bijector for every coordinate: a nest of ``(n, d, ...)``."""
         first, contributions = precomputed
         first = tf.nest.map_structure(lambda a: tf.broadcast_to(a, (tf.shape(u)[0], *a.shape[1:])), first)
         if self.network.n_inputs == 1:
             return first
-        others = self.law.unpack(self.network.outputs(u, contributions))
+        others = self.univariate.unpack(self.network.outputs(u, contributions))
         return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=1), first, others)
 
 
@@ -119,8 +123,12 @@ def solve_autoregressive(
 class Density(Model):
     """Conditional density of coordinates, the standardised ones of a :class:`Flow`.
 
-    A subclass sets ``n_dim`` and ``n_context``, and implements :meth:`log_density`, :meth:`draw` and ``config``. Where
-    much of the work depends on the conditions alone, it also implements :meth:`precompute` and :meth:`log_density_at`.
+    Recipe. A subclass sets ``n_dim`` and ``n_context``, has its weights as ``tf.Variable``, and implements
+    :meth:`log_density`, :meth:`draw` and ``config``, the keyword arguments that construct another one like it; arithmetic
+    follows the dtype of the arguments, float32 in training and float64 in fits. Where much of the work depends on the
+    conditions alone, it also implements :meth:`precompute` and :meth:`log_density_at`. It is trained by
+    ``fit_flow(..., density=...)``, deformed like any other, and stored once its entry is registered, see
+    :class:`zfit_fnf.storage.Entry`, where there is a whole example.
 
     Attributes:
         n_dim: Number ``d`` of coordinates.
@@ -177,9 +185,11 @@ class AutoregressiveDensity(Density):
         self.hidden = hidden_widths(hidden, n_dim)
         n_layers = integer(n_layers, "n_layers", low=1, high=DEEPEST)
         seed = integer(seed, "seed", low=0)
-        law = make_law(family, n_components)
+        univariate = _univariate(family, n_components)
         seeds = np.random.SeedSequence(seed).generate_state(n_layers)
-        self.layers = [AutoregressiveLayer(law, n_dim, n_context, self.hidden, int(layer_seed)) for layer_seed in seeds]
+        self.layers = [
+            AutoregressiveLayer(univariate, n_dim, n_context, self.hidden, int(layer_seed)) for layer_seed in seeds
+        ]
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)``: the Jacobians of all layers but the last, and the density of that one."""
@@ -374,12 +384,7 @@ class Flow(Coordinates):
 
 def in_chunks(function: Callable[..., tf.Tensor], *arrays: np.ndarray) -> np.ndarray:
     """Apply a tensor function to rows of arrays, a bounded number at a time; returns the concatenated result."""
-    n = len(arrays[0])
-    parts = [
-        function(*(tf.constant(array[start : start + _CHUNK]) for array in arrays)).numpy()
-        for start in range(0, max(n, 1), _CHUNK)  # no rows give an empty result of the right shape
-    ]
-    return np.concatenate(parts)
+    return concatenated(lambda *rows: function(*map(tf.constant, rows)), *arrays)
 
 
 def sample_table(
@@ -387,7 +392,7 @@ def sample_table(
 ) -> pd.DataFrame:
     """Sample with ``draw(c, seed)`` and give the events, with their conditions, as a table."""
     x = _condition_rows(flow, n, cond)
-    n_chunks = max(1, math.ceil(len(x) / _CHUNK))
+    n_chunks = max(1, math.ceil(len(x) / EVENTS))
     pairs = np.random.SeedSequence(seed).generate_state(2 * n_chunks).astype(np.int32).reshape(-1, 2)
     seeds = iter(pairs)
 
@@ -413,9 +418,7 @@ def _condition_rows(flow: Flow, n: int | None, cond: Any) -> np.ndarray:
     return x if n is None else x[np.arange(n) % len(x)]
 
 
-def make_law(family: str, n_components: int) -> LogisticMixture | RationalQuadraticSpline:
-    """The univariate law of a family, with so many components or bins."""
-    laws = {"mixture": LogisticMixture, "spline": RationalQuadraticSpline}
-    if not isinstance(family, str) or family not in laws:
-        raise ValueError(f"unknown family {family!r}: choose from {', '.join(laws)}")
-    return laws[family](integer(n_components, "n_components", low=1, high=MOST_COMPONENTS))
+def _univariate(family: str, n_components: int) -> Univariate:
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}: choose from {', '.join(FAMILIES)}")
+    return FAMILIES[family](integer(n_components, "n_components", low=1, high=MOST_COMPONENTS))

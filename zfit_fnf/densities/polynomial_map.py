@@ -15,7 +15,7 @@ One layer moves each coordinate by a function of those before it. Layers can be 
 layer alone are then functions of the event only.
 
 Training with minibatches leaves noise in the coefficients that would bias a fit to as many events as were simulated. A
-response therefore has a small *calibration* matrix ``K`` as well, ``phi -> phi (1 + K)``, found from all events at once
+response therefore has a small *score correction*, a matrix ``K``, ``phi -> phi (1 + K)``, found from all events at once
 (see :func:`zfit_fnf.train.fit_deformation`).
 """
 
@@ -38,7 +38,7 @@ __all__ = ["PolynomialMap", "Powers", "Response", "check_dimensions", "checked_r
 Powers = tuple[tuple[int, ...], ...]
 """Exponents of the nuisances in each monomial."""
 
-_LAW = Affine()
+_AFFINE = Affine()
 
 
 class Response(Model):
@@ -81,7 +81,7 @@ class Response(Model):
         ]
         # From the monomials of this response to the coefficients of its nuisances alone (interactions) and its own.
         shape = (len(self.powers), n_single + len(self.powers))
-        self.calibration = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
+        self.correction = tf.Variable(tf.zeros(shape, tf.float64), trainable=False)
 
     def precompute(self, c: tf.Tensor, layer: int = 0) -> Any:
         """What the network of one layer makes of the conditions ``(n, m)``."""
@@ -103,7 +103,7 @@ class Response(Model):
             "powers": self.powers,
             "n_dim": self.networks[0].n_inputs,
             "n_context": self.networks[0].n_context,
-            "n_single": self.calibration.shape[1] - len(self.powers),
+            "n_single": self.correction.shape[1] - len(self.powers),
             "n_layers": len(self.networks),
             "hidden": self.hidden,
         }
@@ -198,21 +198,21 @@ class PolynomialMap(Model):
         self._order = max(power for response in self.responses for powers in response.powers for power in powers)
         self._factors, self._fed = self._factor_positions(), self._fed_positions()
 
-    def basis(self, nu: tf.Tensor, calibration: tf.Tensor | None = None) -> tf.Tensor:
-        """Calibrated monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows.
+    def basis(self, nu: tf.Tensor, correction: tf.Tensor | None = None) -> tf.Tensor:
+        """Corrected monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows.
 
-        ``calibration`` is what :meth:`calibration` returns, for those who have it already.
+        ``correction`` is what :meth:`correction` returns, for those who have it already.
         """
         low, high = (tf.constant(edge, nu.dtype) for edge in zip(*self.windows.values(), strict=True))
         powers = [tf.ones_like(nu), *(continued_power(nu, power, low, high) for power in range(1, self._order + 1))]
         table = tf.reshape(tf.stack(powers, axis=-1), (-1,))
         monomials = tf.reduce_prod(tf.gather(table, self._factors), axis=-1)
-        calibration = tf.cast(self.calibration() if calibration is None else calibration, nu.dtype)
-        return monomials + tf.linalg.matvec(calibration, monomials, transpose_a=True)
+        correction = tf.cast(self.correction() if correction is None else correction, nu.dtype)
+        return monomials + tf.linalg.matvec(correction, monomials, transpose_a=True)
 
-    def calibration(self) -> tf.Tensor:
+    def correction(self) -> tf.Tensor:
         """Matrix ``(M, M)`` of what every monomial adds to every other one."""
-        values = tf.concat([tf.reshape(response.calibration, (-1,)) for response in self.responses], axis=0)
+        values = tf.concat([tf.reshape(response.correction, (-1,)) for response in self.responses], axis=0)
         return tf.scatter_nd(self._fed, values, (len(self._factors),) * 2)
 
     def _factor_positions(self) -> np.ndarray:
@@ -227,7 +227,7 @@ class PolynomialMap(Model):
         return np.array([places + [0] * (most - len(places)) for places in factors])
 
     def _fed_positions(self) -> np.ndarray:
-        """Positions in the ``(M, M)`` calibration matrix of the entries of all responses' calibrations."""
+        """Positions in the ``(M, M)`` correction matrix of the entries of all responses' corrections."""
         entries = []
         for response in self.responses:
             fed = self.positions(response)
@@ -236,13 +236,13 @@ class PolynomialMap(Model):
         return np.concatenate(entries)
 
     def positions(self, response: Response) -> np.ndarray:
-        """Positions, among the ``M`` coefficients, of those that the calibration of one response feeds.
+        """Positions, among the ``M`` coefficients, of those that the correction of one response feeds.
 
         For an interaction these are the coefficients of its nuisances alone, then its own.
         """
         starts = np.cumsum([0, *(len(r.powers) for r in self.responses)])
         place = {r.nuisances: np.arange(a, b) for r, a, b in zip(self.responses, starts, starts[1:], strict=False)}
-        feeds_others = response.calibration.shape[1] > len(response.powers)
+        feeds_others = response.correction.shape[1] > len(response.powers)
         alone = [place[name,] for name in response.nuisances] if feeds_others else []
         return np.concatenate([*alone, place[response.nuisances]])
 
@@ -267,7 +267,7 @@ class PolynomialMap(Model):
         groups = [list(group) for _, group in itertools.groupby(self.responses, key=lambda response: response.shape)]
         return [group[0] if len(group) == 1 else _Together(group) for group in groups]
 
-    def apply(
+    def inverse(
         self, u: tf.Tensor, c: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Deformed to nominal: ``T_nu(u)`` ``(n, d)`` and its log-determinant ``(n,)``.
@@ -275,21 +275,21 @@ class PolynomialMap(Model):
         ``coefficients`` are those of the first layer. ``basis`` is ``(M,)``, or ``(n, M)`` for one point of the
         nuisances per event.
         """
-        u, log_slopes = self.move(u, coefficients, basis)
+        u, log_slopes = self.inverse_layer(u, coefficients, basis)
         log_det = tf.reduce_sum(log_slopes, axis=-1)
         for layer in range(1, self.n_layers):
-            u, log_slopes = self.move(u, self.coefficients(u, c, layer), basis)
+            u, log_slopes = self.inverse_layer(u, self.coefficients(u, c, layer), basis)
             log_det += tf.reduce_sum(log_slopes, axis=-1)
         return u, log_det
 
     @staticmethod
-    def move(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse_layer(u: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """One layer with the given coefficients: moved coordinates and the logarithm of their slopes, ``(n, d)`` each."""
         if basis.shape.rank == 1:
             contracted = tf.einsum("nmjk,m->njk", coefficients, basis)
         else:
             contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
-        return _LAW.inverse(u, contracted)
+        return _AFFINE.inverse(u, contracted)
 
     def forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
         """Nominal to deformed, the inverse of ``T_nu``: layer after layer, one coordinate after the other."""
@@ -300,7 +300,7 @@ class PolynomialMap(Model):
     def _layer_forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, layer: int) -> tf.Tensor:
         def coordinate(u: tf.Tensor, j: int) -> tf.Tensor:
             contracted = tf.einsum("nmk,m->nk", self.coefficients(u, c, layer)[:, :, j], basis)
-            return _LAW.forward(nominal[:, j], contracted)
+            return _AFFINE.forward(nominal[:, j], contracted)
 
         return solve_autoregressive(coordinate, n_dim=nominal.shape[1], like=nominal, backwards=layer % 2 == 1)
 
@@ -328,7 +328,7 @@ def checked_responses(responses: Sequence[Response]) -> list[Response]:
     """A list of responses; anything else is refused."""
     checked = listed(responses, "responses", "[Response(...)]")
     for response in checked:
-        if not all(hasattr(response, name) for name in ("nuisances", "powers", "networks", "calibration")):
+        if not all(hasattr(response, name) for name in ("nuisances", "powers", "networks", "correction")):
             raise TypeError(f"responses is a list of Response, got a {type(response).__name__} among them")
     return checked
 

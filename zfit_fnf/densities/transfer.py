@@ -7,8 +7,7 @@ r"""The measured quantity of a Distribution of Interest: an invertible map from 
 the best one for each of their values, is a polynomial map in front of it: a :class:`ProfiledTransfer` is
 :math:`T(y; \theta) = T_\phi(T_\psi(y; \theta - \hat\theta))`, as a density with nuisances is a flow behind a deformation.
 
-Directions are those of all bijections here: *inverse* takes data to simulation (in one pass), *forward* simulation to
-data.
+As for all bijectors here, *inverse* takes data to simulation (in one pass), *forward* simulation to data.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import DEEPEST, integer, names
-from .bijectors import Affine
+from .bijectors import Affine, ConditionalBijector
 from .coordinates import Coordinates
 from .flows import AutoregressiveLayer, in_chunks
 from .networks import Model, hidden_widths
@@ -30,7 +29,7 @@ from .polynomial_map import PolynomialMap
 __all__ = ["ProfiledTransfer", "Transfer"]
 
 
-class Transfer(Coordinates):
+class Transfer(Coordinates, ConditionalBijector):
     """The map ``T_phi``: smooth, invertible, conditional on ``x`` and on the process; a new one is the identity.
 
     Autoregressive layers, with the order of the observables reversed from one to the next, in coordinates that keep the
@@ -210,7 +209,7 @@ class ProfiledTransfer(Model):
     def inverse(self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to simulation ``(n, d)`` and its log-determinant ``(n,)``."""
         coefficients = self.deformation.coefficients(u, context)
-        u, psi_log_det = self.deformation.apply(u, context, coefficients, self.basis(theta))
+        u, psi_log_det = self.deformation.inverse(u, context, coefficients, self.basis(theta))
         u, phi_log_det = self.transfer.inverse(u, self.transfer.precompute(context))
         return u, psi_log_det + phi_log_det
 

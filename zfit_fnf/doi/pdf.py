@@ -170,7 +170,7 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         if not self._profiled:
             return self._log_product(*precomputed)
         events, coefficients, networks = precomputed
-        moved = self._profiled.deformation.apply(events.u, events.context, coefficients, self._basis())
+        moved = self._profiled.deformation.inverse(events.u, events.context, coefficients, self._basis())
         return self.log_density_at(events, *moved, networks=networks)
 
     def _basis(self) -> tf.Tensor:

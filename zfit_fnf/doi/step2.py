@@ -326,7 +326,7 @@ class ProfileProblem:
         basis, log_p, first = self.deformation.basis(shift), [], tf.zeros_like(shares[:, 0])
         for index, (part, events) in enumerate(zip(parts_of(self._fixed_pdf), unmapped, strict=True)):
             coefficients = self.deformation.coefficients(events.u, events.context)
-            u, log_slopes = self.deformation.move(events.u, coefficients, basis)
+            u, log_slopes = self.deformation.inverse_layer(events.u, coefficients, basis)
             log_p.append(part.log_density_at(events, u, tf.reduce_sum(log_slopes, axis=-1)))
             first += tf.reduce_sum(gradients[:, index] * (u - events.u), axis=-1)
             first += shares[:, index] * tf.reduce_sum(tf.math.expm1(log_slopes), axis=-1)
@@ -342,7 +342,9 @@ class ProfileProblem:
                 basis = self.deformation.basis(tf.cast(self._point, events.u.dtype))
                 coefficients = self.deformation.coefficients(events.u, events.context)
                 log_p.append(
-                    part.log_density_at(events, *self.deformation.apply(events.u, events.context, coefficients, basis))
+                    part.log_density_at(
+                        events, *self.deformation.inverse(events.u, events.context, coefficients, basis)
+                    )
                 )
             return mixture(self._fixed_pdf, log_p)
 

@@ -140,7 +140,7 @@ class ReferenceResponse(Model):
                 f"a response of {self.nuisances} needs networks from {ends[0]} to {ends[1]} numbers: {wrong}"
             )
         self.networks = [ZukoNetwork(shape, dtype) for shape in shapes]
-        self.calibration = tf.zeros((len(self.powers), len(self.powers)), tf.float64)
+        self.correction = tf.zeros((len(self.powers), len(self.powers)), tf.float64)
 
     def precompute(self, c: tf.Tensor, layer: int = 0) -> Any:
         """The conditions ``(n, m)``, of which all networks here are functions like of everything else."""
@@ -206,9 +206,9 @@ class ReferenceDeformation(Deformation):
         self.centre, self.scale = ({name: float(values[name]) for name in self.nuisances} for values in (centre, scale))
         self.quadratic_damping, self.cross_term_damping = quadratic_damping, cross_term_damping
 
-    def basis(self, nu: tf.Tensor, calibration: tf.Tensor | None = None) -> tf.Tensor:
+    def basis(self, nu: tf.Tensor, correction: tf.Tensor | None = None) -> tf.Tensor:
         """Damped monomials ``(M,)`` at the nuisances ``nu (K,)``: those of single nuisances, then the products."""
-        del calibration  # published models have none
+        del correction  # published models have none
         centre, scale = (tf.constant(list(values.values()), nu.dtype) for values in (self.centre, self.scale))
         m = (nu - centre) / scale
         single = tf.stack([m, self.quadratic_damping * m**2], axis=-1)

@@ -24,7 +24,7 @@ from .compiled import TrainingLoop, of_last_response
 from .loop import n_held_out
 from .plan import Plan, named_seed
 from .schedule import Schedule, TrainingStopped, checked_schedule
-from .score_correction import calibrate
+from .score_correction import correct_score
 from .sources import EventSource
 
 __all__ = ["fit_deformation", "train_response"]
@@ -192,7 +192,7 @@ def train_response(task: Task) -> tuple[Response, History]:
     except TrainingStopped as stopped:
         stopped.model = task.response
         raise
-    calibrate(deformation, task.response, sources)
+    correct_score(deformation, task.response, sources)
     return task.response, history
 
 

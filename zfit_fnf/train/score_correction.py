@@ -1,10 +1,10 @@
-"""Calibration of a response: what minibatches cannot see, fitted to all simulated events at once.
+"""Score correction of a response: what minibatches cannot see, fitted to all simulated events at once.
 
 At a simulated point the deformation is a weighted sum of coefficient functions, with the monomials of the point as
 weights. If the expected derivative of the log-density with respect to these weights vanishes, so does the expected score
 with respect to the nuisances: a fit of events from that point is unbiased there. Minibatch training leaves derivatives
 of the size of its own statistical noise. One Newton step over the whole sample removes them, at the price of one pass
-over the events, and the shifted weights of all points together determine the calibration matrix.
+over the events, and the shifted weights of all points together determine the correction matrix.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from ..common.chunks import GRAPH, slices
 from ..densities.deformation import Deformation
 from ..densities.polynomial_map import Response
 from .loop import Source
 from .schedule import TrainingStopped
 
-__all__ = ["NewtonSums", "calibrate", "vanish_at"]
-
-_CHUNK = 16384
+__all__ = ["NewtonSums", "correct_score", "vanish_at"]
 
 NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 
-def calibrate(deformation: Deformation, response: Response, sources: Sequence[Source]) -> None:
-    """Set the calibration matrix of a freshly trained response.
+def correct_score(deformation: Deformation, response: Response, sources: Sequence[Source]) -> None:
+    """Set the correction matrix of a freshly trained response.
 
     Args:
         deformation: The response together with those of its nuisances alone.
-        response: The response; its calibration is zero so far, or as `vanish_at` has made it.
+        response: The response; its correction is zero so far, or as `vanish_at` has made it.
         sources: The samples that it was trained on.
     """
     newton_sums = _compiled_newton_sums(deformation)
@@ -40,20 +39,20 @@ def calibrate(deformation: Deformation, response: Response, sources: Sequence[So
     monomials, shifts = [], []
     for source in sources:
         shifts.append(_newton_shift(newton_sums, source, fed))
-        # Before the calibration the weights of the response's own coefficients at this point are its monomials.
+        # Before the correction the weights of the response's own coefficients at this point are its monomials.
         monomials.append(np.asarray(source.batch(np.array([0]))[2], np.float64)[0, own])
     solution = np.linalg.lstsq(np.array(monomials), np.array(shifts), rcond=None)[0]
-    before = response.calibration.numpy()
-    response.calibration.assign(before + solution + before[:, -len(own) :] @ solution)
+    before = response.correction.numpy()
+    response.correction.assign(before + solution + before[:, -len(own) :] @ solution)
 
 
 def vanish_at(response: Response, points: Sequence[Mapping[str, float]]) -> bool:
     """Make a new response exactly zero at some points, whatever its networks become.
 
-    The calibration takes the polynomials out that do not vanish there: it projects the monomials.
+    The correction takes the polynomials out that do not vanish there: it projects the monomials.
 
     Args:
-        response: The response; its calibration is zero so far.
+        response: The response; its correction is zero so far.
         points: Values of its nuisances by name.
 
     Returns:
@@ -70,9 +69,9 @@ def vanish_at(response: Response, points: Sequence[Mapping[str, float]]) -> bool
         return True
     _, sizes, rows = np.linalg.svd(np.array(monomials))
     rows = rows[: np.sum(sizes > 1e-9 * sizes[0])]
-    calibration = response.calibration.numpy()
-    calibration[:, -len(response.powers) :] = -rows.T @ rows
-    response.calibration.assign(calibration)
+    correction = response.correction.numpy()
+    correction[:, -len(response.powers) :] = -rows.T @ rows
+    response.correction.assign(correction)
     return len(rows) < len(response.powers)
 
 
@@ -83,10 +82,10 @@ def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> n
     """
     n = source.sample.n_events
     gradient, information = np.zeros(len(fed)), np.eye(len(fed))
-    for start in range(0, n, _CHUNK):
+    for chunk in slices(n, GRAPH):
         # The last chunk is filled with its first event at weight zero: one shape, compiled once.
-        rows = np.arange(start, start + _CHUNK)
-        u, c, basis, w = source.batch(np.where(rows < n, rows, start))
+        rows = np.arange(chunk.start, chunk.start + GRAPH)
+        u, c, basis, w = source.batch(np.where(rows < n, rows, chunk.start))
         w = np.where(rows < n, w, np.float32(0.0))
         first, second = newton_sums(*map(tf.constant, (u, c, basis, w)))
         gradient += first.numpy()[fed]
@@ -111,7 +110,7 @@ def _compiled_newton_sums(deformation: Deformation) -> NewtonSums:
         coefficients = deformation.coefficients(u, c)
         with tf.GradientTape() as tape:
             tape.watch(basis)
-            nominal, log_det = deformation.apply(u, c, coefficients, basis)
+            nominal, log_det = deformation.inverse(u, c, coefficients, basis)
             log_prob = deformation.flow.log_density(nominal, c) + log_det
         derivative = tape.gradient(log_prob, basis)
         derivative, weight = tf.cast(derivative, tf.float64), tf.cast(w, tf.float64)[:, None]

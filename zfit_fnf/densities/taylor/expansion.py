@@ -18,7 +18,7 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import tensorflow as tf
 
@@ -124,7 +124,7 @@ def remainder(shift: tf.Tensor, rise: tf.Tensor, steep: tf.Tensor, order: int) -
 
 def _is_mixture(density: Density) -> bool:
     return isinstance(density, AutoregressiveDensity) and all(
-        isinstance(layer.law, LogisticMixture) for layer in density.layers
+        isinstance(layer.univariate, LogisticMixture) for layer in density.layers
     )
 
 
@@ -148,8 +148,11 @@ def _mixtures(layer: AutoregressiveLayer, coordinates: Sequence[Series], precomp
     constant = [Series({(0,) * d: values[:, 0]}, order) for values in first]
     if d == 1:
         return [constant]
-    raw = _outputs(layer, coordinates, contributions)
-    return [constant, *(_unpacked(layer.law, raw.map(operator.itemgetter((slice(None), j)))) for j in range(d - 1))]
+    raw, univariate = _outputs(layer, coordinates, contributions), cast(LogisticMixture, layer.univariate)
+    return [
+        constant,
+        *(_unpacked(univariate, raw.map(operator.itemgetter((slice(None), j)))) for j in range(d - 1)),
+    ]
 
 
 def _outputs(layer: AutoregressiveLayer, coordinates: Sequence[Series], contributions: Sequence[tf.Tensor]) -> Series:
@@ -168,11 +171,11 @@ def _outer(column: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
     return column[:, None] * row
 
 
-def _unpacked(law: LogisticMixture, raw: Series) -> Sequence[Series]:
+def _unpacked(univariate: LogisticMixture, raw: Series) -> Sequence[Series]:
     """As `LogisticMixture.unpack`."""
-    common, logits, offset, width = raw.split([2, *[law.n_components] * 3])
+    common, logits, offset, width = raw.split([2, *[univariate.n_components] * 3])
     location, spread = common.map(lambda v: v[:, :1]), _positive(common.map(lambda v: v[:, 1:]))
-    mean = location + spread * (offset + tf.constant(law.start, raw.constant.dtype))
+    mean = location + spread * (offset + tf.constant(univariate.start, raw.constant.dtype))
     return logits - _log_sum_exp(logits).map(lambda v: v[:, None]), mean, spread * _positive(width + (-1.0))
 
 
