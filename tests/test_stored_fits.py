@@ -8,7 +8,7 @@ import zfit
 import numpy as np
 import pandas as pd
 import pytest
-from test_storage import shaken
+from stored_models import shaken
 
 import zfit_fnf as zfnf
 from zfit_fnf import storage

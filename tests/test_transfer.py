@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_storage import shaken
+from stored_models import shaken
 
 from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer

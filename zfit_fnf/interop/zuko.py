@@ -194,7 +194,7 @@ def _generations(dependence: np.ndarray, n_dim: int) -> int:
 def _compare(architecture: Mapping[str, Any], layers: Sequence[ZukoLayer], n_dim: int, n_context: int) -> None:
     """Refuse an architecture that the arrays contradict."""
     first = layers[0].network
-    told = {
+    known = {
         "features": n_dim,
         "context": n_context,
         "transforms": len(layers),
@@ -202,7 +202,7 @@ def _compare(architecture: Mapping[str, Any], layers: Sequence[ZukoLayer], n_dim
         "residual": first.residual,
         "normalize": first.normalize,
     }
-    for name, value in told.items():
+    for name, value in known.items():
         given = architecture.get(name, value)
         if (list(given) if name == "hidden_features" else given) != value:
             raise ValueError(f"architecture= has {name}={given}, but the arrays say {value}")

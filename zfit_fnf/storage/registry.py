@@ -45,7 +45,7 @@ def kind_of(entry: type[Entry]) -> str:
 
 
 def entries() -> dict[str, type[Entry]]:
-    """All entries by their kind, but for those of this package that are made of zfit objects."""
+    """The entries by their kind; those of results of fits, which import zfit, only if they are known already."""
     for room in _ROOMS:
         _imported(room)
     return dict(_registered)
