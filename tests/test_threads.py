@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import zfit_fnf as zfnf
-from zfit_fnf.densities.networks import PerArchitecture
+from zfit_fnf.densities.model import PerArchitecture
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.param import read_once, values_of
 from zfit_fnf.toys import toy

@@ -18,7 +18,7 @@ import tensorflow as tf
 from ..common.chunks import XLA, slices
 from ..densities.deformation import Deformation
 from ..densities.flows import Density
-from ..densities.networks import PerArchitecture
+from ..densities.model import PerArchitecture
 from ..densities.polynomial_map import PolynomialMap
 from ..densities.taylor import expand, expansion_order, monomials, polynomial, remainder, steepness
 from ..loss import kept_by

@@ -15,7 +15,7 @@ from ..samples import Sample, as_sample, check_inside, check_trainable
 from ..samples.columns import is_number, outside_of_the_package, show
 from ..samples.screening import bulk
 from .bijectors import PhysicalRanges
-from .networks import Model
+from .model import Model
 
 __all__ = ["Coordinates"]
 

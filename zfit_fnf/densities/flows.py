@@ -25,7 +25,8 @@ from ..samples import as_sample
 from .bijectors import ConditionalBijector, LogisticMixture, RationalQuadraticSpline, Univariate
 from .coordinates import Coordinates
 from .history import History
-from .networks import MaskedMLP, Model, hidden_widths
+from .model import Model
+from .networks import MaskedMLP, hidden_widths
 
 __all__ = [
     "FAMILIES",

@@ -31,7 +31,8 @@ import tensorflow as tf
 from ..common.checks import DEEPEST, LARGEST, MOST_POWER, integer, listed, names, number
 from .bijectors import Affine
 from .flows import solve_autoregressive
-from .networks import MaskedMLP, Model, StackedMLP, hidden_widths
+from .model import Model
+from .networks import MaskedMLP, StackedMLP, hidden_widths
 
 __all__ = ["PolynomialMap", "Powers", "Response", "check_dimensions", "checked_responses", "continued_power"]
 

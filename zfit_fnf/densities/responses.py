@@ -45,7 +45,7 @@ class ShapeResponse:
     All tensors are in standardised coordinates: observables ``u (n, d)``, conditions ``c (n, m)``; the nuisances
     ``nu (K,)`` are float64 and in the order of ``nuisances``.
 
-    To be stored, it has to be a :class:`~zfit_fnf.densities.networks.Model` with an entry in :mod:`zfit_fnf.storage`.
+    To be stored, it has to be a :class:`~zfit_fnf.densities.model.Model` with an entry in :mod:`zfit_fnf.storage`.
 
     Attributes:
         flow: The nominal density.

@@ -23,7 +23,8 @@ from ..common.checks import DEEPEST, integer, names
 from .bijectors import Affine, ConditionalBijector
 from .coordinates import Coordinates
 from .flows import AutoregressiveLayer, in_chunks
-from .networks import Model, hidden_widths
+from .model import Model
+from .networks import hidden_widths
 from .polynomial_map import PolynomialMap
 
 __all__ = ["ProfiledTransfer", "Transfer"]

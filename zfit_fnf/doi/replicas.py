@@ -20,7 +20,7 @@ import numpy as np
 from ..common.checks import integer
 from ..common.files import complete
 from ..common.parallel import Executor, check_executor, run, workers
-from ..densities.networks import Model
+from ..densities.model import Model
 from ..param import Nuisance, limits_of
 from ..pdf import LogSpacePDF, components, space_ranges
 from ..pickling import dumps, loads

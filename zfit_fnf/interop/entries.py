@@ -15,7 +15,7 @@ from ..storage.schema import Array, Count, Entry, Parts, Tensor, Text, linear_ma
 from .architecture import NetworkShape, ZukoLayer
 
 if TYPE_CHECKING:
-    from ..densities.networks import Model
+    from ..densities.model import Model
 
 __all__ = [
     "DistributionEntry",

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from ..densities.deformation import Deformation, YieldRatio
 from ..densities.flows import Flow
-from ..densities.networks import Model
+from ..densities.model import Model
 from ..densities.polynomial_map import Powers
 from .architecture import NetworkShape
 from .state_dict import NetworkWeights, common_dtype, is_module, read_arrays

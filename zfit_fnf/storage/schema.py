@@ -1,6 +1,6 @@
 """What a model file says about its arrays, and the base of what it says about each kind of model.
 
-A model is determined by its constructor's arguments and its arrays (see :class:`~zfit_fnf.densities.networks.Model`). An
+A model is determined by its constructor's arguments and its arrays (see :class:`~zfit_fnf.densities.model.Model`). An
 :class:`Entry` holds the arguments as plain data; models that an argument refers to are entries of their own, earlier
 ones, so that a model that two others share is written once. The arguments also determine the shape of every array, which
 is checked before anything of that size is made.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..densities.deformation import Deformation, YieldRatio
 from ..densities.flows import Flow
 from ..densities.history import Histories, History
-from ..densities.networks import same_model
+from ..densities.model import same_model
 from ..densities.polynomial_map import Response
 from ..samples import Variation
 from ..samples.pairing import fingerprint

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ..densities.deformation import Deformation
 from ..densities.flows import AutoregressiveDensity, Density
 from ..densities.history import History
-from ..densities.networks import Model
+from ..densities.model import Model
 from .loop import Maximiser
 from .schedule import Schedule
 from .sources import EventSource

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..common.checks import integer, number
 from ..densities.history import History
-from ..densities.networks import Model
+from ..densities.model import Model
 
 __all__ = ["Schedule", "TrainingStopped", "checked_schedule"]
 

@@ -1,41 +1,21 @@
-"""Yardsticks: problems whose exact likelihood is known, to measure how far a learned one is from ideal."""
+"""The toy of arXiv:2602.13184, whose densities are known in closed form."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from zfit_fnf.samples import as_sample
+from ..samples import as_sample
+from .exact import ExactFit, Nu, log_normal, minimise, point_of
 
-__all__ = ["ExactFit", "GaussianNuisances", "Nu", "Part", "ShiftSqueeze"]
+__all__ = ["Part", "ShiftSqueeze"]
 
-Nu = Mapping[str, float] | Sequence[float] | np.ndarray | None
 Part = Literal["joint", "x", "y|x"]
-
-_LOG_2PI = float(np.log(2 * np.pi))
-
-
-@dataclass(frozen=True, eq=False)
-class ExactFit:
-    """Maximum-likelihood estimate of an exactly known likelihood.
-
-    Attributes:
-        values: Estimate of each nuisance parameter, in standard deviations.
-        errors: Symmetric (HESSE) error of each.
-        covariance: Covariance matrix in the order of `values`.
-        nll: Negative log-likelihood at the minimum, constraints included.
-        minos: Asymmetric errors `(lower < 0, upper > 0)` of each, if they were asked for.
-    """
-
-    values: dict[str, float]
-    errors: dict[str, float]
-    covariance: np.ndarray
-    nll: float
-    minos: dict[str, tuple[float, float]] | None = None
+"""Which density: of everything, of the conditions, or of the observables given the conditions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +105,7 @@ class ShiftSqueeze:
             Columns x1, x2, y1, y2.
         """
         rng = np.random.default_rng([self.processes.index(_process(process, self.processes)), seed])
-        x, y = self._draw(process, n, _point(nu, self.nuisances), rng)
+        x, y = self._draw(process, n, point_of(nu, self.nuisances), rng)
         return pd.DataFrame(dict(zip(self.x + self.y, [*x, *y], strict=True)), copy=False)
 
     def observe(
@@ -147,7 +127,7 @@ class ShiftSqueeze:
         is_a = rng.random(n) < _fraction(fraction)
         table = np.empty((n, 4))
         for process, rows in (("A", is_a), ("B", ~is_a)):
-            x, y = self._draw(process, int(rows.sum()), _point(nu, self.nuisances), rng)
+            x, y = self._draw(process, int(rows.sum()), point_of(nu, self.nuisances), rng)
             table[rows, :2] = x.T
             table[rows, 2:] = self.distort(y.T, x.T, process) if distorted else y.T
         return pd.DataFrame(table, columns=[*self.x, *self.y])
@@ -189,7 +169,7 @@ class ShiftSqueeze:
             raise ValueError(f"of={of!r} is unknown; choose 'joint', 'x' or 'y|x'")
         names = self.x if of == "x" else self.x + self.y
         columns = as_sample(events, names).array(names).T
-        point = _point(nu, self.nuisances)
+        point = point_of(nu, self.nuisances)
         if process is not None:
             return self._log_process(columns, point, _process(process, self.processes), of, distorted)
         weights = np.log([_fraction(fraction), 1 - fraction])
@@ -230,11 +210,11 @@ class ShiftSqueeze:
             log_prob = self.log_prob(sample, nu, of=of, distorted=distorted, fraction=fraction)
             return float(-log_prob.sum() + (0.5 * nu @ nu if constrained else 0.0))
 
-        return _minimise(nll, _point(start, self.nuisances), self.nuisances, minos=minos)
+        return minimise(nll, point_of(start, self.nuisances), self.nuisances, minos=minos)
 
     def moments(self, x: np.ndarray, process: str, nu: Nu = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean `(n, 2)` and covariance `(n, 2, 2)` of `y`, which is Gaussian for every `x` of shape `(n, 2)`."""
-        point = _point(nu, self.nuisances)
+        point = point_of(nu, self.nuisances)
         mean, width, rho = self._y_density(np.transpose(x), _process(process, self.processes), point)
         correlation = np.stack([[np.ones_like(rho), rho], [rho, np.ones_like(rho)]])
         return mean.T, (correlation * width[:, None] * width).transpose(2, 0, 1)
@@ -259,7 +239,7 @@ class ShiftSqueeze:
         log_prob = np.zeros(x.shape[1])
         if of != "y|x":
             center, sigma = self._x_density(process, nu)
-            log_prob += _log_normal((x - center) / sigma, np.log(sigma))
+            log_prob += log_normal((x - center) / sigma, np.log(sigma))
         if of != "x":
             if distorted:
                 y = self.undistort(y.T, x.T, process).T
@@ -267,7 +247,7 @@ class ShiftSqueeze:
             mean, width, rho = self._y_density(x, process, nu)
             first, second = (y - mean) / width
             slope = np.sqrt(1 - rho**2)
-            log_prob += _log_normal(np.stack([first, (second - rho * first) / slope]), np.log(width))
+            log_prob += log_normal(np.stack([first, (second - rho * first) / slope]), np.log(width))
             log_prob -= np.log(slope)
         return log_prob
 
@@ -310,163 +290,6 @@ class ShiftSqueeze:
         return np.eye(2) + _sign(process) * self.shear * np.array([[1.0, -1.0], [-1.0, 1.0]])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GaussianNuisances:
-    """Gaussian observables whose mean moves linearly with the nuisances: everything has a closed form.
-
-        y ~ N(mean + response nu, covariance),    nu_k ~ N(0, 1) as constraint
-
-    The negative log-likelihood is a quadratic form in `nu`, and so are all its profiles.
-
-    Args:
-        mean: Mean of the observables at `nu = 0`, shape `(d,)`.
-        response: Change of the mean per standard deviation of each nuisance, shape `(d, K)`.
-        covariance: Covariance of the observables, shape `(d, d)`.
-        observables: Their names; y1 ... yd by default.
-        nuisances: Their names; nu1 ... nuK by default.
-
-    Raises:
-        ValueError: If shapes or the number of names do not match, or the covariance is not positive definite.
-
-    Example:
-        >>> toy = GaussianNuisances(mean=[0.0], response=[[0.1, 0.2]], covariance=[[1.0]])
-        >>> toy.fit(toy.simulate(1000, {"nu1": 0.5}, seed=1)).errors["nu1"]
-    """
-
-    mean: np.ndarray
-    response: np.ndarray
-    covariance: np.ndarray
-    observables: tuple[str, ...] = ()
-    nuisances: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        mean, response, covariance = (np.asarray(v, dtype=float) for v in (self.mean, self.response, self.covariance))
-        d = mean.size
-        if mean.ndim != 1 or response.ndim != 2 or len(response) != d or covariance.shape != (d, d):
-            raise ValueError(
-                "expected shapes (d,), (d, K) and (d, d) for mean, response and covariance; got "
-                f"{mean.shape}, {response.shape} and {covariance.shape}"
-            )
-        if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance)[0] <= 0:
-            raise ValueError(f"the covariance must be symmetric and positive definite; got {covariance.tolist()}")
-        fields = {
-            "mean": mean,
-            "response": response,
-            "covariance": covariance,
-            "observables": _names(self.observables, "y", d),
-            "nuisances": _names(self.nuisances, "nu", response.shape[1]),
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    @classmethod
-    def random(cls, d: int, k: int, *, seed: int = 0) -> GaussianNuisances:
-        """A problem with `d` correlated observables of unit width and `k` nuisances that move them by about 0.3."""
-        rng = np.random.default_rng(seed)
-        factor = np.eye(d) + 0.5 * rng.standard_normal((d, d)) / np.sqrt(d)
-        covariance = factor @ factor.T
-        width = np.sqrt(np.diag(covariance))
-        response = 0.3 * rng.standard_normal((d, k))
-        return cls(mean=rng.standard_normal(d), response=response, covariance=covariance / np.outer(width, width))
-
-    def simulate(self, n: int, nu: Nu = None, seed: int = 0) -> pd.DataFrame:
-        """Draws `n` events at a nuisance point.
-
-        Args:
-            n: Number of events.
-            nu: Nuisance point, as a mapping from names (missing ones are zero) or in the order of `nuisances`.
-            seed: The same seed gives the same random numbers at every `nu`.
-
-        Returns:
-            One column per observable.
-        """
-        normal = np.random.default_rng(seed).standard_normal((n, self.mean.size))
-        y = self._mean_at(_point(nu, self.nuisances)) + normal @ np.linalg.cholesky(self.covariance).T
-        return pd.DataFrame(y, columns=list(self.observables))
-
-    def log_prob(self, events: Any, nu: Nu = None) -> np.ndarray:
-        """Exact log-density of each event at a nuisance point, shape `(n,)`."""
-        residual = self._events(events) - self._mean_at(_point(nu, self.nuisances))
-        factor = np.linalg.cholesky(self.covariance)
-        standardised = np.linalg.solve(factor, residual.T)
-        return _log_normal(standardised, np.log(np.diag(factor))[:, None])
-
-    def nll(self, events: Any, nu: Nu = None) -> float:
-        """Negative log-likelihood of the events with the constraint `sum nu^2 / 2`."""
-        point = _point(nu, self.nuisances)
-        return float(-self.log_prob(events, point).sum() + 0.5 * point @ point)
-
-    def fit(self, events: Any) -> ExactFit:
-        """Closed-form maximum-likelihood estimate with all constraints; MINOS equals HESSE, `nll` is quadratic."""
-        y = self._events(events)
-        information = np.linalg.solve(self.covariance, self.response).T
-        covariance = np.linalg.inv(len(y) * information @ self.response + np.eye(len(self.nuisances)))
-        values = covariance @ information @ (y - self.mean).sum(axis=0)
-        errors = np.sqrt(np.diag(covariance))
-        return ExactFit(
-            values=_by_name(self.nuisances, values),
-            errors=_by_name(self.nuisances, errors),
-            covariance=covariance,
-            nll=self.nll(events, values),
-            minos={name: (-float(error), float(error)) for name, error in zip(self.nuisances, errors, strict=True)},
-        )
-
-    def profile_nll(self, events: Any, fixed: Mapping[str, float]) -> float:
-        """Minimum of `nll` over all nuisances that are not in `fixed`, in closed form.
-
-        Example:
-            >>> toy.profile_nll(events, {"nu1": 0.3}) - toy.fit(events).nll
-        """
-        _point(fixed, self.nuisances)
-        best = self.fit(events)
-        rows = [self.nuisances.index(name) for name in fixed]
-        distance = np.array([fixed[name] - best.values[name] for name in fixed])
-        return best.nll + float(0.5 * distance @ np.linalg.solve(best.covariance[np.ix_(rows, rows)], distance))
-
-    def _events(self, events: Any) -> np.ndarray:
-        return as_sample(events, self.observables).array(self.observables)
-
-    def _mean_at(self, nu: np.ndarray) -> np.ndarray:
-        return self.mean + self.response @ nu
-
-
-def _minimise(nll: Callable[[np.ndarray], float], start: np.ndarray, names: Sequence[str], *, minos: bool) -> ExactFit:
-    from iminuit import Minuit
-
-    fit = Minuit(nll, start, name=tuple(names))
-    fit.errordef = Minuit.LIKELIHOOD
-    fit.errors = 0.1
-    fit.strategy = 1
-    fit.migrad()
-    fit.hesse()
-    if not fit.valid:
-        raise RuntimeError(f"the exact fit did not converge:\n{fit.fmin}")
-    if minos:
-        fit.minos()
-    return ExactFit(
-        values=_by_name(names, fit.values),
-        errors=_by_name(names, fit.errors),
-        covariance=np.asarray(fit.covariance),
-        nll=float(fit.fval),
-        minos={name: (fit.merrors[name].lower, fit.merrors[name].upper) for name in names} if minos else None,
-    )
-
-
-def _point(nu: Nu, names: Sequence[str]) -> np.ndarray:
-    """A nuisance point as an array in the order of `names`."""
-    if nu is None:
-        return np.zeros(len(names))
-    if isinstance(nu, Mapping):
-        unknown = [name for name in nu if name not in names]
-        if unknown:
-            raise ValueError(f"unknown nuisance {', '.join(map(repr, unknown))}; the nuisances are {list(names)}")
-        nu = [nu.get(name, 0.0) for name in names]
-    point = np.asarray(nu, dtype=float)
-    if point.shape != (len(names),) or not np.isfinite(point).all():
-        raise ValueError(f"expected one finite number for each nuisance of {list(names)}; got {nu!r}")
-    return point
-
-
 def _process(process: str, processes: Sequence[str]) -> str:
     if process not in processes:
         raise ValueError(f"unknown process {process!r}; the processes are {list(processes)}")
@@ -483,17 +306,6 @@ def _sign(process: str) -> float:
     return -1.0 if process == "A" else 1.0
 
 
-def _names(names: Sequence[str], prefix: str, count: int) -> tuple[str, ...]:
-    chosen = tuple(names) or tuple(f"{prefix}{i + 1}" for i in range(count))
-    if len(set(chosen)) != count:
-        raise ValueError(f"expected {count} different names ({prefix}1, ...); got {list(chosen)}")
-    return chosen
-
-
-def _by_name(names: Sequence[str], values: Any) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
-
-
 def _softplus(t: np.ndarray) -> np.ndarray:
     return np.log1p(np.exp(-np.abs(t))) + np.maximum(t, 0.0)
 
@@ -501,8 +313,3 @@ def _softplus(t: np.ndarray) -> np.ndarray:
 def _rotate(y: np.ndarray, angle: np.ndarray) -> np.ndarray:
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([cos * y[:, 0] - sin * y[:, 1], sin * y[:, 0] + cos * y[:, 1]], axis=1)
-
-
-def _log_normal(standardised: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
-    """Sum over variables (rows) of independent normal log-densities."""
-    return -0.5 * np.sum(standardised**2 + _LOG_2PI, axis=0) - np.sum(log_scale, axis=0)
