@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..common import checks
+from ..common.chunks import ROWS
 from ..samples import Sample, as_sample, check_inside, check_trainable
 from ..samples.columns import is_number, outside_of_the_package, show
 from ..samples.screening import bulk
@@ -70,7 +71,7 @@ class Coordinates(Model):
             ValueError: For a sample of no use, and columns that are constant or too narrow for float64.
         """
         check_trainable(sample)
-        rows = slice(None, None, max(1, sample.n_events // 1_000_000))
+        rows = slice(None, None, max(1, sample.n_events // ROWS))
         unbounded, _ = self._physical.inverse(tf.constant(sample.array(self.obs, rows)))
         values = np.concatenate([unbounded.numpy(), sample.array(self.cond, rows)], axis=1)
         weights = None if sample.weights is None else sample.weights[rows]

@@ -128,7 +128,7 @@ def _checked_powers(powers: Powers, nuisances: tuple[str, ...]) -> Powers:
 
 
 class _Together:
-    """Neighbouring responses of one shape, in the guise of a single one."""
+    """Neighbouring responses of one shape, evaluated together; a map asks of them what it asks of a single one."""
 
     def __init__(self, responses: Sequence[Response]):
         self._n_powers = len(responses[0].powers)

@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from ..common.chunks import GRAPH, slices
 from ..densities.history import History
 from ..samples import Sample
 from .schedule import Schedule, TrainingStopped
 
-__all__ = ["Batch", "LogProb", "Maximiser", "Source", "n_held_out"]
+__all__ = ["Batch", "LogProb", "Maximiser", "Source", "filled", "n_held_out"]
 
 _STEPS_PER_CALL = 100
 _CHECKS = 20
@@ -376,7 +377,7 @@ class _Validation:
 
     def __init__(self, losses: Callable[..., tf.Tensor], batches: Sequence[Batch]):
         self._losses = losses
-        self._size = min(16384, max(len(batch[0]) for batch in batches))
+        self._size = min(GRAPH, max(len(batch[0]) for batch in batches))
         self._pieces = [list(self._cut(batch)) for batch in batches]
         self._norms = [float(batch[-1].sum()) * len(batches) for batch in batches]
 
@@ -391,12 +392,19 @@ class _Validation:
         )
 
     def _cut(self, batch: Batch) -> Iterator[tuple[tf.Tensor, ...]]:
-        for start in range(0, len(batch[0]), self._size):
-            # Repeating the last event with weight zero fills the last piece without a new shape.
-            rows = np.arange(start, start + self._size)
-            columns = [column[np.minimum(rows, len(column) - 1)] for column in batch]
-            columns[-1] = np.where(rows < len(batch[0]), columns[-1], np.float32(0.0))
-            yield tuple(map(tf.constant, columns))
+        for rows, real in filled(len(batch[0]), self._size):
+            *columns, weights = (column[rows] for column in batch)
+            yield tuple(map(tf.constant, (*columns, np.where(real, weights, np.float32(0.0)))))
+
+
+def filled(n: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows ``0 .. n - 1`` in pieces of one size, for which code is compiled once, and whether each of them is real.
+
+    The last piece is filled with the last row, again and again; those get weight zero.
+    """
+    for piece in slices(n, size):
+        rows = np.arange(piece.start, piece.start + size)
+        yield np.minimum(rows, n - 1), rows < n
 
 
 def _stop_if_diverged(name: str, losses: np.ndarray, first: int, rates: np.ndarray) -> None:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from ..common.chunks import GRAPH, slices
+from ..common.chunks import GRAPH
 from ..densities.deformation import Deformation
 from ..densities.polynomial_map import Response
-from .loop import Source
+from .loop import Source, filled
 from .schedule import TrainingStopped
 
 __all__ = ["NewtonSums", "correct_score", "vanish_at"]
@@ -80,13 +80,10 @@ def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> n
 
     A unit Gaussian prior on the shift keeps weights of coefficient functions that hardly matter where they are.
     """
-    n = source.sample.n_events
     gradient, information = np.zeros(len(fed)), np.eye(len(fed))
-    for chunk in slices(n, GRAPH):
-        # The last chunk is filled with its first event at weight zero: one shape, compiled once.
-        rows = np.arange(chunk.start, chunk.start + GRAPH)
-        u, c, basis, w = source.batch(np.where(rows < n, rows, chunk.start))
-        w = np.where(rows < n, w, np.float32(0.0))
+    for rows, real in filled(source.sample.n_events, GRAPH):
+        u, c, basis, w = source.batch(rows)
+        w = np.where(real, w, np.float32(0.0))
         first, second = newton_sums(*map(tf.constant, (u, c, basis, w)))
         gradient += first.numpy()[fed]
         information += second.numpy()[np.ix_(fed, fed)]
