@@ -71,24 +71,22 @@ class KernelDensity(Density):
 
     def __init__(self, n: int):
         super().__init__()
-        self.n_dim, self.n_context = 1, 0
+        self.n, self.n_dim, self.n_context = n, 1, 0
         self.points, self.width = (tf.Variable(np.ones(shape), trainable=False) for shape in (n, ()))
 
     def log_density(self, u, c):
         pulls = (u - self.points) / self.width
-        return tf.reduce_logsumexp(-0.5 * pulls**2, axis=-1) - tf.math.log(
-            len(self.points) * self.width * np.sqrt(2 * np.pi)
-        )
+        return tf.reduce_logsumexp(-0.5 * pulls**2, axis=-1) - tf.math.log(self.n * self.width * np.sqrt(2 * np.pi))
 
     def draw(self, c, seed):
         n = tf.shape(c)[0]
-        rows = tf.random.stateless_uniform((n,), seed, maxval=len(self.points), dtype=tf.int32)
+        rows = tf.random.stateless_uniform((n,), seed, maxval=self.n, dtype=tf.int32)
         return (tf.gather(self.points, rows) + self.width * tf.random.stateless_normal((n,), seed, dtype=tf.float64))[
             :, None
         ]
 
     def config(self):
-        return {"n": len(self.points)}
+        return {"n": self.n}
 
 
 @storage.register
