@@ -10,8 +10,9 @@ import numpy as np
 from analytic import GaussianDeformation, GaussianFlow
 
 import zfit_fnf.loss
-from zfit_fnf.param import Nuisance, modified_yield, normsys, nuisance
+from zfit_fnf.param import Nuisance, nuisance
 from zfit_fnf.pdf import FNFPDF, FlowPDF, SumPDF
+from zfit_fnf.yields import modified_yield, normsys
 
 
 @dataclass(frozen=True, eq=False)

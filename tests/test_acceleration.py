@@ -20,9 +20,10 @@ from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.minimize import Minuit
-from zfit_fnf.param import NuisanceConstraint, modified_yield, normsys, nuisance
+from zfit_fnf.param import NuisanceConstraint, nuisance
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.scans import contour, profile
+from zfit_fnf.yields import modified_yield, normsys
 
 NETWORK = {"hidden": (8, 8), "n_components": 3}
 

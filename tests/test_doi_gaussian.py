@@ -22,9 +22,9 @@ from zfit_fnf.doi.step1 import Replica
 from zfit_fnf.doi.step2 import ProfileProblem
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.minimize import Minuit
-from zfit_fnf.param import modified_yield
 from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF, SumPDF
 from zfit_fnf.train.schedule import Schedule
+from zfit_fnf.yields import modified_yield
 
 N = 2000
 SCHEDULE = Schedule(steps=300, batch_size=200, learning_rate=0.01, warmup=10, rotate_every=0, patience=None)

@@ -20,9 +20,10 @@ from zfit_fnf.densities.deformation import Deformation, YieldRatio
 from zfit_fnf.densities.flows import Flow
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel, rate_kernel
-from zfit_fnf.param import NuisanceConstraint, lnN, modified_yield, normsys, nuisance
+from zfit_fnf.param import NuisanceConstraint, nuisance
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.samples import Sample
+from zfit_fnf.yields import lnN, modified_yield, normsys
 
 SIGMA = 2.0
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"samples", "datasets", "storage"},
     {"densities", "diagnostics"},
     {"interop", "train"},
-    {"param", "pdf", "arguments"},
+    {"param", "state", "yields", "pdf", "arguments"},
     {"loss", "pickling", "minimum", "influence", "minimize", "acceleration"},
     {"toys", "scans", "limits", "hepstats", "projections"},
     {"doi", "plotting"},

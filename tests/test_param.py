@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import zfit
 import numpy as np
 import pytest
@@ -9,7 +11,17 @@ import tensorflow as tf
 
 from zfit_fnf import param
 from zfit_fnf.densities.deformation import YieldRatio
-from zfit_fnf.param import Modifier, NuisanceConstraint, interpolate_code4, lnN, modified_yield, normsys, nuisance
+from zfit_fnf.param import NuisanceConstraint, nuisance
+from zfit_fnf.pickling import dumps, loads
+from zfit_fnf.yields import (
+    InterpolatedModifier,
+    Modifier,
+    interpolate_code4,
+    lnN,
+    modified_yield,
+    normsys,
+    yield_gradient,
+)
 
 
 def test_nuisance_is_a_unit_gaussian_parameter_with_an_observation():
@@ -116,14 +128,14 @@ def test_lnN_is_kappa_to_the_nu():
 
 def test_normsys_takes_yield_changes_and_mirrors_a_missing_side():
     jes = nuisance("jes")
-    assert normsys(jes, YieldRatio(up=1.1, down=0.8)) == _like(Modifier(jes, 0.8, 1.1, "code4"))
-    assert normsys(jes, up=1.25) == _like(Modifier(jes, 0.8, 1.25, "code4"))
-    assert normsys(jes, down=0.5) == _like(Modifier(jes, 0.5, 2.0, "code4"))
-    assert normsys(jes, YieldRatio(up=1.25)) == _like(Modifier(jes, 0.8, 1.25, "code4"))
+    assert normsys(jes, YieldRatio(up=1.1, down=0.8)) == _like(InterpolatedModifier(jes, 0.8, 1.1, "code4"))
+    assert normsys(jes, up=1.25) == _like(InterpolatedModifier(jes, 0.8, 1.25, "code4"))
+    assert normsys(jes, down=0.5) == _like(InterpolatedModifier(jes, 0.5, 2.0, "code4"))
+    assert normsys(jes, YieldRatio(up=1.25)) == _like(InterpolatedModifier(jes, 0.8, 1.25, "code4"))
 
 
 class _like:
-    def __init__(self, modifier: Modifier):
+    def __init__(self, modifier: InterpolatedModifier):
         self.fields = vars(modifier)
 
     def __eq__(self, other: object) -> bool:
@@ -204,7 +216,7 @@ def test_parameters_are_read_once_inside_of_one_function_only():
 @pytest.mark.parametrize("interpolation", ["code5", "Code4", "", None, "linear"])
 def test_an_unknown_interpolation_is_refused(interpolation):
     with pytest.raises(ValueError, match="interpolation= is one of"):
-        Modifier(nuisance("jes"), 0.9, 1.1, interpolation)
+        InterpolatedModifier(nuisance("jes"), 0.9, 1.1, interpolation)
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, np.nan, np.inf])
@@ -214,7 +226,7 @@ def test_factors_that_are_no_ratios(factor):
         lambda: lnN(nu, factor),
         lambda: normsys(nu, up=factor),
         lambda: normsys(nu, down=factor, up=1.1),
-        lambda: Modifier(nu, factor, 1.1, "code4"),
+        lambda: InterpolatedModifier(nu, factor, 1.1, "code4"),
         lambda: YieldRatio(up=factor),
     ):
         with pytest.raises(ValueError, match="must be finite and > 0"):
@@ -248,3 +260,63 @@ def test_mistakes_in_modifiers_are_named():
     ):
         with pytest.raises(TypeError, match=message):
             make()
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A modifier of two parameters that the package does not know."""
+
+    nuisance: zfit.Parameter
+    slope: zfit.Parameter
+
+    @property
+    def params(self):
+        return self.nuisance, self.slope
+
+    def __call__(self, nu, slope):
+        return 1.0 + slope * nu
+
+    def to_dict(self):
+        return {"type": "linear", "nuisance": self.nuisance.name, "slope": self.slope.name}
+
+
+def test_a_modifier_is_added_by_one_class():
+    jes, jer, slope = nuisance("jes"), nuisance("jer"), zfit.Parameter("slope", 0.25)
+    modifiers = [Linear(jes, slope), lnN(jer, 1.1), zfit.Parameter("mu", 2.0)]
+    rate = modified_yield(100.0, modifiers, name="n")
+    jes.set_value(0.4)
+    jer.set_value(-1.0)
+    assert isinstance(modifiers[0], Modifier)
+    assert float(rate.value()) == pytest.approx(100.0 * 1.1 / 1.1 * 2.0, rel=1e-12)
+    model = zfit.pdf.Uniform(0.0, 1.0, obs=zfit.Space("x", 0.0, 1.0), extended=rate)
+    np.testing.assert_allclose(
+        yield_gradient(model, [jes, slope, jer]), [200 * 0.25 / 1.1, 200 * 0.4 / 1.1, 200 * np.log(1.1)], rtol=1e-12
+    )
+    assert rate.to_dict() == {
+        "name": "n",
+        "nominal": 100.0,
+        "modifiers": [
+            {"type": "linear", "nuisance": "jes", "slope": "slope"},
+            {"type": "lnN", "nuisance": "jer", "down": 1 / 1.1, "up": 1.1},
+            {"type": "parameter", "name": "mu"},
+        ],
+    }
+
+
+@pytest.mark.parametrize("value", [-2.0, -0.3, 0.0, 0.6, 1.5])
+def test_modifiers_are_functions_of_their_nuisance(value):
+    nu = nuisance("jes")
+    for modifier in (lnN(nu, 1.3), normsys(nu, down=0.8, up=1.1)):
+        nu.set_value(value)
+        assert modifier.params == (nu,)
+        assert float(modifier(nu.value())) == pytest.approx(float(modified_yield(1.0, [modifier]).value()), rel=1e-12)
+
+
+def test_yields_are_pickled_by_what_they_are_made_of():
+    nu, mu = nuisance("jes"), zfit.Parameter("mu", 1.5)
+    rate = modified_yield(10.0, [mu, normsys(nu, up=1.2)], name="n_sig")
+    other, jes = loads(dumps((rate, nu)))
+    assert (other.name, other.nominal, other.modifiers[1].up) == ("n_sig", 10.0, 1.2)
+    jes.set_value(1.0)
+    assert float(other.value()) == pytest.approx(18.0, rel=1e-12)
+    assert float(rate.value()) == pytest.approx(15.0, rel=1e-12)

@@ -13,7 +13,7 @@ from scipy import stats
 from zfit_fnf.densities.deformation import Deformation
 from zfit_fnf.densities.flows import Flow
 from zfit_fnf.densities.polynomial_map import Response
-from zfit_fnf.param import modified_yield, normsys, nuisance
+from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import (
     FNFPDF,
     UNBOUNDED,
@@ -24,6 +24,7 @@ from zfit_fnf.pdf import (
     precompute,
 )
 from zfit_fnf.pdf.regions import TOLERANCE
+from zfit_fnf.yields import modified_yield, normsys
 
 POINT = (0.7, -1.1)
 GRID = np.linspace(-4.0, 5.0, 50)

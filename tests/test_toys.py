@@ -13,7 +13,8 @@ from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF, SumPDF
-from zfit_fnf.toys import ToyFits, asimov, fit_toys, hesse_errors, preserved, refillable, toy
+from zfit_fnf.state import preserved
+from zfit_fnf.toys import ToyFits, asimov, fit_toys, hesse_errors, refillable, toy
 
 RARE = 1e-4  # probability of a false alarm of every statistical check
 

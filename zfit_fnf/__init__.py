@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from .densities.deformation import Deformation, YieldRatio
     from .densities.flows import Flow
     from .minimize import Minuit
-    from .param import Nuisance, lnN, modified_yield, normsys, nuisance
+    from .param import Nuisance, nuisance
     from .samples import Sample, Variation
     from .storage import load, save
     from .train.schedule import Schedule
+    from .yields import lnN, modified_yield, normsys
 
 _NAMES = {
     "Deformation": "densities.deformation",
@@ -50,10 +51,10 @@ _NAMES = {
     "Variation": "samples",
     "YieldRatio": "densities.deformation",
     "accelerate": "acceleration",
-    "lnN": "param",
+    "lnN": "yields",
     "load": "storage",
-    "modified_yield": "param",
-    "normsys": "param",
+    "modified_yield": "yields",
+    "normsys": "yields",
     "nuisance": "param",
     "save": "storage",
 }

@@ -30,7 +30,8 @@ from scipy.optimize import brentq
 
 from .common.optional import require
 from .limits import ProfileLikelihood
-from .toys import asimov, current_values, global_observables, preserved, refill, refillable, toy
+from .state import current_values, global_observables, preserved
+from .toys import asimov, refill, refillable, toy
 
 require("hepstats", extra="limits")
 

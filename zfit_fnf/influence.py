@@ -18,6 +18,7 @@ from zfit.result import FitResult
 from .common.chunks import concatenated
 from .loss import Events, LearnedLoss, event_kernel
 from .pdf import columns
+from .yields import yield_gradient
 
 FAR = 10.0
 """Widths of the learned densities, beyond which hardly any simulation lies."""
@@ -128,15 +129,6 @@ def _shape_scores(model: zfit.pdf.BasePDF, x: np.ndarray, floating: Sequence[zfi
             direction = tf.constant([float(own is parameter) for own in kernel.params], tf.float64)
             scores[:, column] = np.concatenate([kernel.score(direction, *chunk) for chunk in chunks])[: len(x)]
     return scores
-
-
-def yield_gradient(model: zfit.pdf.BasePDF, floating: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Derivative of the expected number of events, ``(P,)``; zero for a model without a yield."""
-    if not model.is_extended:
-        return np.zeros(len(floating))
-    with tf.GradientTape() as tape:
-        expected = tf.reshape(model.get_yield().value(), ())
-    return np.asarray(tape.gradient(expected, list(floating), unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
 
 def _table(

@@ -31,7 +31,8 @@ from .influence import scores
 from .minimize import Minuit
 from .param import Nuisance, limits_of
 from .scans import axis_title
-from .toys import Values, asimov, current_values, global_observables, measured_values, preserved
+from .state import current_values, global_observables, measured_values, preserved
+from .toys import Values, asimov
 
 BANDS = (-2, -1, 0, 1, 2)
 """Standard deviations of the background-only fluctuations behind the five expected limits."""

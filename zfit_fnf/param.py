@@ -1,4 +1,4 @@
-r"""Nuisance parameters with their constraints, and the modifiers through which they change yields.
+r"""Nuisance parameters, and the auxiliary measurements that constrain them.
 
 A nuisance counts standard deviations of an auxiliary measurement: the likelihood contains, for each one, the factor
 ``exp(-(nu - observed)^2 / 2)``. The losses of :mod:`zfit_fnf.loss` add that factor by themselves.
@@ -6,13 +6,11 @@ A nuisance counts standard deviations of an auxiliary measurement: the likelihoo
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -20,10 +18,18 @@ import tensorflow as tf
 from zfit.core.constraint import BaseConstraint
 from zfit.core.parameter import BaseParameter
 
-from .common.checks import number
-from .densities.deformation import YieldRatio
-
-_yield_numbers = itertools.count()
+__all__ = [
+    "AuxiliaryMeasurement",
+    "Nuisance",
+    "NuisanceConstraint",
+    "auxiliary_measurement",
+    "is_inside",
+    "limits_of",
+    "nuisance",
+    "read_once",
+    "unclipped",
+    "values_of",
+]
 
 
 class Nuisance(zfit.Parameter):
@@ -161,6 +167,59 @@ def is_inside(parameter: zfit.Parameter) -> bool:
     return low + margin < float(unclipped(parameter)) < high - margin
 
 
+@runtime_checkable
+class AuxiliaryMeasurement(Protocol):
+    """The measurement of parameters that a constraint stands for; its outcome are the global observables.
+
+    A constraint with these members can be part of pseudo-experiments; `auxiliary_measurement` gives them to those of zfit.
+    """
+
+    @property
+    def measured(self) -> tuple[zfit.Parameter, ...]:
+        """The parameters that are measured."""
+
+    @property
+    def observed(self) -> tuple[Any, ...]:
+        """The global observables, in the same order: fixed parameters; or numbers, where the outcome cannot be another one."""
+
+    def expected_outcome(self) -> np.ndarray:
+        """The outcome that is expected at the current values of the parameters, ``(K,)``."""
+
+    def draw_outcome(self, rng: np.random.Generator) -> np.ndarray:
+        """An outcome ``(K,)`` of one experiment at the current values of the parameters."""
+
+
+def auxiliary_measurement(constraint: BaseConstraint) -> AuxiliaryMeasurement:
+    """The measurement behind a constraint, of this package or of zfit.
+
+    Args:
+        constraint: The constraint. The outcome of one of zfit can be moved if it is a Gaussian with a parameter as its
+            ``observation=``; others raise a `ValueError` when they are asked for another outcome.
+    """
+    return constraint if isinstance(constraint, AuxiliaryMeasurement) else _MeasurementOfZfit(constraint)
+
+
+class _MeasurementOfZfit:
+    def __init__(self, constraint: BaseConstraint):
+        self._constraint = constraint
+        self.measured = tuple(getattr(constraint, "_ordered_params", ()))
+        self.observed = tuple(getattr(constraint, "observation", ()))
+
+    def expected_outcome(self) -> np.ndarray:
+        is_gaussian = isinstance(self._constraint, zfit.constraint.GaussianConstraint)
+        if not is_gaussian or not all(isinstance(one, zfit.Parameter) for one in self.observed):
+            names = sorted(parameter.name for parameter in self._constraint.get_params(floating=None))
+            raise ValueError(
+                "pseudo-experiments must move the outcome of the auxiliary measurement behind each constraint, but that of "
+                f"{type(self._constraint).__name__} on {names} is fixed. Use zfit_fnf.nuisance, or a GaussianConstraint of "
+                "zfit with observation=zfit.Parameter(..., floating=False)"
+            )
+        return np.array([float(parameter.value()) for parameter in self.measured])
+
+    def draw_outcome(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.multivariate_normal(self.expected_outcome(), np.asarray(self._constraint.covariance))
+
+
 class NuisanceConstraint(BaseConstraint):
     r"""Unit-Gaussian constraint of any number of nuisances, :math:`\frac12 \sum_k (\nu_k - \nu_k^\mathrm{obs})^2`.
 
@@ -196,9 +255,22 @@ class NuisanceConstraint(BaseConstraint):
         super().__init__(params={nu.name: nu for nu in self.nuisances}, name="NuisanceConstraint")
 
     @property
+    def measured(self) -> tuple[Nuisance, ...]:
+        """The nuisances."""
+        return self.nuisances
+
+    @property
     def observed(self) -> tuple[zfit.Parameter, ...]:
         """The global observables, in the order of `nuisances`."""
         return tuple(nu.observed for nu in self.nuisances)
+
+    def expected_outcome(self) -> np.ndarray:
+        """The values of the nuisances ``(K,)``."""
+        return np.array([float(nu.value()) for nu in self.nuisances])
+
+    def draw_outcome(self, rng: np.random.Generator) -> np.ndarray:
+        """Global observables ``(K,)`` of one experiment, around the values of the nuisances."""
+        return rng.multivariate_normal(self.expected_outcome(), np.eye(len(self.nuisances)))
 
     def gradient(self) -> tf.Tensor:
         """Derivative with respect to each nuisance, ``nu - observed``, shape ``(K,)``; the Hessian is the identity."""
@@ -219,210 +291,3 @@ class NuisanceConstraint(BaseConstraint):
         """
         draws = zfit.z.random.normal((n, len(self.nuisances)))
         return {nu.observed: nu.value() + draws[:, k] for k, nu in enumerate(self.nuisances)}
-
-
-@dataclass(frozen=True, eq=False)
-class Modifier:
-    """A factor on a yield that depends on one nuisance; made by `lnN` and `normsys`.
-
-    Attributes:
-        nuisance: The parameter it depends on.
-        down: Factor at -1 standard deviation.
-        up: Factor at +1 standard deviation.
-        interpolation: ``"exponential"`` (lnN) or ``"code4"`` (normsys).
-
-    Raises:
-        TypeError: If the nuisance is no parameter.
-        ValueError: If a factor is not positive and finite, or the interpolation is not known.
-    """
-
-    nuisance: zfit.Parameter
-    down: float
-    up: float
-    interpolation: str
-
-    def __post_init__(self) -> None:
-        _check_parameter(self.nuisance, "a Modifier")
-        _positive(self.down, f"down= of a Modifier of {self.nuisance.name}")
-        _positive(self.up, f"up= of a Modifier of {self.nuisance.name}")
-        if self.interpolation not in _INTERPOLATIONS:
-            raise ValueError(f"interpolation= is one of {list(_INTERPOLATIONS)}; got {self.interpolation!r}")
-
-
-def lnN(nuisance: zfit.Parameter, kappa: float) -> Modifier:
-    r"""Log-normal uncertainty of a yield: the factor :math:`\kappa^\nu`.
-
-    Args:
-        nuisance: The nuisance :math:`\nu`, in standard deviations.
-        kappa: Factor at +1 standard deviation, e.g. 1.02 for 2 %.
-
-    Raises:
-        ValueError: If ``kappa`` is not positive.
-
-    Example:
-        >>> lumi = nuisance("lumi")
-        >>> n_bkg = modified_yield(1000.0, [lnN(lumi, 1.02)])
-    """
-    _check_parameter(nuisance, "lnN(nuisance, kappa)")
-    up = _positive(kappa, f"kappa of lnN({nuisance.name})")
-    return Modifier(nuisance, 1.0 / up, up, "exponential")
-
-
-def normsys(
-    nuisance: zfit.Parameter, change: YieldRatio | None = None, *, down: float | None = None, up: float | None = None
-) -> Modifier:
-    """Asymmetric uncertainty of a yield with HistFactory's interpolation code 4.
-
-    Exponential in the nuisance beyond one standard deviation, a polynomial of sixth order between that has the same
-    value, slope and curvature at ±1, and is 1 at zero (CERN-OPEN-2012-016).
-
-    Args:
-        nuisance: The nuisance, in standard deviations.
-        change: What a deformation learned from its variations, e.g. ``deformation.yields["jes"]``; or instead of it
-        down: Factor at -1 standard deviation, and
-        up: Factor at +1 standard deviation. A side that is missing is the inverse of the other.
-
-    Raises:
-        ValueError: If neither side is known, both ways are used, or a factor is not positive.
-
-    Example:
-        >>> jes = nuisance("jes")
-        >>> n_sig = modified_yield(1000.0, [normsys(jes, down=0.95, up=1.06)])
-    """
-    _check_parameter(nuisance, "normsys(nuisance, down=..., up=...)")
-    if change is not None:
-        if not isinstance(change, YieldRatio):
-            raise TypeError(
-                f"normsys({nuisance.name}) takes a YieldRatio, e.g. deformation.yields[...], or down= and up=; got {change!r}"
-            )
-        if down is not None or up is not None:
-            raise ValueError(f"normsys({nuisance.name}): give either a YieldRatio or down= and up=, not both")
-        down, up = change.down, change.up
-    known = {
-        side: _positive(factor, f"{side}= of normsys({nuisance.name})")
-        for side, factor in (("down", down), ("up", up))
-        if factor is not None
-    }
-    if not known:
-        raise ValueError(f"normsys({nuisance.name}) needs the factor on at least one side: down= or up=")
-    mirrored = 1.0 / next(iter(known.values()))
-    return Modifier(nuisance, known.get("down", mirrored), known.get("up", mirrored), "code4")
-
-
-def modified_yield(
-    nominal: float | zfit.Parameter, modifiers: Sequence[Modifier | zfit.Parameter], *, name: str | None = None
-) -> zfit.ComposedParameter:
-    r"""Expected number of events of a process, :math:`n(\theta) = N \prod_i \mu_i \prod_k \kappa_k(\nu_k)`.
-
-    Args:
-        nominal: Yield ``N`` of the simulation, at all nuisances zero and all factors one.
-        modifiers: Parameters that multiply it (signal strengths), `lnN` and `normsys` modifiers; may be empty.
-        name: Name of the yield; by default ``yield_<number>``.
-
-    Returns:
-        A parameter to pass as ``extended=``.
-
-    Raises:
-        TypeError: If a modifier is neither.
-        ValueError: If two different parameters have the same name.
-
-    Example:
-        >>> mu, lumi, jes = zfit.Parameter("mu", 1.0, 0, 5), nuisance("lumi"), nuisance("jes")
-        >>> n_sig = modified_yield(1000.0, [mu, lnN(lumi, 1.02), normsys(jes, down=0.95, up=1.06)])
-        >>> float(n_sig.value())
-        1000.0
-    """
-    if not isinstance(nominal, BaseParameter):
-        nominal = number(nominal, "the nominal yield of modified_yield (a zfit.Parameter may be negative)", low=0.0)
-    if isinstance(modifiers, (Modifier, BaseParameter)) or not isinstance(modifiers, Iterable):
-        raise TypeError(f"modified_yield takes a list of modifiers, e.g. [lnN(lumi, 1.02)]; got {modifiers!r}")
-    factors, modifiers = [nominal], list(modifiers)
-    for modifier in modifiers:
-        if isinstance(modifier, Nuisance) or not isinstance(modifier, (Modifier, BaseParameter)):
-            raise TypeError(
-                f"modified_yield multiplies parameters, lnN(...) and normsys(...); got {modifier!r}. "
-                "A nuisance needs lnN or normsys around it; a constant factor belongs to the nominal yield"
-            )
-    factors += [m for m in modifiers if not isinstance(m, Modifier)]
-    groups = [
-        _product(kind, [m for m in modifiers if isinstance(m, Modifier) and m.interpolation == kind])
-        for kind in _INTERPOLATIONS
-    ]
-    parameters = [f for f in factors if not isinstance(f, float)]
-    parameters += [m.nuisance for m in modifiers if isinstance(m, Modifier)]
-
-    def value(params: dict[str, zfit.Parameter]) -> tf.Tensor:
-        product = tf.constant(1.0, tf.float64)
-        for factor in factors:
-            product *= factor if isinstance(factor, float) else params[factor.name].value()
-        for group in groups:
-            product *= group(params)
-        return product
-
-    return zfit.ComposedParameter(
-        name or f"yield_{next(_yield_numbers)}", value, params=_by_name(parameters), unpack_params=False
-    )
-
-
-def interpolate_exponential(nu: tf.Tensor, down: np.ndarray, up: np.ndarray) -> tf.Tensor:
-    """``up**nu`` above zero and ``down**-nu`` below (HistFactory's code 1), for vectors of nuisances and factors."""
-    return tf.exp(nu * tf.where(nu >= 0, np.log(up), -np.log(down)))
-
-
-def interpolate_code4(nu: tf.Tensor, down: np.ndarray, up: np.ndarray) -> tf.Tensor:
-    """HistFactory's interpolation code 4 for vectors of nuisances and factors; see `normsys`."""
-    outside = tf.where(tf.abs(nu) >= 1, nu, tf.sign(nu))
-    inside = tf.clip_by_value(nu, -1.0, 1.0)
-    polynomial = tf.zeros_like(nu)
-    for coefficient in _code4_coefficients(down, up)[::-1]:
-        polynomial = (polynomial + coefficient) * inside
-    return tf.where(tf.abs(nu) >= 1, interpolate_exponential(outside, down, up), 1.0 + polynomial)
-
-
-_INTERPOLATIONS: dict[str, Callable[[tf.Tensor, np.ndarray, np.ndarray], tf.Tensor]] = {
-    "exponential": interpolate_exponential,
-    "code4": interpolate_code4,
-}
-
-
-def _code4_coefficients(down: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Coefficients ``(6, K)`` of nu, ..., nu^6 that continue the exponentials with two derivatives at nu = ±1."""
-    power = np.arange(1, 7)
-    sign = (-1.0) ** power
-    conditions = np.stack(
-        [np.ones(6), sign, power, -sign * power, power * (power - 1), sign * power * (power - 1)], axis=0
-    )
-    log_up, log_down = np.log(up), np.log(down)
-    values = [up - 1, down - 1, up * log_up, -down * log_down, up * log_up**2, down * log_down**2]
-    return np.linalg.solve(conditions, np.stack(values))
-
-
-def _product(kind: str, modifiers: Sequence[Modifier]) -> Callable[[dict[str, zfit.Parameter]], tf.Tensor]:
-    """All modifiers of one kind in one vector operation: graphs of many nuisances stay small."""
-    down, up = (np.array([getattr(m, side) for m in modifiers]) for side in ("down", "up"))
-    interpolate = _INTERPOLATIONS[kind]
-
-    def product(params: dict[str, zfit.Parameter]) -> tf.Tensor:
-        if not modifiers:
-            return tf.constant(1.0, tf.float64)
-        nu = values_of([params[m.nuisance.name] for m in modifiers])
-        return tf.reduce_prod(interpolate(nu, down, up))
-
-    return product
-
-
-def _check_parameter(nuisance: Any, what: str) -> None:
-    if not isinstance(nuisance, BaseParameter):
-        raise TypeError(f"{what} needs a parameter as its nuisance, e.g. from zfit_fnf.nuisance(...); got {nuisance!r}")
-
-
-def _positive(factor: float, what: str) -> float:
-    return number(factor, f"{what}, a ratio of yields, e.g. 1.02 for 2 %,", above=0.0)
-
-
-def _by_name(parameters: Iterable[zfit.Parameter]) -> dict[str, zfit.Parameter]:
-    named: dict[str, zfit.Parameter] = {}
-    for parameter in parameters:
-        if named.setdefault(parameter.name, parameter) is not parameter:
-            raise ValueError(f"two different parameters of this yield are called {parameter.name!r}; make one of them")
-    return named

@@ -16,6 +16,7 @@ from zfit.core.loss import BaseUnbinnedNLL
 from .param import Nuisance, NuisanceConstraint, limits_of
 from .pdf import LogSpacePDF, space_ranges
 from .pdf.spaces import make_space
+from .yields import ModifiedYield
 
 __all__ = ["dumps", "loads"]
 
@@ -55,11 +56,8 @@ def loads(data: bytes) -> Any:
 
 class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        for kind, parts in _PARTS:
-            if isinstance(obj, kind):
-                made_of = parts(obj)
-                return super().reducer_override(obj) if made_of is None else (_made, made_of)
-        return super().reducer_override(obj)
+        parts = next((parts for kind, parts in _PARTS.items() if isinstance(obj, kind)), None)
+        return super().reducer_override(obj) if parts is None else (_made, parts(obj))
 
 
 def _made(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -75,9 +73,7 @@ def _constant(parameter: zfit.param.ConstantParameter) -> Parts:
     return zfit.param.ConstantParameter, {"name": parameter.name, "value": float(parameter.value())}
 
 
-def _parameter(parameter: zfit.Parameter) -> Parts | None:
-    if isinstance(parameter, Nuisance):  # has its own way
-        return None
+def _parameter(parameter: zfit.Parameter) -> Parts:
     lower, upper = (edge if np.isfinite(edge) else None for edge in limits_of(parameter))
     return zfit.Parameter, {
         "name": parameter.name,
@@ -129,17 +125,19 @@ def _loss(loss: BaseUnbinnedNLL) -> Parts:
     return type(loss), {**arguments, "options": dict(loss._options)}
 
 
-_PARTS: tuple[tuple[type, Callable[[Any], Parts | None]], ...] = (
-    (zfit.ComposedParameter, _composed),
-    (zfit.param.ConstantParameter, _constant),
-    (zfit.Parameter, _parameter),
-    (zfit.Space, _space),
-    (LogSpacePDF, _learned),
-    (zfit.pdf.BasePDF, _pdf),
-    (zfit.Data, _events),
-    (NuisanceConstraint, _nuisances),
-    (zfit.constraint.SimpleConstraint, _function_constraint),
-    (BaseConstraint, _constraint),
-    (BaseUnbinnedNLL, _loss),
-)
-"""What objects of each kind are made of: a function and its arguments; the first kind that an object has counts."""
+_PARTS: dict[type, Callable[[Any], Parts] | None] = {
+    Nuisance: None,
+    ModifiedYield: None,
+    zfit.ComposedParameter: _composed,
+    zfit.param.ConstantParameter: _constant,
+    zfit.Parameter: _parameter,
+    zfit.Space: _space,
+    LogSpacePDF: _learned,
+    zfit.pdf.BasePDF: _pdf,
+    zfit.Data: _events,
+    NuisanceConstraint: _nuisances,
+    zfit.constraint.SimpleConstraint: _function_constraint,
+    BaseConstraint: _constraint,
+    BaseUnbinnedNLL: _loss,
+}
+"""What objects of each kind are made of: a function and its arguments. The first kind counts; the first two pickle."""

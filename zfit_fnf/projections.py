@@ -18,7 +18,8 @@ from .loss import Compiled, Events, event_kernel
 from .param import Nuisance
 from .pdf import is_compilable, log_density, sum_components, sum_shares
 from .samples import Sample
-from .toys import Values, drawn_events, seeded
+from .state import seeded
+from .toys import Values, drawn_events
 
 
 def component_samples(

@@ -21,7 +21,7 @@ from .arguments import check_likelihood, check_minimizer, count, numbers, parame
 from .minimize import Minuit
 from .minimum import Derivatives, assign, curvature_of, settle, step_inside
 from .param import Nuisance, limits_of
-from .toys import preserved
+from .state import preserved
 
 _NEWTON_STEPS = 12
 _TOLERANCE = 1e-2  # of the distance to the minimum, which is then added: what remains is of higher order

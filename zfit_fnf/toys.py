@@ -9,10 +9,7 @@ constraint follows when they move.
 from __future__ import annotations
 
 import functools
-import itertools
-import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -23,15 +20,16 @@ import pandas as pd
 import tensorflow as tf
 from scipy.special import logsumexp
 from tqdm.auto import tqdm
-from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
 from .common.chunks import GRAPH, concatenated
-from .influence import scores, yield_gradient
+from .influence import scores
 from .loss import Compiled, Term, kept_by
 from .minimize import Minuit
-from .param import NuisanceConstraint, limits_of
+from .param import auxiliary_measurement, limits_of
 from .pdf import LogSpacePDF, columns, drawn, plainly, space_ranges, sum_components
+from .state import current_values, preserved, seeded
+from .yields import yield_gradient
 
 Values = Mapping[zfit.Parameter, float]
 Seed = int | Sequence[int]
@@ -148,8 +146,8 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
         events = [drawn_events(m, m, count, next(seeds)) for m, count in zip(nll.model, counts, strict=True)]
         data = tuple(_as_data(model, x) for model, x in zip(nll.model, events, strict=True))
         observed: dict[zfit.Parameter, float] = {}
-        for values, parameters, covariance in map(_auxiliary, nll.constraints):
-            observed.update(zip(parameters, rng.multivariate_normal(values, covariance), strict=True))
+        for measurement in map(auxiliary_measurement, nll.constraints):
+            observed.update(zip(measurement.observed, measurement.draw_outcome(rng), strict=True))
         return PseudoExperiment(data, observed, current_values(nll.get_params()))
 
 
@@ -195,8 +193,8 @@ def asimov(
             for model, data in zip(nll.model, nll.data, strict=True)
         )
         observed: dict[zfit.Parameter, float] = {}
-        for values, parameters, _ in map(_auxiliary, nll.constraints):
-            observed.update(zip(parameters, values, strict=True))
+        for measurement in map(auxiliary_measurement, nll.constraints):
+            observed.update(zip(measurement.observed, measurement.expected_outcome(), strict=True))
         return PseudoExperiment(data, observed, current_values(floating))
 
 
@@ -264,23 +262,6 @@ def fit_toys(
 # --- building blocks, also of the limits ------------------------------------------------------------------------------
 
 
-@contextmanager
-def preserved(nll: zfit.loss.UnbinnedNLL) -> Iterator[None]:
-    """Set parameters and global observables of a likelihood back to what they were, also after an exception.
-
-    Args:
-        nll: The likelihood.
-    """
-    parameters = [*nll.get_params(floating=None), *global_observables(nll)]
-    before = [(parameter, float(parameter.value()), parameter.floating) for parameter in parameters]
-    try:
-        yield
-    finally:
-        for parameter, value, floating in before:
-            parameter.floating = floating
-            parameter.set_value(value, clip=True)
-
-
 def set_truth(nll: zfit.loss.UnbinnedNLL, params: Values | None) -> None:
     """Set parameters of a likelihood to where pseudo-experiments are made.
 
@@ -323,37 +304,6 @@ def refill(loss: zfit.loss.UnbinnedNLL, experiment: PseudoExperiment) -> None:
     zfit.param.set_values(experiment.observed)
 
 
-def global_observables(nll: zfit.loss.UnbinnedNLL) -> list[zfit.Parameter]:
-    """The parameters that hold outcomes of auxiliary measurements.
-
-    Args:
-        nll: The likelihood.
-    """
-    return [o for constraint in nll.constraints for o in _observations(constraint) if isinstance(o, zfit.Parameter)]
-
-
-def measured_values(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, float]:
-    """Where auxiliary measurements put the parameters that they measure, by parameter.
-
-    Args:
-        nll: The likelihood.
-    """
-    pairs = [pair for one in nll.constraints for pair in zip(_measured(one), _observations(one), strict=True)]
-    floating = set(nll.get_params())
-    return {
-        parameter: float(zfit.param.convert_to_parameter(o).value()) for parameter, o in pairs if parameter in floating
-    }
-
-
-def current_values(parameters: Sequence[zfit.Parameter] | Values) -> dict[zfit.Parameter, float]:
-    """The current values, by parameter.
-
-    Args:
-        parameters: The parameters.
-    """
-    return {parameter: float(parameter.value()) for parameter in parameters}
-
-
 def hesse_errors(loss: zfit.loss.UnbinnedNLL, parameters: Sequence[zfit.Parameter]) -> dict[zfit.Parameter, float]:
     """Errors from the Hessian at the current values; not a number where it is not positive definite.
 
@@ -368,27 +318,6 @@ def hesse_errors(loss: zfit.loss.UnbinnedNLL, parameters: Sequence[zfit.Paramete
     except np.linalg.LinAlgError:
         errors = np.full(len(parameters), np.nan)
     return dict(zip(parameters, errors.tolist(), strict=True))
-
-
-_drawing = threading.RLock()
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[Iterator[np.ndarray]]:
-    """Seed zfit's and TensorFlow's generators; afterwards they go on as what was before determines.
-
-    There is one of each, so that other threads wait meanwhile. What learned densities draw does not depend on them.
-
-    Yields:
-        Seeds for `drawn_events`, without end.
-    """
-    with _drawing:
-        afterwards = int(zfit.z.random.get_prng().uniform((), maxval=2**31 - 1, dtype=tf.int32))
-        zfit.settings.set_seed(seed, numpy=False)
-        try:
-            yield (np.random.SeedSequence([seed, n]).generate_state(2).astype(np.int32) for n in itertools.count())
-        finally:
-            zfit.settings.set_seed(afterwards, numpy=False)
 
 
 def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, seed: np.ndarray) -> np.ndarray:
@@ -532,37 +461,3 @@ def _calibrated(weights: np.ndarray, scores: np.ndarray, target: np.ndarray) -> 
     missing = (target - weighted.sum(axis=0)) / scale
     solution = np.linalg.lstsq(information / np.outer(scale, scale), missing, rcond=1e-10)[0]
     return weights * (1.0 + scores @ (solution / scale))
-
-
-# --- auxiliary measurements -------------------------------------------------------------------------------------------
-
-
-def _observations(constraint: BaseConstraint) -> tuple[Any, ...]:
-    return tuple(getattr(constraint, "observed" if isinstance(constraint, NuisanceConstraint) else "observation", ()))
-
-
-def _measured(constraint: BaseConstraint) -> tuple[zfit.Parameter, ...]:
-    return tuple(
-        constraint.nuisances
-        if isinstance(constraint, NuisanceConstraint)
-        else getattr(constraint, "_ordered_params", ())
-    )
-
-
-def _auxiliary(constraint: BaseConstraint) -> tuple[np.ndarray, tuple[zfit.Parameter, ...], np.ndarray]:
-    """Expected outcome of an auxiliary measurement at the current parameters, its global observables and covariance."""
-    observed = _observations(constraint)
-    if isinstance(constraint, NuisanceConstraint):
-        parameters, covariance = constraint.nuisances, np.eye(len(observed))
-    elif isinstance(constraint, zfit.constraint.GaussianConstraint) and all(
-        isinstance(o, zfit.Parameter) for o in observed
-    ):
-        parameters, covariance = constraint._ordered_params, np.asarray(constraint.covariance)
-    else:
-        names = sorted(parameter.name for parameter in constraint.get_params(floating=None))
-        raise ValueError(
-            "pseudo-experiments must move the outcome of the auxiliary measurement behind each constraint, but that of "
-            f"{type(constraint).__name__} on {names} is fixed. Use zfit_fnf.nuisance, or a GaussianConstraint of zfit "
-            "with observation=zfit.Parameter(..., floating=False)"
-        )
-    return np.array([float(parameter.value()) for parameter in parameters]), observed, covariance

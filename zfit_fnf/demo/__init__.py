@@ -37,13 +37,14 @@ from ..densities.history import History
 from ..limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from ..loss import ExtendedUnbinnedNLL
 from ..minimize import Minuit
-from ..param import Nuisance, interpolate_code4, lnN, modified_yield, normsys, nuisance
+from ..param import Nuisance, nuisance
 from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF
 from ..plotting.style import figure
 from ..projections import component_samples, vary
 from ..samples import Sample, Variation, write_sample
 from ..train import fit_deformation, fit_flow
 from ..train.schedule import Schedule
+from ..yields import interpolate_code4, lnN, modified_yield, normsys
 
 TOY = ShiftSqueeze()
 

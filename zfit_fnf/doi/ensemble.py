@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from ..densities.transfer import ProfiledTransfer
 from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from ..minimize import Minuit
-from ..toys import preserved
+from ..state import preserved
 from .rows import behind
 from .step2 import ProfiledFit
 

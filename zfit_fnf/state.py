@@ -1,0 +1,87 @@
+"""The state that inference moves and puts back: values of parameters, global observables, and random numbers."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+
+from .param import auxiliary_measurement
+
+__all__ = ["current_values", "global_observables", "measured_values", "preserved", "seeded"]
+
+
+@contextmanager
+def preserved(nll: zfit.loss.UnbinnedNLL) -> Iterator[None]:
+    """Set parameters and global observables of a likelihood back to what they were, also after an exception.
+
+    Args:
+        nll: The likelihood.
+    """
+    parameters = [*nll.get_params(floating=None), *global_observables(nll)]
+    before = [(parameter, float(parameter.value()), parameter.floating) for parameter in parameters]
+    try:
+        yield
+    finally:
+        for parameter, value, floating in before:
+            parameter.floating = floating
+            parameter.set_value(value, clip=True)
+
+
+def global_observables(nll: zfit.loss.UnbinnedNLL) -> list[zfit.Parameter]:
+    """The parameters that hold outcomes of auxiliary measurements.
+
+    Args:
+        nll: The likelihood.
+    """
+    outcomes = itertools.chain.from_iterable(auxiliary_measurement(one).observed for one in nll.constraints)
+    return [outcome for outcome in outcomes if isinstance(outcome, zfit.Parameter)]
+
+
+def measured_values(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, float]:
+    """Where auxiliary measurements put the floating parameters that they measure, by parameter.
+
+    Args:
+        nll: The likelihood.
+    """
+    floating, values = set(nll.get_params()), {}
+    for measurement in map(auxiliary_measurement, nll.constraints):
+        for parameter, outcome in zip(measurement.measured, measurement.observed, strict=True):
+            if parameter in floating:
+                values[parameter] = float(zfit.param.convert_to_parameter(outcome).value())
+    return values
+
+
+def current_values(parameters: Iterable[zfit.Parameter]) -> dict[zfit.Parameter, float]:
+    """The current values, by parameter.
+
+    Args:
+        parameters: The parameters.
+    """
+    return {parameter: float(parameter.value()) for parameter in parameters}
+
+
+_drawing = threading.RLock()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[Iterator[np.ndarray]]:
+    """Seed zfit's and TensorFlow's generators; afterwards they go on as what was before determines.
+
+    There is one of each, so that other threads wait meanwhile. What learned densities draw does not depend on them.
+
+    Yields:
+        Seed pairs for learned densities, without end.
+    """
+    with _drawing:
+        afterwards = int(zfit.z.random.get_prng().uniform((), maxval=2**31 - 1, dtype=tf.int32))
+        zfit.settings.set_seed(seed, numpy=False)
+        try:
+            yield (np.random.SeedSequence([seed, n]).generate_state(2).astype(np.int32) for n in itertools.count())
+        finally:
+            zfit.settings.set_seed(afterwards, numpy=False)
