@@ -83,7 +83,7 @@ def test_limits_narrowed_are_where_values_stay():
 def test_limits_that_stay_compile_nothing():
     model = Model()
     derivatives(model, model.nll)
-    kernels = [kernel for kernel, _ in model.nll._terms() if hasattr(kernel, "n_traces")]
+    kernels = [kernel for kernel, _ in model.nll.terms() if hasattr(kernel, "n_traces")]
     before = [kernel.n_traces for kernel in kernels]
     model.mu.lower, model.mu.upper = 0.0, 10.0  # the same ones, set again
     derivatives(model, model.nll)

@@ -16,9 +16,8 @@ import tensorflow as tf
 from zfit.result import FitResult
 
 from .common.chunks import concatenated
-from .loss import Events, LearnedLoss, event_kernel
+from .loss import Channel, LogSpaceNLL, UnbinnedChannel, scores
 from .pdf import columns
-from .yields import yield_gradient
 
 FAR = 10.0
 """Widths of the learned densities, beyond which hardly any simulation lies."""
@@ -29,7 +28,7 @@ NOTABLE = 0.5
 _SHOWN = 3  # events in a message
 
 
-def of_events(nll: LearnedLoss, result: FitResult, *, n: int = 10) -> pd.DataFrame:
+def of_events(nll: LogSpaceNLL, result: FitResult, *, n: int = 10) -> pd.DataFrame:
     """Influence of single events on a fit: how much each parameter owes to them.
 
     Args:
@@ -49,7 +48,7 @@ def of_events(nll: LearnedLoss, result: FitResult, *, n: int = 10) -> pd.DataFra
     Example:
         >>> print(zfit_fnf.influence.of_events(nll, result))
     """
-    if not isinstance(nll, LearnedLoss):
+    if not isinstance(nll, LogSpaceNLL):
         raise TypeError(f"influences are known for likelihoods of zfit_fnf.loss; got {nll!r}")
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n= is a number of events; got {n!r}")
@@ -58,7 +57,7 @@ def of_events(nll: LearnedLoss, result: FitResult, *, n: int = 10) -> pd.DataFra
     if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).any():
         raise ValueError("the fit has no finite covariance: call result.hesse(), and see what it says")
     with zfit.param.set_values(params, [result.params[parameter]["value"] for parameter in params]):
-        rows = [np.arange(int(data.num_entries)) for data in nll.data]
+        rows = [np.arange(len(_events(channel))) for channel in nll.channels]
         return _table(nll, rows, params, covariance).head(n)
 
 
@@ -73,11 +72,9 @@ def of_far_events(nll: Any, params: Sequence[zfit.Parameter], covariance: np.nda
     Returns:
         As from `of_events`.
     """
-    if not isinstance(nll, LearnedLoss):
+    if not isinstance(nll, LogSpaceNLL):
         return pd.DataFrame()
-    rows = [
-        np.flatnonzero(_distances(model, _values(data)) > FAR) for model, data in zip(nll.model, nll.data, strict=True)
-    ]
+    rows = [np.flatnonzero(_distances(channel.model, _events(channel)) > FAR) for channel in nll.channels]
     return _table(nll, rows, params, covariance) if any(map(len, rows)) else pd.DataFrame()
 
 
@@ -105,41 +102,15 @@ def warning(table: pd.DataFrame, params: Sequence[zfit.Parameter]) -> str:
     )
 
 
-def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Derivatives ``(n, P)`` of the logarithm of the density of events, and of the number of them that is expected.
-
-    Args:
-        model: The model.
-        x: Events ``(n, n_obs)`` in the order of its observables.
-        params: The parameters.
-    """
-    shape = _shape_scores(model, x, params) if len(x) else np.zeros((0, len(params)))
-    if not model.is_extended:
-        return shape
-    return shape + yield_gradient(model, params) / float(model.get_yield().value())
-
-
-def _shape_scores(model: zfit.pdf.BasePDF, x: np.ndarray, floating: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Derivatives ``(n, P)`` of the log-density of events, by the kernel with which losses evaluate them."""
-    kernel = event_kernel(model)
-    scores = np.zeros((len(x), len(floating)))
-    chunks = list(Events(kernel, x))
-    for column, parameter in enumerate(floating):
-        if parameter in kernel.params:
-            direction = tf.constant([float(own is parameter) for own in kernel.params], tf.float64)
-            scores[:, column] = np.concatenate([kernel.score(direction, *chunk) for chunk in chunks])[: len(x)]
-    return scores
-
-
 def _table(
-    nll: LearnedLoss, rows: Sequence[np.ndarray], params: Sequence[zfit.Parameter], covariance: np.ndarray
+    nll: LogSpaceNLL, rows: Sequence[np.ndarray], params: Sequence[zfit.Parameter], covariance: np.ndarray
 ) -> pd.DataFrame:
     known = np.nan_to_num(covariance)
     errors = np.sqrt(np.maximum(np.diag(known), 0.0))
     tables = []
-    for index, (model, data, chosen) in enumerate(zip(nll.model, nll.data, rows, strict=True)):
-        x = _values(data)[chosen]
-        weights = 1.0 if data.weights is None else np.asarray(data.weights, float)[chosen, None]
+    for index, (channel, chosen) in enumerate(zip(nll.channels, rows, strict=True)):
+        model, x, weights = channel.model, _events(channel)[chosen], channel.data.weights
+        weights = 1.0 if weights is None else np.asarray(weights, float)[chosen, None]
         moved = weights * scores(model, x, params) @ known
         relative = np.divide(moved, errors, out=np.zeros_like(moved), where=errors > 0)
         events = pd.DataFrame(x, columns=list(model.obs)).assign(distance=_distances(model, x))
@@ -151,8 +122,10 @@ def _table(
     return table.loc[order].reset_index(drop=True)
 
 
-def _values(data: zfit.Data) -> np.ndarray:
-    return np.asarray(data.value())
+def _events(channel: Channel) -> np.ndarray:
+    """The events of a channel ``(n, n_obs)``; those of one that is not unbinned are not events."""
+    unbinned = isinstance(channel, UnbinnedChannel)
+    return np.asarray(channel.data.value()) if unbinned else np.zeros((0, len(channel.model.obs)))
 
 
 def _distances(pdf: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from scipy.interpolate import BarycentricInterpolator
 from scipy.stats import norm
 
 from .arguments import check_likelihood, check_minimizer, count, parameter_of, real
-from .influence import scores
+from .loss import scores
 from .minimize import Minuit
 from .param import Nuisance, limits_of
 from .scans import axis_title

@@ -13,6 +13,7 @@ import numpy as np
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
+from .loss.zfit_hooks import composed_function, loss_options, simple_constraint_arguments
 from .param import Nuisance, NuisanceConstraint, limits_of
 from .pdf import LogSpacePDF, space_ranges
 from .pdf.spaces import make_space
@@ -65,7 +66,7 @@ def _made(make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 
 
 def _composed(parameter: zfit.ComposedParameter) -> Parts:
-    arguments = {"name": parameter.name, "func": parameter._func, "params": dict(parameter.params)}
+    arguments = {"name": parameter.name, "func": composed_function(parameter), "params": dict(parameter.params)}
     return zfit.ComposedParameter, {**arguments, "unpack_params": False}
 
 
@@ -111,8 +112,7 @@ def _nuisances(constraint: NuisanceConstraint) -> Parts:
 
 
 def _function_constraint(constraint: zfit.constraint.SimpleConstraint) -> Parts:
-    params = constraint._func_params or list(constraint._simple_func_dependents)
-    return zfit.constraint.SimpleConstraint, {"func": constraint._simple_func, "params": params}
+    return zfit.constraint.SimpleConstraint, simple_constraint_arguments(constraint)
 
 
 def _constraint(constraint: BaseConstraint) -> Parts:
@@ -122,7 +122,7 @@ def _constraint(constraint: BaseConstraint) -> Parts:
 
 def _loss(loss: BaseUnbinnedNLL) -> Parts:
     arguments = {"model": list(loss.model), "data": list(loss.data), "constraints": list(loss.constraints)}
-    return type(loss), {**arguments, "options": dict(loss._options)}
+    return type(loss), {**arguments, "options": loss_options(loss)}
 
 
 _PARTS: dict[type, Callable[[Any], Parts] | None] = {

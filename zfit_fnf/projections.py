@@ -6,7 +6,6 @@ free, in any dimension and for any PDF.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +13,12 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 from zfit.result import FitResult
 
-from .loss import Compiled, Events, event_kernel
+from .loss import EventDensity, drawn_events
 from .param import Nuisance
-from .pdf import is_compilable, log_density, sum_components, sum_shares
+from .pdf import sum_components, sum_shares
 from .samples import Sample
 from .state import seeded
-from .toys import Values, drawn_events
+from .toys import Values
 
 
 def component_samples(
@@ -235,15 +234,12 @@ class _LogRate:
     """
 
     def __init__(self, model: zfit.pdf.BasePDF, events: Sample):
-        self._model, self._n_events = model, events.n_events
-        self._chunks = [precomputed for precomputed, _ in Events(event_kernel(model), events.array(model.obs))]
-        self._log_density = Compiled(functools.partial(log_density, model), xla=is_compilable(model))
+        self._model, self._log_density = model, EventDensity(model, events.array(model.obs))
 
     def __call__(self, params: Values) -> np.ndarray:
         with zfit.param.set_values(params, clip=True):
-            log_p = np.concatenate([self._log_density(chunk) for chunk in self._chunks])[: self._n_events]
             expected = float(self._model.get_yield().value()) if self._model.is_extended else 1.0
-        return log_p + np.log(expected)
+            return self._log_density() + np.log(expected)
 
 
 def _together(model: zfit.pdf.BasePDF, components: Mapping[str, Sample]) -> Sample:

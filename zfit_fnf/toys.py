@@ -8,8 +8,7 @@ constraint follows when they move.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -17,19 +16,13 @@ from typing import Any
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
-import tensorflow as tf
-from scipy.special import logsumexp
 from tqdm.auto import tqdm
 from zfit.core.loss import BaseUnbinnedNLL
 
-from .common.chunks import GRAPH, concatenated
-from .influence import scores
-from .loss import Compiled, Term, kept_by
+from .loss import channels_of
 from .minimize import Minuit
 from .param import auxiliary_measurement, limits_of
-from .pdf import LogSpacePDF, columns, drawn, plainly, space_ranges, sum_components
 from .state import current_values, preserved, seeded
-from .yields import yield_gradient
 
 Values = Mapping[zfit.Parameter, float]
 Seed = int | Sequence[int]
@@ -139,12 +132,7 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
     rng = np.random.default_rng(_checked_seed(seed))
     with seeded(int(rng.integers(2**31))) as seeds, preserved(nll):
         set_truth(nll, params)
-        counts = [
-            int(rng.poisson(_expected(model, data))) if model.is_extended else _n_events(model, data)
-            for model, data in zip(nll.model, nll.data, strict=True)
-        ]
-        events = [drawn_events(m, m, count, next(seeds)) for m, count in zip(nll.model, counts, strict=True)]
-        data = tuple(_as_data(model, x) for model, x in zip(nll.model, events, strict=True))
+        data = tuple(channel.draw(rng, seeds) for channel in channels_of(nll))
         observed: dict[zfit.Parameter, float] = {}
         for measurement in map(auxiliary_measurement, nll.constraints):
             observed.update(zip(measurement.observed, measurement.draw_outcome(rng), strict=True))
@@ -158,7 +146,7 @@ def asimov(
 
     Events ``x_i`` are drawn from all components of a sum in equal parts, the mixture :math:`q`, and get the weights
     :math:`w_i = n p(x_i) / (N q(x_i))`: also a component whose yield is zero has its region populated. Then the
-    scores :math:`s_i = \partial \log(n p(x_i)) / \partial \theta` calibrate them, :math:`w_i \to w_i (1 + s_i \cdot
+    scores :math:`s_i = \partial \log(n p(x_i)) / \partial \theta` balance them, :math:`w_i \to w_i (1 + s_i \cdot
     \lambda)` with :math:`\lambda` such that :math:`\sum_i w_i s_i = \partial n / \partial \theta`: the point where the
     set is made is an exact stationary point of its likelihood, however few the events. No histogram is involved, so the
     number of observables does not matter. (The Asimov set: arXiv:1007.1727.)
@@ -188,10 +176,7 @@ def asimov(
     with seeded(int(np.random.default_rng(_checked_seed(seed)).integers(2**31))) as seeds, preserved(nll):
         set_truth(nll, params)
         floating = list(nll.get_params())
-        data = tuple(
-            _asimov_channel(model, _expected(model, data), floating, n_events, seeds)
-            for model, data in zip(nll.model, nll.data, strict=True)
-        )
+        data = tuple(channel.asimov(floating, n_events, seeds) for channel in channels_of(nll))
         observed: dict[zfit.Parameter, float] = {}
         for measurement in map(auxiliary_measurement, nll.constraints):
             observed.update(zip(measurement.observed, measurement.expected_outcome(), strict=True))
@@ -289,7 +274,7 @@ def refillable(nll: zfit.loss.UnbinnedNLL) -> zfit.loss.UnbinnedNLL:
     Args:
         nll: The likelihood, of unweighted data.
     """
-    return nll.create_new(data=[_refillable(model, data) for model, data in zip(nll.model, nll.data, strict=True)])
+    return nll.create_new(data=[channel.refillable() for channel in channels_of(nll)])
 
 
 def refill(loss: zfit.loss.UnbinnedNLL, experiment: PseudoExperiment) -> None:
@@ -320,33 +305,7 @@ def hesse_errors(loss: zfit.loss.UnbinnedNLL, parameters: Sequence[zfit.Paramete
     return dict(zip(parameters, errors.tolist(), strict=True))
 
 
-def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, seed: np.ndarray) -> np.ndarray:
-    """Events ``(n, n_obs)`` of a component of a model, in the model's range and order of observables.
-
-    Args:
-        model: The model.
-        component: One of its components, or the model.
-        n: How many.
-        seed: What the events of a learned density are determined by; densities of zfit have zfit's generator.
-    """
-    if not n:
-        return np.zeros((0, len(model.obs)))
-    if not isinstance(component, LogSpacePDF):
-        return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
-    draw = kept_by(component, f"draw in {space_ranges(model.norm)}", lambda: _Draw(component, model.norm))
-    with plainly():
-        return np.asarray(columns(draw.events(tf.constant(n), tf.constant(seed)), component.obs, model.obs))
-
-
-class _Draw(Term):
-    """Events of a learned density in a range."""
-
-    def __init__(self, pdf: LogSpacePDF, limits: zfit.Space):
-        super().__init__(pdf.get_params(floating=None))
-        self.events = Compiled(functools.partial(drawn, pdf, limits), xla=False)
-
-
-# --- what goes in -----------------------------------------------------------------------------------------------------
+# --- input -----------------------------------------------------------------------------------------------------
 
 
 def _check_likelihood(nll: Any) -> None:
@@ -388,76 +347,3 @@ def _checked_seed(seed: Any, *, single: bool = False) -> Any:
     if not len(parts) or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in parts):
         raise ValueError(f"seed= is an integer that is not negative{'' if single else ', or several'}; got {seed!r}")
     return seed
-
-
-# --- channels ---------------------------------------------------------------------------------------------------------
-
-
-def _expected(model: zfit.pdf.BasePDF, data: zfit.Data) -> float:
-    """Expected number of events."""
-    if not model.is_extended:
-        return float(data.samplesize)
-    expected = float(model.get_yield().value())
-    if not expected >= 0:
-        raise ValueError(
-            f"model {model.name!r} expects {expected:g} events at the present parameters: a number of events is not "
-            "negative"
-        )
-    return expected
-
-
-def _n_events(model: zfit.pdf.BasePDF, data: zfit.Data) -> int:
-    if data.has_weights:
-        raise ValueError(
-            f"toys of {model.name!r} need a number of events, which the weighted data {data.name!r} do not tell; "
-            "use an extended likelihood"
-        )
-    return int(data.n_events)
-
-
-def _as_data(model: zfit.pdf.BasePDF, x: np.ndarray, weights: np.ndarray | None = None) -> zfit.Data:
-    return zfit.Data.from_numpy(obs=model.norm, array=x, weights=weights, name="pseudo_data", guarantee_limits=True)
-
-
-def _refillable(model: zfit.pdf.BasePDF, data: zfit.Data) -> zfit.data.SamplerData:
-    x = np.asarray(data.with_obs(model.obs).value())
-    return zfit.data.SamplerData.from_sampler(
-        sample_func=lambda n, params: x, n=len(x), obs=model.norm, params={}, name="toy_data", guarantee_limits=True
-    )
-
-
-def _asimov_channel(
-    model: zfit.pdf.BasePDF,
-    expected: float,
-    floating: Sequence[zfit.Parameter],
-    n_events: int,
-    seeds: Iterator[np.ndarray],
-) -> zfit.Data:
-    if not expected:
-        return _as_data(model, np.zeros((0, len(model.obs))), np.zeros(0))
-    components = sum_components(model)
-    x = np.concatenate([drawn_events(model, component, n_events, next(seeds)) for component in components])
-    log_q = logsumexp([_log_density(model, component, x) for component in components], axis=0) - np.log(len(components))
-    weights = np.exp(_log_density(model, model, x) - log_q) * expected / len(x)
-    x, weights = x[weights > 0], weights[weights > 0]
-    gradient = yield_gradient(model, floating)
-    return _as_data(model, x, _calibrated(weights, scores(model, x, floating), gradient))
-
-
-def _log_density(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:
-    """Log-density of a component at events in the order of the model's observables, chunk by chunk."""
-    return concatenated(lambda chunk: component.log_pdf(_as_data(model, chunk)), x, size=GRAPH)
-
-
-def _calibrated(weights: np.ndarray, scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Weights times ``1 + scores @ lambda`` such that the weighted sum of scores is the target.
-
-    Directions that the events do not constrain are left alone, and all are scaled to unit information.
-    """
-    weighted = scores * weights[:, None]
-    information = weighted.T @ scores
-    scale = np.sqrt(np.diag(information))
-    scale[scale == 0] = 1.0
-    missing = (target - weighted.sum(axis=0)) / scale
-    solution = np.linalg.lstsq(information / np.outer(scale, scale), missing, rcond=1e-10)[0]
-    return weights * (1.0 + scores @ (solution / scale))

@@ -45,7 +45,6 @@ __all__ = [
     "lnN",
     "modified_yield",
     "normsys",
-    "yield_gradient",
 ]
 
 Factor = Callable[[Mapping[str, zfit.Parameter]], tf.Tensor]
@@ -247,20 +246,6 @@ class ModifiedYield(zfit.ComposedParameter):
             for one in self.modifiers
         ]
         return {"name": self.name, "nominal": nominal, "modifiers": modifiers}
-
-
-def yield_gradient(model: zfit.pdf.BasePDF, params: Sequence[zfit.Parameter]) -> np.ndarray:
-    """Derivative of a model's expected number of events, ``(P,)``; zero for a model without a yield.
-
-    Args:
-        model: The model.
-        params: The parameters.
-    """
-    if not model.is_extended:
-        return np.zeros(len(params))
-    with tf.GradientTape() as tape:
-        expected = tf.reshape(model.get_yield().value(), ())
-    return np.asarray(tape.gradient(expected, list(params), unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
 
 def interpolate_exponential(nu: tf.Tensor, down: np.ndarray, up: np.ndarray) -> tf.Tensor:

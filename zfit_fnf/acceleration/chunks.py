@@ -1,6 +1,6 @@
 """Events of a data set as polynomials, in chunks, and the compiled functions that are called on them.
 
-They take the places of :class:`~zfit_fnf.loss.Events` and :class:`~zfit_fnf.loss.EventKernel` in a likelihood.
+They take the places of :class:`~zfit_fnf.loss.EventChunks` and :class:`~zfit_fnf.loss.EventKernel` in a likelihood.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..common.chunks import slices
-from ..loss import Compiled, Events, Term, n_bytes, vector
+from ..loss import Compiled, EventChunks, Term, n_bytes, vector
 from ..param import read_once
 from ..pdf import is_compilable
 from . import polynomials
@@ -106,7 +106,7 @@ class ExpandedKernel(Term):
         return vector(hessian), -score
 
 
-class ExpandedEvents(Events):
+class ExpandedEvents(EventChunks):
     """A data set in chunks that are expanded around the parameters as they were when `move` was last called.
 
     Args:

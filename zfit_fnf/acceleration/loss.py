@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,21 +12,22 @@ import numpy as np
 import tensorflow as tf
 
 from ..loss import (
+    Channel,
     Compiled,
-    Events,
+    EventChunks,
     EventTerm,
     ExtendedUnbinnedNLL,
-    LearnedLoss,
+    LogSpaceNLL,
     Parameters,
     Term,
+    TermCalls,
+    UnbinnedChannel,
     UnbinnedNLL,
-    constraint_kernel,
     event_kernel,
     kept_by,
     outside_of_graphs,
     select,
     total,
-    total_hessian,
 )
 from ..param import values_of
 from ..pdf import components
@@ -34,9 +36,6 @@ from .control import AccelerationReport, Control
 from .polynomials import method, order_of
 
 __all__ = ["AcceleratedExtendedUnbinnedNLL", "AcceleratedNLL", "AcceleratedUnbinnedNLL", "LinearTerm", "accelerate"]
-
-TermCalls = tuple[Any, Iterable[tuple[Any, ...]]]
-"""A term of a likelihood and the arguments of all calls whose results add up."""
 
 
 def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL, *, max_memory: float | None = None) -> AcceleratedNLL:
@@ -73,10 +72,10 @@ def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL, *, max_memory: float | No
             f"accelerate takes losses of zfit_fnf.loss, UnbinnedNLL or ExtendedUnbinnedNLL; got {type(nll).__name__}"
         )
     options = {} if max_memory is None else {"max_memory": max_memory}
-    return kinds[type(nll)](nll.model, nll.data, constraints=nll.constraints, options={**nll._options, **options})
+    return kinds[type(nll)](nll.model, nll.data, constraints=nll.constraints, options={**nll.options, **options})
 
 
-class AcceleratedNLL(LearnedLoss):
+class AcceleratedNLL(LogSpaceNLL):
     """What accelerated likelihoods share, made by `accelerate`: it evaluates, a `Control` decides.
 
     Attributes:
@@ -110,32 +109,29 @@ class AcceleratedNLL(LearnedLoss):
         if full is False or not tf.executing_eagerly():
             return super().value(params=params, full=full)
         self._warn_outside_windows()
-        with self._check_set_input_params(params):
+        with self.at(params):
             return self._controlled().value(confirm=params is None)
 
     def starting_point(self, params: Parameters) -> np.ndarray:
         """Where a fit should start, ``(P,)``: near the minimum, if that was searched for from here."""
         return self._controlled().starting_point(params)
 
-    def _call_value(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        del args, kwargs
+    def compute_value(self) -> tf.Tensor:
+        """The negative log-likelihood, coarse while a minimiser searches."""
         control = self._controlled()
         return control.coarse_value() if tf.executing_eagerly() else self.approximate()[0]
 
-    def _call_value_gradient(
-        self, params: Parameters, numgrad: Any = None, full: Any = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        del numgrad
-        params, control = list(self._input_check_params(params, only_independent=True)), self._controlled()
+    def compute_value_gradient(self, params: Parameters, *, coarse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """The negative log-likelihood and its gradient ``(P,)``, coarse if a minimiser searches."""
+        params, control = list(params), self._controlled()
         if tf.executing_eagerly():
-            return control.value_gradient(params, coarse=not full)
+            return control.value_gradient(params, coarse=coarse)
         return self.approximate_gradient(params)[:2]
 
-    def _call_hessian(self, params: Parameters, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
-        control, compute = self._controlled(), super()._call_hessian
-        if not tf.executing_eagerly():
-            return compute(params, numgrad, hessian)
-        return control.hessian(lambda: compute(params, numgrad, hessian), hessian, tuple(params))
+    def compute_hessian(self, params: Parameters) -> tf.Tensor:
+        """The Hessian ``(P, P)``."""
+        control, compute = self._controlled(), functools.partial(super().compute_hessian, params)
+        return control.hessian(compute, tuple(params)) if tf.executing_eagerly() else compute()
 
     def _controlled(self) -> Control:
         """The control, with a centre for the data and constraints as they are."""
@@ -145,7 +141,8 @@ class AcceleratedNLL(LearnedLoss):
                 self._control = Control(self)
         return self._control
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """The data or the constraints are new."""
         self._control, self._correction = None, None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,7 +153,7 @@ class AcceleratedNLL(LearnedLoss):
     def approximate(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Negative log-likelihood, and how wrong it may be."""
         values, errors = [], []
-        for kernel, calls in self._terms():
+        for kernel, calls in self.terms():
             if isinstance(kernel, ExpandedKernel):
                 bounded = tf.add_n([kernel.bounded_value(*arguments) for arguments in calls])
                 values.append(bounded[0])
@@ -167,16 +164,16 @@ class AcceleratedNLL(LearnedLoss):
 
     def approximate_gradient(self, params: Parameters) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Negative log-likelihood, its gradient ``(P,)``, and how wrong the former may be."""
-        return _sum_with_gradient(self._terms(), params)
+        return _sum_with_gradient(self.terms(), params)
 
     def exact_gradient(self, params: Parameters) -> tuple[tf.Tensor, tf.Tensor]:
         """The exact negative log-likelihood and its gradient ``(P,)``."""
         self.report = replace(self.report, n_exact=self.report.n_exact + 1)
-        return _sum_with_gradient(map(_exactly, super()._terms()), params)[:2]
+        return _sum_with_gradient(map(_exactly, super().terms()), params)[:2]
 
     def expanded_events(self) -> list[ExpandedEvents]:
         """The events that have polynomials, one entry for each data set."""
-        terms = [term for index in range(len(self.model)) for term in self._event_terms(index)[0]]
+        terms = (term for channel in self.precomputed_channels() for term in channel.terms())
         return [events for _, events in terms if isinstance(events, ExpandedEvents)]
 
     def n_exact_events(self) -> int:
@@ -197,31 +194,35 @@ class AcceleratedNLL(LearnedLoss):
 
     def squared_scores(self, params: Parameters, *, n_events: float = np.inf) -> np.ndarray:
         """Sum over the events of the squares of the score ``(P, P)``, or an estimate from about ``n_events`` of them."""
-        return self._sum_of_squared_scores(params, np.abs, n_events=n_events)
+        return self.score_covariance(params, np.abs, n_events=n_events)
 
-    def constraint_hessian(self, params: Parameters) -> np.ndarray:
-        """Hessian ``(P, P)`` of the constraints."""
-        matrices = [total_hessian(constraint_kernel(constraint), [()], params) for constraint in self.constraints]
-        return np.sum([np.zeros((len(params), len(params))), *map(np.asarray, matrices)], axis=0)
-
-    def _terms(self) -> Iterator[TermCalls]:
-        yield from super()._terms()
+    def terms(self) -> Iterator[TermCalls]:
+        """Kernels, with the arguments of all calls whose results add up."""
+        yield from super().terms()
         if self._correction is not None:
             self._correction.follow_limits()
             yield self._correction, [()]
 
-    def _prepare_events(self, index: int, x: np.ndarray) -> list[EventTerm]:
-        self._forget()
-        model = self.model[index]
-        if not len(x) or not any(map(order_of, components(model))):
-            return super()._prepare_events(index, x)
+    def make_channel(self, model: Any, data: Any) -> Channel:
+        """A channel, whose events have polynomials if it is unbinned."""
+        exact = super().make_channel(model, data)
+        return ExpandedChannel(model, data, extended=self.is_extended) if type(exact) is UnbinnedChannel else exact
+
+
+class ExpandedChannel(UnbinnedChannel):
+    """A channel whose events are evaluated by polynomials, as far as the model has some and there is room for them."""
+
+    def _make_terms(self, x: np.ndarray, weights: np.ndarray, max_memory: float) -> list[EventTerm]:
+        model = self.model
+        if not any(map(order_of, components(model))):
+            return super()._make_terms(x, weights, max_memory)
         # In random order any chunk is like the others, and a few of them estimate what all of them would give.
         rows = np.random.default_rng(0).permutation(len(x))
-        x, weights = x[rows], self._weights(index)[rows]
+        x, weights = x[rows], weights[rows]
         kernel = kept_by(model, "expanded", lambda: ExpandedKernel(model))
-        events = ExpandedEvents(kernel, x, weights, max_memory=self._memory_for(len(x)))
+        events = ExpandedEvents(kernel, x, weights, max_memory=max_memory)
         exact = event_kernel(model)
-        others = Events(exact, x[events.n_events :], weights[events.n_events :], max_memory=0.0)
+        others = EventChunks(exact, x[events.n_events :], weights[events.n_events :], max_memory=0.0)
         return [(kernel, chunks) for kernel, chunks in ((kernel, events), (exact, others)) if len(chunks)]
 
 

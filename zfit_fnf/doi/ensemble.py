@@ -142,13 +142,14 @@ class _Rebased:
     model: Any
     data: Any
     constraints: Any
-    _options: Any
-    _events: Any
+    options: Any
+    make_channel: Any
+    _channels: list[Any]
 
     def __init__(self, *args: Any, profiled: ProfiledFit, transfer: ProfiledTransfer, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.profiled, self._transfer, self._replicas = profiled, transfer, profiled.fit.replicas
-        self._events_of: list[Any] = [None] * len(self._replicas)
+        self._channels_of: list[list[Any] | None] = [None] * len(self._replicas)  # each has precomputed with its map
         self._active = list(range(len(self._replicas)))
         self.lowest = np.zeros(len(self._replicas))
 
@@ -174,7 +175,7 @@ class _Rebased:
             self.data if data is None else data,
             fit_range,
             self.constraints if constraints is None else constraints,
-            self._options if options is None else options,
+            self.options if options is None else options,
             profiled=self.profiled,
             transfer=self._transfer,
         )
@@ -196,21 +197,21 @@ class _Rebased:
 
     def shares(self) -> np.ndarray:
         """Share of each replica in the average, at the current parameters."""
-        return np.asarray(tf.nn.softmax(-self._above(self._of_each("_call_value"))))
+        return np.asarray(tf.nn.softmax(-self._above(self._of_each("compute_value"))))
 
-    def _of_each(self, method: str, *args: Any) -> list[Any]:
+    def _of_each(self, method: str, *args: Any, **options: Any) -> list[Any]:
         """Results of the loss of each active replica; afterwards the map is the nominal one again."""
-        transfer, own_events, results = self._transfer, self._events, []
+        transfer, own, results = self._transfer, self._channels, []
         try:
             for index in self._active:
                 replica = self._replicas[index]
                 transfer.transfer.assign(replica.transfer)
                 transfer.place(replica.values)
-                self._events = self._events_of[index] or [None] * len(own_events)
-                results.append(getattr(super(), method)(*args))
-                self._events_of[index] = self._events
+                self._channels = self._channels_of[index] or [self.make_channel(c.model, c.data) for c in own]
+                results.append(getattr(super(), method)(*args, **options))
+                self._channels_of[index] = self._channels
         finally:
-            self._events = own_events
+            self._channels = own
             transfer.transfer.assign(self.profiled.fit.transfer.weights_list())
             transfer.place(self.profiled.transfer.centre)
         return results
@@ -224,23 +225,24 @@ class _Rebased:
         above = self._above(values)
         return np.log(len(values)) - tf.reduce_logsumexp(-above), tf.nn.softmax(-above)
 
-    def _call_value(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        del args, kwargs
-        return self._average(self._of_each("_call_value"))[0]
+    def compute_value(self) -> tf.Tensor:
+        """The rebased average, a scalar."""
+        return self._average(self._of_each("compute_value"))[0]
 
-    def _call_value_gradient(self, params: Any, numgrad: Any = None, full: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
-        values, gradients = zip(*self._of_each("_call_value_gradient", params, numgrad, full), strict=True)
+    def compute_value_gradient(self, params: Any, *, coarse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """The rebased average and its gradient ``(P,)``."""
+        values, gradients = zip(*self._of_each("compute_value_gradient", params, coarse=coarse), strict=True)
         value, shares = self._average(values)
         return value, tf.linalg.matvec(tf.stack(gradients), shares, transpose_a=True)
 
-    def _call_hessian(self, params: Any, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
-        values, gradients = zip(*self._of_each("_call_value_gradient", params, numgrad), strict=True)
-        matrices = self._of_each("_call_hessian", params, numgrad)
+    def compute_hessian(self, params: Any) -> tf.Tensor:
+        """The Hessian of the rebased average ``(P, P)``."""
+        values, gradients = zip(*self._of_each("compute_value_gradient", params, coarse=False), strict=True)
+        matrices = self._of_each("compute_hessian", params)
         shares = self._average(values)[1]
         mean = tf.linalg.matvec(tf.stack(gradients), shares, transpose_a=True)
         moved = tf.stack([h - tf.tensordot(g, g, 0) for h, g in zip(matrices, gradients, strict=True)])
-        matrix = tf.tensordot(shares, moved, 1) + tf.tensordot(mean, mean, 0)
-        return tf.linalg.diag_part(matrix) if hessian == "diag" else matrix
+        return tf.tensordot(shares, moved, 1) + tf.tensordot(mean, mean, 0)
 
 
 class RebasedNLL(_Rebased, UnbinnedNLL):

@@ -13,8 +13,7 @@ import tensorflow as tf
 
 from ..common.chunks import GRAPH, slices
 from ..densities.transfer import ProfiledTransfer, Transfer
-from ..influence import yield_gradient
-from ..loss import Events, ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel
+from ..loss import EventChunks, ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel, yield_gradient
 from ..param import Nuisance
 from ..pdf import FNFPDF, SumPDF, components, space_ranges
 from ..samples import Sample
@@ -171,7 +170,7 @@ def expected_errors(pdf: zfit.pdf.BasePDF, sample: Sample, params: Sequence[zfit
     """
     kernel, rng = event_kernel(pdf), np.random.default_rng(0)
     rows = rng.permutation(sample.n_events)[: _SCORED * kernel.chunk_size(sample.n_events)]
-    events = Events(kernel, sample.array(pdf.obs, rows))
+    events = EventChunks(kernel, sample.array(pdf.obs, rows))
     squares = np.zeros(len(kernel.params))
     for prepared, present in itertools.islice(itertools.cycle(events), _SCORED):
         signs = tf.constant(rng.choice([-1.0, 1.0], size=present.shape)) * present
@@ -180,6 +179,7 @@ def expected_errors(pdf: zfit.pdf.BasePDF, sample: Sample, params: Sequence[zfit
     of_shape = dict(zip(kernel.params, squares, strict=True))
     information = np.array([of_shape.get(parameter, 0.0) for parameter in params])
     if pdf.is_extended:
-        information += yield_gradient(pdf, params) ** 2 / float(pdf.get_yield().value())
+        expected, gradient = yield_gradient(pdf, params)
+        information += gradient**2 / expected
     information += [float(isinstance(p, Nuisance)) for p in params]
     return 1.0 / np.sqrt(np.maximum(information, 1e-12))

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
-from zfit.core.constraint import BaseConstraint, ProbabilityConstraint
+from zfit.core.constraint import BaseConstraint
 
-from ..param import Nuisance, NuisanceConstraint
+from ..param import Nuisance, NuisanceConstraint, auxiliary_measurement
+from .zfit_hooks import table_order
+
+__all__ = ["FoundConstraint", "measured", "merged", "outside", "warn_of_free_nuisances"]
 
 _INSIDE = {"zfit", "zfit_fnf", "hepstats", "iminuit", "scipy", "tensorflow"}
 
@@ -44,11 +47,20 @@ def measured(constraints: Iterable[BaseConstraint]) -> set[Nuisance]:
     """Nuisances that are themselves what a constraint measures, unlike those that a measured yield depends on."""
     nuisances: set[Nuisance] = set()
     for constraint in constraints:
-        if isinstance(constraint, NuisanceConstraint):
-            nuisances.update(constraint.nuisances)
-        elif isinstance(constraint, ProbabilityConstraint):
-            nuisances.update(p for p in constraint._ordered_params if isinstance(p, Nuisance))
+        nuisances.update(p for p in auxiliary_measurement(constraint).measured if isinstance(p, Nuisance))
     return nuisances
+
+
+def warn_of_free_nuisances(loss: Any) -> None:
+    """Likelihoods of zfit find no constraints: say so."""
+    params = sorted(loss.get_params(floating=None), key=table_order) if loss.model else ()
+    constrained = measured(loss.constraints)
+    if free := [p.name for p in params if isinstance(p, Nuisance) and p not in constrained]:
+        warnings.warn(
+            f"{type(loss).__name__} of zfit has no constraints of the nuisances {free}: they are free. Use "
+            "zfit_fnf.loss, which finds them, or give it constraints=zfit_fnf.param.NuisanceConstraint([...])",
+            stacklevel=outside(),
+        )
 
 
 def outside() -> int:

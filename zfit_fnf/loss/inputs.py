@@ -1,4 +1,4 @@
-"""What a likelihood is made of, checked at the door: models, their data, constraints and options."""
+"""Models, data, constraints and options of a likelihood, validated on input."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from zfit.core.constraint import BaseConstraint
 from ..pdf import space_ranges
 from ..samples import as_sample, check_inside
 
+__all__ = [
+    "as_list",
+    "checked_constraints",
+    "checked_data",
+    "checked_models",
+    "checked_options",
+    "common_options",
+    "data_and_weights",
+    "kind_of",
+]
+
 _OPTIONS = {"max_memory", "numgrad", "numhess", "subtr_const", "subtr_const_value", "sumtype"}  # all but one of zfit
 
 
@@ -23,16 +34,10 @@ def as_list(given: Any) -> list[Any]:
 
 
 def checked_models(model: Any) -> list[zfit.pdf.BasePDF]:
-    """The PDFs of a likelihood as a list; anything else is an error."""
+    """The models of a likelihood as a list, of which there has to be one."""
     models = as_list(model)
     if not models:
         raise ValueError("a likelihood needs at least one PDF as model=")
-    for pdf in models:
-        if not isinstance(pdf, zfit.pdf.BasePDF):
-            raise TypeError(
-                f"model= of an unbinned likelihood is a PDF of unbinned events, or a list of them; got {kind_of(pdf)}. "
-                "The model comes first, then the data"
-            )
     return models
 
 
@@ -67,7 +72,8 @@ def kind_of(given: Any) -> str:
     return f"{type(given).__name__} {given!r}" if isinstance(given, (str, numbers.Number)) else type(given).__name__
 
 
-def channels(models: Sequence[zfit.pdf.BasePDF], data: Any, weights: Any) -> list[zfit.Data]:
+def data_and_weights(models: Sequence[Any], data: Any, weights: Any) -> list[tuple[Any, Any]]:
+    """Data and weights of each model."""
     if any(isinstance(one, zfit.pdf.BasePDF) for one in as_list(data)):
         raise TypeError("data= of a likelihood are events; got a PDF. The model comes first, then the data")
     if any(isinstance(one, numbers.Number) for one in as_list(data)):
@@ -82,10 +88,10 @@ def channels(models: Sequence[zfit.pdf.BasePDF], data: Any, weights: Any) -> lis
             f"{len(models)} models need as many data sets and weights; got {len(sets)} data sets"
             + ("" if weights is None else f" and {len(columns)} weights")
         )
-    return [channel(*parts) for parts in zip(models, sets, columns, strict=True)]
+    return list(zip(sets, columns, strict=True))
 
 
-def channel(model: zfit.pdf.BasePDF, data: Any, weights: Any) -> zfit.Data:
+def checked_data(model: zfit.pdf.BasePDF, data: Any, weights: Any) -> zfit.Data:
     """Events of one channel, checked, with the observables in the order of the model."""
     sample = as_sample(data, model.obs, weights=weights)
     check_inside(sample, space_ranges(model.norm))

@@ -1,0 +1,368 @@
+r"""Channels: the measurements that a likelihood is a sum of, beside its auxiliary measurements.
+
+Losses, toys, Asimov sets and influences ask channels, and do not know of what kind their data are. `UnbinnedChannel` has
+events and any PDF.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+from scipy.special import logsumexp
+
+from ..pdf import LogSpacePDF, columns, drawn, plainly, space_ranges, sum_components
+from .inputs import checked_data, kind_of
+from .kernels import (
+    Compiled,
+    EventChunks,
+    EventKernel,
+    Parameters,
+    Term,
+    directions_along,
+    event_kernel,
+    kept_by,
+    rate_kernel,
+    yield_gradient,
+)
+
+__all__ = [
+    "Channel",
+    "EventDensity",
+    "EventTerm",
+    "TermCalls",
+    "UnbinnedChannel",
+    "channel_kind",
+    "channels_of",
+    "drawn_events",
+    "scores",
+]
+
+EventTerm = tuple[EventKernel, EventChunks]
+"""A kernel with the chunks of events that it is called on."""
+
+TermCalls = tuple[Any, Iterable[tuple[Any, ...]]]
+"""A term of a likelihood with the arguments of all calls whose results add up."""
+
+
+class Channel(Protocol):
+    r"""One measurement of a likelihood: data with their model, and all that depends on both.
+
+    It does not change: where a loss gets another model or data set, it makes another channel.
+
+    Recipe. Another kind of data (binned, counts) is one module with a class that implements this protocol, registered for
+    the class of its models, for which losses then make it::
+
+        class BinnedChannel:
+            ...
+
+        @channel_kind.register
+        def _(model: BinnedPDF) -> type[Channel]:
+            return BinnedChannel
+
+    What :meth:`terms` gives are kernels, functions of zfit parameters that are compiled once and kept by the model, see
+    :class:`~zfit_fnf.loss.kernels.Kernel` and :func:`~zfit_fnf.loss.kernels.kept_by`.
+
+    Attributes:
+        model: The PDF.
+        data: Its data, a `zfit.Data`.
+        weights: Weights ``(n,)`` of the events or bins, known from `precompute` on.
+    """
+
+    model: Any
+    data: Any
+    weights: np.ndarray
+
+    def __init__(self, model: Any, data: Any, *, extended: bool) -> None:
+        """``extended``: whether the number of events is a part of the likelihood."""
+
+    @staticmethod
+    def checked(model: Any, data: Any, weights: Any) -> zfit.Data:
+        """The data that a user gives for a model; one clear error if they do not fit."""
+
+    def is_current(self) -> bool:
+        """Whether the data are still those that something was precomputed of."""
+
+    def precompute(self, max_memory: float) -> None:
+        """Compute what depends on the data alone, and keep at most ``max_memory`` bytes of it."""
+
+    def terms(self) -> Iterator[TermCalls]:
+        """What is added up to the negative log-likelihood of the channel."""
+
+    def score_covariance(
+        self, params: Parameters, weigh: Callable[[np.ndarray], np.ndarray], *, n_events: float = np.inf
+    ) -> np.ndarray:
+        r"""Sum :math:`\sum_i f(w_i) g_i g_i^T` ``(P, P)`` over events, :math:`g` the gradient of the logarithm of ``n p``.
+
+        Args:
+            params: The parameters.
+            weigh: The function ``f`` of the weights.
+            n_events: Number of events from which it may be estimated.
+        """
+
+    def n_expected(self) -> float:
+        """Expected number of events at the current parameters; of the data, if the model has no yield."""
+
+    def draw(self, rng: np.random.Generator, seeds: Iterator[np.ndarray]) -> zfit.Data:
+        """Data of one experiment at the current parameters, from a generator and seeds of events."""
+
+    def asimov(self, params: Parameters, n_events: int, seeds: Iterator[np.ndarray]) -> zfit.Data:
+        """Data that stand for the expectation at the current parameters, where the gradient in ``params`` vanishes."""
+
+    def refillable(self) -> zfit.Data:
+        """Data of the same kind whose contents can be replaced, by ``update_data``."""
+
+
+@functools.singledispatch
+def channel_kind(model: Any) -> type[Channel]:
+    """The class of channels for a model; register another one for another kind of models, see `Channel`."""
+    raise TypeError(
+        f"model= of an unbinned likelihood is a PDF of unbinned events, or a list of them; got {kind_of(model)}. "
+        "The model comes first, then the data"
+    )
+
+
+@channel_kind.register
+def _(model: zfit.pdf.BasePDF) -> type[Channel]:
+    del model
+    return UnbinnedChannel
+
+
+def channels_of(nll: Any) -> list[Channel]:
+    """The channels of a likelihood, ours or zfit's."""
+    if hasattr(nll, "channels"):
+        return list(nll.channels)
+    pairs = zip(nll.model, nll.data, strict=True)
+    return [channel_kind(model)(model, data, extended=nll.is_extended) for model, data in pairs]
+
+
+class UnbinnedChannel:
+    r"""Events and a PDF, :math:`n(\theta) - \sum_i w_i \log( n(\theta) p(x_i | \theta))`; without a yield, the sum of logs.
+
+    Args:
+        model: The PDF.
+        data: The events, with the observables in the order of the model.
+        extended: Whether the number of events is a part of the likelihood.
+    """
+
+    @staticmethod
+    def checked(model: zfit.pdf.BasePDF, data: Any, weights: Any) -> zfit.Data:
+        """Events, checked, with the observables in the order of the model."""
+        return checked_data(model, data, weights)
+
+    def __init__(self, model: zfit.pdf.BasePDF, data: zfit.Data, *, extended: bool):
+        self.model, self.data, self._extended = model, data, extended
+        self._forget()
+
+    def _forget(self) -> None:
+        self._version: tuple[Any, ...] | None = None
+        self._event_terms: list[EventTerm] = []
+        self._sum_weights: tf.Tensor | None = None
+        self.weights = np.zeros(0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is precomputed."""
+        fresh = object.__new__(type(self))
+        fresh._forget()
+        return {**vars(self), **vars(fresh)}
+
+    # --- the likelihood -----------------------------------------------------------------------------------------------
+
+    def is_current(self) -> bool:
+        """Whether the events are those that something was precomputed of."""
+        known = self._version
+        return known is not None and all(then is now for then, now in zip(known, self._data_version(), strict=True))
+
+    def _data_version(self) -> tuple[Any, ...]:
+        """Objects of which another one takes the place whenever the events of SamplerData are replaced."""
+        return getattr(self.data, "n_samples", None), self.data.weights
+
+    def precompute(self, max_memory: float) -> None:
+        """Compute what depends on the events alone, and keep at most ``max_memory`` bytes of it."""
+        self.checked(self.model, self.data, None)  # those of SamplerData were not seen before
+        x, weights = np.asarray(self.data.value()), self.data.weights
+        self.weights = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+        self._event_terms = self._make_terms(x, self.weights, max_memory) if len(x) else []
+        self._sum_weights = tf.constant(self.weights.sum())
+        self._version = self._data_version()
+
+    def _make_terms(self, x: np.ndarray, weights: np.ndarray, max_memory: float) -> list[EventTerm]:
+        """Kernels, each with the chunks of its events."""
+        kernel = event_kernel(self.model)
+        return [(kernel, EventChunks(kernel, x, weights, max_memory=max_memory))]
+
+    def terms(self) -> Iterator[TermCalls]:
+        """The events, and their number if the likelihood is extended."""
+        for kernel, events in self._event_terms:
+            kernel.follow_limits()
+            yield kernel, events
+        if self._extended:
+            yield rate_kernel(self.model), [(self._sum_weights,)]
+
+    def score_covariance(
+        self, params: Parameters, weigh: Callable[[np.ndarray], np.ndarray], *, n_events: float = np.inf
+    ) -> np.ndarray:
+        """As `Channel.score_covariance`, of all events or estimated from about ``n_events`` of them."""
+        offset = _log_yield_gradient(self.model, params) if self._extended else 0.0
+        result, seen = np.zeros((len(params), len(params))), 0.0
+        for kernel, events in self._event_terms:
+            kernel.follow_limits()
+            directions = directions_along(kernel.params, params)
+            for chunk in events:
+                if seen >= n_events:
+                    break
+                weights = np.asarray(chunk[1])
+                scores = np.transpose(kernel.scores(directions, *chunk)) + offset
+                result += scores.T @ (scores * weigh(weights)[:, None])
+                seen += np.count_nonzero(weights)
+        return result * (np.count_nonzero(self.weights) / max(seen, 1.0))
+
+    # --- pseudo-experiments -------------------------------------------------------------------------------------------
+
+    def n_expected(self) -> float:
+        """Expected number of events at the current parameters; that of the data, if the model has no yield.
+
+        Raises:
+            ValueError: If a yield is negative.
+        """
+        if not self.model.is_extended:
+            return float(self.data.samplesize)
+        expected = float(self.model.get_yield().value())
+        if not expected >= 0:
+            raise ValueError(
+                f"model {self.model.name!r} expects {expected:g} events at the present parameters: a number of events "
+                "is not negative"
+            )
+        return expected
+
+    def draw(self, rng: np.random.Generator, seeds: Iterator[np.ndarray]) -> zfit.Data:
+        """Events of one experiment; their number is a Poisson number, or that of the data if the model has no yield."""
+        n = int(rng.poisson(self.n_expected())) if self.model.is_extended else self._n_events()
+        return self._as_data(drawn_events(self.model, self.model, n, next(seeds)))
+
+    def _n_events(self) -> int:
+        if self.data.has_weights:
+            raise ValueError(
+                f"toys of {self.model.name!r} need a number of events, which the weighted data {self.data.name!r} do "
+                "not tell; use an extended likelihood"
+            )
+        return int(self.data.n_events)
+
+    def asimov(self, params: Parameters, n_events: int, seeds: Iterator[np.ndarray]) -> zfit.Data:
+        """Weighted events, ``n_events`` of each component of the model, see :func:`zfit_fnf.toys.asimov`."""
+        model, expected = self.model, self.n_expected()
+        if not expected:
+            return self._as_data(np.zeros((0, len(model.obs))), np.zeros(0))
+        components = sum_components(model)
+        x = np.concatenate([drawn_events(model, component, n_events, next(seeds)) for component in components])
+        log_q = logsumexp(
+            [EventDensity(part, np.asarray(columns(x, model.obs, part.obs)))() for part in components], axis=0
+        )
+        weights = np.exp(EventDensity(model, x)() - log_q + np.log(len(components))) * expected / len(x)
+        x, weights = x[weights > 0], weights[weights > 0]
+        balanced = _balanced(weights, scores(model, x, params), yield_gradient(model, params)[1])
+        return self._as_data(x, balanced)
+
+    def refillable(self) -> zfit.data.SamplerData:
+        """The same events as SamplerData."""
+        x = np.asarray(self.data.with_obs(self.model.obs).value())
+        return zfit.data.SamplerData.from_sampler(
+            sample_func=lambda n, params: x,
+            n=len(x),
+            obs=self.model.norm,
+            params={},
+            name="toy_data",
+            guarantee_limits=True,
+        )
+
+    def _as_data(self, x: np.ndarray, weights: np.ndarray | None = None) -> zfit.Data:
+        return zfit.Data.from_numpy(
+            obs=self.model.norm, array=x, weights=weights, name="pseudo_data", guarantee_limits=True
+        )
+
+
+def _balanced(weights: np.ndarray, scores: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Weights times ``1 + scores @ lambda`` such that the weighted sum of scores is the target.
+
+    Directions that the events do not constrain are left alone, and all are scaled to unit information.
+    """
+    weighted = scores * weights[:, None]
+    information = weighted.T @ scores
+    scale = np.sqrt(np.diag(information))
+    scale[scale == 0] = 1.0
+    missing = (target - weighted.sum(axis=0)) / scale
+    solution = np.linalg.lstsq(information / np.outer(scale, scale), missing, rcond=1e-10)[0]
+    return weights * (1.0 + scores @ (solution / scale))
+
+
+# --- events and their scores, for any model ---------------------------------------------------------------------------
+
+
+def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, seed: np.ndarray) -> np.ndarray:
+    """Events ``(n, n_obs)`` of a component of a model, in the model's range and order of observables.
+
+    Args:
+        model: The model.
+        component: One of its components, or the model.
+        n: How many.
+        seed: What the events of a learned density are determined by; densities of zfit have zfit's generator.
+    """
+    if not n:
+        return np.zeros((0, len(model.obs)))
+    if not isinstance(component, LogSpacePDF):
+        return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
+    draw = kept_by(component, f"draw in {space_ranges(model.norm)}", lambda: _Draw(component, model.norm))
+    with plainly():
+        return np.asarray(columns(draw.events(tf.constant(n), tf.constant(seed)), component.obs, model.obs))
+
+
+class _Draw(Term):
+    """Events of a learned density in a range."""
+
+    def __init__(self, pdf: LogSpacePDF, limits: zfit.Space):
+        super().__init__(pdf.get_params(floating=None))
+        self.events = Compiled(functools.partial(drawn, pdf, limits), xla=False)
+
+
+class EventDensity:
+    """Logarithm of the density of events at the current parameters, ``(n,)`` when it is called.
+
+    Args:
+        model: Any PDF.
+        x: Events ``(n, n_obs)`` in the order of its observables; what depends on them alone is computed once.
+    """
+
+    def __init__(self, model: zfit.pdf.BasePDF, x: np.ndarray):
+        self._model, self._n = model, len(x)
+        self._chunks = EventChunks(event_kernel(model), x)
+
+    def __call__(self) -> np.ndarray:
+        kernel = event_kernel(self._model)
+        return np.concatenate([kernel.log_density(precomputed) for precomputed, _ in self._chunks])[: self._n]
+
+
+def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters) -> np.ndarray:
+    """Derivatives ``(n, P)`` of the logarithm of the expected density ``n p`` of events.
+
+    Args:
+        model: The model; without a yield, the derivatives are those of ``log p``.
+        x: Events ``(n, n_obs)`` in the order of its observables.
+        params: The parameters.
+    """
+    result = np.zeros((len(x), len(params)))
+    if len(x):
+        kernel = event_kernel(model)
+        own = [index for index, parameter in enumerate(params) if parameter in kernel.params]
+        directions = directions_along(kernel.params, [params[index] for index in own])
+        chunks = [kernel.scores(directions, *chunk) for chunk in EventChunks(kernel, x)] if own else []
+        result[:, own] = np.concatenate(chunks, axis=1)[:, : len(x)].T if own else 0.0
+    return result + (_log_yield_gradient(model, params) if model.is_extended else 0.0)
+
+
+def _log_yield_gradient(model: zfit.pdf.BasePDF, params: Parameters) -> np.ndarray:
+    expected, gradient = yield_gradient(model, params)
+    return gradient / expected

@@ -1,0 +1,309 @@
+"""Every private name of zfit and TensorFlow that the package overrides or calls; no other module does.
+
+zfit compiles value, gradient and Hessian anew for every loss, walks through all models in every evaluation, and gives no
+access to the constraints that its own losses miss; TensorFlow spends more time on a call than a small kernel takes. None of
+that has a public way around. `EXPECTED` lists the names with their signatures, and `differences` compares them with what is
+installed: a test does, so that a new version of either says what it has changed.
+
+Subclasses of zfit's PDFs, constraints, minimisers and results override the hooks that zfit has for that (``_log_pdf``,
+``_value``, ``_minimize`` and the like) where they are defined; these names are listed too.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import operator
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import tensorflow as tf
+import zfit.minimizers.fitresult
+from zfit.core.constraint import BaseConstraint
+from zfit.core.loss import BaseLoss, BaseUnbinnedNLL
+from zfit.minimizers.errors import WeightCorr, dict_to_matrix, matrix_to_dict
+
+from ..param import Nuisance
+
+__all__ = [
+    "EXPECTED",
+    "EagerLoss",
+    "WeightCorr",
+    "before_first_evaluation",
+    "composed_function",
+    "differences",
+    "fast_call",
+    "loss_options",
+    "raw_limits",
+    "simple_constraint_arguments",
+    "table_order",
+]
+
+EXPECTED: dict[str, dict[str, str | None]] = {
+    "zfit.core.loss:BaseLoss": {
+        "_call_value": "self, model, data, fit_range, constraints, log_offset",
+        "_call_gradient": "self, params, numgrad",
+        "_call_value_gradient": "self, params, numgrad, full",
+        "_call_hessian": "self, params, numgrad, hessian",
+        "_call_value_gradient_hessian": "self, params, numgrad, full, hessian",
+        "_check_set_input_params": "self, params, guarantee_checked=None",
+        "_constraints": None,
+        "_get_params": "self, floating, is_yield, extract_independent, *, autograd=None",
+        "_input_check_params": "self, params, only_independent=False",
+        "_options": None,
+        "check_precompile": "self, *, params=None, force=False",
+    },
+    "zfit.core.parameter:Parameter": {"_lower": None, "_upper": None, "_label": None, "_unique_id": None},
+    "zfit.core.constraint:ProbabilityConstraint": {"_ordered_params": None},
+    "zfit.core.constraint:BaseConstraint": {"_value": "self"},
+    "zfit.core.constraint:SimpleConstraint": {
+        "_func_params": None,
+        "_simple_func": None,
+        "_simple_func_dependents": None,
+    },
+    "zfit.core.parameter:ComposedParameter": {"_func": None},
+    "zfit.core.basepdf:BasePDF": {
+        "_log_pdf": "self, x, norm",
+        "_pdf": "self, x, norm, *, norm_range=None, params=None",
+        "_integrate": "self, limits, norm, *, options=None, params=None",
+        "_sample": "self, n, limits, *, params=None",
+        "_unnormalized_pdf": "self, x, *, params=None",
+    },
+    "zfit.models.dist_tfp:WrapDistribution": {"_unnormalized_pdf": "self, x"},
+    "zfit.minimizers.fitresult:FitResult": {
+        "_covariance": "self, method, *, weightcorr=None",
+        "_error": "self, params, method, cl",
+        "_hesse_methods": None,
+        "_error_methods": None,
+    },
+    "zfit.minimizers.fitresult:covariance_with_weights": {"": "hinv, result, params, *, weightcorr=None"},
+    "zfit.minimizers.minimizer_minuit:Minuit": {
+        "_make_minuit": "self, loss, params, init",
+        "_minimize": "self, loss, params, init",
+    },
+    "tensorflow.python.eager.polymorphic_function.concrete_function:ConcreteFunction": {
+        "_call_flat": "self, tensor_inputs, captured_inputs",
+    },
+}
+"""Parameters of functions by object and name, without annotations; `None` for what is not a function."""
+
+
+def differences() -> list[str]:
+    """What installed zfit and TensorFlow have otherwise than `EXPECTED` says, one line for each name; nothing is right."""
+    found = []
+    for place, names in EXPECTED.items():
+        module, _, owner = place.partition(":")
+        thing = getattr(importlib.import_module(module), owner)
+        owners = list(inspect.getmro(thing)) if inspect.isclass(thing) else [inspect.unwrap(thing)]
+        for name, expected in names.items():
+            actual = next(filter(None, (_parameters(one, name) for one in owners)), None)
+            mentioned = any(name in _source(one) for one in owners)  # attributes are set where objects are made
+            if actual != expected if expected else not mentioned:
+                found.append(f"{place} {name}: expected {expected or 'an attribute'}, there is {actual}")
+    return found
+
+
+def _source(owner: Any) -> str:
+    """Source of the module of a class or function; empty of one that is not written in Python."""
+    try:
+        return inspect.getsource(sys.modules[owner.__module__])
+    except (OSError, TypeError):
+        return ""
+
+
+@functools.lru_cache
+def _parameters(owner: Any, name: str) -> str | None:
+    """Parameters of a method, or of a function itself, as the source has them: decorators hide them."""
+    body = ast.parse(_source(owner)).body
+    if inspect.isclass(owner):
+        body = [
+            node for one in body if isinstance(one, ast.ClassDef) and one.name == owner.__name__ for node in one.body
+        ]
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and node.name == (name or owner.__name__):
+            arguments = node.args
+            for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+                argument.annotation = None
+            return ast.unparse(arguments)
+    return None
+
+
+# --- TensorFlow -------------------------------------------------------------------------------------------------------
+
+
+def fast_call(concrete: Any) -> Callable[[Sequence[tf.Tensor], tuple[Any, ...]], Any]:
+    """Function ``(tensors, args)`` that calls a concrete function with nests ``args``, or what is in them: ``tensors``."""
+    # What tf.function does before it arrives here takes as long as ten thousand events.
+    flat = getattr(concrete, "_call_flat", None)
+    if flat is None or tuple(inspect.signature(flat).parameters) != _FLAT:
+        return lambda tensors, args: concrete(*args)
+    return lambda tensors, args: flat(tensors, concrete.captured_inputs)
+
+
+_FLAT = ("tensor_inputs", "captured_inputs")
+
+
+def table_order(parameter: zfit.Parameter) -> tuple[bool, int]:
+    """Where a parameter stands in tables: nuisances last, each kind in the order of definition."""
+    return isinstance(parameter, Nuisance), int(parameter._unique_id.rpartition("_")[2])  # TensorFlow counts
+
+
+# --- zfit -------------------------------------------------------------------------------------------------------------
+
+
+def composed_function(parameter: zfit.ComposedParameter) -> Callable[..., Any]:
+    """The function of its parameters that a composed parameter is."""
+    return parameter._func
+
+
+def simple_constraint_arguments(constraint: zfit.constraint.SimpleConstraint) -> dict[str, Any]:
+    """The arguments that a constraint by a function was made of."""
+    params = constraint._func_params or list(constraint._simple_func_dependents)
+    return {"func": constraint._simple_func, "params": params}
+
+
+def loss_options(loss: BaseLoss) -> dict[str, Any]:
+    """Options of a likelihood, zfit's and ours."""
+    return dict(loss._options)
+
+
+raw_limits: Callable[[zfit.Parameter], tuple[Any, Any]] = operator.attrgetter("_lower", "_upper")
+"""Limits of a parameter as it holds them, in a tenth of the time that its properties take."""
+
+
+class EagerLoss(BaseUnbinnedNLL):
+    """Likelihood of zfit that is evaluated eagerly and by methods with public names; base of `LogSpaceNLL`.
+
+    zfit would compile value, gradient and Hessian anew for every loss. The methods that it compiles, ``_call_*``, are
+    replaced here by the three below, which a subclass implements. They consist of tensor operations, because zfit's
+    `FitResult.errors` with its own method traces them.
+    """
+
+    def __init__(self, model: Any, data: Any, constraints: Any, options: Mapping[str, Any]):
+        self._known_params: dict[tuple[Any, ...], Any] = {}
+        self._merged: list[BaseConstraint] | None = None
+        super().__init__(model=model, data=data, constraints=constraints, options={**options, "subtr_const": False})
+
+    def compute_value(self) -> tf.Tensor:
+        """The negative log-likelihood, a scalar; may be coarse while a minimiser searches."""
+        raise NotImplementedError
+
+    def compute_value_gradient(self, params: Sequence[zfit.Parameter], *, coarse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """The negative log-likelihood and its gradient ``(P,)``."""
+        raise NotImplementedError
+
+    def compute_hessian(self, params: Sequence[zfit.Parameter]) -> tf.Tensor:
+        """The Hessian ``(P, P)``."""
+        raise NotImplementedError
+
+    def merge_constraints(self, constraints: list[BaseConstraint]) -> list[BaseConstraint]:
+        """Each auxiliary measurement once, of the constraints that a user has given."""
+        raise NotImplementedError
+
+    def weighted_covariance(
+        self, inverse_hessian: Any, params: Sequence[zfit.Parameter], correction: WeightCorr
+    ) -> Any:
+        """Covariance ``(P, P)`` of the parameters in a fit of weighted data."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Called where the data or the constraints are new."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options, zfit's and ours."""
+        return self._options
+
+    @property
+    def constraints(self) -> list[BaseConstraint]:
+        """Each auxiliary measurement once, those of the nuisances included; more of them may be added to the list."""
+        if self._constraints != self._merged:
+            self._constraints[:] = self.merge_constraints(self._constraints)
+            self._merged = list(self._constraints)
+            self._known_params.clear()
+            self.forget()
+        return self._constraints
+
+    def at(self, params: Any) -> Any:
+        """Context in which parameters have values given by name, or in their order; `None` for the current ones."""
+        return self._check_set_input_params(params)
+
+    def _get_params(
+        self, floating: bool | None, is_yield: bool | None, extract_independent: bool | None, *, autograd: Any = None
+    ) -> Any:
+        """As zfit's, which walks through all models in every evaluation, which takes longer than the rest of it."""
+        if floating is not None and extract_independent is not True:
+            return super()._get_params(floating, is_yield, extract_independent, autograd=autograd)
+        _ = self.constraints  # may be new
+        key = (is_yield, extract_independent, autograd)
+        if key not in self._known_params:
+            params = super()._get_params(None, is_yield, extract_independent, autograd=autograd)
+            self._known_params[key] = type(params)(sorted(params, key=table_order)) if extract_independent else params
+        known = self._known_params[key]
+        return known - [p for p in known if floating is not None and p.floating != floating]
+
+    def _call_value(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        del args, kwargs  # its own model, data and constraints
+        return self.compute_value()
+
+    def _call_value_gradient(self, params: Any, numgrad: Any = None, full: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
+        del numgrad  # derivatives are always exact
+        return self.compute_value_gradient(self._input_check_params(params, only_independent=True), coarse=not full)
+
+    def _call_gradient(self, params: Any, numgrad: Any = None) -> tf.Tensor:
+        return self._call_value_gradient(params, numgrad)[1]
+
+    def _call_hessian(self, params: Any, numgrad: Any = None, hessian: str | None = None) -> tf.Tensor:
+        del numgrad
+        matrix = self.compute_hessian(self._input_check_params(params, only_independent=True))
+        return tf.linalg.diag_part(matrix) if hessian == "diag" else matrix
+
+    def _call_value_gradient_hessian(
+        self, params: Any, numgrad: Any = None, full: Any = None, hessian: str | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return *self._call_value_gradient(params, numgrad, full), self._call_hessian(params, numgrad, hessian)
+
+
+# --- zfit has no hooks for what follows, so functions of it are replaced by ones that look at the loss ----------------
+
+
+def before_first_evaluation(tell: Callable[[Any], None]) -> None:
+    """Have a function look at each likelihood that is not ours, before it is evaluated for the first time."""
+    zfits_own = BaseLoss.check_precompile
+    seen: weakref.WeakSet[BaseLoss] = weakref.WeakSet()
+
+    @functools.wraps(zfits_own)
+    def check_precompile(loss: Any, **options: Any) -> Any:
+        if not isinstance(loss, EagerLoss) and loss not in seen:
+            seen.add(loss)
+            tell(loss)
+        return zfits_own(loss, **options)
+
+    BaseLoss.check_precompile = check_precompile
+
+
+def _ask_our_losses(zfits_own: Callable[..., Any]) -> Callable[..., Any]:
+    """The errors of fits to weighted data: our losses know them better."""
+
+    @functools.wraps(zfits_own)
+    def covariance_with_weights(
+        hinv: Callable[..., Any], result: Any, params: list[zfit.Parameter], *, weightcorr: WeightCorr | None = None
+    ) -> dict[Any, float]:
+        if not isinstance(result.loss, EagerLoss):
+            return zfits_own(hinv, result, params, weightcorr=weightcorr)
+        inverse_hessian = hinv(result=result, params=params)
+        if not inverse_hessian:
+            return {}
+        correction = WeightCorr.ASYMPTOTIC if weightcorr is None else WeightCorr(weightcorr)
+        matrix = dict_to_matrix(params, inverse_hessian)
+        return matrix_to_dict(params, result.loss.weighted_covariance(matrix, params, correction))
+
+    return covariance_with_weights
+
+
+zfit.minimizers.fitresult.covariance_with_weights = _ask_our_losses(zfit.minimizers.fitresult.covariance_with_weights)
