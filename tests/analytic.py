@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from zfit_fnf.densities.deformation import YieldRatio
 from zfit_fnf.densities.responses import ShapeResponse
+from zfit_fnf.param import Nuisance, nuisance
+from zfit_fnf.pdf import FlowPDF
 
 
 class GaussianFlow:
@@ -86,3 +88,22 @@ def one_dimensional(
     """A Gaussian whose mean moves by ``-shift sigma`` per standard deviation of "jes" and whose width by "jer"."""
     flow = GaussianFlow([mean], [sigma], obs=[name])
     return GaussianDeformation(flow, {"jes": ((0.0, shift), (0.0, 0.05)), "jer": ((-0.1, 0.0), (0.02, 0.0))})
+
+
+def conditional_gaussians() -> tuple[GaussianFlow, GaussianFlow]:
+    """p(y1, y2 | x) and p(x)."""
+    flow = GaussianFlow([1.0, -2.0], [0.5, 2.0], obs=["y1", "y2"], cond=["x"], slope=[1.5])
+    return flow, GaussianFlow([0.3], [0.8], obs=["x"])
+
+
+def shifted(mean: float, **kwargs) -> FlowPDF:
+    """A unit Gaussian of "y" around a mean."""
+    return FlowPDF(GaussianFlow([mean], [1.0], obs=["y"]), **kwargs)
+
+
+def nuisances_at(values: Mapping[str, float]) -> dict[str, Nuisance]:
+    """Nuisances by name, with their values."""
+    made = {name: nuisance(name) for name in values}
+    for name, value in values.items():
+        made[name].set_value(value)
+    return made

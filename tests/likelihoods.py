@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import zfit
 import numpy as np
-from analytic import GaussianDeformation, GaussianFlow
+from analytic import GaussianDeformation, GaussianFlow, one_dimensional
 
 import zfit_fnf.loss
+from zfit_fnf.densities.deformation import YieldRatio
 from zfit_fnf.param import Nuisance, nuisance
 from zfit_fnf.pdf import FNFPDF, FlowPDF, SumPDF
-from zfit_fnf.yields import modified_yield, normsys
+from zfit_fnf.yields import lnN, modified_yield, normsys
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,3 +80,41 @@ def search(n_dim: int, s: float, b: float, *, seed: int, high: float = 20.0) -> 
     zfit.settings.set_seed(seed)
     nll = zfit_fnf.loss.ExtendedUnbinnedNLL(model, model.sample(n=round(0.5 * s + b)))
     return Measurement(nll, mu, (shape, rate))
+
+
+# --- Gaussians of events whose sums are known -----
+
+SIGMA = 2.0
+"""Width of `location`."""
+
+
+def events(n: int = 400, *, mean: float = 0.3, seed: int = 0) -> np.ndarray:
+    """Events whose sample mean and variance are exactly ``mean`` and ``SIGMA**2``."""
+    y = np.random.default_rng(seed).normal(size=n)
+    return mean + SIGMA * (y - y.mean()) / y.std()
+
+
+def location(*, extended=None, name: str = "location"):
+    """A Gaussian of width ``SIGMA`` with its mean at ``SIGMA * jes``; "jer" is fixed at zero."""
+    jes, jer = nuisance("jes"), zfit.Parameter("jer", 0.0, floating=False)
+    deformation = one_dimensional(sigma=SIGMA)
+    deformation.table[1:] = 0.0
+    return jes, FNFPDF(deformation, {"jes": jes, "jer": jer}, extended=extended, name=name)
+
+
+def two_processes() -> dict:
+    """Signal on background, in two dimensions, with shape and rate nuisances; 1500 events of it."""
+    jes, jer, lumi, mu = nuisance("jes"), nuisance("jer"), nuisance("lumi"), zfit.Parameter("mu", 1.0, 0, 5)
+    kinds = {"sig": (1.0, 0.7), "bkg": (-0.5, 1.5)}
+    rates = {
+        "sig": modified_yield(600.0, [mu, lnN(lumi, 1.02), normsys(jes, YieldRatio(up=1.1, down=0.95))]),
+        "bkg": modified_yield(900.0, [lnN(lumi, 1.02), normsys(jer, down=0.9, up=1.05)]),
+    }
+    pdfs = [
+        FNFPDF(one_dimensional(mean=m, sigma=s), {"jes": jes, "jer": jer}, extended=rates[name], name=name)
+        for name, (m, s) in kinds.items()
+    ]
+    model = SumPDF(pdfs)
+    rng = np.random.default_rng(1)
+    y = np.concatenate([rng.normal(1.0, 0.7, 600), rng.normal(-0.5, 1.5, 900)])
+    return {"model": model, "params": [mu, jes, jer, lumi], "y": y}

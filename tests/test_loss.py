@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import resource
 import sys
@@ -14,51 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from analytic import GaussianFlow, one_dimensional
+from likelihoods import SIGMA, events, location, two_processes
 from scipy import stats
 
-from zfit_fnf.densities.deformation import Deformation, YieldRatio
+from zfit_fnf.densities.deformation import Deformation
 from zfit_fnf.densities.flows import Flow
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel, rate_kernel
 from zfit_fnf.param import NuisanceConstraint, nuisance
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.samples import Sample
-from zfit_fnf.yields import lnN, modified_yield, normsys
-
-SIGMA = 2.0
-
-
-def events(n: int = 400, *, mean: float = 0.3, seed: int = 0) -> np.ndarray:
-    """Events whose sample mean and variance are exactly ``mean`` and ``SIGMA**2``."""
-    y = np.random.default_rng(seed).normal(size=n)
-    return mean + SIGMA * (y - y.mean()) / y.std()
-
-
-def location(*, extended=None, name: str = "location"):
-    """A Gaussian of width ``SIGMA`` with its mean at ``SIGMA * jes``; "jer" is fixed at zero."""
-    jes, jer = nuisance("jes"), zfit.Parameter("jer", 0.0, floating=False)
-    deformation = one_dimensional(sigma=SIGMA)
-    deformation.table[1:] = 0.0
-    return jes, FNFPDF(deformation, {"jes": jes, "jer": jer}, extended=extended, name=name)
+from zfit_fnf.yields import lnN, modified_yield
 
 
 @pytest.fixture(scope="module")
 def mixture():
-    """Signal on background, in two dimensions, with shape and rate nuisances; 1500 events of it."""
-    jes, jer, lumi, mu = nuisance("jes"), nuisance("jer"), nuisance("lumi"), zfit.Parameter("mu", 1.0, 0, 5)
-    kinds = {"sig": (1.0, 0.7), "bkg": (-0.5, 1.5)}
-    rates = {
-        "sig": modified_yield(600.0, [mu, lnN(lumi, 1.02), normsys(jes, YieldRatio(up=1.1, down=0.95))]),
-        "bkg": modified_yield(900.0, [lnN(lumi, 1.02), normsys(jer, down=0.9, up=1.05)]),
-    }
-    pdfs = [
-        FNFPDF(one_dimensional(mean=m, sigma=s), {"jes": jes, "jer": jer}, extended=rates[name], name=name)
-        for name, (m, s) in kinds.items()
-    ]
-    model = SumPDF(pdfs)
-    rng = np.random.default_rng(1)
-    y = np.concatenate([rng.normal(1.0, 0.7, 600), rng.normal(-0.5, 1.5, 900)])
-    return {"model": model, "params": [mu, jes, jer, lumi], "y": y}
+    return two_processes()
 
 
 @pytest.fixture(autouse=True)
@@ -438,92 +408,6 @@ def test_a_fit_outside_the_trained_range_warns_once():
         warnings.simplefilter("error", UserWarning)
         nll.value()
         result.hesse()
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def shared_location():
-    return location()
-
-
-def weighted_error(weights, *, n: int = 400, **hesse) -> float:
-    jes, pdf = shared_location()
-    jes.set_value(0.0)
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(UnbinnedNLL(pdf, {"y": events(n)}, weights=weights))
-    return float(result.hesse(method="hesse_np", **hesse)[jes]["error"])
-
-
-def test_unit_weights_change_nothing():
-    # The sample's variance is exact, and its mean is the fitted one up to the pull of the constraint, (0.15 / 401)^2.
-    assert weighted_error(np.ones(400)) == pytest.approx(weighted_error(None), rel=1e-6)
-    assert weighted_error(np.ones(400), weightcorr="sumw2") == pytest.approx(weighted_error(None), rel=1e-8)
-
-
-@pytest.mark.parametrize("weightcorr", ["asymptotic", "sumw2"])
-def test_sandwich_of_equal_weights(weightcorr):
-    w, n = 2.0, 400
-    # H = n w + 1; the scores' covariance is n w^2 of the data and 1 of the constraint.
-    expected = np.sqrt(n * w**2 + 1) / (n * w + 1)
-    assert weighted_error(np.full(n, w), weightcorr=weightcorr) == pytest.approx(expected, rel=1e-5)
-    assert weighted_error(np.full(n, w), weightcorr=False) == pytest.approx(1 / np.sqrt(n * w + 1), rel=1e-5)
-
-
-def test_sandwich_of_different_weights_and_a_tight_constraint():
-    rng = np.random.default_rng(3)
-    weights, y = rng.choice([-0.5, 1.0, 2.0], 50, p=[0.2, 0.4, 0.4]) / 20, events(50)
-    jes, pdf = location()
-    jes.observed.set_value(0.4)
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0, tol=1e-6).minimize(
-        UnbinnedNLL(pdf, {"y": y}, weights=weights)
-    )
-    hessian = weights.sum() + 1
-    best = (np.sum(weights * y / SIGMA) + 0.4) / hessian
-    scores = weights * (y / SIGMA - best)
-    expected = np.sqrt(np.sum(scores**2) + 1) / hessian
-    assert float(jes.value()) == pytest.approx(best, abs=1e-3 * expected)  # where Minuit stops
-    assert float(result.hesse()[jes]["error"]) == pytest.approx(expected, rel=1e-3)
-
-
-def test_sandwich_of_an_extended_fit_counts():
-    n = zfit.Parameter("n", 500.0, 0, 2000)
-    weights = np.random.default_rng(4).uniform(0.5, 2.5, 400)
-    nll = ExtendedUnbinnedNLL(
-        FlowPDF(GaussianFlow([0.0], [1.0], obs=["y"]), extended=n), {"y": events()}, weights=weights
-    )
-    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
-    assert float(n.value()) == pytest.approx(weights.sum(), rel=1e-4)
-    assert float(result.hesse(method="hesse_np")[n]["error"]) == pytest.approx(np.sqrt(np.sum(weights**2)), rel=1e-3)
-
-
-def test_sandwich_of_a_mixture_covers_toys(mixture):
-    """The spread of the fitted strength over bootstrap-like toys with weights agrees with the quoted error."""
-    model, (mu, *_) = mixture["model"], mixture["params"]
-    rng, fitted, quoted = np.random.default_rng(6), [], []
-    minimiser = zfit.minimize.Minuit(gradient="zfit", mode=0)
-    try:
-        for _ in range(60):
-            y = np.concatenate([rng.normal(1.0, 0.7, rng.poisson(300)), rng.normal(-0.5, 1.5, rng.poisson(450))])
-            weights = rng.choice([1.0, 3.0], len(y))  # mean 2: the yields of the model are 600 and 900
-            zfit.param.set_values(mixture["params"], [1.0, 0.0, 0.0, 0.0])
-            for nu in mixture["params"][1:]:
-                nu.observed.set_value(rng.normal())
-            result = minimiser.minimize(ExtendedUnbinnedNLL(model, {"y": y}, weights=weights))
-            fitted.append(result.params[mu]["value"])
-            quoted.append(result.hesse(mu, method="hesse_np")[mu]["error"])
-    finally:
-        for nu in mixture["params"][1:]:
-            nu.observed.set_value(0.0)
-    # The relative error of a standard deviation of 60 values is 9 %: four of them.
-    assert np.std(fitted) / np.mean(quoted) == pytest.approx(1.0, abs=0.37)
-
-
-def test_weighted_losses_of_zfit_are_left_to_zfit():
-    obs, mu = zfit.Space("y", -20, 20), zfit.Parameter("mu", 0.0)
-    data = zfit.Data.from_numpy(obs=obs, array=events()[:, None], weights=np.full(400, 2.0), name="data")
-    result = zfit.minimize.Minuit().minimize(zfit.loss.UnbinnedNLL(zfit.pdf.Gauss(mu, SIGMA, obs=obs), data))
-    assert float(result.hesse()[mu]["error"]) == pytest.approx(SIGMA / 20, rel=1e-3)
 
 
 # --- larger models ----------------------------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ class EventChunks:
         return len(self._weights)
 
     def __iter__(self) -> Iterator[tuple[Any, tf.Tensor]]:
-        """Prepared events and weights, chunk by chunk."""
+        """Precomputed events and weights, chunk by chunk."""
         kept, others = self._chunks[: self.n_kept], self._chunks[self.n_kept :]
         return zip(itertools.chain(kept, map(self._precompute, others)), self._weights, strict=True)
 

@@ -1,0 +1,102 @@
+"""Weighted data: the errors of a fit correct for the weights (sandwich), against Gaussians known in closed form."""
+
+from __future__ import annotations
+
+import functools
+
+import zfit
+import numpy as np
+import pytest
+from analytic import GaussianFlow
+from likelihoods import SIGMA, events, location, two_processes
+
+from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
+from zfit_fnf.pdf import FlowPDF
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return two_processes()
+
+
+@functools.cache
+def shared_location():
+    return location()
+
+
+def weighted_error(weights, *, n: int = 400, **hesse) -> float:
+    jes, pdf = shared_location()
+    jes.set_value(0.0)
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(UnbinnedNLL(pdf, {"y": events(n)}, weights=weights))
+    return float(result.hesse(method="hesse_np", **hesse)[jes]["error"])
+
+
+def test_unit_weights_change_nothing():
+    # The sample's variance is exact, and its mean is the fitted one up to the pull of the constraint, (0.15 / 401)^2.
+    assert weighted_error(np.ones(400)) == pytest.approx(weighted_error(None), rel=1e-6)
+    assert weighted_error(np.ones(400), weightcorr="sumw2") == pytest.approx(weighted_error(None), rel=1e-8)
+
+
+@pytest.mark.parametrize("weightcorr", ["asymptotic", "sumw2"])
+def test_sandwich_of_equal_weights(weightcorr):
+    w, n = 2.0, 400
+    # H = n w + 1; the scores' covariance is n w^2 of the data and 1 of the constraint.
+    expected = np.sqrt(n * w**2 + 1) / (n * w + 1)
+    assert weighted_error(np.full(n, w), weightcorr=weightcorr) == pytest.approx(expected, rel=1e-5)
+    assert weighted_error(np.full(n, w), weightcorr=False) == pytest.approx(1 / np.sqrt(n * w + 1), rel=1e-5)
+
+
+def test_sandwich_of_different_weights_and_a_tight_constraint():
+    rng = np.random.default_rng(3)
+    weights, y = rng.choice([-0.5, 1.0, 2.0], 50, p=[0.2, 0.4, 0.4]) / 20, events(50)
+    jes, pdf = location()
+    jes.observed.set_value(0.4)
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0, tol=1e-6).minimize(
+        UnbinnedNLL(pdf, {"y": y}, weights=weights)
+    )
+    hessian = weights.sum() + 1
+    best = (np.sum(weights * y / SIGMA) + 0.4) / hessian
+    scores = weights * (y / SIGMA - best)
+    expected = np.sqrt(np.sum(scores**2) + 1) / hessian
+    assert float(jes.value()) == pytest.approx(best, abs=1e-3 * expected)  # where Minuit stops
+    assert float(result.hesse()[jes]["error"]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_sandwich_of_an_extended_fit_counts():
+    n = zfit.Parameter("n", 500.0, 0, 2000)
+    weights = np.random.default_rng(4).uniform(0.5, 2.5, 400)
+    nll = ExtendedUnbinnedNLL(
+        FlowPDF(GaussianFlow([0.0], [1.0], obs=["y"]), extended=n), {"y": events()}, weights=weights
+    )
+    result = zfit.minimize.Minuit(gradient="zfit", mode=0).minimize(nll)
+    assert float(n.value()) == pytest.approx(weights.sum(), rel=1e-4)
+    assert float(result.hesse(method="hesse_np")[n]["error"]) == pytest.approx(np.sqrt(np.sum(weights**2)), rel=1e-3)
+
+
+def test_sandwich_of_a_mixture_covers_toys(mixture):
+    """The spread of the fitted strength over bootstrap-like toys with weights agrees with the quoted error."""
+    model, (mu, *_) = mixture["model"], mixture["params"]
+    rng, fitted, quoted = np.random.default_rng(6), [], []
+    minimiser = zfit.minimize.Minuit(gradient="zfit", mode=0)
+    try:
+        for _ in range(60):
+            y = np.concatenate([rng.normal(1.0, 0.7, rng.poisson(300)), rng.normal(-0.5, 1.5, rng.poisson(450))])
+            weights = rng.choice([1.0, 3.0], len(y))  # mean 2: the yields of the model are 600 and 900
+            zfit.param.set_values(mixture["params"], [1.0, 0.0, 0.0, 0.0])
+            for nu in mixture["params"][1:]:
+                nu.observed.set_value(rng.normal())
+            result = minimiser.minimize(ExtendedUnbinnedNLL(model, {"y": y}, weights=weights))
+            fitted.append(result.params[mu]["value"])
+            quoted.append(result.hesse(mu, method="hesse_np")[mu]["error"])
+    finally:
+        for nu in mixture["params"][1:]:
+            nu.observed.set_value(0.0)
+    # The relative error of a standard deviation of 60 values is 9 %: four of them.
+    assert np.std(fitted) / np.mean(quoted) == pytest.approx(1.0, abs=0.37)
+
+
+def test_weighted_losses_of_zfit_are_left_to_zfit():
+    obs, mu = zfit.Space("y", -20, 20), zfit.Parameter("mu", 0.0)
+    data = zfit.Data.from_numpy(obs=obs, array=events()[:, None], weights=np.full(400, 2.0), name="data")
+    result = zfit.minimize.Minuit().minimize(zfit.loss.UnbinnedNLL(zfit.pdf.Gauss(mu, SIGMA, obs=obs), data))
+    assert float(result.hesse()[mu]["error"]) == pytest.approx(SIGMA / 20, rel=1e-3)
