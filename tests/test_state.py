@@ -102,7 +102,7 @@ def test_models_are_released_with_their_graphs(kind):
         nll = zfnf.accelerate(nll) if kind == "accelerated" else nll
         minimised(nll)
         kernel = next(iter(vars(nll.model[0])["_zfit_fnf_kept"].values()))
-        graph = next(iter(kernel.value_gradient._concrete.values()))[0].graph
+        graph = next(concrete for part in kernel._compiled() for concrete, _ in part._concrete.values()).graph
         return weakref.ref(nll), weakref.ref(nll.model[0]), weakref.ref(kernel), weakref.ref(graph)
 
     references = fitted()
