@@ -417,7 +417,7 @@ def test_conditional_products_are_fitted():
     jes = nuisance("jes")
     flow = GaussianFlow([0.0], [1.0], obs=["y"], cond=["x"], slope=[1.0])
     deformation = one_dimensional()
-    deformation.flow, deformation.cond = flow, flow.cond
+    deformation.flow = flow
     deformation.table[1:] = 0.0
     joint = ConditionalProductPDF(
         [
