@@ -6,7 +6,7 @@ import zfit
 import numpy as np
 import pytest
 import tensorflow as tf
-from analytic import one_dimensional
+from analytic import GaussianFlow, one_dimensional
 
 import zfit_fnf
 from zfit_fnf.loss import (
@@ -18,7 +18,7 @@ from zfit_fnf.loss import (
     rate_kernel,
     yield_gradient,
 )
-from zfit_fnf.pdf import FNFPDF, SumPDF
+from zfit_fnf.pdf import FNFPDF, FlowPDF, SumPDF
 from zfit_fnf.toys import asimov, toy
 
 # --- a kind of channel: this is all there is to it --------------------------------------------------------------------
@@ -140,3 +140,19 @@ def test_channels_follow_what_is_put_in_their_place(combined):
     other = ExtendedUnbinnedNLL(list(alone.model), {"y": np.linspace(-5.0, 5.0, 30)})
     assert float(nll.value()) == pytest.approx(float(other.value()), rel=1e-12)
     assert float(nll.value()) != pytest.approx(before)
+
+
+def test_columns_of_data_put_in_place_of_others_are_matched_by_name():
+    n = zfit.Parameter("n", 10.0, 0, 100)
+    model = FlowPDF(GaussianFlow([1.0, -2.0], [0.5, 2.0], obs=["y1", "y2"]), extended=n)
+    x = np.random.default_rng(2).normal([1.0, -2.0], [0.5, 2.0], size=(20, 2))
+    weights = np.random.default_rng(3).uniform(0.5, 1.5, 20)
+    right = float(ExtendedUnbinnedNLL(model, {"y1": x[:, 0], "y2": x[:, 1]}, weights=weights).value())
+    swapped = zfit.Data(x[:, ::-1], obs=zfit.Space(["y2", "y1"]), weights=weights)
+    nll = ExtendedUnbinnedNLL(model, {"y1": [1.0], "y2": [0.0]})
+    nll.data[0] = swapped
+    assert float(nll.value()) == pytest.approx(right, rel=1e-12)
+    channel = UnbinnedChannel(model, swapped, extended=True)
+    channel.precompute(1e6)
+    sums = [float(kernel.value(*arguments)) for kernel, calls in channel.terms() for arguments in calls]
+    assert sum(sums) == pytest.approx(right, rel=1e-12)

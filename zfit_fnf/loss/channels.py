@@ -178,13 +178,13 @@ class UnbinnedChannel:
         return known is not None and all(then is now for then, now in zip(known, self._data_version(), strict=True))
 
     def _data_version(self) -> tuple[Any, ...]:
-        """Objects of which another one takes the place whenever the events of SamplerData are replaced."""
+        """Objects that SamplerData replace by others whenever their events are replaced."""
         return getattr(self.data, "n_samples", None), self.data.weights
 
     def precompute(self, max_memory: float) -> None:
         """Compute what depends on the events alone, and keep at most ``max_memory`` bytes of it."""
-        self.checked(self.model, self.data, None)  # those of SamplerData were not seen before
-        x, weights = np.asarray(self.data.value()), self.data.weights
+        data = self.checked(self.model, self.data, None)  # those of SamplerData were not seen before
+        x, weights = np.asarray(data.value()), data.weights
         self.weights = np.ones(len(x)) if weights is None else np.asarray(weights, float)
         self._event_terms = self._make_terms(x, self.weights, max_memory) if len(x) else []
         self._sum_weights = tf.constant(self.weights.sum())

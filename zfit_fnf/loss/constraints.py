@@ -19,7 +19,7 @@ _INSIDE = {"zfit", "zfit_fnf", "hepstats", "iminuit", "scipy", "tensorflow"}
 
 
 class FoundConstraint(NuisanceConstraint):
-    """The unit Gaussians that a likelihood adds of itself; an explicit constraint takes their place."""
+    """The unit Gaussians that a likelihood adds unasked; an explicit constraint takes their place."""
 
 
 def merged(given: Sequence[BaseConstraint], params: Iterable[zfit.Parameter]) -> list[BaseConstraint]:

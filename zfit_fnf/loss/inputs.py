@@ -34,7 +34,7 @@ def as_list(given: Any) -> list[Any]:
 
 
 def checked_models(model: Any) -> list[zfit.pdf.BasePDF]:
-    """The models of a likelihood as a list, of which there has to be one."""
+    """The models of a likelihood as a list, one at least."""
     models = as_list(model)
     if not models:
         raise ValueError("a likelihood needs at least one PDF as model=")

@@ -134,7 +134,8 @@ class LogSpaceNLL(EagerLoss):
         for index, (model, data) in enumerate(zip(self.model, self.data, strict=True)):
             known = self._channels[index]
             if known.model is not model or known.data is not data:
-                self._channels[index] = self.make_channel(model, data)
+                self.data[index] = channel_kind(model).checked(model, data, None)
+                self._channels[index] = self.make_channel(model, self.data[index])
         return self._channels
 
     def precomputed_channels(self) -> list[Channel]:
