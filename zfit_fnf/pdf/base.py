@@ -119,7 +119,7 @@ class LogSpacePDF(zfit.pdf.BasePDF):
 
     @functools.cached_property
     def _regions(self) -> dict[Any, Region]:
-        """Those in which probabilities were computed, by range: their points are chosen once."""
+        """Those in which probabilities were computed, by range; their points are chosen once."""
         return {}
 
     def _refuse_conditional(self) -> None:
