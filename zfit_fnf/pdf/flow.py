@@ -25,7 +25,9 @@ _PRECISIONS = ["float64", "float32"]
 
 
 class FlowBasedPDF(LogSpacePDF):
-    """A flow, or a flow behind a deformation, with the observables bound by name."""
+    """PDF of a flow, or of a flow with a response to nuisances, whose observables are bound by name."""
+
+    _deformation: ShapeResponse | None = None
 
     def __init__(self, flow: Flow, obs: Any, params: Mapping[str, Any], **settings: Any):
         if isinstance(flow, (zfit.pdf.BasePDF, ShapeResponse)) or not hasattr(flow, "log_density_at"):
@@ -55,10 +57,10 @@ class FlowBasedPDF(LogSpacePDF):
 
     def factor(self, used: frozenset[str]) -> Factor:
         """The density as a factor of a `Region`, if factors are conditional on the observables ``used``."""
-        return Factor(self._flow, used=used)
+        return Factor(self._flow, self._deformation, used)
 
-    def nuisances(self) -> tf.Tensor | None:
-        """Values of the nuisances for a `Region`, if there are any."""
+    def nu(self) -> tf.Tensor | None:
+        """Values ``(K,)`` of the nuisances, if the density depends on any."""
         return None
 
     def restricted(self, ranges: Ranges) -> Ranges:
@@ -86,7 +88,7 @@ def log_probability(factors: Sequence[FlowBasedPDF], ranges: Ranges, regions: di
         with tf.init_scope():
             used = frozenset(o for pdf in factors for o in pdf.cond)
             regions[key] = Region([pdf.factor(used) for pdf in factors], ranges)
-    return regions[key].log_probability([pdf.nuisances() for pdf in factors])
+    return regions[key].log_probability([pdf.nu() for pdf in factors])
 
 
 class FlowPDF(FlowBasedPDF):
@@ -177,6 +179,8 @@ class FNFPDF(FlowBasedPDF):
         5
     """
 
+    _deformation: ShapeResponse
+
     def __init__(
         self,
         deformation: ShapeResponse,
@@ -204,37 +208,15 @@ class FNFPDF(FlowBasedPDF):
             raise TypeError(
                 f"{name!r} takes a Deformation, e.g. from zfit_fnf.train.fit_deformation; got {deformation!r}"
             )
-        if not isinstance(params, Mapping):
-            raise TypeError(
-                f"params= of {name!r} maps the nuisances {list(deformation.nuisances)} to parameters; got {params!r}"
-            )
-        for nuisance, value in params.items():
-            if not isinstance(value, BaseParameter):
-                number(value, f"params[{nuisance!r}] of {name!r}, if it is no parameter,")
         self._single = precision == "float32"
         self._deformation = deformation
-        known = deformation.nuisances
-        if missing := [name for name in known if name not in params]:
-            raise ValueError(
-                f"params= lacks a parameter for {missing}; the nuisances of the deformation are {list(known)}"
-            )
-        if unknown := sorted(set(params) - set(known)):
-            raise ValueError(f"params= names {unknown}, but the nuisances of the deformation are {list(known)}")
-        bound = {nuisance: params[nuisance] for nuisance in known}
+        bound = _bound(params, deformation.nuisances, name)
         super().__init__(deformation.flow, obs, bound, extended=extended, norm=norm, name=name, label=label)
 
     @property
     def deformation(self) -> ShapeResponse:
         """The deformation."""
         return self._deformation
-
-    def factor(self, used: frozenset[str]) -> Factor:
-        """The density as a factor of a `Region`, if factors are conditional on the observables ``used``."""
-        return Factor(self._flow, self._deformation, used)
-
-    def nuisances(self) -> tf.Tensor | None:
-        """Values of the nuisances for a `Region`, if there are any."""
-        return self.nu()
 
     def nu(self) -> tf.Tensor:
         """Values ``(K,)`` of the nuisances, in the order of the deformation."""
@@ -263,3 +245,17 @@ class FNFPDF(FlowBasedPDF):
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         return self._decode(self._deformation.draw(self._context(context), self.nu(), new_seed()))
+
+
+def _bound(params: Any, known: Sequence[str], name: str) -> dict[str, Any]:
+    """The parameters of a PDF in the order of its nuisances, checked."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params= of {name!r} maps the nuisances {list(known)} to parameters; got {params!r}")
+    for nuisance, value in params.items():
+        if not isinstance(value, BaseParameter):
+            number(value, f"params[{nuisance!r}] of {name!r}, if it is no parameter,")
+    if missing := [nuisance for nuisance in known if nuisance not in params]:
+        raise ValueError(f"params= lacks a parameter for {missing}; the nuisances of the deformation are {list(known)}")
+    if unknown := sorted(set(params) - set(known)):
+        raise ValueError(f"params= names {unknown}, but the nuisances of the deformation are {list(known)}")
+    return {nuisance: params[nuisance] for nuisance in known}
