@@ -82,7 +82,7 @@ class Nuisance(zfit.Parameter):
         return super().set_value(value, clip=clip)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = (self.name, self._label, float(self.value()), self.lower, self.upper, self.stepsize, self.floating)
+        state = (self.name, self.label, float(self.value()), self.lower, self.upper, self.stepsize, self.floating)
         return _remade, (*state, self.observed)
 
 

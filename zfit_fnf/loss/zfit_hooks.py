@@ -58,7 +58,7 @@ EXPECTED: dict[str, dict[str, str | None]] = {
         "_options": None,
         "check_precompile": "self, *, params=None, force=False",
     },
-    "zfit.core.parameter:Parameter": {"_lower": None, "_upper": None, "_label": None, "_unique_id": None},
+    "zfit.core.parameter:Parameter": {"_lower": None, "_upper": None, "_unique_id": None},
     "zfit.core.constraint:ProbabilityConstraint": {"_ordered_params": None},
     "zfit.core.constraint:BaseConstraint": {"_value": "self"},
     "zfit.core.constraint:SimpleConstraint": {
