@@ -128,7 +128,7 @@ def flow():
         ([UP], {"hidden": 64}, TypeError, "hidden is a list"),
         ([UP], {"schedule": "long"}, TypeError, "schedule is a Schedule"),
         ([UP], {"seed": -1}, ValueError, "seed must be at least 0"),
-        ([UP], {"executor": 4}, TypeError, "executor is one of concurrent.futures"),
+        ([UP], {"executor": 4}, TypeError, "executor= is one of concurrent.futures"),
         ([UP], {"progress": 1}, TypeError, "progress must be True or False"),
         ([UP], {"trained": "m.fnf"}, TypeError, "trained= is a Deformation"),
         ([Variation(EVENTS, at={"jes up": 1})], {}, ValueError, "'jes up' is no name for a nuisance"),

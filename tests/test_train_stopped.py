@@ -150,7 +150,7 @@ class Dying(Executor):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (BrokenProcessPool("abruptly"), r"a process that trains has died, perhaps for lack of memory \(abruptly\)"),
+        (BrokenProcessPool("abruptly"), r"a process has died, perhaps for lack of memory \(abruptly\)"),
         (KeyboardInterrupt(), "the training was interrupted"),
         (MemoryError("no room"), "the training failed: MemoryError: no room"),
     ],

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from ..common.checks import flag, integer, listed
+from ..common.parallel import Executor, WorkerDied, check_executor, run
 from ..densities.deformation import Deformation
 from ..densities.flows import Flow
 from ..densities.history import History, problems_of
@@ -99,8 +96,7 @@ def fit_deformation(
     plan = Plan.make(variations, order=order, interactions=interactions, mirror=mirror)
     schedule, seed = checked_schedule(schedule, _OF_A_RESPONSE), integer(seed, "seed", low=0)
     flag(progress, "progress")
-    if executor is not None and not hasattr(executor, "submit"):
-        raise TypeError(f"executor is one of concurrent.futures or the like, got a {type(executor).__name__}")
+    check_executor(executor)
     if weights is not None and not isinstance(weights, str):
         raise TypeError("weights names a column of all samples; give arrays of weights as Sample(columns, weights=...)")
     sources = {id(v): EventSource.make(flow, v.events, weights, at=v.at, name=v.name) for v in variations}
@@ -123,38 +119,21 @@ def fit_deformation(
             _train_all(tasks, assembly, executor, progress=progress)
     except (Exception, KeyboardInterrupt) as error:
         raise _stopped(error, assembly) from error
-    if messages := problems_of(assembly.history):
+    deformation = assembly.deformation()
+    if messages := problems_of(deformation.history):
         warnings.warn("; ".join(messages), stacklevel=2)
-    return assembly.deformation()
+    return deformation
 
 
 def _train_all(tasks: Sequence[Task], assembly: Assembly, executor: Executor | None, *, progress: bool) -> None:
     """Train responses and add them to a deformation, also those that are ready when one fails."""
-    if executor is None:
-        for task in tasks:
-            _add_result(functools.partial(train_response, task), assembly)
-        return
-    futures: list[Future[tuple[Response, History]]] = []
+    text = "responses" if progress and executor is not None else ""
     try:
-        futures += [executor.submit(train_response, task) for task in tasks]
-        for future in tqdm(futures, desc="responses", disable=not progress):
-            future.result()
-    finally:
-        for future in futures:
-            future.cancel()
-        for future in futures:
-            if future.done() and not future.cancelled():
-                with suppress(Exception, KeyboardInterrupt):
-                    _add_result(future.result, assembly)
-
-
-def _add_result(result: Callable[[], tuple[Response, History]], assembly: Assembly) -> None:
-    """Add a response, also one whose training has been stopped, if it is better than none."""
-    try:
-        assembly.add(*result())
+        for _, (response, history) in run(train_response, tasks, executor=executor, progress=text):
+            assembly.add(response, history)
     except TrainingStopped as stopped:
         if isinstance(stopped.model, Response) and stopped.history is not None and stopped.history.best_step:
-            assembly.add(stopped.model, stopped.history)
+            assembly.add(stopped.model, stopped.history)  # half trained, but better than nothing
         raise
 
 
@@ -165,16 +144,17 @@ def _stopped(error: BaseException, assembly: Assembly) -> TrainingStopped:
         stopped.history = error.history
     elif isinstance(error, KeyboardInterrupt):
         stopped = TrainingStopped("the training was interrupted")
-    elif isinstance(error, BrokenExecutor):
-        stopped = TrainingStopped(f"a process that trains has died, perhaps for lack of memory ({error})")
+    elif isinstance(error, WorkerDied):
+        stopped = TrainingStopped(str(error))
     else:
         stopped = TrainingStopped(f"the training failed: {type(error).__name__}: {error}")
     if not assembly.trained:
         stopped.carry(None, "Nothing had been trained yet")
         return stopped
-    ready = [label_of(names) for names in assembly.trained]
+    partial = assembly.deformation()
+    ready = [label_of(response.nuisances) for response in partial.responses]
     stopped.carry(
-        assembly.deformation(),
+        partial,
         f"What is ready ({', '.join(ready)}) is in .model; fit_deformation(..., trained=stopped.model), with everything "
         "else as before, goes on with the rest",
     )
@@ -182,6 +162,7 @@ def _stopped(error: BaseException, assembly: Assembly) -> TrainingStopped:
 
 
 def train_response(task: Task) -> tuple[Response, History]:
+    """Train one response, in this process or another."""
     deformation = Deformation(task.flow, [*task.frozen, task.response], windows=task.windows)
     sources = [replace(source, basis=_basis_at(deformation, source.at)) for source in task.sources]
     shapes = [(response.shape, response.powers) for response in deformation.responses]
