@@ -1,4 +1,4 @@
-"""The density of a zuko flow: univariate laws whose parameters come from masked networks, in TensorFlow."""
+"""The density of a zuko flow: univariate bijectors whose parameters come from masked networks, in TensorFlow."""
 
 from __future__ import annotations
 
