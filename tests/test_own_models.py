@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from scipy import stats
 
 from zfit_fnf import Deformation, Flow, Schedule, load, save, storage
+from zfit_fnf.densities import bijectors, responses
 from zfit_fnf.densities.flows import Density
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.interop.physical import PhysicalFlow, make_flow
@@ -159,6 +161,11 @@ def test_an_importer(tmp_path):
     np.testing.assert_allclose(flow.log_prob({"t": t}), estimate.logpdf(t), atol=1e-10)
     save(flow, tmp_path / "kde.fnf")
     np.testing.assert_array_equal(load(tmp_path / "kde.fnf").log_prob({"t": t}), flow.log_prob({"t": t}))
+
+
+@pytest.mark.parametrize("module", [bijectors, responses])
+def test_recipes_run(module):
+    assert doctest.testmod(module) == (0, {bijectors: 2, responses: 4}[module])
 
 
 def test_kinds_are_unique():
