@@ -196,8 +196,7 @@ def step_inside(
         # The one that goes furthest beyond its limit stays there; the others may come back.
         first = np.argmax(np.where(beyond, np.abs(step - bounded) * np.sqrt(np.maximum(np.diag(hessian), 0.0)), -1.0))
         step[first], free[first] = bounded[first], False
-    distance = -float(gradient @ step + 0.5 * step @ hessian @ step)
-    return step, abs(distance) if distance >= 0.0 else np.inf
+    return step, expected_fall(step, gradient, hessian)
 
 
 def _steepest_without_curvature(
@@ -239,8 +238,13 @@ def vertical_distance(gradient: np.ndarray, curvature: np.ndarray, params: Seque
     slope, matrix = gradient[inside], curvature[np.ix_(inside, inside)]
     if not (np.isfinite(slope).all() and np.isfinite(matrix).all()):
         return np.inf
-    distance = float(-0.5 * slope @ newton_step(matrix, slope))
-    return distance if distance >= 0.0 else np.inf
+    return expected_fall(newton_step(matrix, slope), slope, matrix)
+
+
+def expected_fall(step: np.ndarray, gradient: np.ndarray, curvature: np.ndarray) -> float:
+    """How far a parabola falls along a step ``(P,)``; infinite where it rises: its minimum is not there."""
+    fall = -float(gradient @ step + 0.5 * step @ curvature @ step)
+    return abs(fall) if fall >= 0.0 else np.inf
 
 
 def scales(curvature: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..loss import Parameters
-from ..minimum import newton_step, vertical_distance
+from ..minimum import expected_fall, newton_step, vertical_distance
 from ..param import limits_of
 from .chunks import ExpandedEvents
 
@@ -386,6 +386,6 @@ def fisher_scoring(
             free = np.flatnonzero(((lower < point) | (gradient < 0)) & ((point < upper) | (gradient > 0)))
             step = np.zeros_like(point)
             step[free] = newton_step(information[np.ix_(free, free)], gradient[free])
-            if not -0.5 * float(step @ gradient) > until:
+            if not until < expected_fall(step, gradient, information) < np.inf:
                 break
     return origin
