@@ -31,6 +31,7 @@ from tqdm import tqdm
 from zfit_fnf.common.files import complete
 from zfit_fnf.datasets import ShiftSqueeze
 from zfit_fnf.doi import TransferFit, fit_transfer
+from zfit_fnf.doi.rows import make_loss
 from zfit_fnf.doi.step1 import GlobalProblem
 from zfit_fnf.doi.step2 import ProfileProblem
 from zfit_fnf.minimize import Minuit
@@ -71,7 +72,7 @@ class Fitter:
         self._profile = self._profile or ProfileProblem(fit, hidden=study.hidden, seed=index)
         # Without checks, which would double the cost: it is the coverage of all toys that is asked for.
         profiled = self._profile.solve(fit, window=None, n_checks=0, seed=index, progress=False)
-        nll = profiled.loss()
+        nll = make_loss(self._profile.pdf, fit.data)  # as profiled.loss(), but compiled for the first toy
         converged = Minuit().minimize(nll).converged
         errors = hesse_errors(nll, list(self.nuisances.values()))
         exact = study.toy.fit(data, of="x")

@@ -20,6 +20,8 @@ import zfit_fnf
 from zfit_fnf import demo
 from zfit_fnf.cli import app
 from zfit_fnf.demo import doi as doi_demo
+from zfit_fnf.demo import model as toy
+from zfit_fnf.demo import stages
 from zfit_fnf.limits import DiscoveryResult, LimitResult
 from zfit_fnf.train.schedule import Schedule, TrainingStopped
 
@@ -66,7 +68,7 @@ def train_without_compiling(*arguments, **options):
         tf.config.run_functions_eagerly(False)
 
 
-train = demo.train
+train = stages.train
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +77,10 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "made" / "here"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "QUICK", TINY)
-        patch.setattr(demo, "train", train_without_compiling)
-        patch.setattr(demo, "workers", lambda n: nullcontext(Here()))
-        patch.setattr(demo, "upper_limit", create_autospec(demo.upper_limit, return_value=LIMIT))
-        patch.setattr(demo, "discovery", create_autospec(demo.discovery, return_value=SIGNIFICANCE))
+        patch.setattr(stages, "train", train_without_compiling)
+        patch.setattr(stages, "workers", lambda n: nullcontext(Here()))
+        patch.setattr(stages, "upper_limit", create_autospec(stages.upper_limit, return_value=LIMIT))
+        patch.setattr(stages, "discovery", create_autospec(stages.discovery, return_value=SIGNIFICANCE))
         done = invoke("demo", "--out", out, "--seed", 3)
     assert done.exit_code == 0, done.output
     return out, done.output
@@ -136,7 +138,7 @@ class TestDemo:
             "histories.json",
         }
         assert {path.name for path in (out / "plots").iterdir()} == {f"{name}.png" for name in PLOTS}
-        assert len(list((out / "events").iterdir())) == 2 * len(demo.POINTS) + 1
+        assert len(list((out / "events").iterdir())) == 2 * len(toy.POINTS) + 1
 
     def test_its_models_are_kept(self, finished):
         out, _ = finished
@@ -213,7 +215,7 @@ class TestDemo:
 
     def test_samples_carry_the_yields(self, finished):
         out, _ = finished
-        samples = demo.read(out / "events", "B")
+        samples = stages.read(out / "events", "B")
         assert samples["nominal"].sum_weights == pytest.approx(250.0)
         assert samples["shift_up"].sum_weights == pytest.approx(250.0 * 1.04)
         assert samples["shift_down"].sum_weights == pytest.approx(250.0 * 0.97)
@@ -222,15 +224,15 @@ class TestDemo:
 
 class TestMap:
     def test_the_distortion_is_undone_exactly(self):
-        events = demo.TOY.simulate("A", 100, seed=1)
+        events = toy.TOY.simulate("A", 100, seed=1)
         y, x = events[["y1", "y2"]].to_numpy(), events[["x1", "x2"]].to_numpy()
-        distorted = demo.TOY.distort(y, x, "A")
+        distorted = toy.TOY.distort(y, x, "A")
         assert np.abs(distorted - y).max() > 0.1
         back = doi_demo.undistorted(events.assign(y1=distorted[:, 0], y2=distorted[:, 1]), "A")
         np.testing.assert_allclose(back, events, atol=1e-12)
 
     def test_data_may_be_distorted(self):
-        plain, distorted = (demo.observe(TINY, 1, distorted=which) for which in (False, True))
+        plain, distorted = (stages.observe(TINY, 1, distorted=which) for which in (False, True))
         np.testing.assert_array_equal(plain[["x1", "x2"]], distorted[["x1", "x2"]])
         assert np.abs(plain["y1"] - distorted["y1"]).max() > 0.1
 
@@ -238,21 +240,21 @@ class TestMap:
 class TestExactLikelihood:
     def test_the_yield_follows_all_parameters(self):
         values = {"mu": 2.0, "shift": 1.0, "squeeze": 1.0, "lumi": -1.0}
-        assert demo.expected_events("A", values, TINY) == pytest.approx(250.0 * 1.03 / 1.02)
-        assert demo.expected_events("B", values, TINY) == pytest.approx(2.0 * 250.0 * 1.04 / 1.02)
+        assert toy.expected_events("A", values, TINY) == pytest.approx(250.0 * 1.03 / 1.02)
+        assert toy.expected_events("B", values, TINY) == pytest.approx(2.0 * 250.0 * 1.04 / 1.02)
 
     def test_the_model_has_the_same_yields(self, finished):
         """Learned from the weights in the files, where the exact ones went in."""
         out, _ = finished
-        learned = {process: yields_of(demo.read(out / "events", process)) for process in "AB"}
+        learned = {process: yields_of(stages.read(out / "events", process)) for process in "AB"}
         for process, effects in learned.items():
             for nuisance, (down, up) in effects.items():
-                exact = demo.EFFICIENCY[process].get(nuisance, (1.0, 1.0))
+                exact = toy.EFFICIENCY[process].get(nuisance, (1.0, 1.0))
                 assert (down, up) == pytest.approx(exact, rel=1e-6)
 
     def test_fit_of_many_events_finds_the_truth(self):
         settings = replace(TINY, expected={"A": 10_000.0, "B": 10_000.0})
-        exact = demo.fit_exactly(demo.observe(settings, seed=4), settings).table
+        exact = toy.fit_exactly(stages.observe(settings, seed=4), settings).table
         truth = np.array([settings.truth[name] for name in exact.index])
         assert np.all(np.abs(exact["value"] - truth) < 5 * exact["error"])
         # With 100k events the errors of shift and squeeze are 0.0063 and 0.0066; they go with the root of the number.
@@ -307,8 +309,8 @@ class TestErrors:
             raise TrainingStopped("training of p(x1, x2) was interrupted at step 7", step=7, learning_rate=0.01)
 
         monkeypatch.setattr(demo, "QUICK", TINY)
-        monkeypatch.setattr(demo, "train", stop)
-        monkeypatch.setattr(demo, "workers", lambda n: nullcontext(Here()))
+        monkeypatch.setattr(stages, "train", stop)
+        monkeypatch.setattr(stages, "workers", lambda n: nullcontext(Here()))
         done = invoke("demo", "--out", tmp_path)
         assert done.exit_code == 1
         assert "error: training of p(x1, x2) was interrupted at step 7" in done.stderr

@@ -18,7 +18,7 @@ import pandas as pd
 import typer
 from zfit.result import FitResult
 
-from .. import demo, scans, storage
+from .. import scans, storage
 from ..common.files import own_files
 from ..diagnostics import two_sample_auc
 from ..doi import ProfiledFit, TransferFit, bootstrap, ensemble, fit_transfer, map_variations, predicted, profile
@@ -30,7 +30,12 @@ from ..plotting.style import figure
 from ..projections import component_samples
 from ..samples import Sample
 from ..train.schedule import Schedule
-from . import TOY, DemoSettings, Model, Stages
+from .model import QUICK as DEMO_QUICK
+from .model import TOY, DemoSettings, Model, build_model, fit_exactly
+from .report import minos_errors, to_json, versions, write_text
+from .stages import PLACES, Stages, check_libraries, save_all, simulate, train_all
+
+__all__ = ["FULL", "QUICK", "DoIFindings", "DoISettings", "run"]
 
 SLICES = (-1.0, 0.0, 1.0)
 """Values of x1 at which the map is drawn; x2 is zero."""
@@ -77,8 +82,8 @@ QUICK = DoISettings(
     base=DemoSettings(
         n_simulated=100_000,
         expected={"A": 4_000.0, "B": 4_000.0},
-        flow=demo.QUICK.flow,
-        deformation=demo.QUICK.deformation,
+        flow=DEMO_QUICK.flow,
+        deformation=DEMO_QUICK.deformation,
         n_drawn=8_000,
         contour_points=5,
     ),
@@ -135,27 +140,27 @@ def run(
     echo: Callable[[str], Any] = typer.echo,
 ) -> str:
     """Do the whole analysis, and leave events, models, replicas, results and plots in a folder; as `zfit_fnf.demo.run`."""
-    demo.check_libraries("sklearn")
-    with own_files(out, demo.PLACES, overwrite=overwrite):
+    check_libraries("sklearn")
+    with own_files(out, PLACES, overwrite=overwrite):
         return _run(out, settings, Stages(echo), seed=seed, progress=progress)
 
 
 def _run(out: Path, settings: DoISettings, stage: Stages, *, seed: int, progress: bool) -> str:
     base = settings.base
     with stage("simulation", f"simulating {base.n_simulated:,} events for each process and variation"):
-        demo.simulate(out / "events", base, seed, distorted=True)
+        simulate(out / "events", base, seed, distorted=True)
     with stage("training", "training p(x) and p(y | x) of both processes, with nuisances"):
-        densities = demo.train_all(out / "events", base, seed=seed, progress=progress)
-        demo.save_all(densities, out / "models")
-    data, model = Sample.read(out / "events" / "data.parquet"), demo.build_model(densities)
+        densities = train_all(out / "events", base, seed=seed, progress=progress)
+        save_all(densities, out / "models")
+    data, model = Sample.read(out / "events" / "data.parquet"), build_model(densities)
     fit = measure(data, model, settings, stage, out / "replicas", seed=seed, progress=progress)
     findings = analyse(fit, model, settings, stage, seed=seed, progress=progress)
     storage.save(findings.average, out / "models" / "map.fnf")
     with stage("plots", "drawing plots"):
         draw_plots(out / "plots", findings, settings, seed)
     table = results_table(findings, settings, stage.seconds)
-    demo.write_text(out / "results.json", demo.to_json(results_dict(findings, settings, stage.seconds, seed)))
-    demo.write_text(out / "results.txt", table)
+    write_text(out / "results.json", to_json(results_dict(findings, settings, stage.seconds, seed)))
+    write_text(out / "results.txt", table)
     return table
 
 
@@ -207,7 +212,7 @@ def analyse(
         maps = map_variations(profiled, result)
         closeness = compare(maps, settings, seed)
         auc = two_sample_auc(fit.data, drawn(maps, settings, seed), TOY.x + TOY.y, seed=seed)
-        exact = demo.fit_exactly(fit.data, settings.base, of="x").table
+        exact = fit_exactly(fit.data, settings.base, of="x").table
     return DoIFindings(fit.data, model, profiled, result, limit, average, maps, exact, closeness, auc, contours)
 
 
@@ -282,7 +287,7 @@ def results_dict(findings: DoIFindings, settings: DoISettings, seconds: Mapping[
     return {
         "seed": seed,
         "settings": asdict(settings),
-        "versions": demo.versions(),
+        "versions": versions(),
         "n_events": findings.data.n_events,
         "step 1": {"problems": profiled.fit.problems, "rounds": profiled.fit.rounds, "nll": profiled.fit.nll},
         "step 2": {
@@ -316,7 +321,7 @@ def parameters(findings: DoIFindings, settings: DoISettings) -> pd.DataFrame:
             "error, map fixed": fit.errors[name],
             "profile": findings.result.params[parameter]["value"],
             "HESSE": findings.result.params[parameter]["hesse"]["error"],
-            "MINOS": demo.minos_errors(findings.result, parameter),
+            "MINOS": minos_errors(findings.result, parameter),
             "ensemble": average.values[name],
             "error, ensemble": average.errors[name],
             "spread of replicas": average.spread[name],
