@@ -19,7 +19,7 @@ from zfit_fnf.densities.history import History
 from zfit_fnf.limits import LimitResult
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.plotting.projections import POSTFIT_BAND
-from zfit_fnf.plotting.style import figure
+from zfit_fnf.plotting.style import BLUE, current_axes, figure, legend_above
 from zfit_fnf.projections import PostfitBand, VariedSample
 from zfit_fnf.samples import Sample
 from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
@@ -441,6 +441,30 @@ def test_training_history(ax):
     np.testing.assert_allclose(lines["validation (averaged weights)"][1], [1.6, 1.3, 1.4])
     assert lines["kept"][0] == [20, 20]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "negative log-density [nats/event]")
+
+
+# --- recipe: a plot ---------------------------------------------------------------------------------------------------
+
+
+def toy_errors(fits, parameter, *, ax=None):
+    """Histogram of the HESSE errors of one parameter in toys, of the valid fits."""
+    ax = current_axes() if ax is None else ax
+    ax.hist(fits.errors[parameter][fits.valid], histtype="stepfilled", color=BLUE, label="valid fits")
+    ax.set(xlabel=f"error of {parameter}", ylabel="toys")
+    legend_above(ax)
+    return ax
+
+
+def test_a_plot_draws_on_the_given_axes(ax):
+    errors = pd.DataFrame({"mu": [0.5, 0.6, 0.7, 9.0]})
+    fits = ToyFits({"mu": 2.0}, errors, errors, np.array([True, True, True, False]))
+    assert toy_errors(fits, "mu", ax=ax) is ax
+    outline = ax.patches[0].get_path().vertices
+    assert outline[:, 0].max() == pytest.approx(0.7)  # the fit that is not valid is left out
+    assert (ax.get_xlabel(), labels(ax)) == ("error of mu", ["valid fits"])
+
+
+# --- end of the recipe ------------------------------------------------------------------------------------------------
 
 
 def test_figures_are_saved_when_they_are_complete(tmp_path):

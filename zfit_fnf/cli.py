@@ -9,6 +9,8 @@ import typer
 
 from . import __version__
 
+__all__ = ["app"]
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
 

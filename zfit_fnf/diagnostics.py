@@ -10,16 +10,18 @@ import numpy as np
 from .common.optional import require
 from .samples import Sample, as_sample, check_trainable
 
+__all__ = ["two_sample_auc"]
+
 _FOLDS = 2
 
 
 def two_sample_auc(
     first: Any, second: Any, columns: Sequence[str], *, weights: tuple[Any, Any] = (None, None), seed: int = 0
 ) -> float:
-    """How well a classifier tells two samples apart: the area under its ROC curve, 0.5 if not at all.
+    """Area under the ROC curve of a classifier between two samples; 0.5 where it finds no difference.
 
-    Boosted trees are trained on one half of the events and tested on the other, and vice versa, so that they cannot
-    profit from what they have memorised. With equal distributions the result scatters by about
+    Boosted trees are trained on one half of the events and tested on the other, and vice versa, so that memorised
+    events do not count. With equal distributions the result scatters by about
     ``sqrt(1 / 12 (1 / n + 1 / m))`` around 0.5 for ``n`` and ``m`` events.
 
     Args:
@@ -30,7 +32,7 @@ def two_sample_auc(
         seed: Seed of the split and of the classifier.
 
     Raises:
-        ImportError: If scikit-learn is missing, with what to install.
+        ImportError: If scikit-learn is missing, with the command that installs it.
         ValueError: If a column is missing.
 
     Example:

@@ -1,7 +1,7 @@
 r"""A model's prediction as weighted events, from which its distribution in any column can be histogrammed.
 
-The integral of a density over all observables but one has no closed form; a large sample of each component has it for
-free, in any dimension and for any PDF.
+The integral of a density over all observables but one has no closed form. A large sample of each component gives it in any
+dimension and for any PDF.
 """
 
 from __future__ import annotations
@@ -20,6 +20,16 @@ from .samples import Sample
 from .state import seeded
 from .toys import Values
 
+__all__ = [
+    "PostfitBand",
+    "VariedSample",
+    "component_samples",
+    "fitted_nuisances",
+    "hesse_error",
+    "postfit_band",
+    "vary",
+]
+
 
 def component_samples(
     model: zfit.pdf.BasePDF,
@@ -34,7 +44,7 @@ def component_samples(
     Args:
         model: The model: a sum of PDFs, or a PDF, which then is its only component.
         params: Parameter values to draw at, e.g. ``result.values``; those left out have their current values.
-        total: Number of events that the model stands for; by default its yield.
+        total: Expected number of events; by default the yield of the model.
         n_events: Number of events to draw of each component.
         seed: Seed of the events.
 
@@ -87,7 +97,7 @@ def vary(
     *,
     nuisances: Sequence[Nuisance] | None = None,
 ) -> VariedSample:
-    r"""Predict what each nuisance does to the distributions of a model, before and after a fit.
+    r"""Predict the effect of each nuisance on the distributions of a model, before and after a fit.
 
     One nuisance is moved, the others stay at their observed values, and all other parameters at their best fit. Nothing
     is drawn: with the expected density :math:`n p` at the best fit and :math:`n' p'` elsewhere, an event's weight
@@ -182,7 +192,7 @@ def postfit_band(model: zfit.pdf.BasePDF, result: FitResult, components: Mapping
     covariance = result.covariance(params)
     if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).all():
         raise ValueError(
-            "the fit has no finite covariance for a post-fit band: call result.hesse(), and see what it says"
+            "the fit has no finite covariance for a post-fit band: call result.hesse(), and check what it reports"
         )
     best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
     drawn = _together(model, components)
@@ -249,7 +259,7 @@ def _together(model: zfit.pdf.BasePDF, components: Mapping[str, Sample]) -> Samp
 
 
 def _sample(pdf: zfit.pdf.BasePDF, model: zfit.pdf.BasePDF, expected: float, n_events: int, seed: np.ndarray) -> Sample:
-    """Events of a component in the observables and range of the model, with weights that sum to what is expected."""
+    """Events of a component in the observables and range of the model, with weights that sum to the expected number."""
     events = drawn_events(model, pdf, n_events, seed)
     columns = dict(zip(model.obs, events.T, strict=True))
     return Sample(columns, weights=np.full(n_events, expected / n_events), name=str(pdf.label or pdf.name))

@@ -53,7 +53,7 @@ _N_POINTS = 4_000  # of each process, at which the map is compared to the exact 
 
 @dataclass(frozen=True, kw_only=True)
 class DoISettings:
-    """How much of everything.
+    """Size of a demonstration.
 
     Attributes:
         base: Events, and training of the simulation model.
@@ -98,7 +98,7 @@ QUICK = DoISettings(
 
 @dataclass(frozen=True, eq=False)
 class DoIFindings:
-    """What was found.
+    """Results.
 
     Attributes:
         data: The data.
@@ -187,7 +187,7 @@ def measure(
 def analyse(
     fit: TransferFit, model: Model, settings: DoISettings, stage: Stages, *, seed: int, progress: bool
 ) -> DoIFindings:
-    """Step 2, and all that is made of the profile likelihood."""
+    """Step 2, and all results of the profile likelihood."""
     with stage("step 2", "learning how the map follows the parameters"):
         profiled = profile(
             fit,
@@ -245,7 +245,7 @@ def drawn(maps: MapVariations, settings: DoISettings, seed: int) -> Sample:
     return Sample(columns, np.concatenate([part.weights for part in parts]))
 
 
-# --- what is known exactly ------------------------------------------------------------------------------------------
+# --- exact results --------------------------------------------------------------------------------------------------
 
 
 def undistorted(events: pd.DataFrame, process: str) -> pd.DataFrame:
@@ -255,7 +255,7 @@ def undistorted(events: pd.DataFrame, process: str) -> pd.DataFrame:
 
 
 def compare(maps: MapVariations, settings: DoISettings, seed: int) -> pd.DataFrame:
-    """How far the map is from the exact one, and how often its uncertainty covers the difference, by process."""
+    """Distance of the map from the exact one, and how often its uncertainty covers the difference, by process."""
     point = {name: settings.base.truth[name] for name in TOY.nuisances}
     rows = {}
     for process in TOY.processes:
@@ -341,7 +341,7 @@ def results_table(findings: DoIFindings, settings: DoISettings, seconds: Mapping
         findings.profiled.fit,
         findings.profiled,
         f"parameters\n{table.T.to_string(float_format='{:.4f}'.format)}",
-        "(exact x: with the true density of x alone; its errors are what a free map leaves of the information)",
+        "(exact x: with the true density of x alone; its errors contain the information that a free map leaves)",
         f"signal strength: below {findings.limit:.4f} at 95 % confidence level",
         f"ensemble of {len(findings.average.minima)} replicas, K_eff = {findings.average.k_eff:.1f}",
         f"map and exact map: rms distance in widths of y; fraction of points inside of the total uncertainty\n{closeness}",

@@ -61,7 +61,7 @@ LUMINOSITY = 1.02
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """How much of everything: all that distinguishes a quick demonstration from a full one.
+    """Size of a demonstration: numbers of events and points, and lengths of trainings.
 
     The signal is so small that it is found with about four standard deviations.
 
@@ -107,7 +107,7 @@ QUICK = DemoSettings(
 
 @dataclass(frozen=True, eq=False)
 class Densities:
-    """What is learned of one process: p(x) and p(y | x), each with its deformation; and how, by what was trained."""
+    """Learned densities of one process: p(x) and p(y | x), each with its deformation, and the histories of all trainings."""
 
     x: Deformation
     y_given_x: Deformation
@@ -147,7 +147,7 @@ def build_model(densities: Mapping[str, Densities]) -> Model:
 
 @dataclass(frozen=True, eq=False)
 class ExactFit:
-    """What the true densities find in place of the learned ones.
+    """Results with the true densities in place of the learned ones.
 
     Attributes:
         table: Best-fit ``value`` and HESSE ``error`` of each parameter.

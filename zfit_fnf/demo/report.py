@@ -42,7 +42,7 @@ BINS = {"x1": (24, -3.5, 2.5), "x2": (20, -2.0, 2.0), "y1": (28, -3.0, 4.0), "y2
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What the analysis found."""
+    """Results of the analysis."""
 
     data: Sample
     model: Model
@@ -56,7 +56,7 @@ class Findings:
 
 
 def results_dict(findings: Findings, settings: DemoSettings, seconds: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Everything that was found, by name."""
+    """All results, by name."""
     result, model = findings.result, findings.model
     fitted = {
         name: {
@@ -123,7 +123,7 @@ def results_table(findings: Findings, settings: DemoSettings, seconds: Mapping[s
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides about the numbers."""
+    """Versions of the packages that determine the numbers."""
     packages = ("zfit", "tensorflow", "iminuit", "numpy", "scipy")
     installed = {package: importlib.metadata.version(package) for package in packages}
     return {"zfit_fnf": __version__, "python": platform.python_version(), **installed}

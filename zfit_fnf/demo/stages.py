@@ -71,19 +71,19 @@ def run(
 
     Args:
         out: The folder; made if it is not there.
-        settings: How much of everything.
+        settings: Size of the demonstration.
         seed: Seed of everything that is random.
-        overwrite: Whether the folder may have files in it; those that an earlier run has written are deleted first.
+        overwrite: Whether the folder may contain files; those of an earlier run are deleted first.
         progress: Whether to show progress bars.
-        echo: What announces the stages.
+        echo: Function that announces the stages.
 
     Returns:
         The table of results.
 
     Raises:
-        FileExistsError: If the folder has files in it, and ``overwrite`` is not set; or it has files of somebody else
-            where its own would be.
-        ImportError: If an optional library is missing, with what to install.
+        FileExistsError: If the folder has files in it, and ``overwrite`` is not set; or foreign files are in the
+            places of its own.
+        ImportError: If an optional library is missing, with the command that installs it.
         TrainingStopped: If a training diverges or is interrupted.
     """
     check_libraries()
@@ -211,7 +211,7 @@ class Stages:
     """Announces the stages of a long computation, and measures the time they take.
 
     Args:
-        echo: What announces them.
+        echo: Function that announces them.
 
     Attributes:
         seconds: Wall-clock and CPU time of each stage, by its name.

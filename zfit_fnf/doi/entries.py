@@ -1,4 +1,4 @@
-"""Fits of maps in files: everything but the model and the data, which are given again when a file is read."""
+"""Fits of maps in files: everything but the model and the data, which the reader of a file supplies."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class TransferFitEntry(Entry):
         return [self.transfer, *(replica.transfer for replica in self.members)]
 
     def make(self, parts: Parts) -> Any:
-        """The fit of the model and data that the user supplies, if they are what they were."""
+        """The fit, with the model and data that the user supplies, if these are unchanged."""
         if missing := sorted({"model", "data"} - set(parts.supplied)):
             raise ValueError(
                 f"is a fit of a model to data, which are not stored: give the {' and the '.join(missing)} as "

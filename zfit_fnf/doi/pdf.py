@@ -110,7 +110,7 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
     # --- events: first what does not depend on the map, then the rest -----------------------------------------------
 
     def precompute_unmapped(self, x: tf.Tensor) -> UnmappedEvents:
-        """What is computed once for events ``(n, n_obs)``, whatever the parameters and the map."""
+        """Quantities of events ``(n, n_obs)`` that depend neither on parameters nor on the map."""
         u, c, log_jacobian = self._transfer.encode(
             self._columns(x, self._transfer.obs), self._columns(x, self._transfer.cond)
         )
@@ -203,14 +203,14 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
 
 
 class UnmappedEvents(NamedTuple):
-    """What a `DoIPDF` computes once for events, whatever its map.
+    """Events of a `DoIPDF`: the quantities that do not depend on its map, computed once.
 
     Attributes:
         x: All columns ``(n, n_obs)``.
         u: Standardised observables ``(n, d)``.
         context: Standardised conditions of the networks ``(n, m)``.
         log_jacobian: Log-determinant of the standardisation ``(n,)``.
-        fixed: For each factor of the density that the map moves, what it precomputes of conditions that stay in place.
+        fixed: For each factor that the map moves, the precomputed quantities of conditions that stay in place.
         still: Precomputed events of the factors that the map does not touch.
     """
 

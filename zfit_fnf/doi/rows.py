@@ -1,4 +1,4 @@
-"""What both steps, replicas and uncertainties need: the model of data, its parameters, and events as rows of arrays."""
+"""The model of data behind a map, its parameters, and events as rows of arrays: shared by both steps and all replicas."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def mixture(pdf: zfit.pdf.BasePDF, log_p: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def responsibilities(pdf: zfit.pdf.BasePDF, log_p: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Probability ``(n,)`` of each part of a model to have made an event: the derivatives of the mixture."""
+    """Probability ``(n,)`` that an event belongs to each part of a model: the derivatives of the mixture."""
     log_p = [tf.identity(part) for part in log_p]
     with tf.GradientTape() as tape:
         tape.watch(log_p)
@@ -133,7 +133,7 @@ class Rows:
 
 
 def precomputed_rows(pdf: zfit.pdf.BasePDF, sample: Sample) -> list[np.ndarray]:
-    """What the events are to the parts of a model, whatever the map, as a flat list of float32 arrays."""
+    """Precomputed quantities of events for all parts of a model, before any map, as a flat list of float32 arrays."""
     parts, x = parts_of(pdf), sample.array(pdf.obs)
     chunks = [
         tf.nest.flatten([part.precompute_unmapped(tf.constant(x[rows])) for part in parts])
@@ -143,7 +143,7 @@ def precomputed_rows(pdf: zfit.pdf.BasePDF, sample: Sample) -> list[np.ndarray]:
 
 
 def _rows(chunks: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """One array with a row for each event; what is the same for all events has a single row."""
+    """One array with a row for each event; quantities without a row per event are repeated."""
     if n > 1 and len(chunks[0]) == 1:
         return np.broadcast_to(chunks[0], (n, *chunks[0].shape[1:]))
     return np.concatenate(chunks)
@@ -156,7 +156,7 @@ def precomputed_structure(pdf: zfit.pdf.BasePDF) -> Any:
 
 
 def default_schedule(sample: Sample) -> Schedule:
-    """A thousand steps over twenty epochs, whatever the number of events."""
+    """A thousand steps over twenty epochs, for any number of events."""
     steps = 1000
     batch_size = int(np.clip(_EPOCHS * sample.n_events / steps, 64, 4096))
     return Schedule(steps=steps, batch_size=batch_size, learning_rate=1e-2, patience=None)

@@ -1,7 +1,7 @@
 """Step 1: the global fit, of the map together with all parameters of the model.
 
 The map is trained on minibatches, and the parameters of the model with it. Minuit then finds the exact minimum in the
-parameters for the map as it is; the end of the training is repeated, with small steps, until the minimum stays where it is.
+parameters with the map fixed; the end of the training is repeated, with small steps, until the minimum no longer moves.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TransferFit:
         data: The events.
         transfer: The map.
         values: Best fit of the parameters, by name.
-        covariance: Their covariance with the map as it is, in the order of `values`.
+        covariance: Their covariance with the map fixed, in the order of `values`.
         nll: Negative log-likelihood at the minimum.
         rounds: Moves of the minimum, in standard errors, when the end of the training was repeated.
         history: Of the training.
@@ -116,15 +116,15 @@ class TransferFit:
 
     @property
     def errors(self) -> dict[str, float]:
-        """Standard errors with the map as it is; smaller than what the data say, because the map absorbs part of it."""
+        """Standard errors with the map fixed; too small, because a map could absorb part of a shift of the parameters."""
         return dict(zip(self.values, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
 
     def loss(self) -> zfit.loss.UnbinnedNLL:
-        """The likelihood of the parameters with the map as it is."""
+        """The likelihood of the parameters with the map fixed."""
         return make_loss(self.pdf, self.data)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Best-fit ``value`` and ``error`` with the map as it is: a row for each parameter."""
+        """Best-fit ``value`` and ``error`` with the map fixed: a row for each parameter."""
         return pd.DataFrame({"value": self.values, "error": self.errors})
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,12 +171,12 @@ def fit_transfer(
 ) -> TransferFit:
     """Fit a map from data to simulation together with the parameters of a model.
 
-    The densities of simulation stay as they are. All floating parameters of the model start from their current values,
+    The densities of simulation stay frozen. All floating parameters of the model start from their current values,
     and are left at the best fit.
 
     Args:
-        model: Density of simulation with its nuisances, yields and so on: a `SumPDF`, each component of which is a
-            process with its own map, or another PDF.
+        model: Density of simulation with its nuisances, yields and so on: a `SumPDF`, whose components are
+            processes with a map each, or another PDF.
         data: Events with all observables of the model: DataFrame, dict of arrays, `zfit.Data`, `Sample` or file.
         obs: Observables that the map moves.
         cond: Observables that it depends on.
@@ -219,7 +219,7 @@ def fit_transfer(
 class GlobalProblem:
     """The global fit of one model: compiled for the first data set, and not again for others.
 
-    It trains a map of its own, of which every solution gets a copy. The parameters of the model are left at the best fit.
+    It trains a map of its own; every solution gets a copy. The parameters of the model are left at the best fit.
 
     Args:
         model: The model of simulation.
@@ -297,7 +297,7 @@ class GlobalProblem:
         )
 
     def _set_step_sizes(self, sample: Sample) -> None:
-        """Of the parameters: one standard error at the most. They are those of these data, whatever was fitted before."""
+        """Of the parameters: one standard error at most, from these data and not from earlier ones."""
         sizes = expected_errors(self.pdf, sample, self.params) / self.schedule.learning_rate
         for variable, size in zip(self._step_sizes, sizes, strict=True):
             variable.assign(size)

@@ -5,7 +5,7 @@ For every value of the parameters there is a best map. ``T_psi``, in front of th
 :math:`\delta\theta = \theta - \hat\theta`. The likelihood with the moving map is then the profile likelihood, in which the
 map no longer appears.
 
-What there is to gain is of second order in :math:`\delta\theta`, while the log-likelihood of an event changes in first
+The gain is of second order in :math:`\delta\theta`, while the log-likelihood of an event changes in first
 order with any displacement :math:`\Delta` of it: a sum over events of fluctuations of both signs, which would drown the
 gain. This first variation,
 
@@ -15,8 +15,8 @@ gain. This first variation,
 
 with the densities at :math:`\hat\theta`, is therefore subtracted event by event. Its sum over the data vanishes for every
 displacement if :math:`T_\phi` is a maximum, so that only noise is lost; and where :math:`T_\phi` is not quite a maximum,
-``T_psi`` learns how the maximum moves, and not where it is. Shifts are drawn in pairs of both signs, which removes
-what is left of first order.
+``T_psi`` learns the motion of the maximum, not its position. Shifts are drawn in pairs of both signs, which removes
+the rest of first order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from scipy.stats import qmc
 
 from ..common.checks import integer
 from ..common.chunks import GRAPH, slices
@@ -47,23 +46,20 @@ from .rows import (
     default_schedule,
     make_loss,
     mixture,
-    nuisance_ranges,
     parts_of,
     precomputed_rows,
     precomputed_structure,
     responsibilities,
 )
 from .step1 import TransferFit
+from .window import axes_of_errors, axes_of_window, headroom_of, inside, low_discrepancy_shifts
 
 __all__ = ["Check", "ProfileProblem", "ProfiledFit", "profile"]
 
-_N_SIGMA = 6.0  # half width of the window, in standard errors with the map fixed; half as many when it is free
 _RISE = 4.5  # of the profile likelihood towards the edges of the window: three standard errors
 _WIDEN, _WIDENINGS = 4.0, 2  # at the most, each time, and how often
 _LARGEST_PRODUCT = 5  # parameters: with more of them, shifts enter squared but not multiplied
-_POINTS = 14  # log2 of the number of shifts
 _SHORT = 0.8  # of that: a window that ends there is too narrow
-_LEAST = 0.5  # standard errors: headroom that is left to a parameter at the edge of its range
 _AT = 0.8  # of the window: where maps are refitted
 _TOLERANCE = (0.5, 0.15)  # of the rise of the profile likelihood at a check: absolute, relative
 
@@ -277,15 +273,15 @@ class ProfileProblem:
             TrainingStopped: As for `profile`.
         """
         centre = np.array(list(fit.values.values()))
-        axes = _axes_of_window(fit, window) if window else _axes_of_errors(fit)
-        headroom = _headroom(fit, axes, chosen=window is not None)
+        axes = axes_of_window(fit, window) if window else axes_of_errors(fit)
+        headroom = headroom_of(fit, axes, chosen=window is not None)
         zfit.param.set_values(self.params, centre)
         self.transfer.transfer.assign(fit.transfer.weights_list())
         columns = [*precomputed_rows(self._fixed_pdf, fit.data), *self._variation_rows(fit)]
         for widening in range(_WIDENINGS + 1):
             self.transfer.place(fit.values, axes)
             self.deformation.assign(self._start)
-            shifts = _shifts(axes, headroom, seed)
+            shifts = low_discrepancy_shifts(axes, headroom, seed)
             source = [_ShiftedRows(fit.data, columns, shifts, self.schedule.batch_size)]
             history = self._amortise("profile", source, seed=seed, progress=progress)
             reach = self._reach(fit, axes, headroom)
@@ -306,7 +302,7 @@ class ProfileProblem:
             problems=tuple(_problems(fit, checks, reach)),
         )
 
-    # --- what is maximised ----------------------------------------------------------------------------------------
+    # --- objectives -----------------------------------------------------------------------------------------------
 
     def _log_likelihood(self) -> Callable[..., tf.Tensor]:
         """Log-density of minibatches at both signs of a shift, minus its first variation with the displacement."""
@@ -383,7 +379,7 @@ class ProfileProblem:
         lowest = self._value(nll, np.zeros(len(axes)))
         reach = []
         for axis in np.eye(len(axes)):
-            point = _inside(axis, axes, headroom)
+            point = inside(axis, axes, headroom)
             rises = [self._value(nll, sign * point) - lowest for sign in (1.0, -1.0)]
             cut = np.linalg.norm(point) < 0.99  # by the range of a deformation: there is nothing to be widened
             reach.append(np.inf if cut else np.sqrt(max(min(rises), 1e-3) / _RISE))
@@ -400,7 +396,7 @@ class ProfileProblem:
             return []
         directions = np.random.default_rng([seed, 1]).normal(size=(n_checks, len(axes)))
         directions *= _AT / np.linalg.norm(directions, axis=1, keepdims=True)
-        points = np.concatenate([np.zeros((1, len(axes))), _inside(directions, axes, headroom)])
+        points = np.concatenate([np.zeros((1, len(axes))), inside(directions, axes, headroom)])
         source = [Rows(fit.data, precomputed_rows(self._fixed_pdf, fit.data))]
         amortised, refitted = [], []
         for number, point in enumerate(points):
@@ -446,49 +442,6 @@ def _powers(n: int) -> tuple[tuple[int, ...], ...]:
     pairs = itertools.combinations(range(n), 2) if n <= _LARGEST_PRODUCT else ()
     rows = [*linear, *(2 * linear), *(linear[i] + linear[j] for i, j in pairs)]
     return tuple(tuple(row.tolist()) for row in rows)
-
-
-def _axes_of_errors(fit: TransferFit) -> np.ndarray:
-    """Principal axes of the standardised covariance as columns, several standard errors long."""
-    if not np.isfinite(fit.covariance).all():
-        raise ValueError("the global fit has no covariance to choose a window from: give window=")
-    errors = np.sqrt(np.diag(fit.covariance))
-    lengths, directions = np.linalg.eigh(fit.covariance / np.outer(errors, errors))
-    return _N_SIGMA * errors[:, None] * directions * np.sqrt(lengths)
-
-
-def _axes_of_window(fit: TransferFit, window: Mapping[str, float]) -> np.ndarray:
-    if set(window) != set(fit.values) or not all(0 < half < np.inf for half in window.values()):
-        raise ValueError(f"window= needs a positive half width for each of {list(fit.values)}; got {dict(window)}")
-    return np.diag([window[name] for name in fit.values])
-
-
-def _headroom(fit: TransferFit, axes: np.ndarray, *, chosen: bool) -> np.ndarray:
-    """How far ``(P,)`` each parameter may move to both sides within its limits and the trained range of deformations."""
-    ranges, headroom = nuisance_ranges(fit.model), []
-    for (name, parameter), reach in zip(fit.parameters.items(), np.abs(axes).sum(axis=1), strict=True):
-        value, low, high = ranges.get(name, (fit.values[name], -np.inf, np.inf))
-        if chosen and (value - reach < low or value + reach > high):
-            raise ValueError(
-                f"window= of {name!r} reaches from {value - reach:.3g} to {value + reach:.3g}, but its deformation was "
-                f"trained between {low:g} and {high:g} only: choose a narrower window, or train with variations further out"
-            )
-        limits = [float(edge) for edge in (parameter.lower, parameter.upper) if edge is not None]
-        to_edge = [abs(edge - value) for edge in (low, high, *limits)]
-        headroom.append(max(min([np.inf, *to_edge]), _LEAST * fit.errors[name]))
-    return np.array(headroom)
-
-
-def _inside(shifts: np.ndarray, axes: np.ndarray, headroom: np.ndarray) -> np.ndarray:
-    """Shifts ``(..., P)`` along the axes, clipped so that no parameter exceeds its headroom."""
-    moved = np.clip(shifts @ axes.T, -headroom, headroom)
-    return moved @ np.linalg.inv(axes).T
-
-
-def _shifts(axes: np.ndarray, headroom: np.ndarray, seed: int) -> np.ndarray:
-    """Low-discrepancy shifts in the window."""
-    cube = qmc.Sobol(len(axes), seed=seed).random_base2(_POINTS)
-    return _inside(2.0 * cube - 1.0, axes, headroom).astype(np.float32)
 
 
 def _problems(fit: TransferFit, checks: Sequence[Check], reach: np.ndarray) -> list[str]:

@@ -1,4 +1,4 @@
-"""Plots of Distributions of Interest: the map, what it predicts, and where its uncertainties come from.
+"""Plots of Distributions of Interest: the map, its predictions, and the sources of its uncertainties.
 
 As in `zfit_fnf.plotting`, functions take results and return axes; nothing is fitted, scanned or trained here.
 """
@@ -50,7 +50,7 @@ def vector_field(
     truth: Truth | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The map in a slice: an arrow from each point of data to where simulation has it.
+    """The map in a slice: an arrow from each point in data to its image in simulation.
 
     Args:
         maps: The map variations; the map at the best fit is drawn.
@@ -64,7 +64,7 @@ def vector_field(
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
         ValueError: If the grid is not that of two observables of the map, or a value is missing.
 
     Example:
@@ -104,7 +104,7 @@ def displacement(
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
         ValueError: If there is not one observable of the map, or a value is missing.
 
     Example:
@@ -155,7 +155,7 @@ def postfit(
         The axes ``(2, panels)``.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
         ValueError: If the columns are not two, the band has other bins, or there are too few axes.
 
     Example:
@@ -217,7 +217,7 @@ def likelihoods(
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
         ValueError: If the scans are not those of the same parameters.
 
     Example:
@@ -264,7 +264,7 @@ def ellipse(
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
         ValueError: If a parameter is not in the fit.
 
     Example:
@@ -306,7 +306,7 @@ def morphing(
     process: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What one eigenvector does to the map: its change one standard deviation up and down, as a vector field.
+    """Effect of one eigenvector on the map: its change one standard deviation up and down, as a vector field.
 
     Arrows are as long as the change times the factor in the title.
 
@@ -322,7 +322,7 @@ def morphing(
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
         ValueError: As for `vector_field`.
 
     Example:
@@ -359,14 +359,14 @@ def impacts(
     Args:
         number: A single number, from `MapVariations.evaluate`.
         eigenvariations: The eigenvectors: ``map_variations(...).eigenvariations``.
-        label: What the number is, with its unit.
+        label: Description of the number, with its unit.
         ax: Where to draw; by default in the current figure.
 
     Returns:
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
         ValueError: If there is not one number.
 
     Example:

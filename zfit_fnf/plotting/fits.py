@@ -53,7 +53,7 @@ def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax:
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
         ValueError: If a nuisance was not fitted or has no HESSE error, or there is none.
 
     Example:
@@ -85,8 +85,8 @@ def impacts(ranking: Impacts, *, ax: Axes | None = None, ax_pulls: Axes | None =
     r"""Impacts of nuisances on a parameter, the largest on top, over the error of the parameter; their pulls beside.
 
     Filled bars are post-fit impacts, with the nuisance fixed one post-fit error away; hollow ones are pre-fit impacts, at
-    one standard deviation of the auxiliary measurement. The pull is the distance of the best fit to what the auxiliary
-    measurement found, and its error bar the post-fit error: where it is shorter than one, the data constrain the nuisance.
+    one standard deviation of the auxiliary measurement. The pull is the distance of the best fit from the outcome of the
+    auxiliary measurement, and its error bar the post-fit error: where it is shorter than one, the data constrain the nuisance.
 
     Args:
         ranking: Made by `zfit_fnf.scans.impacts`.
@@ -97,7 +97,7 @@ def impacts(ranking: Impacts, *, ax: Axes | None = None, ax_pulls: Axes | None =
         The axes of the impacts.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
 
     Example:
         >>> fig, (ax_pulls, ax) = plt.subplots(1, 2, width_ratios=[2, 3], layout="constrained")
@@ -139,7 +139,7 @@ def correlation(result: FitResult, params: Sequence[zfit.Parameter] | None = Non
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
 
     Example:
         >>> correlation(result)
@@ -170,7 +170,7 @@ def profile(scan: ProfileScan, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
 
     Example:
         >>> profile(zfit_fnf.scans.profile(nll, result, jes))
@@ -202,7 +202,7 @@ def contour(scan: ContourScan, *, truth: Mapping[str, float] | None = None, ax: 
         The axes.
 
     Raises:
-        ImportError: If Matplotlib is missing, with what to install.
+        ImportError: If Matplotlib is missing, with the command that installs it.
 
     Example:
         >>> contour(zfit_fnf.scans.contour(nll, result, (jes, jer)), truth={"jes": 0.5, "jer": -0.5})

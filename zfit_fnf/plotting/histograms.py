@@ -70,7 +70,7 @@ def _round_edges(most: int, low: float, high: float) -> np.ndarray:
 
 
 def per_bin(edges: np.ndarray, unit: str | None = None) -> str:
-    """What an axis of counts is per: the width of the bins, if that is the same for all."""
+    """Denominator of an axis of counts: the width of the bins, or ``bin`` where widths differ."""
     widths = np.diff(edges)
     if not np.allclose(widths, widths[0]):
         return "bin"

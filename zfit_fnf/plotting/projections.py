@@ -67,7 +67,7 @@ def projection(
         The axes of the distribution.
 
     Raises:
-        ImportError: If a plotting library is missing, with what to install.
+        ImportError: If a plotting library is missing, with the command that installs it.
         ValueError: If a column is missing, or the bins are none.
 
     Example:
@@ -112,7 +112,7 @@ def variations(
     unit: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What one nuisance does to the distribution of a column: pre-fit at ±1 sigma, and post-fit within its error.
+    """Effect of one nuisance on the distribution of a column: pre-fit at ±1 sigma, and post-fit within its error.
 
     Both are ratios to the prediction with all nuisances at their observed values. The simulation that the effect was
     learned from is drawn beside it as ratios of independent samples, with their statistical errors.
@@ -122,7 +122,7 @@ def variations(
         nuisance: The nuisance, or its name.
         column: Which column.
         bins: At most how many bins of a round width between the 0.5 % quantiles, ``(number, low, high)``, or the edges.
-        simulated: Simulated events of what ``varied`` describes with the nuisance at -1, 0 and +1 standard deviation;
+        simulated: Simulated events of the model in ``varied`` with the nuisance at -1, 0 and +1 standard deviation;
             by default none are drawn.
         label: Text for the observable; by default the name of the column.
         unit: Unit of the observable, such as ``"GeV"``.
@@ -132,7 +132,7 @@ def variations(
         The axes.
 
     Raises:
-        ImportError: If a plotting library is missing, with what to install.
+        ImportError: If a plotting library is missing, with the command that installs it.
         ValueError: If the nuisance or the column is not there.
 
     Example:
