@@ -67,6 +67,18 @@ def test_attributes_have_no_colon_in_their_first_line():
             assert not re.search(r":\s", text.strip().split("\n")[0]), (path.name, text)
 
 
+def test_recipes_quote_tests():
+    """What the page on contributing includes is there, and is run."""
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    quotes = re.findall(r"```\{literalinclude\} \.\./(\S+)\n((?::.*\n)+)```", page)
+    assert len(quotes) == page.count("literalinclude") >= 5
+    for path, options in quotes:
+        test = (ROOT / path).read_text(encoding="utf-8")
+        for option, text in re.findall(r":([\w-]+): \"?([^\"\n]+)", options):
+            expected = rf"^(class|def) {text}\b" if option == "pyobject" else f"^{re.escape(text)}"
+            assert len(re.findall(expected, test, re.MULTILINE)) == 1, (path, text)
+
+
 def test_readme(in_a_hurry):
     load("quickstart").simulate(Path(), events=10_000, seed=1)
     check(run("README.md"))
