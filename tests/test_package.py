@@ -21,7 +21,7 @@ LAYERS = [
     {"densities", "diagnostics"},
     {"interop", "train"},
     {"param", "state", "yields", "pdf", "arguments"},
-    {"loss", "pickling", "minimum", "influence", "minimize", "acceleration"},
+    {"loss", "pickling", "minimum", "influence", "minimize", "profiles", "acceleration"},
     {"toys", "scans", "limits", "hepstats", "projections"},
     {"doi", "plotting"},
     {"demo", "cli"},

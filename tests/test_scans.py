@@ -8,7 +8,7 @@ import pytest
 from likelihoods import gaussian_mean
 
 import zfit_fnf.loss
-from zfit_fnf import scans
+from zfit_fnf import profiles, scans
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import nuisance
 
@@ -142,7 +142,7 @@ class TestBeyondParabolas:
 
     def test_a_point_that_does_not_converge_is_not_a_number(self, gaussian, monkeypatch):
         nll, result, mean, _ = gaussian
-        monkeypatch.setattr(scans, "_NEWTON_STEPS", 1)
+        monkeypatch.setattr(profiles, "_NEWTON_STEPS", 1)
         minimizer = Counting(fails=True)
         scan = scans.profile(nll, result, mean, values=[0.0, 1.0], minimizer=minimizer, progress=False)
         assert minimizer.calls == 1
@@ -182,7 +182,7 @@ class TestImpacts:
 
     def test_minimiser_where_newton_fails(self, fitted, monkeypatch):
         measurement, result, _ = fitted
-        monkeypatch.setattr(scans, "_NEWTON_STEPS", 0)
+        monkeypatch.setattr(profiles, "_NEWTON_STEPS", 0)
         minimizer = Counting()
         ranking = scans.impacts(measurement.nll, result, measurement.mu, minimizer=minimizer, progress=False)
         assert minimizer.calls == 4  # up and down, by the error after the fit and before it
@@ -190,7 +190,7 @@ class TestImpacts:
 
     def test_failed_fits_are_not_numbers(self, fitted, monkeypatch):
         measurement, result, _ = fitted
-        monkeypatch.setattr(scans, "_NEWTON_STEPS", 0)
+        monkeypatch.setattr(profiles, "_NEWTON_STEPS", 0)
         ranking = scans.impacts(measurement.nll, result, measurement.mu, minimizer=Counting(fails=True), progress=False)
         assert np.isnan(ranking.table[["down", "up", "prefit_down", "prefit_up"]].to_numpy()).all()
 
@@ -368,8 +368,8 @@ def test_updated_curvature_explains_the_last_step():
     factor = rng.normal(size=(4, 4))
     hessian, step = factor @ factor.T + np.eye(4), rng.normal(size=4)
     change = step + 0.1 * rng.normal(size=4)
-    updated = scans._updated(hessian, step, change)
+    updated = profiles._updated(hessian, step, change)
     np.testing.assert_allclose(updated @ step, change, rtol=1e-10)  # rounding
     np.testing.assert_allclose(updated, updated.T, rtol=1e-10)
     assert np.linalg.eigvalsh(updated)[0] > 0
-    assert scans._updated(hessian, step, -step) is hessian
+    assert profiles._updated(hessian, step, -step) is hessian

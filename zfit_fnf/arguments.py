@@ -10,6 +10,16 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 from zfit.result import FitResult
 
+__all__ = [
+    "check_likelihood",
+    "check_minimizer",
+    "count",
+    "numbers",
+    "parameter_of",
+    "positive",
+    "real",
+]
+
 
 def check_likelihood(nll: Any) -> None:
     """Refuse what is no likelihood.

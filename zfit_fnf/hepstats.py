@@ -29,7 +29,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
 from .common.optional import require
-from .limits import ProfileLikelihood
+from .profiles import ProfileLikelihood
 from .state import current_values, global_observables, preserved
 from .toys import asimov, refill, refillable, toy
 
@@ -39,6 +39,8 @@ import hepstats.hypotests  # noqa: E402
 import hepstats.hypotests.calculators  # noqa: E402
 from hepstats.hypotests.exceptions import POIRangeError  # noqa: E402
 from hepstats.hypotests.parameters import POI, POIarray  # noqa: E402
+
+__all__ = ["AsymptoticCalculator", "FrequentistCalculator", "UpperLimit"]
 
 _TINY = 1e-12  # instead of a p-value of zero, which toys may have
 

@@ -19,6 +19,8 @@ from .common.chunks import concatenated
 from .loss import Channel, LogSpaceNLL, UnbinnedChannel, scores
 from .pdf import columns
 
+__all__ = ["FAR", "NOTABLE", "of_events", "of_far_events", "warning"]
+
 FAR = 10.0
 """Widths of the learned densities, beyond which hardly any simulation lies."""
 

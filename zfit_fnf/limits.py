@@ -28,11 +28,21 @@ from scipy.stats import norm
 
 from .arguments import check_likelihood, check_minimizer, count, parameter_of, real
 from .loss import scores
-from .minimize import Minuit
 from .param import Nuisance, limits_of
+from .profiles import ProfileLikelihood
 from .scans import axis_title
 from .state import current_values, global_observables, measured_values, preserved
 from .toys import Values, asimov
+
+__all__ = [
+    "BANDS",
+    "DiscoveryResult",
+    "LimitResult",
+    "discovery",
+    "log_cls",
+    "log_expected_cls",
+    "upper_limit",
+]
 
 BANDS = (-2, -1, 0, 1, 2)
 """Standard deviations of the background-only fluctuations behind the five expected limits."""
@@ -42,7 +52,6 @@ _TRIALS = 30  # values to try at most in search of one limit
 _FURTHEST = 10.0  # times the largest value that was tried: how far to extrapolate
 _CLOSE = 0.01  # how close to a value that was tried, relative to the range searched, a limit may be interpolated
 _FEW = 10.0  # events, below which asymptotic limits are off by several per cent
-_SLACK = 0.05  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +76,16 @@ class LimitResult:
     best_fit: float
     scan: pd.DataFrame
     title: str = ""
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The limits: ``observed`` and ``expected_m2`` to ``expected_p2`` (the index) with their ``limit``."""
+        limits = dict(zip(("observed", *_COLUMNS), (self.observed, *self.expected), strict=True))
+        return pd.DataFrame({"limit": limits})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON; the scan as lists, the values of the parameter under its name."""
+        scan = self.scan.rename_axis(self.poi).reset_index().to_dict(orient="list")
+        return {**vars(self), "expected": list(self.expected), "scan": scan}
 
     def __str__(self) -> str:
         names = ["observed", *(f"expected {band:+d} sigma" if band else "expected" for band in BANDS)]
@@ -101,6 +120,16 @@ class DiscoveryResult:
     expected_at: float
     expected_significance: float
     expected_p_value: float
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """``significance`` and ``p_value``, ``observed`` and ``expected`` (the index)."""
+        observed = {"significance": self.significance, "p_value": self.p_value}
+        expected = {"significance": self.expected_significance, "p_value": self.expected_p_value}
+        return pd.DataFrame.from_dict({"observed": observed, "expected": expected}, orient="index")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON."""
+        return dict(vars(self))
 
     def __str__(self) -> str:
         expected = f"expected for {self.poi} = {self.expected_at:.4g}"
@@ -273,100 +302,6 @@ def log_expected_cls(q_asimov: float, band: float) -> float:
         band: The fluctuation in standard deviations; 0 for the median.
     """
     return float(norm.logsf(math.sqrt(q_asimov) - band) - norm.logcdf(band))
-
-
-@dataclass(frozen=True, eq=False)
-class _Point:
-    """A minimum of the negative log-likelihood, and where it is."""
-
-    nll: float
-    values: dict[zfit.Parameter, float]
-
-
-class ProfileLikelihood:
-    """Profile likelihood of one parameter; remembers its points, and starts each fit from the nearest of them.
-
-    Args:
-        loss: The likelihood.
-        poi: The parameter.
-        minimizer: What fits; by default `zfit_fnf.Minuit`.
-        observed: Global observables that belong to the likelihood.
-        truth: Where its minimum is, if that is known: in an Asimov set.
-    """
-
-    def __init__(
-        self,
-        loss: zfit.loss.UnbinnedNLL,
-        poi: zfit.Parameter,
-        minimizer: zfit.minimize.BaseMinimizer | None,
-        observed: Values,
-        *,
-        truth: Values | None = None,
-    ):
-        self.loss, self.poi = loss, poi
-        self._minimizer = Minuit() if minimizer is None else minimizer
-        self._observed = observed
-        self._floating = list(loss.get_params())
-        zfit.param.set_values({**observed, **(truth or {})}, clip=True)
-        self._best = self._minimum(self._floating if truth is None else [])
-        self._points = {self._best.values[poi]: self._best}
-
-    def at(self, value: float) -> _Point:
-        """The minimum with the parameter fixed to a value."""
-        if value not in self._points:
-            zfit.param.set_values({**self._observed, **self._start(value), self.poi: value}, clip=True)
-            point = self._points[value] = self._minimum([p for p in self._floating if p is not self.poi])
-            if point.nll < self._best.nll - _SLACK:
-                raise RuntimeError(
-                    f"with {self.poi.name} = {value:g} the fit ended {self._best.nll - point.nll:.3g} below that of "
-                    "all parameters, a local minimum: start from other values, or give another minimizer="
-                )
-        return self._points[value]
-
-    def best(self, above: float) -> _Point:
-        """The minimum where the parameter is not below a value; fits are not exact at the edge, so it is tried too."""
-        edge = self.at(above)
-        return edge if self._best.values[self.poi] < above or edge.nll < self._best.nll else self._best
-
-    def q(self, value: float) -> float:
-        r"""Test statistic :math:`\tilde q` of upper limits."""
-        best = self.best(0.0)
-        return 0.0 if value <= best.values[self.poi] else max(2 * (self.at(value).nll - best.nll), 0.0)
-
-    def excess(self, null: float) -> float:
-        """Root of the test statistic of discovery: the significance."""
-        return math.sqrt(2 * (self.at(null).nll - self.best(null).nll))
-
-    def known(self) -> set[float]:
-        """Values at which the minimum is known."""
-        return set(self._points)
-
-    def _start(self, value: float) -> dict[zfit.Parameter, float]:
-        """Where the minimum should be, on the straight line through the two nearest points."""
-        first, *others = sorted(self._points, key=lambda known: abs(known - value))[:2]
-        here = self._points[first].values
-        if not others:
-            return here
-        there, fraction = self._points[others[0]].values, (value - first) / (others[0] - first)
-        return {parameter: here[parameter] + fraction * (there[parameter] - here[parameter]) for parameter in here}
-
-    def _minimum(self, floating: list[zfit.Parameter]) -> _Point:
-        if floating:
-            self._fit(floating)
-        value, _ = self.loss.value_gradient(self._floating, full=True)  # as precise as it has to be
-        return _Point(float(value), current_values(self._floating))
-
-    def _fit(self, floating: list[zfit.Parameter]) -> None:
-        """Fit from the current values; a fit that does not converge is continued once."""
-        for _ in range(2):
-            result = self._minimizer.minimize(self.loss, floating)
-            zfit.param.set_values(floating, result, clip=True)
-            if result.converged:
-                return
-        raise RuntimeError(
-            f"a fit with {self.poi.name} = {float(self.poi.value()):g} did not converge: {result.message}. Check that "
-            "the data constrain all parameters, start from other values, or give another minimizer="
-        )
 
 
 def _expected_limits(background: ProfileLikelihood, alpha: float) -> tuple[float, ...]:

@@ -18,6 +18,8 @@ from . import influence
 from .minimum import Derivatives, Minimum, assign, curvature_of, settle
 from .param import limits_of
 
+__all__ = ["Minuit", "MinuitResult"]
+
 _ROUNDS = 4
 _GOAL = 1e-6  # expected vertical distance to the minimum at the end: a thousandth of a standard deviation
 _NEAR = 1.0  # the same, below which Newton steps alone find it

@@ -16,6 +16,22 @@ import scipy.linalg
 
 from .param import is_inside, limits_of
 
+__all__ = [
+    "Curvature",
+    "Derivatives",
+    "Minimum",
+    "assign",
+    "curvature_of",
+    "inverse_of",
+    "invert",
+    "newton_step",
+    "scales",
+    "settle",
+    "smallest_eigenvalue",
+    "step_inside",
+    "vertical_distance",
+]
+
 _DIFFERENCE = 0.01  # standard deviations (all others fixed) between which gradients are compared
 _BATCHED = 16  # parameters, from which on an accelerated likelihood has a Hessian that is cheaper than differences
 _DOUBTFUL = 1e-4  # smallest eigenvalue, in units of the diagonal, below which differences are not good enough
@@ -299,6 +315,17 @@ def invert(hessian: np.ndarray, free: np.ndarray) -> Curvature:
     covariance[np.ix_(free, free)] = inverse
     covariance[flat], covariance[:, flat] = np.nan, np.nan
     return Curvature(covariance, flat, is_minimum=True)
+
+
+def inverse_of(hessian: np.ndarray) -> np.ndarray:
+    """The inverse ``(P, P)`` of a Hessian, the covariance; not numbers where it is not positive definite."""
+    try:
+        if np.isfinite(hessian).all():
+            np.linalg.cholesky(hessian)
+            return np.linalg.inv(hessian)
+    except np.linalg.LinAlgError:
+        pass
+    return np.full_like(hessian, np.nan)
 
 
 def assign(parameters: Sequence[zfit.Parameter], values: Iterable[float]) -> None:

@@ -8,8 +8,9 @@ evaluation. Points where a few Newton steps are not enough are left to a minimis
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -18,17 +19,11 @@ from tqdm.auto import tqdm
 from zfit.result import FitResult
 
 from .arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, positive
-from .minimize import Minuit
-from .minimum import Derivatives, assign, curvature_of, settle, step_inside
 from .param import Nuisance, limits_of
+from .profiles import BestFit, ConditionalMinima
 from .state import preserved
 
-_NEWTON_STEPS = 12
-_TOLERANCE = 1e-2  # of the distance to the minimum, which is then added: what remains is of higher order
-_POLISHED = 1e-6  # expected vertical distance of the best fit to the minimum, after Newton steps
-_MINIMUM = 1e-3  # the same, above which there is none
-_ELSEWHERE = 0.1  # the same before them, above which the result is that of something else
-_PRECISE = 1e-4  # the same where the position of the minimum matters: within a hundredth of an error
+__all__ = ["ContourScan", "Impacts", "ProfileScan", "axis_title", "contour", "impacts", "profile"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +44,14 @@ class ProfileScan:
     values: np.ndarray
     delta: np.ndarray
     best_fit: float
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each point: the ``value`` of the parameter and ``delta``."""
+        return pd.DataFrame({"value": self.values, "delta": self.delta})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON."""
+        return {**vars(self), "values": self.values.tolist(), "delta": self.delta.tolist()}
 
     def __str__(self) -> str:
         rows = (f"  {value:>12.6g}  {delta:>10.4f}" for value, delta in zip(self.values, self.delta, strict=True))
@@ -73,6 +76,17 @@ class ContourScan:
     values: tuple[np.ndarray, np.ndarray]
     delta: np.ndarray
     best_fit: tuple[float, float]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each point of the grid: the values of the parameters, by their names, and ``delta``."""
+        first, second = np.meshgrid(*self.values, indexing="ij")
+        columns = dict(zip(self.parameters, (first.ravel(), second.ravel()), strict=True))
+        return pd.DataFrame({**columns, "delta": self.delta.ravel()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON."""
+        texts = {"parameters": list(self.parameters), "titles": list(self.titles), "best_fit": list(self.best_fit)}
+        return {**texts, "values": [grid.tolist() for grid in self.values], "delta": self.delta.tolist()}
 
     def __str__(self) -> str:
         grid = " x ".join(str(len(values)) for values in self.values)
@@ -99,6 +113,14 @@ class Impacts:
     title: str
     error: float
     table: pd.DataFrame
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table."""
+        return self.table.copy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON; the rows of the table by nuisance."""
+        return {**vars(self), "table": self.table.to_dict(orient="index")}
 
     def __str__(self) -> str:
         return (
@@ -147,8 +169,8 @@ def profile(
     n_points = count(n_points, "n_points=", least=2)
     given = None if values is None else _inside(param, values)
     with preserved(nll):
-        best_fit = _BestFit(nll, result)
-        minima = _ConditionalMinima(best_fit, [param], minimizer)
+        best_fit = BestFit(nll, result)
+        minima = ConditionalMinima(best_fit, [param], minimizer)
         grid = best_fit.grid(param, n_sigma, n_points) if given is None else given
         points = tqdm(grid, desc=f"profile of {param.name}", disable=not progress)
         delta = np.array([minima.delta([value]) for value in points])
@@ -192,8 +214,8 @@ def contour(
         raise ValueError(f"a contour needs two different parameters; got {first.name!r} twice")
     n_sigma, n_points = positive(n_sigma, "n_sigma="), count(n_points, "n_points=", least=2)
     with preserved(nll):
-        best_fit = _BestFit(nll, result)
-        minima = _ConditionalMinima(best_fit, [first, second], minimizer)
+        best_fit = BestFit(nll, result)
+        minima = ConditionalMinima(best_fit, [first, second], minimizer)
         grids = best_fit.grid(first, n_sigma, n_points), best_fit.grid(second, n_sigma, n_points)
         points = tqdm(
             itertools.product(*grids),
@@ -252,9 +274,9 @@ def impacts(
     if param in moved:
         raise ValueError(f"{param.name!r} has no impact on itself: leave it out of nuisances=")
     with preserved(nll):
-        best_fit = _BestFit(nll, result)
+        best_fit = BestFit(nll, result)
         rows = {
-            one.name: _impact(_ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param)
+            one.name: _impact(ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param)
             for one in tqdm(moved, desc=f"impacts on {param.name}", disable=not progress)
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -262,7 +284,7 @@ def impacts(
     return Impacts(param.name, axis_title(param), best_fit.errors[param], table.loc[order])
 
 
-def _impact(minima: _ConditionalMinima, moved: zfit.Parameter, error: float, param: zfit.Parameter) -> dict[str, float]:
+def _impact(minima: ConditionalMinima, moved: zfit.Parameter, error: float, param: zfit.Parameter) -> dict[str, float]:
     """A row of the table of impacts."""
     value, (low, high) = minima.best[moved], limits_of(moved)
     is_nuisance = isinstance(moved, Nuisance)
@@ -292,142 +314,6 @@ def axis_title(parameter: zfit.Parameter) -> str:
     """
     label = str(parameter.label or parameter.name)
     return rf"{label} [$\sigma$]" if isinstance(parameter, Nuisance) else label
-
-
-class _BestFit:
-    """Minimum of a likelihood, and its second derivatives there.
-
-    A fit ends within a tolerance of the minimum, which would shift everything that is compared with it: Newton steps go to
-    the minimum itself first.
-
-    Args:
-        nll: The likelihood.
-        result: Its best fit.
-    """
-
-    def __init__(self, nll: zfit.loss.UnbinnedNLL, result: FitResult):
-        self.nll, self.params = nll, list(nll.get_params())
-        fitted = {getattr(one, "name", one): float(found["value"]) for one, found in result.params.items()}
-        if set(fitted) != (names := {parameter.name for parameter in self.params}):
-            raise ValueError(
-                f"the result is not one of this likelihood: only it has {sorted(set(fitted) - names)}, and it lacks "
-                f"{sorted(names - set(fitted))}"
-            )
-        derivatives = Derivatives(nll, self.params)
-        self.low, self.high = derivatives.low, derivatives.high
-        start = np.clip([fitted[parameter.name] for parameter in self.params], self.low, self.high)
-        minimum = settle(derivatives, start, goal=_POLISHED, within=_ELSEWHERE)
-        if not minimum.edm <= _MINIMUM:
-            other = "" if result.loss is nll else ", which is not the one that was fitted"
-            raise ValueError(
-                f"the result is not at a minimum of this likelihood{other}: its expected vertical distance is "
-                f"{minimum.edm:.3g}. Fit it: zfit_fnf.Minuit().minimize(nll)"
-            )
-        curvature = curvature_of(minimum, derivatives)
-        if not curvature.is_minimum or curvature.flat.any():
-            flat = [parameter.name for parameter, none in zip(self.params, curvature.flat, strict=True) if none]
-            why = f"it does not depend on {flat}" if flat else "the fit did not end at a minimum"
-            raise ValueError(f"the Hessian at the best fit is not positive definite: {why}")
-        self.values = dict(zip(self.params, minimum.values.tolist(), strict=True))
-        assign(self.params, minimum.values)
-        self.lowest = float(nll.value(full=True))  # full: as precise as it has to be, also of an accelerated likelihood
-        self.gradient, self.hessian = minimum.gradient, minimum.hessian
-        # What weights do to errors is not in them.
-        self.errors = dict(zip(self.params, np.sqrt(np.diag(curvature.covariance)).tolist(), strict=True))
-
-    def width(self, parameter: zfit.Parameter, n_sigma: float) -> float:
-        """Distance at which the likelihood has risen as it does within so many errors; from a limit, towards the inside."""
-        if np.isfinite(self.errors[parameter]):
-            return n_sigma * self.errors[parameter]
-        index = self.params.index(parameter)
-        slope, curvature = abs(self.gradient[index]), max(self.hessian[index, index], 0.0)
-        return n_sigma**2 / (slope + np.sqrt(slope**2 + curvature * n_sigma**2))
-
-    def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
-        """Even grid of a parameter around the best fit, inside of its limits."""
-        centre, width = self.values[parameter], self.width(parameter, n_sigma)
-        low, high = limits_of(parameter)
-        return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
-
-
-class _ConditionalMinima:
-    """Minima of a likelihood with some parameters fixed.
-
-    Args:
-        best_fit: The minimum without.
-        fixed: The parameters that are fixed.
-        minimizer: For the points that Newton steps do not solve.
-    """
-
-    def __init__(
-        self, best_fit: _BestFit, fixed: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
-    ):
-        self.best, self._nll, self._lowest = best_fit.values, best_fit.nll, best_fit.lowest
-        self._fixed = list(fixed)
-        self._others = [parameter for parameter in self.best if parameter not in fixed]
-        self._minimizer = Minuit() if minimizer is None else minimizer
-        every = list(self.best)
-        moving, still = ([every.index(parameter) for parameter in part] for part in (self._others, self._fixed))
-        self._curvature, self._mixed = (best_fit.hessian[np.ix_(moving, part)] for part in (moving, still))
-        self._slope = best_fit.gradient[moving]
-        self._low, self._high = best_fit.low[moving], best_fit.high[moving]
-
-    def delta(self, point: Sequence[float]) -> float:
-        """Twice the rise of the conditional minimum above the best fit."""
-        start = self._start(point)
-        if not self._others:
-            return 2.0 * (float(self._nll.value(full=True)) - self._lowest)
-        for _, value, distance in self._newton(start):
-            if distance < _TOLERANCE:
-                return 2.0 * (value - distance - self._lowest)
-        fit = self._fit(start)
-        zfit.param.set_values(self._others, fit, clip=True)
-        return 2.0 * (float(self._nll.value(full=True)) - self._lowest) if fit.converged else float("nan")
-
-    def position(self, point: Sequence[float]) -> dict[zfit.Parameter, float]:
-        """Values of the other parameters at the conditional minimum; not numbers where a fit did not converge."""
-        start = self._start(point)
-        for position, _, distance in self._newton(start):
-            if distance < _PRECISE:
-                return dict(zip(self._others, position, strict=True))
-        fit = self._fit(start)
-        return {one: float(fit.params[one]["value"]) if fit.converged else np.nan for one in self._others}
-
-    def _start(self, point: Sequence[float]) -> np.ndarray:
-        """Fix the parameters; where the others should be by the Hessian of the best fit."""
-        assign(self._fixed, point)
-        moved = np.asarray(point) - [self.best[parameter] for parameter in self._fixed]
-        start = np.array([self.best[parameter] for parameter in self._others])
-        slope = self._slope + self._mixed @ moved
-        return start + step_inside(start, slope, self._curvature, self._low, self._high)[0]
-
-    def _fit(self, start: np.ndarray) -> FitResult:
-        zfit.param.set_values(self._others, start, clip=True)
-        return self._minimizer.minimize(self._nll, self._others)
-
-    def _newton(self, position: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
-        """Step by step, inside of the limits: where it leads, the value before and its distance."""
-        curvature, before = self._curvature, None
-        for _ in range(_NEWTON_STEPS):
-            assign(self._others, position)
-            value, tensor = self._nll.value_gradient(self._others, full=True)
-            gradient = np.asarray(tensor)
-            if before is not None:
-                curvature = _updated(curvature, position - before[0], gradient - before[1])
-            before = position, gradient
-            step, distance = step_inside(position, gradient, curvature, self._low, self._high)
-            if not np.isfinite(distance):
-                return
-            position = np.clip(position + step, self._low, self._high)
-            yield position, float(value), distance
-
-
-def _updated(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """The Hessian after a step and the change of the gradient that came with it (BFGS)."""
-    curvature, expected = step @ change, hessian @ step
-    if not curvature > 0:
-        return hessian
-    return hessian - np.outer(expected, expected) / (step @ expected) + np.outer(change, change) / curvature
 
 
 def _inside(parameter: zfit.Parameter, values: Iterable[float]) -> np.ndarray:

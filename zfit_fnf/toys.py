@@ -21,8 +21,21 @@ from zfit.core.loss import BaseUnbinnedNLL
 
 from .loss import channels_of
 from .minimize import Minuit
+from .minimum import inverse_of
 from .param import auxiliary_measurement, limits_of
 from .state import current_values, preserved, seeded
+
+__all__ = [
+    "PseudoExperiment",
+    "ToyFits",
+    "asimov",
+    "fit_toys",
+    "hesse_errors",
+    "refill",
+    "refillable",
+    "set_truth",
+    "toy",
+]
 
 Values = Mapping[zfit.Parameter, float]
 Seed = int | Sequence[int]
@@ -98,6 +111,16 @@ class ToyFits:
 
     def _pulls(self) -> pd.DataFrame:
         return ((self.values - pd.Series(self.truth)) / self.errors)[self.valid]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each toy: ``value`` and ``error`` of each parameter (columns of two levels), and ``valid``."""
+        table = pd.concat({"value": self.values, "error": self.errors}, axis=1).swaplevel(axis=1)
+        return table.reindex(columns=list(self.truth), level=0).assign(valid=self.valid)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON: by name of the parameter the ``truth``, and lists of ``values`` and ``errors``; ``valid``."""
+        tables = {name: getattr(self, name).to_dict(orient="list") for name in ("values", "errors")}
+        return {"truth": dict(self.truth), **tables, "valid": self.valid.tolist()}
 
     def __str__(self) -> str:
         table = self.pulls().to_string(float_format=lambda number: f"{number:.3f}")
@@ -296,12 +319,7 @@ def hesse_errors(loss: zfit.loss.UnbinnedNLL, parameters: Sequence[zfit.Paramete
         loss: The likelihood; weights of its data are not corrected for.
         parameters: All its floating parameters.
     """
-    hessian = np.asarray(loss.hessian(parameters))
-    try:
-        np.linalg.cholesky(hessian)
-        errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
-    except np.linalg.LinAlgError:
-        errors = np.full(len(parameters), np.nan)
+    errors = np.sqrt(np.diag(inverse_of(np.asarray(loss.hessian(parameters)))))
     return dict(zip(parameters, errors.tolist(), strict=True))
 
 

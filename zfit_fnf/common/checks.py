@@ -7,6 +7,19 @@ from collections.abc import Iterable, Mapping, Set
 from numbers import Integral, Real
 from typing import Any
 
+__all__ = [
+    "DEEPEST",
+    "LARGEST",
+    "MOST_COMPONENTS",
+    "MOST_POWER",
+    "WIDEST",
+    "flag",
+    "integer",
+    "listed",
+    "names",
+    "number",
+]
+
 LARGEST = 1_000_000
 """What of a model is counted."""
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+__all__ = ["complete", "own_files"]
+
 _LIST = "files.json"
 
 

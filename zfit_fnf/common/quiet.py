@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+__all__ = ["load_tensorflow_quietly", "without_notes"]
+
 _SEVERITIES = "IWE"  # information, warnings, errors: what TF_CPP_MIN_LOG_LEVEL = 1, 2, 3 hides
 
 

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from ..densities.transfer import ProfiledTransfer
 from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from ..minimize import Minuit
+from ..minimum import inverse_of
 from ..state import preserved
 from .rows import behind
 from .step2 import ProfiledFit
@@ -112,7 +113,7 @@ def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
         hessian = np.asarray(nll.hessian(params))
         values = {parameter.name: float(parameter.value()) for parameter in params}
         shares = nll.shares()
-    errors = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    errors = np.sqrt(np.diag(inverse_of(hessian)))
     return Ensemble(
         minima=pd.DataFrame(minima),
         lowest=nll.lowest,

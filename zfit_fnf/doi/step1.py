@@ -23,6 +23,7 @@ from ..common.checks import integer, names, number
 from ..densities.history import History
 from ..densities.transfer import Transfer
 from ..minimize import Minuit
+from ..minimum import inverse_of
 from ..pdf import UNBOUNDED, outputs, space_ranges
 from ..samples import Sample, as_sample, check_inside
 from ..train.loop import Maximiser
@@ -337,9 +338,7 @@ class GlobalProblem:
 
     def _covariance(self, sample: Sample) -> np.ndarray:
         """Inverse Hessian; NaN where that is not positive definite."""
-        hessian = np.asarray(make_loss(self.pdf, sample).hessian(self.params))
-        positive = np.isfinite(hessian).all() and np.linalg.eigvalsh(hessian)[0] > 0
-        return np.linalg.inv(hessian) if positive else np.full_like(hessian, np.nan)
+        return inverse_of(np.asarray(make_loss(self.pdf, sample).hessian(self.params)))
 
     def _problems(self, sample: Sample, result: FitResult, moves: Sequence[float], covariance: np.ndarray) -> list[str]:
         problems = []

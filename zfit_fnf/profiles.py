@@ -1,0 +1,262 @@
+"""Profile likelihoods: minima of a likelihood with some of its parameters fixed, for scans, impacts and limits.
+
+Where the Hessian of the best fit is known, `ConditionalMinima` finds them with a few Newton steps. `ProfileLikelihood` needs no
+best fit: it starts a minimiser near the points that it knows already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+from zfit.result import FitResult
+
+from .minimize import Minuit
+from .minimum import Derivatives, assign, curvature_of, settle, step_inside
+from .param import limits_of
+from .state import current_values
+
+__all__ = ["BestFit", "ConditionalMinima", "Point", "ProfileLikelihood"]
+
+Values = Mapping[zfit.Parameter, float]
+
+_NEWTON_STEPS = 12
+_TOLERANCE = 1e-2  # of the distance to the minimum, which is then added: what remains is of higher order
+_POLISHED = 1e-6  # expected vertical distance of the best fit to the minimum, after Newton steps
+_MINIMUM = 1e-3  # the same, above which there is none
+_ELSEWHERE = 0.1  # the same before them, above which the result is that of something else
+_PRECISE = 1e-4  # the same where the position of the minimum matters: within a hundredth of an error
+_SLACK = 0.05  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
+
+
+class BestFit:
+    """Minimum of a likelihood, and its second derivatives there.
+
+    A fit ends within a tolerance of the minimum, which would shift everything that is compared with it: Newton steps go to
+    the minimum itself first.
+
+    Args:
+        nll: The likelihood.
+        result: Its best fit.
+    """
+
+    def __init__(self, nll: zfit.loss.UnbinnedNLL, result: FitResult):
+        self.nll, self.params = nll, list(nll.get_params())
+        fitted = {getattr(one, "name", one): float(found["value"]) for one, found in result.params.items()}
+        if set(fitted) != (names := {parameter.name for parameter in self.params}):
+            raise ValueError(
+                f"the result is not one of this likelihood: only it has {sorted(set(fitted) - names)}, and it lacks "
+                f"{sorted(names - set(fitted))}"
+            )
+        derivatives = Derivatives(nll, self.params)
+        self.low, self.high = derivatives.low, derivatives.high
+        start = np.clip([fitted[parameter.name] for parameter in self.params], self.low, self.high)
+        minimum = settle(derivatives, start, goal=_POLISHED, within=_ELSEWHERE)
+        if not minimum.edm <= _MINIMUM:
+            other = "" if result.loss is nll else ", which is not the one that was fitted"
+            raise ValueError(
+                f"the result is not at a minimum of this likelihood{other}: its expected vertical distance is "
+                f"{minimum.edm:.3g}. Fit it: zfit_fnf.Minuit().minimize(nll)"
+            )
+        curvature = curvature_of(minimum, derivatives)
+        if not curvature.is_minimum or curvature.flat.any():
+            flat = [parameter.name for parameter, none in zip(self.params, curvature.flat, strict=True) if none]
+            why = f"it does not depend on {flat}" if flat else "the fit did not end at a minimum"
+            raise ValueError(f"the Hessian at the best fit is not positive definite: {why}")
+        self.values = dict(zip(self.params, minimum.values.tolist(), strict=True))
+        assign(self.params, minimum.values)
+        self.lowest = float(nll.value(full=True))  # full: as precise as it has to be, also of an accelerated likelihood
+        self.gradient, self.hessian = minimum.gradient, minimum.hessian
+        # What weights do to errors is not in them.
+        self.errors = dict(zip(self.params, np.sqrt(np.diag(curvature.covariance)).tolist(), strict=True))
+
+    def width(self, parameter: zfit.Parameter, n_sigma: float) -> float:
+        """Distance at which the likelihood has risen as it does within so many errors; from a limit, towards the inside."""
+        if np.isfinite(self.errors[parameter]):
+            return n_sigma * self.errors[parameter]
+        index = self.params.index(parameter)
+        slope, curvature = abs(self.gradient[index]), max(self.hessian[index, index], 0.0)
+        return n_sigma**2 / (slope + np.sqrt(slope**2 + curvature * n_sigma**2))
+
+    def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
+        """Even grid of a parameter around the best fit, inside of its limits."""
+        centre, width = self.values[parameter], self.width(parameter, n_sigma)
+        low, high = limits_of(parameter)
+        return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
+
+
+class ConditionalMinima:
+    """Minima of a likelihood with some parameters fixed.
+
+    Args:
+        best_fit: The minimum without.
+        fixed: The parameters that are fixed.
+        minimizer: For the points that Newton steps do not solve.
+    """
+
+    def __init__(
+        self, best_fit: BestFit, fixed: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
+    ):
+        self.best, self._nll, self._lowest = best_fit.values, best_fit.nll, best_fit.lowest
+        self._fixed = list(fixed)
+        self._others = [parameter for parameter in self.best if parameter not in fixed]
+        self._minimizer = Minuit() if minimizer is None else minimizer
+        every = list(self.best)
+        moving, still = ([every.index(parameter) for parameter in part] for part in (self._others, self._fixed))
+        self._curvature, self._mixed = (best_fit.hessian[np.ix_(moving, part)] for part in (moving, still))
+        self._slope = best_fit.gradient[moving]
+        self._low, self._high = best_fit.low[moving], best_fit.high[moving]
+
+    def delta(self, point: Sequence[float]) -> float:
+        """Twice the rise of the conditional minimum above the best fit."""
+        start = self._start(point)
+        if not self._others:
+            return 2.0 * (float(self._nll.value(full=True)) - self._lowest)
+        for _, value, distance in self._newton(start):
+            if distance < _TOLERANCE:
+                return 2.0 * (value - distance - self._lowest)
+        fit = self._fit(start)
+        zfit.param.set_values(self._others, fit, clip=True)
+        return 2.0 * (float(self._nll.value(full=True)) - self._lowest) if fit.converged else float("nan")
+
+    def position(self, point: Sequence[float]) -> dict[zfit.Parameter, float]:
+        """Values of the other parameters at the conditional minimum; not numbers where a fit did not converge."""
+        start = self._start(point)
+        for position, _, distance in self._newton(start):
+            if distance < _PRECISE:
+                return dict(zip(self._others, position, strict=True))
+        fit = self._fit(start)
+        return {one: float(fit.params[one]["value"]) if fit.converged else np.nan for one in self._others}
+
+    def _start(self, point: Sequence[float]) -> np.ndarray:
+        """Fix the parameters; where the others should be by the Hessian of the best fit."""
+        assign(self._fixed, point)
+        moved = np.asarray(point) - [self.best[parameter] for parameter in self._fixed]
+        start = np.array([self.best[parameter] for parameter in self._others])
+        slope = self._slope + self._mixed @ moved
+        return start + step_inside(start, slope, self._curvature, self._low, self._high)[0]
+
+    def _fit(self, start: np.ndarray) -> FitResult:
+        zfit.param.set_values(self._others, start, clip=True)
+        return self._minimizer.minimize(self._nll, self._others)
+
+    def _newton(self, position: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
+        """Step by step, inside of the limits: where it leads, the value before and its distance."""
+        curvature, before = self._curvature, None
+        for _ in range(_NEWTON_STEPS):
+            assign(self._others, position)
+            value, tensor = self._nll.value_gradient(self._others, full=True)
+            gradient = np.asarray(tensor)
+            if before is not None:
+                curvature = _updated(curvature, position - before[0], gradient - before[1])
+            before = position, gradient
+            step, distance = step_inside(position, gradient, curvature, self._low, self._high)
+            if not np.isfinite(distance):
+                return
+            position = np.clip(position + step, self._low, self._high)
+            yield position, float(value), distance
+
+
+def _updated(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """The Hessian after a step and the change of the gradient that came with it (BFGS)."""
+    curvature, expected = step @ change, hessian @ step
+    if not curvature > 0:
+        return hessian
+    return hessian - np.outer(expected, expected) / (step @ expected) + np.outer(change, change) / curvature
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A minimum of the negative log-likelihood, and where it is."""
+
+    nll: float
+    values: dict[zfit.Parameter, float]
+
+
+class ProfileLikelihood:
+    """Profile likelihood of one parameter; remembers its points, and starts each fit from the nearest of them.
+
+    Args:
+        loss: The likelihood.
+        poi: The parameter.
+        minimizer: What fits; by default `zfit_fnf.Minuit`.
+        observed: Global observables that belong to the likelihood.
+        truth: Where its minimum is, if that is known: in an Asimov set.
+    """
+
+    def __init__(
+        self,
+        loss: zfit.loss.UnbinnedNLL,
+        poi: zfit.Parameter,
+        minimizer: zfit.minimize.BaseMinimizer | None,
+        observed: Values,
+        *,
+        truth: Values | None = None,
+    ):
+        self.loss, self.poi = loss, poi
+        self._minimizer = Minuit() if minimizer is None else minimizer
+        self._observed = observed
+        self._floating = list(loss.get_params())
+        zfit.param.set_values({**observed, **(truth or {})}, clip=True)
+        self._best = self._minimum(self._floating if truth is None else [])
+        self._points = {self._best.values[poi]: self._best}
+
+    def at(self, value: float) -> Point:
+        """The minimum with the parameter fixed to a value."""
+        if value not in self._points:
+            zfit.param.set_values({**self._observed, **self._start(value), self.poi: value}, clip=True)
+            point = self._points[value] = self._minimum([p for p in self._floating if p is not self.poi])
+            if point.nll < self._best.nll - _SLACK:
+                raise RuntimeError(
+                    f"with {self.poi.name} = {value:g} the fit ended {self._best.nll - point.nll:.3g} below that of "
+                    "all parameters, a local minimum: start from other values, or give another minimizer="
+                )
+        return self._points[value]
+
+    def best(self, above: float) -> Point:
+        """The minimum where the parameter is not below a value; fits are not exact at the edge, so it is tried too."""
+        edge = self.at(above)
+        return edge if self._best.values[self.poi] < above or edge.nll < self._best.nll else self._best
+
+    def q(self, value: float) -> float:
+        r"""Test statistic :math:`\tilde q` of upper limits."""
+        best = self.best(0.0)
+        return 0.0 if value <= best.values[self.poi] else max(2 * (self.at(value).nll - best.nll), 0.0)
+
+    def excess(self, null: float) -> float:
+        """Root of the test statistic of discovery: the significance."""
+        return math.sqrt(2 * (self.at(null).nll - self.best(null).nll))
+
+    def known(self) -> set[float]:
+        """Values at which the minimum is known."""
+        return set(self._points)
+
+    def _start(self, value: float) -> dict[zfit.Parameter, float]:
+        """Where the minimum should be, on the straight line through the two nearest points."""
+        first, *others = sorted(self._points, key=lambda known: abs(known - value))[:2]
+        here = self._points[first].values
+        if not others:
+            return here
+        there, fraction = self._points[others[0]].values, (value - first) / (others[0] - first)
+        return {parameter: here[parameter] + fraction * (there[parameter] - here[parameter]) for parameter in here}
+
+    def _minimum(self, floating: list[zfit.Parameter]) -> Point:
+        if floating:
+            self._fit(floating)
+        value, _ = self.loss.value_gradient(self._floating, full=True)  # as precise as it has to be
+        return Point(float(value), current_values(self._floating))
+
+    def _fit(self, floating: list[zfit.Parameter]) -> None:
+        """Fit from the current values; a fit that does not converge is continued once."""
+        for _ in range(2):
+            result = self._minimizer.minimize(self.loss, floating)
+            zfit.param.set_values(floating, result, clip=True)
+            if result.converged:
+                return
+        raise RuntimeError(
+            f"a fit with {self.poi.name} = {float(self.poi.value()):g} did not converge: {result.message}. Check that "
+            "the data constrain all parameters, start from other values, or give another minimizer="
+        )
