@@ -18,8 +18,8 @@ from zfit_fnf import Deformation, Flow, YieldRatio, storage
 from zfit_fnf.densities.history import History
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.densities.transfer import Transfer
-from zfit_fnf.interop.architecture import NetworkShape, ZukoLayer
 from zfit_fnf.interop.reference import ReferenceDeformation, ReferenceResponse
+from zfit_fnf.interop.zuko_architecture import NetworkShape, ZukoLayer
 from zfit_fnf.interop.zuko_density import ZukoDensity
 
 SMALL = {"hidden": (6, 5), "n_components": 3}

@@ -12,7 +12,7 @@ from ..common.checks import LARGEST
 from ..densities.entries import PROBES, DeformationEntry, FlowEntry, probe
 from ..storage.registry import class_of, kind_of, register
 from ..storage.schema import Array, Count, Entry, Parts, Tensor, Text, linear_maps
-from .architecture import NetworkShape, ZukoLayer
+from .zuko_architecture import NetworkShape, ZukoLayer
 
 if TYPE_CHECKING:
     from ..densities.model import Model

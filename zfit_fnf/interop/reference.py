@@ -22,10 +22,10 @@ from ..densities.deformation import Deformation, YieldRatio
 from ..densities.flows import Flow
 from ..densities.model import Model
 from ..densities.polynomial_map import Powers
-from .architecture import NetworkShape
-from .state_dict import NetworkWeights, common_dtype, is_module, read_arrays
 from .zuko import activation_of, architecture_of, make_density
+from .zuko_architecture import NetworkShape
 from .zuko_density import ZukoNetwork
+from .zuko_state_dict import NetworkWeights, common_dtype, is_module, read_arrays
 
 __all__ = ["ReferenceDeformation", "ReferenceResponse", "import_fnf"]
 

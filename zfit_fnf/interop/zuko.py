@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ..densities.flows import Flow
-from .architecture import ZukoLayer
 from .physical import check_arguments
-from .state_dict import NetworkWeights, activation_name, common_dtype, is_module, read_arrays
+from .zuko_architecture import ZukoLayer
 from .zuko_density import ZukoDensity
+from .zuko_state_dict import NetworkWeights, activation_name, common_dtype, is_module, read_arrays
 
 __all__ = ["activation_of", "architecture_of", "import_flow", "make_density"]
 

@@ -14,7 +14,7 @@ import tensorflow_probability as tfp
 from ..densities.bijectors import RationalQuadraticSpline
 from ..densities.flows import Density
 from ..densities.networks import silu
-from .architecture import NetworkShape, ZukoLayer
+from .zuko_architecture import NetworkShape, ZukoLayer
 
 __all__ = ["ACTIVATIONS", "ZukoDensity", "ZukoNetwork"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..common.optional import require
-from .architecture import NetworkShape
+from .zuko_architecture import NetworkShape
 from .zuko_density import ACTIVATIONS, ZukoNetwork
 
 __all__ = ["NetworkWeights", "activation_name", "common_dtype", "is_module", "read_arrays"]
