@@ -278,7 +278,7 @@ MISTAKES = {
 @pytest.mark.filterwarnings("ignore:.*computes in")
 @pytest.mark.parametrize(("call", "error", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes(call, error, message):
-    """One error at the door, which says what is expected."""
+    """One error on input, which names the expected type."""
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from zfit_fnf.minimum import Derivatives, invert, settle, step_inside, vertical_
 
 
 class Polynomial:
-    """A function of parameters in the guise of a likelihood."""
+    """A function of parameters with the interface of a likelihood."""
 
     def __init__(self, function, gradient):
         self._function, self._gradient = function, gradient

@@ -1,4 +1,4 @@
-"""Processes beside this one: they end with it, and scripts that cannot have them are told."""
+"""Processes beside this one: they end with it, and unguarded scripts get an error."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def sum_of(losses):
 
 
 class TestMistakes:
-    """One clear error each, at the door; no parameter is moved."""
+    """One clear error each, on input; no parameter is moved."""
 
     @pytest.fixture(scope="class")
     def other(self):

@@ -461,7 +461,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("call", "error", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes(tmp_path, call, error, message):
-    """One error at the door, which says what is expected."""
+    """One error on input, which names the expected type."""
     model, path = flow(), tmp_path / "m.fnf"
     storage.save(model, path)
     before = path.read_bytes()

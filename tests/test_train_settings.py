@@ -1,4 +1,4 @@
-"""Whatever a training accepts can be saved and comes back; what it does not accept gives one clear error at the door."""
+"""Accepted settings of a training can be saved and loaded; others give one clear error on input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What functions of inference take, checked at the door: likelihoods, results, parameters by themselves or by their names."""
+"""Arguments of functions of inference, validated on input: likelihoods, results, parameters or their names."""
 
 from __future__ import annotations
 

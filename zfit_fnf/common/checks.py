@@ -1,4 +1,4 @@
-"""Checks of arguments at the door: one clear error that names the argument, what it may be, and what came."""
+"""Validation of arguments on input: one clear error that names the argument, the accepted values, and the given one."""
 
 from __future__ import annotations
 
