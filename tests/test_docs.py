@@ -79,6 +79,13 @@ def test_recipes_quote_tests():
             assert len(re.findall(expected, test, re.MULTILINE)) == 1, (path, text)
 
 
+def test_the_page_on_the_structure_names_every_room():
+    page, package = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8"), ROOT / "zfit_fnf"
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert set(re.findall(r"`(\w+(?:/|\.py))`", page.split("|---|---|")[1])) >= modules | folders
+
+
 def test_readme(in_a_hurry):
     load("quickstart").simulate(Path(), events=10_000, seed=1)
     check(run("README.md"))

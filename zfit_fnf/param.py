@@ -180,7 +180,7 @@ class AuxiliaryMeasurement(Protocol):
 
     @property
     def observed(self) -> tuple[Any, ...]:
-        """The global observables, in the same order: fixed parameters; or numbers, where the outcome cannot be another one."""
+        """The global observables in the same order, fixed parameters; or numbers, where the outcome cannot be another one."""
 
     def expected_outcome(self) -> np.ndarray:
         """The outcome that is expected at the current values of the parameters, ``(K,)``."""

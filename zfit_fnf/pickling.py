@@ -140,4 +140,4 @@ _PARTS: dict[type, Callable[[Any], Parts] | None] = {
     BaseConstraint: _constraint,
     BaseUnbinnedNLL: _loss,
 }
-"""What objects of each kind are made of: a function and its arguments. The first kind counts; the first two pickle."""
+"""Function and arguments that make the objects of each kind. The first kind counts; the first two pickle."""

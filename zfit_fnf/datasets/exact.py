@@ -11,7 +11,7 @@ import numpy as np
 __all__ = ["ExactFit", "Nu", "by_name", "log_normal", "minimise", "point_of"]
 
 Nu = Mapping[str, float] | Sequence[float] | np.ndarray | None
-"""A nuisance point: by name, in order, or the origin."""
+"""A nuisance point, given by name, in order, or as the origin."""
 
 _LOG_2PI = float(np.log(2 * np.pi))
 

@@ -15,7 +15,7 @@ from .exact import ExactFit, Nu, log_normal, minimise, point_of
 __all__ = ["Part", "ShiftSqueeze"]
 
 Part = Literal["joint", "x", "y|x"]
-"""Which density: of everything, of the conditions, or of the observables given the conditions."""
+"""Density of everything, of the conditions, or of the observables given the conditions."""
 
 
 @dataclass(frozen=True, kw_only=True)

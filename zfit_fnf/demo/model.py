@@ -53,7 +53,7 @@ POINTS: dict[str, dict[str, float]] = {
 """The simulated samples of each process, and the nuisance point of each; the corners teach the interaction."""
 
 EFFICIENCY = {"A": {"squeeze": (0.98, 1.03)}, "B": {"shift": (0.97, 1.04)}}
-"""Effects of nuisances on the yield of each process: factors at -1 and at +1 standard deviation."""
+"""Factors of nuisances on the yield of each process, at -1 and at +1 standard deviation."""
 
 LUMINOSITY = 1.02
 """Log-normal uncertainty of the luminosity, to which both yields are proportional."""

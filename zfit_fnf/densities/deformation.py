@@ -104,7 +104,7 @@ class Deformation(PolynomialMap, ShapeResponse):
 
     @property
     def sequential(self) -> bool:
-        """Whether flow and map keep the order of the coordinates: one layer each, or one dimension."""
+        """Whether flow and map keep the order of the coordinates, with one layer each or in one dimension."""
         density = getattr(self.flow, "density", None)
         if not isinstance(density, AutoregressiveDensity):
             return False

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 FAMILIES: dict[str, Callable[[int], Univariate]] = {"mixture": LogisticMixture, "spline": RationalQuadraticSpline}
-"""What a layer is made of: univariate bijectors of so many components or bins."""
+"""Constructors of the univariate bijectors of a layer, by number of components or bins."""
 
 
 class AutoregressiveLayer(tf.Module, ConditionalBijector):

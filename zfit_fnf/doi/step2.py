@@ -85,7 +85,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is within the tolerance: 0.5, and 15 % of the rise with the refitted map."""
+        """Whether the difference is less than 0.5 plus 15 % of the rise with the refitted map."""
         absolute, relative = _TOLERANCE
         return abs(self.difference) < absolute + relative * abs(self.refitted)
 
