@@ -113,7 +113,7 @@ SHIFTS = (-0.03, 0.0, 0.05)
 
 @pytest.fixture(scope="module")
 def replicas(stuck, data):
-    """Members whose maps shift ``y`` by known amounts, and do not follow the nuisance."""
+    """Replicas whose maps shift ``y`` by known amounts, and do not follow the nuisance."""
     fit, replicas = stuck.fit, []
     for index, shift in enumerate(SHIFTS):
         transfer = Transfer(**fit.transfer.config())
@@ -124,7 +124,7 @@ def replicas(stuck, data):
 
 
 def test_rebased_average_of_parabolas(replicas, data):
-    """Members are parabolas of one width around the mean of ``x`` and of their ``y``."""
+    """Replicas are parabolas of one width around the mean of ``x`` and of their ``y``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         combined = ensemble(replicas, progress=False)

@@ -94,7 +94,7 @@ class TestDisplacement:
         np.testing.assert_allclose(line(ax, "best fit"), [[y, 1.0] for y in np.linspace(-1, 1, 5)])
         np.testing.assert_allclose(line(ax, "truth"), [[y, -y] for y in np.linspace(-1, 1, 5)], atol=1e-12)
         heights = [np.ptp(band.get_paths()[0].vertices[:, 1]) for band in ax.collections]
-        # Members -0.1, 0 and 0.1 scatter by 0.1; the first mode adds 0.2 in quadrature.
+        # Replicas -0.1, 0 and 0.1 scatter by 0.1; the first eigenvector adds 0.2 in quadrature.
         np.testing.assert_allclose(heights, [2 * np.hypot(0.1, 0.2), 2 * 0.1])
 
     def test_without_members_there_is_no_statistical_band(self, ax, maps):
