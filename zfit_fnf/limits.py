@@ -61,7 +61,7 @@ class LimitResult:
     Attributes:
         poi: Name of the parameter of interest.
         cl: Confidence level.
-        observed: The observed limit; not a number if the data were not looked at.
+        observed: The observed limit; NaN if the data were not used.
         expected: The limits expected from background only: -2, -1, 0, +1, +2 standard deviations, ascending.
         best_fit: Best-fit value of the parameter, likewise; values below zero count as zero.
         scan: CLs at the values of the parameter that were tried (the index): ``observed``, and ``expected_m2``,

@@ -45,7 +45,7 @@ class Minuit(zfit.minimize.Minuit):
     and so does one in which events far from all simulation move a parameter by half of its error (`zfit_fnf.influence`).
 
     The result is one of zfit's. Its HESSE errors come from the Hessian at the minimum. A parameter that a limit holds, where
-    the likelihood still falls towards values outside, has none (not a number, with a warning), and the others have theirs with
+    the likelihood still falls towards values outside, has none (NaN, with a warning), and the others have theirs with
     it fixed: ``result.errors()`` (MINOS) gives its error towards the inside.
 
     It also fits likelihoods of zfit's own. The fit of an accelerated likelihood starts near the minimum already: where that

@@ -34,7 +34,7 @@ class ProfileScan:
         parameter: Name of the parameter.
         title: Its label, with the unit.
         values: Where it was fixed, ``(n,)``.
-        delta: Twice the rise of the negative log-likelihood above the best fit, ``(n,)``; not a number where a fit did
+        delta: Twice the rise of the negative log-likelihood above the best fit, ``(n,)``; NaN where a fit did
             not converge.
         best_fit: Best-fit value.
     """
@@ -67,7 +67,7 @@ class ContourScan:
         titles: Their labels, with units.
         values: Grid of each, ``(n,)``.
         delta: Twice the rise of the negative log-likelihood above the best fit, ``(n, n)``, the first parameter along
-            the first axis; not a number where a fit did not converge.
+            the first axis; NaN where a fit did not converge.
         best_fit: Best-fit value of each.
     """
 

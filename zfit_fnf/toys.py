@@ -78,7 +78,7 @@ class ToyFits:
     Attributes:
         truth: Values that the toys were drawn at, by name of the parameter.
         values: Best-fit values: a row for each toy, a column for each parameter.
-        errors: HESSE errors, likewise; not a number where the Hessian is not positive definite.
+        errors: HESSE errors, likewise; NaN where the Hessian is not positive definite.
         valid: Whether each fit converged and has errors.
     """
 
@@ -313,7 +313,7 @@ def refill(loss: zfit.loss.UnbinnedNLL, experiment: PseudoExperiment) -> None:
 
 
 def hesse_errors(loss: zfit.loss.UnbinnedNLL, parameters: Sequence[zfit.Parameter]) -> dict[zfit.Parameter, float]:
-    """Errors from the Hessian at the current values; not a number where it is not positive definite.
+    """Errors from the Hessian at the current values; NaN where it is not positive definite.
 
     Args:
         loss: The likelihood; weights of its data are not corrected for.
