@@ -165,7 +165,8 @@ def test_an_importer(tmp_path):
 
 @pytest.mark.parametrize("module", [bijectors, responses])
 def test_recipes_run(module):
-    assert doctest.testmod(module) == (0, {bijectors: 2, responses: 4}[module])
+    result = doctest.testmod(module)
+    assert result.failed == 0 < result.attempted
 
 
 def test_kinds_are_unique():

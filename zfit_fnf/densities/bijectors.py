@@ -131,7 +131,7 @@ class Univariate:
         ...     def inverse(self, u, parameters):
         ...         slope = tf.nn.softplus(parameters[..., 0])
         ...         return u + slope * u**3, tf.math.log1p(3.0 * slope * u**2)
-        >>> float(Cubic().inverse(tf.constant([2.0]), tf.constant([[-50.0]]))[0])
+        >>> float(Cubic().inverse(tf.constant(2.0), tf.constant([-50.0]))[0])
         2.0
     """
 
