@@ -18,7 +18,7 @@ from ..common.chunks import slices
 from ..loss import Compiled, EventChunks, Term, n_bytes, vector
 from ..param import read_once
 from ..pdf import is_compilable
-from . import polynomials
+from .polynomials import expansion_of
 
 __all__ = ["CHUNK", "SMALL_CHUNK", "ExpandedEvents", "ExpandedKernel"]
 
@@ -44,14 +44,13 @@ class ExpandedKernel(Term):
 
     def __init__(self, model: zfit.pdf.BasePDF):
         super().__init__(model.get_params(floating=None, is_yield=False))
-        self._log_expanded = read_once()(functools.partial(polynomials.log_expanded, model))
+        expansion = expansion_of(model)
+        self.precompute, self.adapt, self.expand = expansion.precompute, expansion.adapt, expansion.expand
+        self._log_density = read_once()(expansion.log_density)
         compiled = functools.partial(Compiled, xla=is_compilable(model))
         self.bounded_value = compiled(self._bounded_value)
         self.bounded_gradient = compiled(self._bounded_gradient)
         self._batch = compiled(self._second_derivatives_of_batch)
-        self.precompute = functools.partial(polynomials.precompute, model)
-        self.adapt = functools.partial(polynomials.adapt, model)
-        self.expand = functools.partial(polynomials.expanded, model)
 
     def value(self, *chunk: Any) -> tf.Tensor:
         """The sum."""
@@ -74,8 +73,8 @@ class ExpandedKernel(Term):
         """Events per call for a data set of a size: calls are costly, and so are events that fill the last one."""
         return SMALL_CHUNK if n_events <= _PILOT_SHARE * SMALL_CHUNK else CHUNK
 
-    def _bounded_value(self, nest: Any, weights: tf.Tensor) -> tf.Tensor:
-        value, error = self._log_expanded(nest)
+    def _bounded_value(self, expanded: Any, weights: tf.Tensor) -> tf.Tensor:
+        value, error = self._log_density(expanded)
         # Errors of different events may have one sign: a shift moves all of them. Nobody asks for their derivatives.
         error = tf.stop_gradient(tf.reduce_sum(tf.abs(weights) * tf.cast(error, tf.float64)))
         return tf.stack([-tf.reduce_sum(weights * value), error])
@@ -97,11 +96,13 @@ class ExpandedKernel(Term):
     def _second_derivatives_of_batch(self, directions: tf.Tensor, *chunk: Any) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.vectorized_map(lambda direction: self._second_derivatives(direction, *chunk), directions)
 
-    def _second_derivatives(self, direction: tf.Tensor, nest: Any, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _second_derivatives(
+        self, direction: tf.Tensor, expanded: Any, weights: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Of the sum, along a direction and with respect to the parameters, and to the weights: that is the score."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([self.params, weights])
-            slope = tf.tensordot(direction, self._bounded_gradient(nest, weights)[1], 1)
+            slope = tf.tensordot(direction, self._bounded_gradient(expanded, weights)[1], 1)
         *hessian, score = tape.gradient(slope, [*self.params, weights], unconnected_gradients=_ZERO)
         return vector(hessian), -score
 

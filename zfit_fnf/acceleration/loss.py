@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -30,10 +31,9 @@ from ..loss import (
     total,
 )
 from ..param import values_of
-from ..pdf import components
 from .chunks import ExpandedEvents, ExpandedKernel
 from .control import AccelerationReport, Control
-from .polynomials import method, order_of
+from .polynomials import expansion_of
 
 __all__ = ["AcceleratedExtendedUnbinnedNLL", "AcceleratedNLL", "AcceleratedUnbinnedNLL", "LinearTerm", "accelerate"]
 
@@ -87,8 +87,8 @@ class AcceleratedNLL(LogSpaceNLL):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        named = {pdf.name: method(pdf) for model in self.model for pdf in components(model) if not hasattr(pdf, "pdfs")}
-        self.report = AccelerationReport(named)
+        methods = [expansion_of(model).methods().items() for model in self.model]
+        self.report = AccelerationReport(dict(itertools.chain.from_iterable(methods)))
 
     # --- what zfit calls ----------------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class ExpandedChannel(UnbinnedChannel):
 
     def _make_terms(self, x: np.ndarray, weights: np.ndarray, max_memory: float) -> list[EventTerm]:
         model = self.model
-        if not any(map(order_of, components(model))):
+        if not expansion_of(model).order:
             return super()._make_terms(x, weights, max_memory)
         # In random order any chunk is like the others, and a few of them estimate what all of them would give.
         rows = np.random.default_rng(0).permutation(len(x))

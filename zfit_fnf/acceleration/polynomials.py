@@ -1,14 +1,14 @@
 """Densities that are polynomials in the shift of an event, around a centre in the space of their parameters.
 
-What :mod:`zfit_fnf.densities.taylor` does for one nominal density is done here for the models of a likelihood, by
-one function for each step and kind of PDF: `precompute` is called once per event, `expanded` wherever the centre moves
-to, and `log_expanded` gives the log-densities. What has no polynomials goes through all three as it is.
+What :mod:`zfit_fnf.densities.taylor` does for one nominal density is done here for the models of a likelihood. An
+`Expansion` of a PDF computes once what depends on the events alone, expands them wherever the centre moves to, and gives
+their log-densities. There is one class for each kind of PDF, which :func:`expansion_of` chooses.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import zfit  # before tensorflow, which it silences
@@ -22,150 +22,224 @@ from ..densities.model import PerArchitecture
 from ..densities.polynomial_map import PolynomialMap
 from ..densities.taylor import expand, expansion_order, monomials, polynomial, remainder, steepness
 from ..loss import kept_by
-from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, log_density
-from ..pdf import precompute as precompute_exactly
+from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, log_density, precompute
 from .compression import compress, contract, left_out, principal_components
 
-__all__ = ["adapt", "expanded", "log_expanded", "method", "order_of", "precompute"]
+__all__ = ["Expansion", "expansion_of"]
 
 _LEAST_FRACTION = 1e-3  # of a part of a sum, for errors: about as well as fractions are known
 _OVERFLOW = 80.0  # logarithm of what float32 can hold, with room for a sum
 _LEFT_OUT = 0.02  # of the shift of an event by the compression of coefficients, times the root of the number of events
 
 
-@functools.singledispatch
-def precompute(pdf: zfit.pdf.BasePDF, x: tf.Tensor) -> Any:
-    """What depends on the events ``(n, n_obs)`` alone: a nest of tensors. By default what the exact density needs."""
-    return precompute_exactly(pdf, x)
+class Expansion:
+    """How the events of a PDF are expanded; of one without polynomials: they stay as they are.
 
+    Recipe. Another kind of density that has polynomials is a class derived from this one, registered with
+    :func:`expansion_of`.
 
-@functools.singledispatch
-def adapt(pdf: zfit.pdf.BasePDF, data: Any, n_events: int) -> None:
-    """Choose the combinations of coefficients for ``n_events`` events, some of which have been precomputed."""
-    del pdf, data, n_events
+    Args:
+        pdf: The PDF.
 
-
-@functools.singledispatch
-def expanded(pdf: zfit.pdf.BasePDF, data: Any, *, linear: bool = False, whole: bool = False) -> Any:
-    """Precomputed events, expanded around the current parameters; by default they stay as they are.
-
-    Without the terms beyond the first order (``linear``) the value and the gradient at the current parameters are as
-    good, and cheaper to have. They are exact if the coefficients are not compressed (``whole``).
+    Attributes:
+        order: Order of its polynomials; zero if it is evaluated as it is.
     """
-    del pdf, linear, whole
-    return data
+
+    order = 0
+
+    def __init__(self, pdf: zfit.pdf.BasePDF):
+        self.pdf = pdf
+
+    def methods(self) -> dict[str, str]:
+        """How each density is evaluated, in words, by its name."""
+        return {self.pdf.name: "exact" if self.pdf.get_params(floating=None, is_yield=False) else "constant"}
+
+    def precompute(self, x: tf.Tensor) -> Any:
+        """What depends on the events ``(n, n_obs)`` alone: a nest of tensors."""
+        return precompute(self.pdf, x)
+
+    def adapt(self, precomputed: Any, n_events: int) -> None:
+        """Choose the combinations of coefficients for ``n_events`` events, some of which have been precomputed."""
+
+    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False) -> Any:
+        """Precomputed events, expanded around the current parameters: a nest of tensors.
+
+        Without the terms beyond the first order (``linear``) the value and the gradient at the current parameters are as
+        good, and cheaper to have. They are exact if the coefficients are not compressed (``whole``).
+        """
+        del linear, whole
+        return precomputed
+
+    def log_density(self, expanded: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Log-density ``(n,)`` float64 of expanded events, and in float32 how wrong it may be."""
+        value = log_density(self.pdf, expanded)
+        return value, tf.zeros_like(value, tf.float32)
 
 
 @functools.singledispatch
-def log_expanded(pdf: zfit.pdf.BasePDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Log-density ``(n,)`` float64 of expanded events, and in float32 how wrong it may be."""
-    value = log_density(pdf, nest)
-    return value, tf.zeros_like(value, tf.float32)
+def expansion_of(pdf: zfit.pdf.BasePDF) -> Expansion:
+    """The expansion of a PDF, by its type."""
+    return Expansion(pdf)
 
 
-@functools.singledispatch
-def method(pdf: zfit.pdf.BasePDF) -> str:
-    """How `log_expanded` evaluates a density, in words."""
-    return "exact" if pdf.get_params(floating=None, is_yield=False) else "constant"
+@expansion_of.register
+def _(pdf: FNFPDF) -> Expansion:
+    return DeformedExpansion(pdf) if DeformedExpansion.order_of(pdf) else Expansion(pdf)
 
 
-# A factorizable normalizing flow with one layer: the shift of an event is a contraction of its coefficients.
+@expansion_of.register
+def _(pdf: SumPDF) -> Expansion:
+    return MixtureExpansion(pdf)
 
 
-def order_of(pdf: zfit.pdf.BasePDF) -> int:
-    """Order of the polynomials of a density; zero if it is evaluated as it is."""
-    if not isinstance(pdf, FNFPDF) or not isinstance(pdf.deformation, Deformation) or pdf.deformation.n_layers > 1:
-        return 0
-    return expansion_order(pdf.deformation.flow.density)
+@expansion_of.register
+def _(pdf: ConditionalProductPDF) -> Expansion:
+    return ProductExpansion(pdf)
 
 
-@precompute.register
-def _(pdf: FNFPDF, x: tf.Tensor) -> Any:
-    if not order_of(pdf):
-        return precompute_exactly(pdf, x)
-    # Without the flow and the yields, which may differ where the responses are of one architecture.
-    deformation = cast(Deformation, pdf.deformation)
-    responses = PolynomialMap(deformation.responses, windows=deformation.windows)
-    u, c, log_jacobian = pdf.encode(x)
-    with _coefficients.of(responses) as function:
-        (coefficients,) = _in_pieces(function, tf.cast(u, tf.float32), tf.cast(c, tf.float32))
-    coefficients = tf.reshape(coefficients, (coefficients.shape[0], -1))
-    return tf.transpose(u), tf.transpose(c), log_jacobian, coefficients, responses.correction()
+class DeformedExpansion(Expansion):
+    """A factorizable normalizing flow with one layer: the shift of an event is a contraction of its coefficients."""
+
+    def __init__(self, pdf: FNFPDF):
+        super().__init__(pdf)
+        self.order = self.order_of(pdf)
+        self._deformation = cast(Deformation, pdf.deformation)
+        # Without the flow and the yields, which may differ where the responses are of one architecture.
+        self._map = PolynomialMap(self._deformation.responses, windows=self._deformation.windows)
+
+    @staticmethod
+    def order_of(pdf: FNFPDF) -> int:
+        """Order of the polynomials of a density; zero if it has none."""
+        if not isinstance(pdf.deformation, Deformation) or pdf.deformation.n_layers > 1:
+            return 0
+        return expansion_order(pdf.deformation.flow.density)
+
+    def methods(self) -> dict[str, str]:
+        """How the density is evaluated, in words, by its name."""
+        return {self.pdf.name: f"polynomials of order {self.order} in the shift"}
+
+    @property
+    def _projections(self) -> list[tf.Tensor]:
+        """Those that were chosen for the coefficients of the density; to begin with there are none."""
+        return kept_by(self.pdf, "projections", list)
+
+    def precompute(self, x: tf.Tensor) -> Any:
+        """Coordinates ``(d, n)``, conditions ``(m, n)``, log-Jacobian, coefficients ``(M, 2 d n)``, score correction."""
+        u, c, log_jacobian = self.pdf.encode(x)
+        with _coefficients.of(self._map) as function:
+            (coefficients,) = _in_pieces(function, tf.cast(u, tf.float32), tf.cast(c, tf.float32))
+        coefficients = tf.reshape(coefficients, (coefficients.shape[0], -1))
+        return tf.transpose(u), tf.transpose(c), log_jacobian, coefficients, self._map.correction()
+
+    def adapt(self, precomputed: Any, n_events: int) -> None:
+        """Choose the combinations of coefficients for ``n_events`` events, some of which have been precomputed."""
+        coefficients, n_outputs = precomputed[3], 2 * len(self._deformation.obs)
+        # What is left out may move no event by more than all events together can tell.
+        tolerance, known = _LEFT_OUT / np.sqrt(n_events), self._projections
+        if not known or left_out(coefficients, n_outputs, known) > 2.0 * tolerance:
+            # Other data of the same density may be expanded again: what serves them stays.
+            known[:] = principal_components(coefficients, n_outputs, tolerance, known)
+
+    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False) -> Any:
+        """Taylor coefficients of the nominal density where the deformation moves each event to, and what moves it on."""
+        u, c, log_jacobian, coefficients, correction = precomputed
+        centre = tf.stop_gradient(self._basis(correction))  # a tape of the user may be watching
+        contracted = centre[None, :] @ tf.cast(coefficients, tf.float64)
+        log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
+        scaled = u * tf.exp(log_scale)
+        with (_linearise if linear else _expand).of(self._deformation.flow.density) as expansion:
+            log_density, coefficients_of_shift = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
+        return {
+            "centre": centre,
+            "correction": correction,
+            "blocks": compress(coefficients, [tf.eye(len(centre))] if whole else self._projections),
+            "scaled": tf.cast(scaled, tf.float32),
+            "polynomial": coefficients_of_shift,
+            "steepness": steepness(coefficients_of_shift, len(scaled), self.order),
+            "log_density": log_density + log_jacobian + tf.reduce_sum(log_scale, axis=0),
+        }
+
+    def log_density(self, expanded: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Log-density ``(n,)`` float64 of expanded events, and in float32 how wrong it may be."""
+        # Differences to the centre are small: float32 resolves them better than anybody asks for.
+        basis = tf.cast(self._basis(expanded["correction"]) - expanded["centre"], tf.float32)
+        contracted = contract(basis, expanded["blocks"])
+        log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *expanded["scaled"].shape)))
+        delta = tf.unstack(expanded["scaled"] * tf.math.expm1(log_scale) + shift)
+        rise = polynomial(expanded["polynomial"], delta, self.order)
+        error = remainder(tf.add_n([tf.abs(moved) for moved in delta]), rise, expanded["steepness"], self.order)
+        value = expanded["log_density"] + tf.cast(rise + tf.reduce_sum(log_scale, axis=0), tf.float64)
+        return value - self.pdf.log_integral(self.pdf.norm), error
+
+    def _basis(self, correction: tf.Tensor) -> tf.Tensor:
+        """Monomials ``(M,)`` of the nuisances at their current values."""
+        return self._deformation.basis(self.pdf.nu(), correction)
+
+
+class _Composite(Expansion):
+    """A PDF that is made of others; its order is the highest of theirs."""
+
+    def __init__(self, pdf: SumPDF | ConditionalProductPDF):
+        super().__init__(pdf)
+        self._parts = [expansion_of(part) for part in pdf.pdfs]
+        self.order = max(part.order for part in self._parts)
+
+    def methods(self) -> dict[str, str]:
+        """Those of all parts."""
+        return {name: method for part in self._parts for name, method in part.methods().items()}
+
+    def precompute(self, x: tf.Tensor) -> Any:
+        """That of every part."""
+        return [part.precompute(columns(x, self.pdf.obs, part.pdf.obs)) for part in self._parts]
+
+    def adapt(self, precomputed: Any, n_events: int) -> None:
+        """That of every part."""
+        for part, events in zip(self._parts, precomputed, strict=True):
+            part.adapt(events, n_events)
+
+    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False) -> Any:
+        """That of every part."""
+        pairs = zip(self._parts, precomputed, strict=True)
+        return [part.expand(events, linear=linear, whole=whole) for part, events in pairs]
+
+    def _log_densities(self, expanded: Any) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor]]:
+        """Log-densities and errors of every part."""
+        results = [part.log_density(events) for part, events in zip(self._parts, expanded, strict=True)]
+        values, errors = zip(*results, strict=True)
+        return values, errors
+
+
+class MixtureExpansion(_Composite):
+    """A sum of densities."""
+
+    def log_density(self, expanded: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Log-density ``(n,)`` float64 of expanded events, and in float32 how wrong it may be."""
+        values, errors = self._log_densities(expanded)
+        total, weights = self.pdf.mix(values), self.pdf.weights()
+        # A part without events adds nothing, but its density is the slope with which it would.
+        fractions = tf.maximum(tf.abs(tf.cast(weights / tf.reduce_sum(weights), tf.float32)), _LEAST_FRACTION)
+        shares = tf.math.log(fractions)[:, None] + tf.cast(tf.stack(values) - total, tf.float32)
+        largest = tf.stack(errors)
+        # What each part could add to the density: one that is tiny may have been thought so by mistake.
+        return total, tf.reduce_sum(largest * tf.exp(tf.minimum(shares + largest, _OVERFLOW)), axis=0)
+
+
+class ProductExpansion(_Composite):
+    """A product of densities, each conditional on what comes before."""
+
+    def log_density(self, expanded: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Log-density ``(n,)`` float64 of expanded events, and in float32 how wrong it may be."""
+        values, errors = self._log_densities(expanded)
+        return tf.add_n(values), tf.add_n(errors)
+
+
+# --- compiled once for each architecture ------------------------------------------------------------------------------
 
 
 @PerArchitecture
 def _coefficients(responses: PolynomialMap, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor]:
     """Coefficients ``(M, 2, d, n)``."""
     return (tf.transpose(responses.coefficients(u, c), (1, 3, 2, 0)),)
-
-
-def _moved(pdf: FNFPDF, data: Any) -> tuple[tf.Tensor, ...]:
-    """Basis ``(M,)`` at the current nuisances; there the log-scales, scaled coordinates and shifts, ``(d, n)`` each."""
-    u, _, _, coefficients, correction = data
-    basis = tf.stop_gradient(_basis(pdf, correction))  # a tape of the user may be watching
-    contracted = basis[None, :] @ tf.cast(coefficients, tf.float64)
-    log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
-    return basis, log_scale, u * tf.exp(log_scale), shift
-
-
-def _basis(pdf: FNFPDF, correction: tf.Tensor) -> tf.Tensor:
-    return cast(Deformation, pdf.deformation).basis(pdf.nu(), correction)
-
-
-def _projections(pdf: FNFPDF) -> list[tf.Tensor]:
-    """Those that were chosen for the coefficients of a density; to begin with there are none."""
-    return kept_by(pdf, "projections", list)
-
-
-@adapt.register
-def _(pdf: FNFPDF, data: Any, n_events: int) -> None:
-    if not order_of(pdf):
-        return
-    coefficients, n_outputs = data[3], 2 * len(pdf.deformation.flow.obs)
-    # What is left out may move no event by more than all events together can tell.
-    tolerance, known = _LEFT_OUT / np.sqrt(n_events), _projections(pdf)
-    if not known or left_out(coefficients, n_outputs, known) > 2.0 * tolerance:
-        # Other data of the same density may be expanded again: what serves them stays.
-        known[:] = principal_components(coefficients, n_outputs, tolerance, known)
-
-
-@expanded.register
-def _(pdf: FNFPDF, data: Any, *, linear: bool = False, whole: bool = False) -> Any:
-    if not order_of(pdf):
-        return data
-    _, c, log_jacobian, coefficients, correction = data
-    centre, log_scale, scaled, shift = _moved(pdf, data)
-    with (_linearise if linear else _expand).of(pdf.deformation.flow.density) as expansion:
-        log_density, coefficients_of_shift = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
-    return {
-        "centre": centre,
-        "correction": correction,
-        "blocks": compress(coefficients, [tf.eye(len(centre))] if whole else _projections(pdf)),
-        "scaled": tf.cast(scaled, tf.float32),
-        "polynomial": coefficients_of_shift,
-        "steepness": steepness(coefficients_of_shift, len(scaled), order_of(pdf)),
-        "log_density": log_density + log_jacobian + tf.reduce_sum(log_scale, axis=0),
-    }
-
-
-@log_expanded.register
-def _(pdf: FNFPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    if not (order := order_of(pdf)):
-        return log_expanded.dispatch(object)(pdf, nest)
-    # Differences to the centre are small: float32 resolves them better than anybody asks for.
-    basis = tf.cast(_basis(pdf, nest["correction"]) - nest["centre"], tf.float32)
-    log_scale, shift = tf.unstack(tf.reshape(contract(basis, nest["blocks"]), (2, *nest["scaled"].shape)))
-    delta = tf.unstack(nest["scaled"] * tf.math.expm1(log_scale) + shift)
-    rise = polynomial(nest["polynomial"], delta, order)
-    error = remainder(tf.add_n([tf.abs(moved) for moved in delta]), rise, nest["steepness"], order)
-    value = nest["log_density"] + tf.cast(rise + tf.reduce_sum(log_scale, axis=0), tf.float64)
-    return value - pdf.log_integral(pdf.norm), error
-
-
-@method.register
-def _(pdf: FNFPDF) -> str:
-    order = order_of(pdf)
-    return f"polynomials of order {order} in the shift" if order else "exact"
 
 
 @PerArchitecture
@@ -194,49 +268,3 @@ def _in_pieces(function: Callable[..., Any], *args: tf.Tensor) -> list[tf.Tensor
     """
     pieces = [function(*(values[rows] for values in args)) for rows in slices(args[0].shape[0], XLA)]
     return [tf.concat(parts, axis=-1) for parts in zip(*pieces, strict=True)]
-
-
-# Sums and products of densities.
-
-
-@precompute.register(SumPDF)
-@precompute.register(ConditionalProductPDF)
-def _(pdf: SumPDF | ConditionalProductPDF, x: tf.Tensor) -> Any:
-    return [precompute(part, columns(x, pdf.obs, part.obs)) for part in pdf.pdfs]
-
-
-@adapt.register(SumPDF)
-@adapt.register(ConditionalProductPDF)
-def _(pdf: SumPDF | ConditionalProductPDF, data: Any, n_events: int) -> None:
-    for part, events in zip(pdf.pdfs, data, strict=True):
-        adapt(part, events, n_events)
-
-
-@expanded.register(SumPDF)
-@expanded.register(ConditionalProductPDF)
-def _(pdf: SumPDF | ConditionalProductPDF, data: Any, **options: bool) -> Any:
-    return [expanded(part, events, **options) for part, events in zip(pdf.pdfs, data, strict=True)]
-
-
-@log_expanded.register
-def _(pdf: SumPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    values, errors = _of_parts(pdf, nest)
-    total, weights = pdf.mix(values), pdf.weights()
-    # A part without events adds nothing, but its density is the slope with which it would.
-    fractions = tf.maximum(tf.abs(tf.cast(weights / tf.reduce_sum(weights), tf.float32)), _LEAST_FRACTION)
-    shares = tf.math.log(fractions)[:, None] + tf.cast(tf.stack(values) - total, tf.float32)
-    largest = tf.stack(errors)
-    # What each part could add to the density: one that is tiny may have been thought so by mistake.
-    return total, tf.reduce_sum(largest * tf.exp(tf.minimum(shares + largest, _OVERFLOW)), axis=0)
-
-
-@log_expanded.register
-def _(pdf: ConditionalProductPDF, nest: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    values, errors = _of_parts(pdf, nest)
-    return tf.add_n(values), tf.add_n(errors)
-
-
-def _of_parts(pdf: Any, nest: Any) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
-    results = [log_expanded(part, events) for part, events in zip(pdf.pdfs, nest, strict=True)]
-    values, errors = zip(*results, strict=True)
-    return values, errors
