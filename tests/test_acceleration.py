@@ -248,7 +248,20 @@ def test_weighted_events(search):
     assert_same_minimum(nll, fast, fit)
     params = list(fit.params)
     zfit.param.set_values(params, [fit.params[parameter]["value"] for parameter in params])
-    np.testing.assert_allclose(fast._score_covariance(params), nll._score_covariance(params), rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(
+        *(loss.score_covariance(params, np.square) for loss in (fast, nll)), rtol=1e-3, atol=1e-2
+    )
+
+
+def test_scores_of_some_events_are_exact(fitted, search):
+    """The slopes of the density are in float32; 50 events, each with its own score."""
+    nll, fast, _ = fitted
+    x = np.stack([values[:50] for values in search["data"].values()], axis=1)
+    fast.value()
+    (exact,), (accelerated,) = nll.channels, fast.channels
+    scores = accelerated.scores(x, search["params"])
+    np.testing.assert_allclose(scores, exact.scores(x, search["params"]), rtol=1e-3, atol=1e-4)
+    assert np.ptp(scores[:, 1]) > 0.1
 
 
 # --- a loss like others ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import tensorflow as tf
 from zfit.result import FitResult
 
 from .common.chunks import concatenated
-from .loss import Channel, LogSpaceNLL, UnbinnedChannel, scores
+from .loss import Channel, LogSpaceNLL, UnbinnedChannel
 from .pdf import columns
 
 __all__ = ["FAR", "NOTABLE", "of_events", "of_far_events", "warning"]
@@ -113,7 +113,7 @@ def _table(
     for index, (channel, chosen) in enumerate(zip(nll.channels, rows, strict=True)):
         model, x, weights = channel.model, _events(channel)[chosen], channel.data.weights
         weights = 1.0 if weights is None else np.asarray(weights, float)[chosen, None]
-        moved = weights * scores(model, x, params) @ known
+        moved = weights * _scores(channel, x, params) @ known
         relative = np.divide(moved, errors, out=np.zeros_like(moved), where=errors > 0)
         events = pd.DataFrame(x, columns=list(model.obs)).assign(distance=_distances(model, x))
         events.insert(0, "row", chosen)
@@ -128,6 +128,10 @@ def _events(channel: Channel) -> np.ndarray:
     """The events of a channel ``(n, n_obs)``; those of one that is not unbinned are not events."""
     unbinned = isinstance(channel, UnbinnedChannel)
     return np.asarray(channel.data.value()) if unbinned else np.zeros((0, len(channel.model.obs)))
+
+
+def _scores(channel: Channel, x: np.ndarray, params: Sequence[zfit.Parameter]) -> np.ndarray:
+    return channel.scores(x, params) if isinstance(channel, UnbinnedChannel) else np.zeros((0, len(params)))
 
 
 def _distances(pdf: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:

@@ -151,6 +151,12 @@ class ExpandedEvents(EventChunks):
         chunks = (self._expand(chunk, linear=True, whole=True) for chunk in self._precomputed())
         return zip(chunks, self._weights[: self.n_expanded], strict=True)
 
+    def exact_of(self, x: np.ndarray) -> Iterator[tuple[Any, tf.Tensor]]:
+        """The same of other events ``(n, n_obs)``, in chunks of the same size; the last one is filled up with copies."""
+        for rows in slices(len(x), self.size):
+            chunk = tf.constant(np.resize(x[rows], (self.size, x.shape[1])))
+            yield self._expand(self._precompute(chunk), linear=True, whole=True), tf.ones(self.size, tf.float64)
+
     def move(self) -> None:
         """Expand around the current parameters."""
         self._expanded = []  # not two of them in memory

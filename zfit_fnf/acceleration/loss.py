@@ -27,6 +27,7 @@ from ..loss import (
     event_kernel,
     kept_by,
     outside_of_graphs,
+    scores,
     select,
     total,
 )
@@ -224,6 +225,14 @@ class ExpandedChannel(UnbinnedChannel):
         exact = event_kernel(model)
         others = EventChunks(exact, x[events.n_events :], weights[events.n_events :], max_memory=0.0)
         return [(kernel, chunks) for kernel, chunks in ((kernel, events), (exact, others)) if len(chunks)]
+
+    def scores(self, x: np.ndarray, params: Parameters) -> np.ndarray:
+        """As of the exact likelihood, with what is compiled already."""
+        for kernel, events in self._event_terms:
+            if isinstance(events, ExpandedEvents):
+                kernel.follow_limits()
+                return scores(self.model, x, params, (kernel, events.exact_of(x)))
+        return super().scores(x, params)
 
 
 class AcceleratedUnbinnedNLL(AcceleratedNLL, zfit.loss.UnbinnedNLL):

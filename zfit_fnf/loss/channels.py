@@ -221,6 +221,10 @@ class UnbinnedChannel:
                 seen += np.count_nonzero(weights)
         return result * (np.count_nonzero(self.weights) / max(seen, 1.0))
 
+    def scores(self, x: np.ndarray, params: Parameters) -> np.ndarray:
+        """Derivatives ``(n, P)`` of the logarithm of ``n p`` for some events, see `scores`."""
+        return scores(self.model, x, params)
+
     # --- pseudo-experiments -------------------------------------------------------------------------------------------
 
     def n_expected(self) -> float:
@@ -345,21 +349,22 @@ class EventDensity:
         return np.concatenate([kernel.log_density(precomputed) for precomputed, _ in self._chunks])[: self._n]
 
 
-def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters) -> np.ndarray:
+def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters, term: TermCalls | None = None) -> np.ndarray:
     """Derivatives ``(n, P)`` of the logarithm of the expected density ``n p`` of events.
 
     Args:
         model: The model; without a yield, the derivatives are those of ``log p``.
         x: Events ``(n, n_obs)`` in the order of its observables.
         params: The parameters.
+        term: A kernel and the chunks of these events, by default those of the exact density.
     """
     result = np.zeros((len(x), len(params)))
     if len(x):
-        kernel = event_kernel(model)
+        kernel, chunks = term or (event_kernel(model), EventChunks(event_kernel(model), x))
         own = [index for index, parameter in enumerate(params) if parameter in kernel.params]
         directions = directions_along(kernel.params, [params[index] for index in own])
-        chunks = [kernel.scores(directions, *chunk) for chunk in EventChunks(kernel, x)] if own else []
-        result[:, own] = np.concatenate(chunks, axis=1)[:, : len(x)].T if own else 0.0
+        parts = [kernel.scores(directions, *chunk) for chunk in chunks] if own else []
+        result[:, own] = np.concatenate(parts, axis=1)[:, : len(x)].T if own else 0.0
     return result + (_log_yield_gradient(model, params) if model.is_extended else 0.0)
 
 
