@@ -364,6 +364,26 @@ def test_results_and_models_are_no_likelihoods(counter):
         upper_limit(counter.mu, counter.nll)
 
 
+@pytest.mark.parametrize("name", ["AsymptoticCalculator", "FrequentistCalculator"])
+def test_mistakes_in_calculators(name, counter):
+    pytest.importorskip("hepstats")
+    from zfit_fnf import hepstats
+
+    calculator = getattr(hepstats, name)
+    number = "n_asimov" if name == "AsymptoticCalculator" else "ntoysnull"
+    for given, options, error, message in (
+        ((counter.nll.model[0], Minuit()), {}, TypeError, "the first argument is a likelihood"),
+        ((counter.nll, Minuit), {}, TypeError, "minimizer= is an object that fits"),
+        ((counter.nll, None), {}, TypeError, "a calculator needs a minimiser"),
+        ((counter.nll, Minuit()), {"seed": 1.5}, TypeError, "seed= must be a whole number"),
+        ((counter.nll, Minuit()), {"seed": -1}, ValueError, "seed= must be at least 0"),
+        ((counter.nll, Minuit()), {number: 1e3}, TypeError, f"{number}= must be a whole number"),
+        ((counter.nll, Minuit()), {number: -1}, ValueError, f"{number}= must be at least"),
+    ):
+        with pytest.raises(error, match=message):
+            calculator(*given, **options)
+
+
 # --- before unblinding ------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from analytic import GaussianFlow
 from likelihoods import SIGMA, events, location, two_processes
 
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
+from zfit_fnf.minimize import Minuit
 from zfit_fnf.pdf import FlowPDF
 
 
@@ -100,3 +101,20 @@ def test_weighted_losses_of_zfit_are_left_to_zfit():
     data = zfit.Data.from_numpy(obs=obs, array=events()[:, None], weights=np.full(400, 2.0), name="data")
     result = zfit.minimize.Minuit().minimize(zfit.loss.UnbinnedNLL(zfit.pdf.Gauss(mu, SIGMA, obs=obs), data))
     assert float(result.hesse()[mu]["error"]) == pytest.approx(SIGMA / 20, rel=1e-3)
+
+
+@pytest.mark.parametrize("weightcorr", ["asymptotic", "sumw2"])
+def test_sandwich_beside_a_parameter_at_its_limit(weightcorr):
+    """The width ends at its lower limit and has no error; the mean has that of a fixed width."""
+    mean, width = zfit.Parameter("mean", 0.1), zfit.Parameter("width", 0.8, 0.7, 5.0)
+    y, n, w = np.linspace(-1.0, 1.0, 200), 200, 2.0
+    pdf = zfit.pdf.Gauss(mean, width, obs=zfit.Space("y", -100, 100))
+    result = Minuit().minimize(UnbinnedNLL(pdf, {"y": y}, weights=np.full(n, w)))
+    assert float(width.value()) == 0.7
+    with pytest.warns(UserWarning, match=r"HESSE has no errors for \['width'\]"):
+        errors = result.hesse(weightcorr=weightcorr)
+    # H = n w / 0.7^2. The score's covariance is n w^2 / 0.7^2 by the weights, or by the scores, sum (w y)^2 / 0.7^4.
+    covariance = {"sumw2": n * w**2 / 0.7**2, "asymptotic": np.sum((w * y) ** 2) / 0.7**4}[weightcorr]
+    # Differences of gradients are right to 1e-4, and so is the mean, which ends within a thousandth of its error.
+    assert errors[mean]["error"] == pytest.approx(np.sqrt(covariance) / (n * w / 0.7**2), rel=1e-3)
+    assert np.isnan(errors[width]["error"])

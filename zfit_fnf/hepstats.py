@@ -27,7 +27,9 @@ import zfit
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
+from zfit.result import FitResult
 
+from .arguments import check_likelihood, check_minimizer, count
 from .common.optional import require
 from .profiles import ProfileLikelihood
 from .state import current_values, global_observables, preserved
@@ -53,11 +55,16 @@ class AsymptoticCalculator(hepstats.hypotests.calculators.AsymptoticCalculator):
         minimizer: What fits.
         n_asimov: Events for each component of an Asimov set.
         seed: Seed of the Asimov sets.
+
+    Raises:
+        TypeError: If an argument is of another kind.
     """
 
     def __init__(self, input: Any, minimizer: Any, *, n_asimov: int = 20_000, seed: int = 0):
+        _check_input(input, minimizer)
         super().__init__(input, minimizer)
-        self._n_asimov, self._seed = n_asimov, seed
+        self._n_asimov = count(n_asimov, "n_asimov=", least=1)
+        self._seed = count(seed, "seed=", least=0)
         self._profiles: dict[POI, ProfileLikelihood] = {}
 
     def asimov_dataset(self, poi: POI, ntrials_fit: int | None = None) -> list[zfit.Data]:
@@ -116,11 +123,17 @@ class FrequentistCalculator(hepstats.hypotests.calculators.FrequentistCalculator
         ntoysnull: Number of toys of the null hypothesis.
         ntoysalt: Number of toys of the alternative hypothesis.
         seed: Seed of all toys.
+
+    Raises:
+        TypeError: If an argument is of another kind.
     """
 
     def __init__(self, input: Any, minimizer: Any, ntoysnull: int = 100, ntoysalt: int = 100, *, seed: int = 0):
+        _check_input(input, minimizer)
+        for name, n_toys in (("ntoysnull=", ntoysnull), ("ntoysalt=", ntoysalt)):
+            count(n_toys, name, least=0)
         super().__init__(input, minimizer, ntoysnull=ntoysnull, ntoysalt=ntoysalt)
-        self._seed, self._n_drawn = seed, 0
+        self._seed, self._n_drawn = count(seed, "seed=", least=0), 0
         self._refillable = refillable(self.loss)
         self._truth: dict[zfit.Parameter, float] = {}
 
@@ -217,6 +230,19 @@ class UpperLimit(hepstats.hypotests.UpperLimit):
                     f"the {name} upper limit is above {self.poinull.name} = {values.max():g}; scan further"
                 )
         return limits
+
+
+def _check_input(input: Any, minimizer: Any) -> None:
+    """Refuse what is neither a likelihood nor a result, and what cannot fit.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+    """
+    if not isinstance(input, FitResult):
+        check_likelihood(input)
+    if minimizer is None:
+        raise TypeError("a calculator needs a minimiser, e.g. zfit_fnf.Minuit(); got None")
+    check_minimizer(minimizer)
 
 
 def _crossing(values: np.ndarray, pvalues: np.ndarray, alpha: float) -> float | None:

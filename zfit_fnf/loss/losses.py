@@ -207,14 +207,13 @@ class LogSpaceNLL(EagerLoss):
         The outcome of an auxiliary measurement fluctuates as the constraint says: the covariance ``C`` of its score is
         its Hessian (the identity for nuisances), not the square of its gradient at the one outcome that was observed.
         """
-        constraint = self.constraint_hessian(params)
+        constraint = inverse_hessian @ self.constraint_hessian(params) @ inverse_hessian
         if correction == WeightCorr.ASYMPTOTIC:
-            data = self.score_covariance(params, np.square)
-        else:
-            weights = np.concatenate([channel.weights for channel in self.precomputed_channels()])
-            scale = np.square(weights).sum() / weights.sum() if len(weights) else 1.0
-            data = scale * (np.linalg.inv(inverse_hessian) - constraint)
-        return inverse_hessian @ (data + constraint) @ inverse_hessian
+            return inverse_hessian @ self.score_covariance(params, np.square) @ inverse_hessian + constraint
+        weights = np.concatenate([channel.weights for channel in self.precomputed_channels()])
+        scale = np.square(weights).sum() / weights.sum() if len(weights) else 1.0
+        # D is the Hessian of the data times a number: no inverse is needed, which there is none of at a limit.
+        return scale * (inverse_hessian - constraint) + constraint
 
     # --- the trained range --------------------------------------------------------------------------------------------
 
