@@ -9,8 +9,10 @@ import zfit
 import numpy as np
 from analytic import GaussianDeformation, GaussianFlow, one_dimensional
 
+import zfit_fnf
 import zfit_fnf.loss
 from zfit_fnf.densities.deformation import YieldRatio
+from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.param import Nuisance, nuisance
 from zfit_fnf.pdf import FNFPDF, FlowPDF, SumPDF
 from zfit_fnf.yields import lnN, modified_yield, normsys
@@ -118,3 +120,19 @@ def two_processes() -> dict:
     rng = np.random.default_rng(1)
     y = np.concatenate([rng.normal(1.0, 0.7, 600), rng.normal(-0.5, 1.5, 900)])
     return {"model": model, "params": [mu, jes, jer, lumi], "y": y}
+
+
+def learned() -> zfit_fnf.loss.ExtendedUnbinnedNLL:
+    """A learned signal with a nuisance on a Gaussian background; 150 events."""
+    jes = nuisance("jes")
+    jes.observed.set_value(0.4)
+    flow = zfit_fnf.Flow(["y"], n_components=2, hidden=(4, 4), seed=1)
+    response = Response(["jes"], ((1,), (2,)), n_dim=1, n_context=0, hidden=(4, 4))
+    response.networks[0].biases[-1].assign_add(np.full(response.networks[0].biases[-1].shape, 0.1))
+    deformation = zfit_fnf.Deformation(flow, [response], windows={"jes": (-3.0, 3.0)})
+    n_signal = modified_yield(100.0, [zfit_fnf.lnN(jes, 1.1)])
+    signal = zfit_fnf.pdf.FNFPDF(deformation, params={"jes": jes}, extended=n_signal, name="signal")
+    n, mean = zfit.Parameter("n", 50.0, 0, 1000), zfit.Parameter("mean", 0.1, -5, 5)
+    background = zfit.pdf.Gauss(mean, 1.0, obs=signal.norm, extended=n)
+    model = zfit_fnf.pdf.SumPDF([signal, background])
+    return zfit_fnf.loss.ExtendedUnbinnedNLL(model, {"y": np.random.default_rng(0).normal(size=150)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 
@@ -81,6 +82,8 @@ def reference():
         shaken(ReferenceResponse(pair, n_dim=2, n_context=1, shapes=shapes[len(pair) - 1], dtype="float64"), seed)
         for seed, pair in enumerate(names)
     ]
+    for network in itertools.chain.from_iterable(response.networks for response in responses):
+        network.weights[0][:2].assign(tf.zeros_like(network.weights[0][:2]))  # nothing is masked here, see zuko_flow
     return ReferenceDeformation(
         zuko_flow(),
         responses,
@@ -127,6 +130,21 @@ def transfer():
     made._centre.assign([0.1, 0.2, 0.3])
     made._scale.assign([0.9, 1.5, 0.8])
     return made
+
+
+MODELS = {
+    "mixture": flow,
+    "one observable": lambda: flow(obs=["a"], cond=[]),
+    "stacked splines": lambda: flow(family="spline", n_layers=2, ranges={"a": (-30.0, 30.0)}),
+    "deformation": deformation,
+    "deformation of stacked layers": lambda: deformation(n_layers=2),
+    "zuko": zuko_flow,
+    "zuko with residual blocks in float64": lambda: zuko_flow("float64", residual=True),
+    "reference": reference,
+    "distribution": distribution,
+}
+
+"""Every kind of model that can be stored; a new one is added here, and tested for all that models promise."""
 
 
 # --- versions -------------------------------------------------------------------------------------------------------

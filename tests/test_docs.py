@@ -12,8 +12,8 @@ from pathlib import Path
 import zfit
 import numpy as np
 import pytest
-from test_acceleration import deformed, events, smooth_flow
-from test_examples import load
+from example_scripts import load
+from untrained import deformed, events, smooth_flow
 
 import zfit_fnf
 from zfit_fnf import limits, train

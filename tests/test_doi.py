@@ -9,12 +9,12 @@ import warnings
 from dataclasses import replace
 
 import zfit
+import fitted_maps
 import numpy as np
 import pandas as pd
 import pytest
-import test_stored_fits as stored
+from fitted_maps import FLOWS, SHORT, model
 from scipy import integrate, stats
-from test_stored_fits import FLOWS, SHORT, model
 
 from zfit_fnf import Flow
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
@@ -31,7 +31,7 @@ from zfit_fnf.doi import (
 from zfit_fnf.doi.step2 import Check
 from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
 
-data, fitted, profiled = stored.data, stored.fitted, stored.profiled  # fixtures
+data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
 SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
 
 

@@ -11,11 +11,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import zfit
+import fitted_maps
 import numpy as np
 import pytest
-import test_stored_fits as stored
 from executors import Here
-from test_stored_fits import FLOWS, SHORT
+from fitted_maps import FLOWS, SHORT
+from stored_models import shaken
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation
@@ -38,7 +39,7 @@ from zfit_fnf.minimize import Minuit
 from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF
 from zfit_fnf.samples import Sample, as_sample
 
-data, fitted, profiled = stored.data, stored.fitted, stored.profiled  # fixtures
+data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
 SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
 
 
@@ -134,7 +135,7 @@ def changed(what):
     """A fit of the same data by a model that differs in one thing."""
     events = FLOWS[0].sample(cond=FLOWS[1].sample(50, seed=1), seed=2)
     nu = zfnf.nuisance("jes")
-    response = stored.shaken(Response(["jes"], ((1,),), n_dim=1, n_context=1, hidden=(4,)), seed=1)
+    response = shaken(Response(["jes"], ((1,),), n_dim=1, n_context=1, hidden=(4,)), seed=1)
     pdf = FNFPDF(Deformation(FLOWS[0], [response], windows={"jes": (-3.0, 3.0)}), params={"jes": nu})
     mean = zfit.Parameter("mean", 0.5 if what == "fixed parameter" else 0.0, floating=False)
     width = 1.5 if what == "number in a density of zfit" else 1.0

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import ModuleType
 
 import pytest
+from example_scripts import ROOT, load
 
-ROOT = Path(__file__).parents[1]
 ZMUMU = ROOT.parent / "shared" / "data" / "uproot-Zmumu.root"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_quickstart_finds_what_it_simulated(tmp_path):

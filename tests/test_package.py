@@ -178,3 +178,13 @@ def test_files_are_inspected_and_help_is_given_without_tensorflow(tmp_path):
         )
         assert done.stdout
         assert done.stderr == ""
+
+
+def test_no_test_imports_another():
+    tests = Path(__file__).parent
+    names = {path.stem for path in tests.glob("test_*.py")}
+    for path in tests.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                found = {node.module} if isinstance(node, ast.ImportFrom) else {alias.name for alias in node.names}
+                assert not found & names, path.name

@@ -15,10 +15,9 @@ from analytic import (
     shifted,
 )
 from scipy import stats
+from untrained import random_deformation
 
-from zfit_fnf.densities.deformation import Deformation
 from zfit_fnf.densities.flows import Flow
-from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import (
     FNFPDF,
@@ -224,19 +223,6 @@ def test_conditional_density_refuses_what_it_cannot_know(conditional):
 
 
 # --- real networks, untrained -----------------------------------------------------------------------------------------
-
-
-def random_deformation(
-    flow: Flow, names=("jes", "jer"), *, size: float = 0.2, seed: int = 0, n_layers: int = 1
-) -> Deformation:
-    """A deformation with random coefficients; fresh ones would be the identity."""
-    rng = np.random.default_rng(seed)
-    shape = {"n_dim": len(flow.obs), "n_context": len(flow.cond), "n_layers": n_layers}
-    responses = [Response([n], ((1,), (2,)), **shape, seed=seed) for n in names]
-    for response in responses:
-        for variable in response.variables:
-            variable.assign_add(size * rng.normal(size=variable.shape) / np.sqrt(variable.shape[0]))
-    return Deformation(flow, responses, windows=dict.fromkeys(names, (-1.0, 1.0)))
 
 
 def test_learned_densities_integrate_to_one_in_one_dimension(nuisances):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zfit
 import numpy as np
 import pytest
-from test_state import likelihood
+from likelihoods import learned as likelihood
 
 import zfit_fnf as zfnf
 from zfit_fnf.param import Nuisance, NuisanceConstraint

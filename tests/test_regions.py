@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from analytic import GaussianDeformation, GaussianFlow
 from scipy import stats
-from test_pdf import random_deformation
+from untrained import random_deformation
 
 from zfit_fnf.densities.flows import Flow
 from zfit_fnf.param import nuisance

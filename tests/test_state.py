@@ -8,26 +8,11 @@ import weakref
 import zfit
 import numpy as np
 import pytest
+from likelihoods import learned as likelihood
 
 import zfit_fnf as zfnf
-from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.param import Nuisance
 from zfit_fnf.toys import toy
-
-
-def likelihood():
-    jes = zfnf.nuisance("jes")
-    jes.observed.set_value(0.4)
-    flow = zfnf.Flow(["y"], n_components=2, hidden=(4, 4), seed=1)
-    response = Response(["jes"], ((1,), (2,)), n_dim=1, n_context=0, hidden=(4, 4))
-    response.networks[0].biases[-1].assign_add(np.full(response.networks[0].biases[-1].shape, 0.1))
-    deformation = zfnf.Deformation(flow, [response], windows={"jes": (-3.0, 3.0)})
-    n_signal = zfnf.modified_yield(100.0, [zfnf.lnN(jes, 1.1)])
-    signal = zfnf.pdf.FNFPDF(deformation, params={"jes": jes}, extended=n_signal, name="signal")
-    n, mean = zfit.Parameter("n", 50.0, 0, 1000), zfit.Parameter("mean", 0.1, -5, 5)
-    background = zfit.pdf.Gauss(mean, 1.0, obs=signal.norm, extended=n)
-    model = zfnf.pdf.SumPDF([signal, background])
-    return zfnf.loss.ExtendedUnbinnedNLL(model, {"y": np.random.default_rng(0).normal(size=150)})
 
 
 def minimised(nll):

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import zfit
+import fitted_maps
 import numpy as np
 import pandas as pd
 import pytest
-from stored_models import shaken
+from fitted_maps import FLOWS, model
 
 import zfit_fnf as zfnf
 from zfit_fnf import storage
-from zfit_fnf.densities.polynomial_map import Response
-from zfit_fnf.doi import fit_transfer, profile
 from zfit_fnf.doi.ensemble import ensemble
-from zfit_fnf.doi.step1 import Replica
 from zfit_fnf.samples import Sample
-from zfit_fnf.train.schedule import Schedule
 
-SHORT = Schedule(steps=10, batch_size=100, warmup=2, averaging=0.5, rotate_every=0, patience=None)
-
-
-FLOWS = [zfnf.Flow(["y"], ["x"], hidden=(4,), n_components=2, seed=1), zfnf.Flow(["x"], n_components=2)]
-
-
-def model(seed=1):
-    """A density of ``y`` given ``x``, moved by a nuisance, and one of ``x``."""
-    response = shaken(Response(["jes"], ((1,),), n_dim=1, n_context=1, hidden=(4,)), seed=seed)
-    deformation = zfnf.Deformation(FLOWS[0], [response], windows={"jes": (-3.0, 3.0)})
-    density = zfnf.pdf.FNFPDF(deformation, params={"jes": zfnf.nuisance("jes")})
-    return zfnf.pdf.ConditionalProductPDF([density, zfnf.pdf.FlowPDF(FLOWS[1])])
-
-
-@pytest.fixture(scope="module")
-def data():
-    return FLOWS[0].sample(cond=FLOWS[1].sample(400, seed=1), seed=2)
-
-
-@pytest.fixture(scope="module")
-def fitted(data):
-    fit = fit_transfer(
-        model(), data, obs=["y"], cond=["x"], n_layers=1, hidden=(4,), schedule=SHORT, seed=1, progress=False
-    )
-    other = [weights + 0.01 * weights for weights in fit.transfer.weights_list()]
-    replicas = (
-        Replica((0, 0), fit.transfer.weights_list(), fit.values),
-        Replica((0, 1), other, {name: value + 0.1 for name, value in fit.values.items()}, ("a problem",)),
-    )
-    return replace(fit, replicas=replicas)
-
-
-@pytest.fixture(scope="module")
-def profiled(fitted):
-    return profile(fitted, n_checks=1, hidden=(4,), schedule=SHORT, seed=1, progress=False)
+data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
 
 
 def likelihood(nll):
