@@ -117,7 +117,7 @@ def test_far_events_without_influence_are_not_told_of():
 def test_mistakes_are_named():
     _, nll = likelihood(normal(9, 50), log_scale=0.1)
     result = fit(nll)
-    with pytest.raises(ValueError, match="n= is a number of events; got 0"):
+    with pytest.raises(ValueError, match=r"n= \(the number of events\) must be at least 1, got 0"):
         influence.of_events(nll, result, n=0)
     with pytest.raises(TypeError, match=r"influences are known for likelihoods of zfit_fnf\.loss"):
         influence.of_events(nll.model[0], result)

@@ -15,6 +15,7 @@ import pandas as pd
 import tensorflow as tf
 from zfit.result import FitResult
 
+from .common.checks import integer
 from .common.chunks import concatenated
 from .loss import Channel, LogSpaceNLL, UnbinnedChannel
 from .pdf import columns
@@ -52,8 +53,7 @@ def of_events(nll: LogSpaceNLL, result: FitResult, *, n: int = 10) -> pd.DataFra
     """
     if not isinstance(nll, LogSpaceNLL):
         raise TypeError(f"influences are known for likelihoods of zfit_fnf.loss; got {nll!r}")
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"n= is a number of events; got {n!r}")
+    n = integer(n, "n= (the number of events)", low=1)
     params = list(result.params)
     covariance = result.covariance(params)
     if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).any():

@@ -242,7 +242,7 @@ class NuisanceConstraint(BaseConstraint):
     """
 
     def __init__(self, nuisances: Nuisance | Iterable[Nuisance]):
-        if not isinstance(nuisances, Iterable) or isinstance(nuisances, (str, zfit.Parameter)):
+        if isinstance(nuisances, (str, zfit.Parameter)) or not isinstance(nuisances, Iterable):
             nuisances = [nuisances]
         self.nuisances: tuple[Nuisance, ...] = tuple(nuisances)
         if not self.nuisances:

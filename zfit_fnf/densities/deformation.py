@@ -155,7 +155,7 @@ def _in_turn(function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor
     return tf.reshape(results, (count * size, u.shape[1]))[:n]
 
 
-def _checked_yields(yields: Mapping[str, YieldRatio], nuisances: Sequence[str]) -> dict[str, YieldRatio]:
+def _checked_yields(yields: Any, nuisances: Sequence[str]) -> dict[str, YieldRatio]:
     if not isinstance(yields, Mapping) or not all(isinstance(change, YieldRatio) for change in yields.values()):
         raise TypeError(f"yields= maps nuisances to YieldRatio(up=..., down=...), got {yields!r}")
     if unknown := sorted(set(yields) - set(nuisances)):

@@ -419,7 +419,7 @@ def _condition_rows(flow: Flow, n: int | None, cond: Any) -> np.ndarray:
     return x if n is None else x[np.arange(n) % len(x)]
 
 
-def _univariate(family: str, n_components: int) -> Univariate:
+def _univariate(family: Any, n_components: int) -> Univariate:
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}: choose from {', '.join(FAMILIES)}")
     return FAMILIES[family](integer(n_components, "n_components", low=1, high=MOST_COMPONENTS))

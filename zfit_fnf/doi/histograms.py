@@ -81,7 +81,7 @@ def unfolded(
     return histogram
 
 
-def _edges(columns: Mapping[str, Sequence[float] | np.ndarray]) -> list[np.ndarray]:
+def _edges(columns: Any) -> list[np.ndarray]:
     if not isinstance(columns, Mapping) or not columns:
         raise TypeError(f'columns= maps observables to bin edges, e.g. {{"y1": [-1, 0, 1]}}; got {columns!r}')
     edges = [np.asarray(edge, float) for edge in columns.values()]

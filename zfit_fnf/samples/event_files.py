@@ -131,7 +131,7 @@ def _reading(path: Path, form: str) -> Iterator[None]:
     except (ImportError, MemoryError):
         raise
     except (Exception, zlib.error) as error:
-        raise ValueError(f"cannot read {str(path)!r} as a {form} file: {error or type(error).__name__}") from error
+        raise ValueError(f"cannot read {str(path)!r} as a {form} file: {str(error) or type(error).__name__}") from error
 
 
 # --- ROOT --------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ class Variation:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.at, Mapping) or not all(isinstance(name, str) for name in self.at):
+        names: Any = self.at  # whatever was given, until it is checked
+        if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"at= of a variation maps nuisance names to numbers, e.g. {{'jes': +1}}; got {self.at!r}")
         if not all(is_number(value) for value in self.at.values()):
             raise TypeError(f"at= of a variation needs a number for every nuisance; got {dict(self.at)!r}")
