@@ -33,8 +33,8 @@ from zfit_fnf.doi import (
     bootstrap,
     ensemble,
     fit_transfer,
-    map_variations,
     profile,
+    scenarios,
 )
 from zfit_fnf.minimize import Minuit
 
@@ -227,7 +227,7 @@ def main() -> None:
             "replicas", lambda: bootstrap(fit, args.replicas, seed=args.seed, executor=executor, progress=False)
         )
     profiled = replace(profiled, fit=fit)  # the map follows the parameters for all replicas in the same way
-    maps = map_variations(profiled, result)
+    maps = scenarios(profiled, result)
     report |= stage.say(map=stage("map", lambda: the_map(maps, toy, args.seed)))
     report |= stage.say(auc=stage("classifier", lambda: auc(maps, toy, args.seed)))
     if args.replicas > 1:

@@ -52,7 +52,7 @@ def main(
     result.hesse()
 
     # 4. Uncertainties of anything that is computed with the map; here, of the map itself.
-    maps = zfnf.doi.map_variations(profiled, result)
+    maps = zfnf.doi.scenarios(profiled, result)
     quality = pd.DataFrame({process: closeness(maps, process, seed) for process in TOY.processes}).T
     typer.echo(f"{fit}\n\n{profiled}\n\n{result}\n\n{quality}")
     draw(maps, out)

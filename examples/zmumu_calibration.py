@@ -51,7 +51,7 @@ def main(
     result = zfnf.Minuit().minimize(profiled.loss())
     result.hesse()
 
-    maps = zfnf.doi.map_variations(profiled, result)
+    maps = zfnf.doi.scenarios(profiled, result)
     curve = calibration(maps, scale)
     typer.echo(f"{fit}\n\n{result}\n\n{curve.iloc[::6].to_string(index=False, float_format='{:.3f}'.format)}")
     draw(out, maps, scale)

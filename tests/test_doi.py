@@ -23,9 +23,9 @@ from zfit_fnf.doi import (
     bootstrap,
     ensemble,
     fit_transfer,
-    map_variations,
     predicted,
     profile,
+    scenarios,
     unfolded,
 )
 from zfit_fnf.doi.step2 import Check
@@ -246,8 +246,8 @@ def test_models_without_parameters(data):
         (lambda fit, data: bootstrap(fit.data, 2), TypeError, "bootstrap takes a fit made by fit_transfer; got Sample"),
         (lambda fit, data: bootstrap(fit, 3, executor=4), TypeError, "executor= is one of concurrent.futures"),
         (lambda fit, data: ensemble(fit), TypeError, "ensemble takes a profile made by .*; got TransferFit"),
-        (lambda fit, data: map_variations(fit, None), TypeError, "takes a profile made by .*; got TransferFit"),
-        (lambda fit, data: predicted(fit, data, {"y": [0, 1]}), TypeError, "takes what .*map_variations returns"),
+        (lambda fit, data: scenarios(fit, None), TypeError, "takes a profile made by .*; got TransferFit"),
+        (lambda fit, data: predicted(fit, data, {"y": [0, 1]}), TypeError, "takes what .*scenarios returns"),
         (lambda fit, data: unfolded(data, ["y"]), TypeError, "columns= maps observables to bin edges"),
         (lambda fit, data: unfolded(data, {"y": [1.0, 0.0]}), ValueError, "ascending bin edges for 'y'"),
         (lambda fit, data: DoIPDF(fit.transfer, fit.transfer), TypeError, "takes a PDF of simulation first"),

@@ -27,8 +27,8 @@ from zfit_fnf.doi import (
     Uncertainty,
     bootstrap,
     ensemble,
-    map_variations,
     predicted,
+    scenarios,
     unfolded,
 )
 from zfit_fnf.doi.ensemble import rebased_loss
@@ -222,7 +222,7 @@ def maps(profiled):
         warnings.simplefilter("ignore", UserWarning)
         nll = profiled.loss()
     result = Minuit().minimize(nll)
-    return map_variations(profiled, result)
+    return scenarios(profiled, result)
 
 
 def test_maps_move_with_the_parameters(maps, data):

@@ -21,7 +21,7 @@ from zfit.result import FitResult
 from .. import scans, storage
 from ..common.files import own_files
 from ..diagnostics import two_sample_auc
-from ..doi import ProfiledFit, TransferFit, bootstrap, ensemble, fit_transfer, map_variations, predicted, profile
+from ..doi import ProfiledFit, TransferFit, bootstrap, ensemble, fit_transfer, predicted, profile, scenarios
 from ..doi.ensemble import Ensemble
 from ..doi.variations import MapVariations, Uncertainty
 from ..minimize import Minuit
@@ -209,7 +209,7 @@ def analyse(
     with stage("scans", "likelihood of the nuisances with the map fixed, and profiled"):
         contours = scan_both(profiled, result, settings, progress=progress)
     with stage("comparison", "comparing the map with the exact one, and the model with data"):
-        maps = map_variations(profiled, result)
+        maps = scenarios(profiled, result)
         closeness = compare(maps, settings, seed)
         auc = two_sample_auc(fit.data, drawn(maps, settings, seed), TOY.x + TOY.y, seed=seed)
         exact = fit_exactly(fit.data, settings.base, of="x").table

@@ -6,7 +6,7 @@ from .pdf import DoIPDF
 from .replicas import EnsembleStopped, bootstrap
 from .step1 import Replica, TransferFit, fit_transfer
 from .step2 import Check, ProfiledFit, profile
-from .variations import Eigenvariations, MapVariation, MapVariations, Uncertainty, map_variations
+from .variations import Eigenvariations, MapVariation, MapVariations, Uncertainty, scenarios
 
 __all__ = [
     "Check",
@@ -23,8 +23,8 @@ __all__ = [
     "bootstrap",
     "ensemble",
     "fit_transfer",
-    "map_variations",
     "predicted",
     "profile",
+    "scenarios",
     "unfolded",
 ]

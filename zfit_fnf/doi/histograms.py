@@ -28,7 +28,7 @@ def predicted(
         columns: Bin edges by observable: one axis of the histogram each.
 
     Raises:
-        TypeError: If the first argument is not from `map_variations`.
+        TypeError: If the first argument is not from `scenarios`.
         ValueError: If the events lack an observable.
 
     Example:

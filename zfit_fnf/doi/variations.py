@@ -32,13 +32,13 @@ __all__ = [
     "MapVariations",
     "Uncertainty",
     "check_map_variations",
-    "map_variations",
+    "scenarios",
 ]
 
 
 @dataclass(frozen=True, eq=False)
 class MapVariation:
-    """The map at one value of the parameters, made by `map_variations`.
+    """The map at one value of the parameters, made by `scenarios`.
 
     Attributes:
         name: Label, such as ``"best fit"``.
@@ -147,7 +147,7 @@ class Eigenvariations:
 
 @dataclass(frozen=True, eq=False)
 class MapVariations:
-    """The maps that propagate uncertainties, made by `map_variations`.
+    """The maps that propagate uncertainties, made by `scenarios`.
 
     Attributes:
         best: The best fit.
@@ -236,7 +236,7 @@ class Uncertainty:
         return 0.5 * (self.shifts[:, 1] - self.shifts[:, 0])
 
 
-def map_variations(profiled: ProfiledFit, result: FitResult) -> MapVariations:
+def scenarios(profiled: ProfiledFit, result: FitResult) -> MapVariations:
     """The maps that propagate uncertainties: best fit, replicas, and one standard deviation along each eigenvector.
 
     Args:
@@ -248,14 +248,14 @@ def map_variations(profiled: ProfiledFit, result: FitResult) -> MapVariations:
         ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters.
 
     Example:
-        >>> maps = map_variations(profiled, result)
+        >>> maps = scenarios(profiled, result)
         >>> band = maps.evaluate(lambda variation: variation.to_data(events, process="B").to_numpy())
         >>> band.value, band.statistical, band.systematic, band.total
     """
     if not isinstance(profiled, ProfiledFit):
-        raise TypeError(f"map_variations takes a profile made by zfit_fnf.doi.profile; got {type(profiled).__name__}")
+        raise TypeError(f"scenarios takes a profile made by zfit_fnf.doi.profile; got {type(profiled).__name__}")
     if not isinstance(result, FitResult):
-        raise TypeError(f"map_variations takes the result of a fit of profiled.loss(); got {type(result).__name__}")
+        raise TypeError(f"scenarios takes the result of a fit of profiled.loss(); got {type(result).__name__}")
     if {parameter.name for parameter in result.params} != set(profiled.parameters):
         found = sorted(parameter.name for parameter in result.params)
         raise ValueError(f"result is a fit of {found}; the profile has the parameters {list(profiled.parameters)}")
@@ -289,4 +289,4 @@ def check_map_variations(maps: Any, taker: str) -> None:
         TypeError: For anything else; names the function that takes them.
     """
     if not isinstance(maps, MapVariations):
-        raise TypeError(f"{taker} takes what zfit_fnf.doi.map_variations returns; got {type(maps).__name__}")
+        raise TypeError(f"{taker} takes what zfit_fnf.doi.scenarios returns; got {type(maps).__name__}")

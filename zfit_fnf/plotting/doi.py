@@ -255,7 +255,7 @@ def ellipse(
     the ellipse; with more, their projections.
 
     Args:
-        eigenvariations: The eigenvectors: ``map_variations(...).eigenvariations``.
+        eigenvariations: The eigenvectors: ``scenarios(...).eigenvariations``.
         parameters: Names of the two parameters.
         truth: True values of the parameters, by name, where they are known.
         ax: Where to draw; by default in the current figure.
@@ -358,7 +358,7 @@ def impacts(
 
     Args:
         number: A single number, from `MapVariations.evaluate`.
-        eigenvariations: The eigenvectors: ``map_variations(...).eigenvariations``.
+        eigenvariations: The eigenvectors: ``scenarios(...).eigenvariations``.
         label: Description of the number, with its unit.
         ax: Where to draw; by default in the current figure.
 
