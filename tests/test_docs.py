@@ -98,6 +98,16 @@ def test_getting_started(in_a_hurry):
     assert Path("y1.png").stat().st_size > 10_000
 
 
+def test_believe():
+    """The calibrated fit finds the shift of 0.5, although the training is short."""
+    names = run("docs/believe.md")
+    assert names["result"].valid
+    fitted = names["result"].params[names["jes"]]
+    # 5000 events know a shift of 0.4 widths to 0.035, and simulation of 10k events adds as much.
+    assert 0.03 < fitted["hesse"]["error"] < 0.3
+    assert abs(fitted["value"] - 0.5) < 4 * fitted["hesse"]["error"]
+
+
 def test_coming_from_zfit(in_a_hurry):
     names = run("docs/coming_from_zfit.md")
     fitted = names["result"].params[names["mu"]]

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
         train,
     )
     from .acceleration import accelerate
+    from .calibration import calibrate, simulation_plan
     from .densities.deformation import Deformation, YieldRatio
     from .densities.flows import Flow
     from .minimize import Minuit
     from .param import Nuisance, nuisance
-    from .samples import Sample, Variation
+    from .samples import Sample, Simulation, Variation
     from .storage import load, save
     from .train.schedule import Schedule
     from .yields import lnN, modified_yield, normsys
@@ -48,15 +49,18 @@ _NAMES = {
     "Nuisance": "param",
     "Sample": "samples",
     "Schedule": "train.schedule",
+    "Simulation": "samples",
     "Variation": "samples",
     "YieldRatio": "densities.deformation",
     "accelerate": "acceleration",
+    "calibrate": "calibration",
     "lnN": "yields",
     "load": "storage",
     "modified_yield": "yields",
     "normsys": "yields",
     "nuisance": "param",
     "save": "storage",
+    "simulation_plan": "calibration",
 }
 
 __version__ = "0.1.0.dev0"
@@ -83,15 +87,18 @@ __all__ = [  # noqa: RUF022 (modules first)
     "Nuisance",
     "Sample",
     "Schedule",
+    "Simulation",
     "Variation",
     "YieldRatio",
     "accelerate",
+    "calibrate",
     "lnN",
     "load",
     "modified_yield",
     "normsys",
     "nuisance",
     "save",
+    "simulation_plan",
 ]
 
 

@@ -121,6 +121,8 @@ def _constraint(constraint: BaseConstraint) -> Parts:
 
 
 def _loss(loss: BaseUnbinnedNLL) -> Parts:
+    if hasattr(loss, "made_of"):
+        return type(loss), loss.made_of()
     arguments = {"model": list(loss.model), "data": list(loss.data), "constraints": list(loss.constraints)}
     return type(loss), {**arguments, "options": loss_options(loss)}
 

@@ -2,6 +2,16 @@
 
 from .inputs import as_sample, check_inside, check_trainable
 from .sample import WEIGHT_COLUMN, Sample, write_sample
+from .simulation import Simulation
 from .variation import Variation
 
-__all__ = ["WEIGHT_COLUMN", "Sample", "Variation", "as_sample", "check_inside", "check_trainable", "write_sample"]
+__all__ = [
+    "WEIGHT_COLUMN",
+    "Sample",
+    "Simulation",
+    "Variation",
+    "as_sample",
+    "check_inside",
+    "check_trainable",
+    "write_sample",
+]

@@ -1,0 +1,341 @@
+"""Calibrated likelihoods against exact ones, with densities that are wrong on purpose."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import zfit
+import numpy as np
+import pytest
+from analytic import GaussianDeformation, GaussianFlow
+
+import zfit_fnf as zfnf
+from zfit_fnf import Simulation, Variation
+from zfit_fnf.calibration.closure import measure
+from zfit_fnf.calibration.moments import inverse
+from zfit_fnf.calibration.processes import processes_of
+from zfit_fnf.pickling import dumps, loads
+
+SIGNAL = {"shape": ((0.05, -0.2), (0.0, 0.02))}
+BACKGROUND = {"shape": ((0.02, 0.1), (0.0, 0.0))}
+N_SIGNAL, N_BACKGROUND, SHAPE = 1000.0, 4000.0, 0.5
+WITHOUT = {"shape": ((0.0, 0.0), (0.0, 0.0))}
+
+
+def signal(*, stretch=1.0):
+    return GaussianDeformation(GaussianFlow([1.0], [0.5 * stretch], obs=["y"]), SIGNAL)
+
+
+def background(response=None):
+    return GaussianDeformation(GaussianFlow([0.0], [1.5], obs=["y"]), response or BACKGROUND)
+
+
+def draw(deformation, nu, n, rng):
+    mean, sigma = deformation.moments([nu])
+    return {"y": rng.normal(mean[0], sigma[0], n)}
+
+
+def simulate(n, seed):
+    """Of the truth, at the nominal point and at both sides of the nuisance."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: Simulation(
+            draw(truth, 0.0, n, rng), [Variation(draw(truth, side, n, rng), at={"shape": side}) for side in (1.0, -1.0)]
+        )
+        for name, truth in (("signal", signal()), ("background", background()))
+    }
+
+
+def observe(seed):
+    rng = np.random.default_rng(seed)
+    parts = [
+        draw(signal(), SHAPE, rng.poisson(N_SIGNAL), rng),
+        draw(background(), SHAPE, rng.poisson(N_BACKGROUND), rng),
+    ]
+    return {"y": np.concatenate([part["y"] for part in parts])}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Signal strength, background yield and a nuisance, measured with a density that may be wrong."""
+
+    nll: zfnf.loss.ExtendedUnbinnedNLL
+    mu: zfit.Parameter
+    nb: zfit.Parameter
+    shape: zfnf.Nuisance
+
+    @property
+    def parameters(self):
+        return [self.mu, self.nb, self.shape]
+
+    def fit(self, nll=None):
+        zfit.param.set_values(self.parameters, [1.0, N_BACKGROUND, 0.0])
+        result = zfnf.Minuit().minimize(self.nll if nll is None else nll)
+        result.hesse()
+        values = np.array([result.params[one]["value"] for one in self.parameters])
+        return values, np.array([result.params[one]["hesse"]["error"] for one in self.parameters])
+
+
+def problem(*, seed=1, stretch=1.0, of_background=None):
+    shape = zfnf.nuisance("shape")
+    mu = zfit.Parameter("mu", 1.0, 0, 20, stepsize=0.1)
+    nb = zfit.Parameter("nb", N_BACKGROUND, 0, 1e5, stepsize=60)
+    model = zfnf.pdf.SumPDF(
+        [
+            zfnf.pdf.FNFPDF(
+                signal(stretch=stretch), {"shape": shape}, extended=zfnf.modified_yield(N_SIGNAL, [mu]), name="signal"
+            ),
+            zfnf.pdf.FNFPDF(background(of_background), {"shape": shape}, extended=nb, name="background"),
+        ]
+    )
+    return Problem(zfnf.loss.ExtendedUnbinnedNLL(model, observe(seed)), mu, nb, shape)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A signal that is 20 % too wide, and what the exact likelihood says of the same events."""
+    return problem(stretch=1.2), problem().fit()
+
+
+@pytest.fixture(scope="module")
+def calibrated(wide):
+    return zfnf.calibrate(wide[0].nll, simulate(10_000, seed=2), n_draws=30_000)
+
+
+def test_a_wrong_density_is_put_right(wide):
+    """With 40 simulated events for each of the data; the simulation moves the result by 0.15 of its error then."""
+    made, (exact, errors) = wide
+    naive, _ = made.fit()
+    values, own = made.fit(zfnf.calibrate(made.nll, simulate(200_000, seed=3), n_draws=50_000))
+    assert np.abs((naive - exact) / errors).max() > 1.2
+    assert np.abs((values - exact) / errors).max() < 0.5
+    # The information of a density of the wrong width is not that of the right one.
+    np.testing.assert_allclose(own, errors, rtol=0.1)
+
+
+def test_a_missing_response_is_put_right():
+    made, (exact, errors) = problem(of_background=WITHOUT), problem().fit()
+    naive, _ = made.fit()
+    values, own = made.fit(zfnf.calibrate(made.nll, simulate(200_000, seed=4), n_draws=50_000))
+    assert np.abs((naive - exact) / errors).max() > 0.9
+    assert np.abs((values - exact) / own).max() < 0.7
+    assert (own < 1.5 * errors)[:2].all()
+    assert own[2] > 1.5 * errors[2]  # what the scores do not see cannot be measured with them
+
+
+def test_finite_simulation_widens_the_errors_as_the_report_says(wide, calibrated):
+    made, (_, errors) = wide
+    _, own = made.fit(calibrated)
+    table = calibrated.report.to_dataframe()
+    parts = table[["statistical", "constraints", "simulation"]]
+    np.testing.assert_allclose(np.sqrt((parts**2).sum(axis=1)), table["error"], rtol=1e-6)
+    np.testing.assert_allclose(own, table["error"], rtol=0.1)  # at the minimum, instead of where the scores were taken
+    assert own[0] > 1.05 * errors[0]
+    by_sample = calibrated.report.sources.drop(columns=["events", "effective"])
+    np.testing.assert_allclose(np.sqrt((by_sample**2).sum()), table["simulation"], rtol=1e-6)
+    assert ("signal", "shape=+1") in by_sample.index
+
+
+def test_covariance_of_the_closure_is_that_of_repeated_simulation(wide):
+    """Thirty repetitions of three scores: their variance is known to 15 %."""
+    nll, params = wide[0].nll, wide[0].parameters
+    zfit.param.set_values(params, [1.0, N_BACKGROUND, SHAPE])
+    found = [
+        measure(nll, processes_of(nll, simulate(2000, seed=(5, k))), params, n_draws=2000, seed=0) for k in range(30)
+    ]
+    expected = np.mean([one.covariance - one.sources["SumPDF", "draws of the model"] for one in found], axis=0)
+    observed = np.cov([one.bias for one in found], rowvar=False)
+    weight = inverse(found[0].promised)  # one combination of the scores of two yields is the same for all events
+    assert np.trace(weight @ observed) / np.trace(weight @ expected) == pytest.approx(1.0, abs=0.6)
+    assert found[0].sizes["signal", "nominal"] == (2000, 2000.0)
+
+
+def test_derivatives_are_those_of_the_value(wide, calibrated):
+    params = list(calibrated.get_params())
+    assert [one.name for one in params[3:]] == ["mcstat_0", "mcstat_1"][: len(params) - 3]
+    values, errors = wide[0].fit(calibrated)
+    steps = np.array([*errors, *np.ones(len(params) - 3)])
+    zfit.param.set_values(params, [*values, *np.zeros(len(params) - 3)] + 0.7 * steps)
+    gradient, hessian = np.asarray(calibrated.gradient(params)), np.asarray(calibrated.hessian(params))
+    for index, (one, step) in enumerate(zip(params, 1e-3 * steps, strict=True)):
+        centre, ends, slopes = float(one.value()), [], []
+        for side in (step, -step):
+            one.set_value(centre + side)
+            ends.append(float(calibrated.value()))
+            slopes.append(np.asarray(calibrated.gradient(params)))
+        one.set_value(centre)
+        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(gradient[index], rel=1e-4, abs=1e-6 / step)
+        np.testing.assert_allclose(
+            (slopes[0] - slopes[1]) / (2 * step) * steps, hessian[index] * steps, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_toys_have_unit_pulls(calibrated):
+    """Twenty toys of the calibrated likelihood: mean and width of a pull are known to 0.22 and 0.16."""
+    fits = zfnf.toys.fit_toys(calibrated, 20, seed=6, progress=False)
+    pulls = fits.pulls()
+    assert fits.valid.all()
+    assert (pulls["mean"].abs() < 0.9).all()
+    assert (abs(pulls["width"] - 1.0) < 0.65).all()
+
+
+def test_an_asimov_set_is_stationary(wide, calibrated):
+    params = list(calibrated.get_params())
+    _, errors = wide[0].fit(calibrated)
+    made = zfnf.toys.asimov(calibrated, n_events=5000, seed=7)
+    with zfit.param.set_values(made.observed):
+        gradient = np.asarray(made.loss(calibrated).gradient(params))
+    # The closure is a Taylor series of first order, the events are those of the densities.
+    assert np.abs(gradient[:3] * errors).max() < 0.1
+
+
+def test_scans_impacts_and_minos_take_it(wide, calibrated):
+    made = wide[0]
+    made.fit(calibrated)
+    result = zfnf.Minuit().minimize(calibrated)
+    result.hesse()
+    scan = zfnf.scans.profile(calibrated, result, made.mu, n_sigma=1.0, n_points=3, progress=False)
+    np.testing.assert_allclose(scan.delta, [1.0, 0.0, 1.0], atol=0.1)  # nearly a parabola
+    assert "mcstat_0" in zfnf.scans.impacts(calibrated, result, made.mu, progress=False).table.index
+    sides = result.errors([made.mu])[0][made.mu]
+    assert sides["upper"] == pytest.approx(result.params[made.mu]["hesse"]["error"], rel=0.1)
+
+
+def test_it_follows_other_data_and_is_sent_elsewhere(wide, calibrated):
+    params = list(calibrated.get_params())
+    other = calibrated.create_new(data=wide[0].nll.data)
+    assert float(other.value()) == pytest.approx(float(calibrated.value()), rel=1e-12)
+    assert other.report is calibrated.report
+    sent = loads(dumps(calibrated))
+    assert float(sent.value()) == pytest.approx(float(calibrated.value()), rel=1e-12)
+    assert [one.name for one in sent.get_params()] == [one.name for one in params]
+    fresh = calibrated.create_new(data=observe(8))
+    assert np.abs(np.asarray(fresh.gradient(params) - calibrated.gradient(params))).max() > 1e-3
+    with pytest.raises(ValueError, match="belongs to its model"):
+        calibrated.create_new(model=problem().nll.model)
+    with pytest.raises(ValueError, match="calibrate the sum"):
+        calibrated + calibrated
+
+
+def test_an_accelerated_likelihood_is_calibrated_likewise(wide, calibrated):
+    made = wide[0]
+    fast = zfnf.calibrate(zfnf.accelerate(made.nll), simulate(10_000, seed=2), n_draws=30_000)
+    _, errors = made.fit(calibrated)
+    table, exact = fast.report.table, calibrated.report.table
+    assert np.abs((table["value"] - exact["value"]) / errors).max() < 0.02
+    np.testing.assert_allclose(table["error"], exact["error"], rtol=0.01)
+
+
+def test_report_is_printed_and_stored(calibrated):
+    report = calibrated.report
+    assert "signal     nominal" in str(report)
+    assert report.n_directions == len(calibrated.get_params()) - 3
+    stored = json.loads(json.dumps(report.to_dict()))
+    assert stored["parameters"]["mu"]["naive_error"] > 0
+    assert {row["sample"] for row in stored["sources"]} >= {"nominal", "shape=+1", "shape=-1"}
+
+
+def test_a_plan_leads_to_the_wanted_error(wide, calibrated):
+    made = wide[0]
+    plan = zfnf.simulation_plan(calibrated, {}, made.mu)
+    assert plan.error == pytest.approx(calibrated.report.table.loc["mu", "error"])
+    assert plan.floor < plan.error
+    target = 0.5 * (plan.floor + plan.error)
+    plan = zfnf.simulation_plan(calibrated, {}, "mu", target=target)
+    assert plan.predicted == pytest.approx(target, rel=1e-3)
+    assert (plan.table["factor"] >= 1.0).all()
+    assert plan.table["more"].sum() > 0
+    assert (plan.table["doubled"] <= plan.error * (1 + 1e-9)).all()
+    assert "wanted" in str(plan)
+    json.dumps(plan.to_dict())
+    larger = zfnf.calibrate(made.nll, simulate(40_000, seed=9), n_draws=30_000).report.table.loc["mu", "error"]
+    quadrupled = calibrated.calibration.moments.with_sources([4.0] * len(calibrated.report.sources))
+    predicted = calibrated.calibration.errors[0] * np.sqrt(quadrupled.covariance[0, 0])
+    assert larger == pytest.approx(predicted, rel=0.1)
+    with pytest.raises(ValueError, match="cannot be reached"):
+        zfnf.simulation_plan(calibrated, {}, made.mu, target=0.5 * plan.floor)
+
+
+def test_a_fraction_is_calibrated_without_yields():
+    shape, fraction = zfnf.nuisance("shape"), zfit.Parameter("fraction", 0.2, 0, 1, stepsize=0.01)
+    parts = [
+        zfnf.pdf.FNFPDF(signal(stretch=1.2), {"shape": shape}, name="signal"),
+        zfnf.pdf.FNFPDF(background(), {"shape": shape}, name="background"),
+    ]
+    nll = zfnf.loss.UnbinnedNLL(zfnf.pdf.SumPDF(parts, fracs=[fraction]), observe(1))
+    trusted = zfnf.calibrate(nll, simulate(100_000, seed=10), n_draws=30_000)
+    table = trusted.report.table
+    exact = problem().fit()[0]
+    share = exact[0] * N_SIGNAL / (exact[0] * N_SIGNAL + exact[1])
+    assert abs(table.loc["fraction", "value"] - share) < 0.5 * table.loc["fraction", "error"]
+    assert table.loc["fraction", "bias"] > 0.5
+
+
+def test_variations_of_the_same_events_are_taken_together(wide):
+    rng = np.random.default_rng(11)
+    nominal = draw(signal(), 0.0, 1000, rng)
+    smeared = Variation({"y": nominal["y"] + 0.1 * rng.normal(size=1000)}, at={"shape": 1.0})
+    simulations = {"signal": Simulation(nominal, [smeared]), "background": simulate(1000, seed=12)["background"]}
+    own = processes_of(wide[0].nll, simulations)
+    assert [point.paired for point in own[0].points] == [False, True]
+    assert [point.paired for point in own[1].points] == [False, False, False]
+    zfit.param.set_values(wide[0].parameters, [1.0, N_BACKGROUND, 0.5])
+    closure = measure(wide[0].nll, own, wide[0].parameters, n_draws=2000, seed=0)
+    assert ("signal", "nominal and 1 variations of its events") in closure.sources
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_in_simulations_are_named(wide):
+    nll, good = wide[0].nll, simulate(200, seed=13)
+    few = {"y": np.zeros(50) + np.arange(50)}
+    sides = good["signal"].variations
+    cases = [
+        (lambda: {"signal": good["signal"]}, ValueError, r"lacks the learned processes \['background'\]"),
+        (lambda: {**good, "other": good["signal"]}, ValueError, r"names \['other'\]"),
+        (lambda: [good["signal"]], TypeError, "maps the names of the processes"),
+        (lambda: {**good, "signal": Simulation(good["signal"].nominal)}, ValueError, r"lacks samples of .*\['shape'\]"),
+        (lambda: {**good, "signal": Simulation(few, sides)}, ValueError, "is worth 50 events"),
+        (
+            lambda: {**good, "signal": Simulation(good["signal"].nominal, [Variation(few, at={"shape": 3.0})])},
+            ValueError,
+            r"outside of the range \(-2, 2\)",
+        ),
+        (
+            lambda: {**good, "signal": Simulation(good["signal"].nominal, [*sides, Variation(few, at={"jes": 1.0})])},
+            ValueError,
+            "no nuisance of the likelihood",
+        ),
+    ]
+    for simulations, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            zfnf.calibrate(nll, simulations())
+
+
+def test_mistakes_in_likelihoods_are_named(wide, calibrated):
+    made, good = wide[0], simulate(200, seed=14)
+    with pytest.raises(TypeError, match="calibrated already"):
+        zfnf.calibrate(calibrated, good)
+    with pytest.raises(TypeError, match=r"takes losses of zfit_fnf\.loss"):
+        zfnf.calibrate(made.nll.model[0], good)
+    with pytest.raises(ValueError, match="have no events"):
+        zfnf.calibrate(made.nll.create_new(data={"y": np.zeros(0)}), good)
+    made.nb.floating = False
+    try:
+        partly = zfnf.calibrate(made.nll, simulate(2000, seed=15), n_draws=2000)
+        made.nb.floating = True
+        with pytest.raises(ValueError, match=r"\['nb'\] were fixed when"):
+            partly.value()
+    finally:
+        made.nb.floating = True
+
+
+def test_a_fit_beyond_the_simulation_is_told(wide):
+    made = wide[0]
+    one_sided = {
+        name: Simulation(one.nominal, [one.variations[1]]) for name, one in simulate(5000, seed=16).items()
+    }  # at -1 only, and the data are at +0.5
+    with pytest.warns(UserWarning, match=r"\['shape'\] beyond the simulation of 'signal'"):
+        zfnf.calibrate(made.nll, one_sided, n_draws=5000)

@@ -1,0 +1,120 @@
+"""Interpolation between simulated points, and the algebra of summed scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from zfit_fnf.calibration.interpolation import Interpolation
+from zfit_fnf.calibration.moments import Moments, inverse
+
+POINTS = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1], [1, 1]], float)
+
+
+def test_interpolation_is_exact_for_its_polynomials():
+    def function(a, b):
+        return 1.0 + 2.0 * a - 0.5 * a**2 + b + 0.3 * b**2 - 0.7 * a * b
+
+    interpolation = Interpolation(("a", "b"), POINTS, {})
+    nu = np.array([0.4, -0.7])
+    weights = interpolation.weights(nu)
+    assert interpolation.pairs == (("a", "b"),)
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights @ function(*POINTS.T) == pytest.approx(function(*nu))
+    for j, step in enumerate(1e-6 * np.eye(2)):
+        difference = (interpolation.weights(nu + step) - interpolation.weights(nu - step)) / 2e-6
+        np.testing.assert_allclose(interpolation.slopes(nu)[:, j], difference, atol=1e-8)
+    np.testing.assert_allclose(interpolation.weights([0, 0]), [1, 0, 0, 0, 0, 0], atol=1e-12)
+
+
+def test_interpolation_has_as_many_powers_as_it_can_know():
+    assert Interpolation(("a",), np.array([[0.0], [1.0]]), {}).weights([0.5]) == pytest.approx([0.5, 0.5])
+    cubic = Interpolation(("a",), np.array([[0.0], [1.0], [-1.0], [2.0]]), {"a": 3})
+    assert cubic.weights([0.5]) @ np.array([0.0, 1.0, -1.0, 8.0]) == pytest.approx(0.125)
+    assert cubic.beyond([2.5]) == ["a"]
+    assert cubic.beyond([-0.5]) == []
+    with pytest.raises(ValueError, match=r"\['b'\] were moved in joint samples only"):
+        Interpolation(("a", "b"), np.array([[0, 0], [1, 0], [1, 1]], float), {})
+
+
+def moments(*, scatter=None, slope=0.0, sources=None, noise=0.0):
+    promised = np.array([[4.0, 1.0], [1.0, 2.0]])
+    return Moments(
+        np.zeros(2),
+        promised,
+        slope * promised,
+        promised if scatter is None else scatter,
+        {} if sources is None else sources,
+        np.diag([0.0, 1.0]),
+        noise * promised,
+    )
+
+
+def test_right_densities_and_endless_simulation_change_nothing():
+    made = moments()
+    np.testing.assert_allclose(made.covariance, np.linalg.inv(made.promised + made.constraints))
+    assert made.directions.shape == (2, 0)
+
+
+def test_finite_simulation_and_wrong_information_make_a_sandwich():
+    simulated = np.array([[1.0, 0.2], [0.2, 0.5]])
+    scatter = np.array([[5.0, 0.0], [0.0, 1.5]])
+    made = moments(scatter=scatter, slope=-0.1, sources={("signal", "nominal"): simulated})
+    response = 0.9 * made.promised
+    events = np.linalg.inv(response) @ (scatter + simulated) @ np.linalg.inv(response).T
+    np.testing.assert_allclose(made.covariance, np.linalg.inv(np.linalg.inv(events) + made.constraints))
+    parts = made.share(scatter) + made.share(simulated) + made.covariance @ made.constraints @ made.covariance
+    np.testing.assert_allclose(parts, made.covariance)
+    np.testing.assert_allclose(made.directions @ made.directions.T, simulated, atol=1e-12)
+    assert made.left_out == 0
+    # Profiling the directions as unit Gaussians gives the same.
+    full = np.concatenate([response, made.directions], axis=1)
+    hessian = full.T @ np.linalg.inv(scatter) @ full + np.diag([0.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(np.linalg.inv(hessian)[:2, :2], made.covariance)
+
+
+def test_directions_that_do_not_matter_are_counted():
+    small = np.diag([1.0, 1e-4])
+    made = moments(sources={("signal", "nominal"): small})
+    assert made.directions.shape == (2, 1)
+    assert made.left_out == 1
+
+
+def test_information_that_is_noise_is_taken_back():
+    made = moments(noise=0.25)
+    np.testing.assert_allclose(made.information, 0.75 * made.promised)
+    np.testing.assert_allclose(moments(noise=2.0).information, 0.1 * made.promised, atol=1e-12)
+
+
+def test_a_score_that_is_always_zero_has_no_inverse():
+    np.testing.assert_allclose(inverse(np.diag([4.0, 0.0])), np.diag([0.25, 0.0]))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0])
+def test_pulls_of_summed_scores_have_unit_width(ratio):
+    """Scores of two nuisances with an information of 100 and 30, from Gaussian events; 400 repetitions."""
+    rng, information, truth = np.random.default_rng(1), np.diag([100.0, 30.0]), np.array([0.5, -0.5])
+    points = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], float)
+    interpolation = Interpolation(("a", "b"), points, {})
+    noise_of_scores = np.sqrt(information / ratio)
+    pulls = []
+    for _ in range(400):
+        simulated = points @ information + rng.normal(size=points.shape) @ noise_of_scores
+        observed = truth + rng.normal(size=2)
+        gradient_at_zero = -(information @ truth + np.sqrt(information) @ rng.normal(size=2))
+        at = truth
+        for _ in range(6):
+            weights, slopes = interpolation.weights(at), interpolation.slopes(at)
+            closure = simulated - points @ information
+            sources = {("p", str(k)): a**2 * information / ratio for k, a in enumerate(weights)}
+            weight = inverse(information + sum(sources.values()))
+            noise = slopes.T @ slopes * np.sum(weight * information / ratio)
+            made = Moments(weights @ closure, information, closure.T @ slopes, information, sources, np.eye(2), noise)
+            residual = gradient_at_zero + information @ at + made.bias
+            step = made.weights @ residual + made.covariance @ (at - observed)
+            at = at - step
+        pulls.append((at - truth) / np.sqrt(np.diag(made.covariance)))
+    # Conservative where little simulation does not tell how real the information is.
+    assert np.abs(np.mean(pulls, axis=0)).max() < 0.25
+    assert (np.std(pulls, axis=0) < 1.2).all()
+    assert (np.std(pulls, axis=0) > 0.75).all()

@@ -1,0 +1,183 @@
+"""Verdicts on densities that are right, and on ones with a fault that was planted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import zfit_fnf as zfnf
+from zfit_fnf import Simulation, Variation
+from zfit_fnf.densities.responses import ShapeResponse
+from zfit_fnf.diagnostics import two_sample_test, validate
+
+pytest.importorskip("sklearn")
+
+SHIFT, STRETCH = 0.3, 0.1
+CONSERVATIVE = 1e-5
+
+
+class Response(ShapeResponse):
+    """``a`` shifts the first coordinate, ``b`` stretches the second one, and both together shift the second."""
+
+    def __init__(self, flow, *, interaction=0.0):
+        self.flow, self._interaction = flow, interaction
+        self.nuisances, self.windows = ("a", "b"), {"a": (-1.0, 1.0), "b": (-1.0, 1.0)}
+
+    def precompute(self, u, c, of_conditions=None):
+        return u
+
+    def log_shape(self, nu, u):
+        moved, log_slope = self._nominal(u, nu)
+        return self.flow.log_density(moved, tf.zeros_like(u[:, :0])) + log_slope
+
+    def draw(self, c, nu, seed):
+        u = self.flow.draw(c, seed)
+        first, second = tf.unstack(u, axis=1)
+        return tf.stack(
+            [first + SHIFT * nu[0], second * tf.exp(STRETCH * nu[1]) + self._interaction * nu[0] * nu[1]], axis=1
+        )
+
+    def _nominal(self, u, nu):
+        first, second = tf.unstack(u, axis=1)
+        scale = STRETCH * nu[1]
+        moved = (second - self._interaction * nu[0] * nu[1]) * tf.exp(-scale)
+        return tf.stack([first - SHIFT * nu[0], moved], axis=1), -scale
+
+
+def gaussian(*, excess=0.0):
+    """Two independent Gaussians of widths one and two, in one function that may not be normalised."""
+
+    def log_prob(x, context):
+        del context
+        z = x / np.array([1.0, 2.0])
+        return -0.5 * tf.reduce_sum(z**2, axis=1) - np.log(2 * np.pi) - np.log(2.0) + np.log1p(excess)
+
+    def sampler(context, seed):
+        normal = tf.random.stateless_normal((tf.shape(context)[0], 2), seed, dtype=tf.float64)
+        return normal * np.array([1.0, 2.0])
+
+    return zfnf.interop.callable.wrap(log_prob, sampler, obs=["y1", "y2"])
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return gaussian()
+
+
+@pytest.fixture(scope="module")
+def response(flow):
+    return Response(flow)
+
+
+POINTS = [{"a": 1.0}, {"a": -1.0}, {"b": 1.0}, {"b": -1.0}, {"a": 1.0, "b": 1.0}]
+
+
+def simulate(density, n, seed, points=POINTS):
+    variations = [Variation(density.sample(n, nu=at, seed=seed + k), at=at) for k, at in enumerate(points, start=1)]
+    return Simulation(density.sample(n, nu={}, seed=seed), variations)
+
+
+def test_right_densities_pass(response):
+    reports = [
+        validate(response, simulate(response, 1000, 100 * seed), level=CONSERVATIVE, seed=seed) for seed in (1, 2)
+    ]
+    assert all(report.passed for report in reports)
+    # p-values of a right density are uniform; those of the classifier, twice the smaller of two, are nearly so.
+    p_values = np.concatenate([report.table.loc[report.table["test"] != "classifier", "p_value"] for report in reports])
+    assert 0.3 < np.mean(p_values) < 0.7
+
+
+def test_the_report_says_what_was_done(response):
+    report = validate(response, simulate(response, 500, 1), level=CONSERVATIVE, n_data=2000)
+    assert set(report.table["test"]) == {"classifier", "integral transform", "closure", "normalisation"}
+    assert str(report).startswith("passed: ")
+    assert "for 2000 events" in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["passed"]
+    assert report.untested == ()
+    alone = validate(response, simulate(response, 500, 1, POINTS[:4]), level=CONSERVATIVE)
+    assert alone.untested == ("p(y1, y2): whether 'a' and 'b' interact is not tested, there is no joint sample",)
+
+
+def test_a_sign_that_is_flipped_is_found(response):
+    good = simulate(response, 2000, 1)
+    flipped = [Variation(v.events, at={name: -value for name, value in v.at.items()}) for v in good.variations]
+    report = validate(response, Simulation(good.nominal, flipped))
+    assert any("at a=+1: a fit of 'a'" in problem for problem in report.problems)
+
+
+def test_a_missing_interaction_is_found(flow, response):
+    truth = Response(flow, interaction=0.5)
+    report = validate(response, simulate(truth, 5000, 1))
+    assert all("at a=+1, b=+1" in problem and "Add the interaction" in problem for problem in report.problems)
+    assert not report.passed
+
+
+def test_a_spurious_response_is_found_and_its_bias_predicted(response):
+    good = simulate(response, 5000, 1)
+    none = [Variation(response.sample(5000, nu={}, seed=7), at={"a": 1.0}), *good.variations[1:]]
+    report = validate(response, Simulation(good.nominal, none), n_data=10_000)
+    row = report.table.query("test == 'closure' and point == 'a=+1' and of == 'a'").iloc[0]
+    # The score of the shift is SHIFT times a unit Gaussian, and misses SHIFT**2: 30 errors of 1 / (SHIFT sqrt n).
+    assert row["value"] == pytest.approx(-SHIFT * np.sqrt(10_000), abs=5 * np.sqrt(10_000 / 5000 * 1.5))
+    assert row["problem"]
+
+
+def test_one_per_cent_of_width_is_found(flow):
+    events = flow.sample(100_000, seed=3)
+    report = validate(flow, Simulation({"y1": 1.02 * events["y1"], "y2": events["y2"]}))
+    assert any("'y1'" in problem for problem in report.problems)
+
+
+def test_a_function_that_is_not_normalised_is_found():
+    wrong = gaussian(excess=0.03)
+    report = validate(wrong, Simulation(wrong.sample(2000, seed=4)))
+    assert [problem for problem in report.problems if "integrates to 1.03" in problem]
+
+
+def test_events_from_elsewhere_and_swapped_columns_are_found(flow):
+    events = flow.sample(20_000, seed=5).to_numpy().copy()
+    events[:400] = 0.3 * events[:400] + 6.0
+    assert not validate(flow, Simulation({"y1": events[:, 0], "y2": events[:, 1]})).passed
+    assert not validate(flow, Simulation({"y1": events[:, 1], "y2": events[:, 0]})).passed
+
+
+def test_distribution_functions_of_flows_are_used():
+    """A new flow has random weights: it is right about its own events, given conditions too."""
+    flow = zfnf.Flow(["y1", "y2"], ["x"], seed=3)
+    x = {"x": np.random.default_rng(1).normal(size=2000)}
+    events = flow.sample(cond=x, seed=2)
+    assert validate(flow, Simulation(events), level=CONSERVATIVE).passed
+    moved = events.assign(y1=1.2 * events["y1"])
+    assert any("'y1'" in problem for problem in validate(flow, Simulation(moved)).problems)
+
+
+def test_factors_of_a_model_are_tested_by_name(response):
+    shape = {name: zfnf.nuisance(name) for name in "ab"}
+    signal = zfnf.pdf.FNFPDF(response, shape, extended=100.0, name="signal")
+    other = zfnf.pdf.FlowPDF(response.flow, extended=100.0, name="other")
+    model = zfnf.pdf.SumPDF([signal, other])
+    report = validate(model, {"signal": simulate(response, 500, 1), "other": Simulation(response.flow.sample(500, seed=9))},
+                      level=CONSERVATIVE)  # fmt: skip
+    assert report.passed
+    assert set(report.table["process"]) == {"signal, p(y1, y2)", "other, p(y1, y2)"}
+    with pytest.raises(ValueError, match=r"called \['third'\]"):
+        validate(model, {"signal": simulate(response, 500, 1), "third": Simulation(response.flow.sample(500, seed=9))})
+
+
+def test_the_two_sample_test_knows_its_level():
+    rng = np.random.default_rng(6)
+    first, second = ({"y": rng.normal(size=1500)} for _ in range(2))
+    assert two_sample_test(first, second, ["y"]) > CONSERVATIVE
+    assert two_sample_test(first, {"y": second["y"] + 0.5}, ["y"]) < 1e-4
+
+
+def test_mistakes_are_named(response):
+    with pytest.raises(TypeError, match="simulation= is a Simulation"):
+        validate(response, response.sample(10, seed=1))
+    with pytest.raises(ValueError, match=r"lacks samples of the nuisances \['b'\]"):
+        validate(response, simulate(response, 200, 1, POINTS[:2]))
+    with pytest.raises(ValueError, match="level="):
+        validate(response, simulate(response, 200, 1), level=0.0)

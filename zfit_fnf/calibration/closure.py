@@ -1,0 +1,178 @@
+r"""Score closure: the mean score of simulated events, minus that which the learned densities promise.
+
+With the score :math:`s(x) = \nabla_\theta \log \sum_c n_c \hat p_c(x)` at one point of the parameters, a learned density of
+process c that is right has :math:`E_{c,\nu}[s] = \hat E_{c,\nu}[s]` everywhere. What simulated events say of the left side is
+measured at the points :math:`k` of the simulation and interpolated between them, :math:`D_c(\nu) = \sum_k a_k(\nu) D_{c,k}`;
+the right side is an average over events drawn from the densities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+
+from ..loss import LogSpaceNLL, yield_gradient
+from ..pdf import SumPDF
+from .averages import Draws, SimulatedMeans
+from .moments import inverse
+from .processes import Process
+
+__all__ = ["Closure", "measure"]
+
+DRAWS = "draws of the model"
+"""What the events that are drawn from the densities are called among the sources of uncertainty."""
+
+
+@dataclass(frozen=True, eq=False)
+class Closure:
+    """What simulation says of the scores of a likelihood at one point of its parameters.
+
+    Attributes:
+        bias: Expected sum of the scores of the data at that point, ``(P,)``; zero for densities that are right.
+        promised: Derivative ``(P, P)`` of the expected sum of scores with respect to the parameters, from the densities: their
+            Fisher information.
+        slope: What simulation adds to that.
+        sources: Covariance ``(P, P)`` of ``bias`` for each simulated sample, by process and sample.
+        slope_noise: For each source, what multiplies the covariance of its mean score in the covariance of two columns of
+            ``slope``, and that covariance.
+        sizes: Number of events of each source, and what they are worth.
+    """
+
+    bias: np.ndarray
+    promised: np.ndarray
+    slope: np.ndarray
+    sources: dict[tuple[str, str], np.ndarray]
+    slope_noise: list[tuple[np.ndarray, np.ndarray]]
+    sizes: dict[tuple[str, str], tuple[int, float]]
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Covariance ``(P, P)`` of the bias."""
+        return np.sum([np.zeros_like(self.promised), *self.sources.values()], axis=0)
+
+    def noise(self, inverse: np.ndarray) -> np.ndarray:
+        """Information ``(P, P)`` that the noise of the simulated slopes pretends, for scores of an inverse covariance."""
+        return np.sum(
+            [np.zeros_like(inverse), *(w * np.sum(inverse * covariance) for w, covariance in self.slope_noise)], axis=0
+        )
+
+
+def measure(
+    nll: LogSpaceNLL, processes: Sequence[Process], params: Sequence[zfit.Parameter], *, n_draws: int, seed: int
+) -> Closure:
+    """The closure at the current values of the parameters.
+
+    Args:
+        nll: The likelihood.
+        processes: Components of its models, with their simulation.
+        params: The parameters.
+        n_draws: Events to draw from the densities of each channel.
+        seed: Seed of these.
+    """
+    parts = [
+        _channel(nll, index, [one for one in processes if one.channel == index], params, n_draws, seed + index)
+        for index in range(len(nll.model))
+    ]
+    return Closure(
+        np.sum([part.bias for part in parts], axis=0),
+        np.sum([part.promised for part in parts], axis=0),
+        np.sum([part.slope for part in parts], axis=0),
+        {source: matrix for part in parts for source, matrix in part.sources.items()},
+        [noise for part in parts for noise in part.slope_noise],
+        {source: size for part in parts for source, size in part.sizes.items()},
+    )
+
+
+def _channel(
+    nll: LogSpaceNLL,
+    index: int,
+    processes: Sequence[Process],
+    params: Sequence[zfit.Parameter],
+    n_draws: int,
+    seed: int,
+) -> Closure:
+    model = nll.model[index]
+    n_data = float(nll.data[index].samplesize) if not model.is_extended else None
+    numbers, gradients = expected_numbers(model, params, n_data)
+    drawn = Draws.of(model, processes, params, n_draws, seed)
+    promised = drawn.information(numbers, centred=not model.is_extended)
+    # The mean score of all processes together is known where the scores are taken, which tells what the draws are off by.
+    bias = -yield_gradient(model, params)[1] if model.is_extended else np.zeros(len(params))
+    slope, residual = np.zeros_like(promised), np.zeros((drawn.n, len(params)))
+    sources, sizes = {}, {(model.name, DRAWS): (drawn.n, float(drawn.n))}
+    noise: list[tuple[np.ndarray, np.ndarray]] = []
+    for process, number, gradient in zip(processes, numbers, gradients, strict=True):
+        bias = bias + number * drawn.mean(process.index, None)
+        residual += number * drawn.residuals(process.index, None)
+        if not process.points:
+            continue
+        measured = SimulatedMeans.of(model, process.points, params)
+        closure = measured.values - [drawn.mean(process.index, k) for k in range(len(process.points))]
+        kept, trusted = _shrunk(process, measured, closure, inverse(promised))
+        nu = [float(parameter.value()) for parameter in process.params]
+        weights, uncertain = process.interpolation.weights(nu, kept), process.interpolation.weights(nu, trusted)
+        chosen = np.array([[float(one is parameter) for parameter in params] for one in process.params])
+        slopes = process.interpolation.slopes(nu, kept) @ chosen.reshape(-1, len(params))
+        factors = number * slopes + weights[:, None] * gradient  # of the closure in its derivative, (K, P)
+        bias = bias + number * weights @ closure
+        slope = slope + closure.T @ factors
+        for k, weight in enumerate(weights):
+            residual -= number * weight * drawn.residuals(process.index, k)
+        for label, rows in measured.groups:
+            sources[process.name, label] = number**2 * measured.covariance(uncertain, rows)
+            first = process.points[rows[0]]
+            sizes[process.name, label] = len(first.x), first.effective_size
+        noise += [
+            (np.outer(factors[k], factors[other]), covariance)
+            for (k, other), covariance in measured.covariances.items()
+        ]
+    sources[model.name, DRAWS] = residual.T @ residual
+    return Closure(bias, promised, slope, sources, noise, sizes)
+
+
+def _shrunk(
+    process: Process, measured: SimulatedMeans, closure: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What to keep of the coefficient of each monomial, and what of it in the uncertainty, where what is left out counts.
+
+    Stein's estimator, in the metric of a weight ``(P, P)``: what does not stand out of its noise is left out.
+    """
+    coefficients = process.interpolation.coefficients
+    found = coefficients @ closure
+    squares = np.einsum("mi,ij,mj->m", found, weight, found)
+    noise = np.array([np.sum(weight * measured.covariance(row)) for row in coefficients])
+    least = min(1.0, 2.0 / max(np.linalg.matrix_rank(weight), 1))
+    kept = np.clip(1.0 - (1.0 - least) * noise / np.maximum(squares, 1e-300), 0.0, 1.0)
+    kept[0] = 1.0  # the constant
+    return kept, np.sqrt(np.maximum(kept, least))
+
+
+def expected_numbers(
+    model: zfit.pdf.BasePDF, params: Sequence[zfit.Parameter], n_data: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Expected events of each component of a model ``(C,)``, and their derivatives ``(C, P)``.
+
+    Args:
+        model: The model.
+        params: The parameters.
+        n_data: Number of events, where the model is not extended.
+    """
+    with tf.GradientTape(persistent=True) as tape:
+        total = tf.reshape(model.get_yield().value(), ()) if n_data is None else tf.constant(n_data, tf.float64)
+        shares = _shares(model)
+        numbers = [total * share / tf.add_n(shares) for share in shares]
+    zero = tf.UnconnectedGradients.ZERO
+    gradients = [np.asarray(tape.gradient(one, list(params), unconnected_gradients=zero), float) for one in numbers]
+    return np.array([float(one) for one in numbers]), np.stack(gradients)
+
+
+def _shares(model: zfit.pdf.BasePDF) -> list[tf.Tensor]:
+    if isinstance(model, SumPDF):
+        return tf.unstack(model.weights())
+    if isinstance(model, zfit.pdf.SumPDF):
+        return [tf.reshape(fraction.value(), ()) for fraction in model.params.values()]
+    return [tf.ones((), tf.float64)]

@@ -1,0 +1,294 @@
+"""Calibrating a learned likelihood with simulation that its training has not seen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+
+from ..arguments import count
+from ..loss import LogSpaceNLL
+from ..minimize import Minuit
+from ..minimum import step_inside
+from ..param import NuisanceConstraint, limits_of, nuisance
+from .closure import Closure, measure
+from .loss import (
+    CalibratedExtendedUnbinnedNLL,
+    CalibratedNLL,
+    CalibratedUnbinnedNLL,
+    Calibration,
+    constraints_value_gradient,
+    event_hessian,
+)
+from .moments import Moments, inverse
+from .processes import Process, processes_of
+from .report import CalibrationReport
+
+__all__ = ["calibrate"]
+
+_ROUNDS = 8
+_SLOW = 0.6  # ratio of two steps, above which the next one is half of what it would be
+_ARRIVED = 0.1  # errors between the point of the scores and the best fit: what remains is of second order
+_ASTRAY = 1.0  # the same after all rounds, beyond which the fit has no end: noise of little simulation stays below
+_FAR = 3.0  # errors of bias from which on a model is far off
+_EVENTS_PER_SCORE = 20  # data events per parameter, below which their scatter says less than the densities do
+
+
+def calibrate(
+    nll: LogSpaceNLL, simulations: Mapping[str, Any], *, n_draws: int = 100_000, seed: int = 0
+) -> CalibratedNLL:
+    r"""A likelihood that is right whatever the densities are: what they do not know costs precision, not validity.
+
+    The learned likelihood is fitted. Then simulated events that the training has not seen tell
+
+    * *where* its estimate is off: the mean score of simulated events is not what the densities promise. It is measured at
+      the nominal point and at all variations, and interpolated between them as the deformation is;
+    * *how well* that is known: finite simulation has a covariance, of which each direction that matters becomes a nuisance
+      ``mcstat_0``, ``mcstat_1``, ... with a unit Gaussian and a global observable;
+    * *what a score is worth*: how it moves with the parameters in simulation, and how it scatters in the data.
+
+    The result is a likelihood for Minuit (HESSE, MINOS), scans, impacts, limits and toys, with the parameters of ``nll`` and
+    those nuisances. With the new best fit the scores are taken anew, until it stays where it is; the parameters are left there.
+    See docs/believe.md.
+
+    Args:
+        nll: A likelihood of learned densities, accelerated or not.
+        simulations: By name of the process (the ``name=`` of its PDF) its simulation: ``nominal``, the nominal sample, and
+            ``variations``, a list of `Variation`; expected event numbers are those of the likelihood, only the shapes count.
+            Densities of zfit need none.
+        n_draws: Events to draw from the densities of each channel, for what they promise.
+        seed: Seed of these.
+
+    Returns:
+        The calibrated likelihood; ``report`` tells where the errors come from.
+
+    Raises:
+        TypeError: If ``nll`` is another loss, or ``simulations`` no such mapping.
+        ValueError: If a learned process has no simulation, a nuisance no samples, a sample too few events or those of the
+            training; if there are no data, or ``nll`` has no minimum.
+        RuntimeError: If the calibrated fit does not settle: the densities are too far from the simulation.
+
+    Example:
+        >>> trusted = zfit_fnf.calibrate(nll, {"signal": signal, "background": background})
+        >>> result = zfit_fnf.Minuit().minimize(trusted)
+        >>> print(trusted.report)
+    """
+    _check(nll)
+    n_draws, processes = count(n_draws, "n_draws=", least=1000), processes_of(nll, simulations)
+    params = list(nll.get_params())
+    start, errors = _learned_fit(nll, params)
+    edges = _simulated_range(params, processes)
+
+    def measured(point: np.ndarray) -> tuple[Closure, Moments]:
+        zfit.param.set_values(params, point)
+        closure = measure(nll, processes, params, n_draws=n_draws, seed=seed)
+        return closure, _moments(nll, params, errors, closure)
+
+    # Beyond what was simulated no scores are taken.
+    point, path, share = np.clip(start, *edges), list[float](), 1.0
+    while True:
+        closure, moments = measured(point)
+        total = errors * np.sqrt(np.diag(moments.covariance))
+        end = point + errors * _step(nll, params, errors, moments)
+        step = np.clip(end, *edges) - point
+        path.append(float(np.max(np.abs(step) / total)))
+        if path[-1] < _ARRIVED or len(path) == _ROUNDS:
+            break
+        if len(path) > 1 and path[-1] > _SLOW * path[-2]:  # it turns around the end in place of going there
+            share *= 0.5
+        point = point + share * step
+    _refuse_astray(params, path, (start - end) / errors, np.maximum(edges[0] - end, end - edges[1]) / total)
+    loss = _calibrated(nll, params, errors, moments)
+    zfit.param.set_values(params, end)
+    loss.report = _report(loss, processes, closure, start, end, len(path))
+    for note in loss.report.notes:
+        warnings.warn(note, stacklevel=2)
+    return loss
+
+
+def _check(nll: Any) -> None:
+    if isinstance(nll, CalibratedNLL):
+        raise TypeError("this likelihood is calibrated already: calibrate the one that it was made from, .learned")
+    if not isinstance(nll, LogSpaceNLL):
+        raise TypeError(f"calibrate takes losses of zfit_fnf.loss, accelerated or not; got {type(nll).__name__}")
+    if empty := [model.name for model, data in zip(nll.model, nll.data, strict=True) if not int(data.num_entries)]:
+        raise ValueError(f"the data of {empty} have no events: there are no scores to calibrate")
+
+
+def _learned_fit(nll: LogSpaceNLL, params: Sequence[zfit.Parameter]) -> tuple[np.ndarray, np.ndarray]:
+    """Best fit and errors of the learned likelihood, each ``(P,)``."""
+    result = Minuit().minimize(nll)
+    if not result.valid:
+        raise ValueError(f"the likelihood has no minimum that could be calibrated: {result.message}")
+    covariance = inverse(event_hessian(nll, params) + nll.constraint_hessian(params))
+    errors = np.sqrt(np.diag(covariance))
+    if unknown := [one.name for one, error in zip(params, errors, strict=True) if not error > 0]:
+        raise ValueError(f"the likelihood does not depend on {unknown}: fix them")
+    return np.array([result.params[parameter]["value"] for parameter in params]), errors
+
+
+def _refuse_astray(
+    params: Sequence[zfit.Parameter], path: Sequence[float], bias: np.ndarray, beyond: np.ndarray
+) -> None:
+    """One error where the end of a calibration means nothing.
+
+    Args:
+        params: The parameters.
+        path: Length of each step, in errors.
+        bias: What was removed of each parameter, in errors of the learned likelihood.
+        beyond: How far the end is outside of what was simulated, in calibrated errors.
+    """
+    if path[-1] > _ASTRAY:
+        steps = ", ".join(f"{step:.2g}" for step in path)
+        raise RuntimeError(
+            f"the calibrated fit does not settle, its steps were {steps} errors: the densities are too far from the simulation. "
+            "Train longer, or add the interactions that are missing"
+        )
+    for one, off, outside in zip(params, bias, beyond, strict=True):
+        if abs(off) > _FAR and outside > 1.0:
+            raise RuntimeError(
+                f"the densities are {abs(off):.2g} errors off in {one.name!r}, and where the calibrated fit goes nothing was "
+                "simulated that could put them right. Train longer, or simulate further out"
+            )
+
+
+def _simulated_range(params: Sequence[zfit.Parameter], processes: Sequence[Process]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest values ``(P,)`` of the parameters at which all processes were simulated."""
+    low, high = np.full(len(params), -np.inf), np.full(len(params), np.inf)
+    for process in processes:
+        points = process.interpolation.points
+        for one, values in zip(process.params, points.T, strict=True):
+            if one in params:
+                index = params.index(one)
+                low[index], high[index] = max(low[index], values.min()), min(high[index], values.max())
+    return low, high
+
+
+def _moments(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray, closure: Closure) -> Moments:
+    """What the scores mean where the parameters are, of parameters in units of errors."""
+    units = np.outer(errors, errors)
+    scatter = _scatter(nll, params, closure) * units
+    sources = {source: matrix * units for source, matrix in closure.sources.items()}
+    weight = inverse(scatter + np.sum(list(sources.values()), axis=0)) * units
+    return Moments(
+        closure.bias * errors,
+        closure.promised * units,
+        closure.slope * units,
+        scatter,
+        sources,
+        nll.constraint_hessian(params) * units,
+        closure.noise(weight) * units,
+    )
+
+
+def _step(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray, moments: Moments) -> np.ndarray:
+    """From where the parameters are to the minimum of the calibrated parabola inside of their limits."""
+    of_constraints = constraints_value_gradient(nll, params)[1]
+    scores = (np.asarray(nll.gradient(list(params))) - of_constraints) * errors + moments.bias
+    gradient = moments.sensitivity.T @ inverse(moments.scatter + moments.simulation) @ scores + of_constraints * errors
+    point, (low, high) = np.array([float(one.value()) for one in params]), np.transpose(list(map(limits_of, params)))
+    return step_inside(
+        point / errors, gradient, moments.information + moments.constraints, low / errors, high / errors
+    )[0]
+
+
+def _calibrated(
+    nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray, moments: Moments
+) -> CalibratedNLL:
+    """The calibrated likelihood, whose scores are taken where the parameters are."""
+    mcstat = tuple(nuisance(f"mcstat_{k}") for k in range(moments.directions.shape[1]))
+    calibration = Calibration(
+        tuple(params),
+        np.array([float(parameter.value()) for parameter in params]),
+        errors,
+        event_hessian(nll, params) * np.outer(errors, errors),
+        moments,
+        mcstat,
+        NuisanceConstraint(mcstat) if mcstat else None,
+    )
+    kind = CalibratedExtendedUnbinnedNLL if nll.is_extended else CalibratedUnbinnedNLL
+    return kind(nll, calibration)
+
+
+def _scatter(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], closure: Closure) -> np.ndarray:
+    """Covariance ``(P, P)`` of the sum of the scores of the data."""
+    n_effective = sum(_effective(data) for data in nll.data)
+    if n_effective < _EVENTS_PER_SCORE * len(params):
+        return closure.promised
+    return nll.score_covariance(params, np.square)
+
+
+def _effective(data: zfit.Data) -> float:
+    if data.weights is None:
+        return float(data.num_entries)
+    weights = np.asarray(data.weights, float)
+    return float(weights.sum() ** 2 / np.square(weights).sum())
+
+
+def _report(
+    loss: CalibratedNLL,
+    processes: Sequence[Process],
+    closure: Closure,
+    start: np.ndarray,
+    end: np.ndarray,
+    n_iterations: int,
+) -> CalibrationReport:
+    calibration, moments = loss.calibration, loss.calibration.moments
+    errors, names = calibration.errors, [parameter.name for parameter in calibration.params]
+
+    def part(of_scores: np.ndarray) -> np.ndarray:
+        return errors * np.sqrt(np.maximum(np.diag(moments.share(of_scores)), 0.0))
+
+    total = errors * np.sqrt(np.diag(moments.covariance))
+    constraints = moments.covariance @ moments.constraints @ moments.covariance
+    table = pd.DataFrame(
+        {
+            "value": end,
+            "error": total,
+            "naive_error": errors,
+            "statistical": part(moments.scatter),
+            "constraints": errors * np.sqrt(np.maximum(np.diag(constraints), 0.0)),
+            "simulation": part(moments.simulation),
+            "bias": (start - end) / errors,
+            "loss": total / errors,
+        },
+        index=pd.Index(names, name="parameter"),
+    )
+    sources = pd.DataFrame(
+        [part(matrix) for matrix in moments.sources.values()],
+        columns=names,
+        index=pd.MultiIndex.from_tuples(moments.sources, names=["process", "sample"]),
+    )
+    sources.insert(0, "effective", [closure.sizes[source][1] for source in moments.sources])
+    sources.insert(0, "events", [closure.sizes[source][0] for source in moments.sources])
+    return CalibrationReport(
+        table,
+        sources,
+        len(calibration.nuisances),
+        moments.left_out,
+        n_iterations,
+        tuple(_notes(loss, processes, table)),
+    )
+
+
+def _notes(loss: CalibratedNLL, processes: Sequence[Process], table: pd.DataFrame) -> list[str]:
+    notes = []
+    if len(far := table.index[table["bias"].abs() > _FAR]):
+        worst = table["bias"].abs().idxmax()
+        notes.append(
+            f"the model is far off: a bias of {table.loc[worst, 'bias']:+.1f} errors was removed from {worst!r}"
+            + (f", and more than {_FAR:g} from {list(far)}" if len(far) > 1 else "")
+            + ". Train longer, or add the interactions that are missing"
+        )
+    for process in processes:
+        nu = [float(one.value()) for one in process.params]
+        if beyond := process.interpolation.beyond(nu):
+            notes.append(
+                f"the fit is at values of {beyond} beyond the simulation of {process.name!r}: the closure there is an "
+                "extrapolation. Simulate points further out"
+            )
+    return notes

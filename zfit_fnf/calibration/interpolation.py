@@ -1,0 +1,89 @@
+"""Between the points at which a process was simulated: polynomials of the nuisances, as in its deformation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+__all__ = ["Interpolation"]
+
+_ORDER = 2  # of a nuisance whose deformation does not say
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    r"""What was measured at simulated points, anywhere: :math:`f(\nu) = \sum_k a_k(\nu) f_k`, weights that sum to one.
+
+    A polynomial with as many powers of each nuisance as its deformation has, or as there are samples of it alone, and the
+    product of each two that were moved together, goes through all points, or fits them best if they are more than its terms.
+
+    Args:
+        nuisances: Names of the nuisances.
+        points: The points ``(K, len(nuisances))``; the first one is the origin.
+        orders: Highest power of each nuisance; two, where it is not given.
+
+    Raises:
+        ValueError: If there is no sample in which a nuisance is moved alone.
+    """
+
+    nuisances: tuple[str, ...]
+    points: np.ndarray
+    orders: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if alone := [name for j, name in enumerate(self.nuisances) if not len(self._values(j))]:
+            raise ValueError(f"{alone} were moved in joint samples only: what each of them does alone is not known")
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Nuisances that were moved together in some sample."""
+        return tuple((self.nuisances[i], self.nuisances[j]) for i, j in self._pairs)
+
+    @cached_property
+    def coefficients(self) -> np.ndarray:
+        """From values at the points to coefficients of the monomials, the constant one first, ``(M, K)``."""
+        return np.linalg.pinv(np.stack([np.prod(point**self._powers, axis=1) for point in self.points]))
+
+    def weights(self, nu: Sequence[float], kept: np.ndarray | None = None) -> np.ndarray:
+        """The weights ``(K,)`` of the points, at ``nu``; ``kept`` are factors ``(M,)`` on the monomials."""
+        monomials = np.prod(np.asarray(nu, float) ** self._powers, axis=1)
+        return (monomials if kept is None else kept * monomials) @ self.coefficients
+
+    def slopes(self, nu: Sequence[float], kept: np.ndarray | None = None) -> np.ndarray:
+        """Derivatives ``(K, len(nuisances))`` of the weights with respect to the nuisances."""
+        values, powers = np.asarray(nu, float), self._powers
+        result = np.zeros((len(self.points), len(values)))
+        for j, unit in enumerate(np.eye(len(values), dtype=int)):
+            lowered = np.prod(values ** np.maximum(powers - unit, 0), axis=1)
+            monomials = powers[:, j] * lowered
+            result[:, j] = (monomials if kept is None else kept * monomials) @ self.coefficients
+        return result
+
+    def beyond(self, nu: Sequence[float]) -> list[str]:
+        """Nuisances that are outside of the range in which they were simulated."""
+        low, high = self.points.min(axis=0, initial=0.0), self.points.max(axis=0, initial=0.0)
+        return [name for name, value, a, b in zip(self.nuisances, nu, low, high, strict=True) if not a <= value <= b]
+
+    def _values(self, j: int) -> np.ndarray:
+        """Where the nuisance was simulated alone."""
+        alone = (self.points != 0).sum(axis=1) == 1
+        return np.unique(self.points[alone & (self.points[:, j] != 0), j])
+
+    @cached_property
+    def _pairs(self) -> list[tuple[int, int]]:
+        moved = (np.flatnonzero(point) for point in self.points)
+        return sorted({pair for indices in moved for pair in itertools.combinations(indices.tolist(), 2)})
+
+    @cached_property
+    def _powers(self) -> np.ndarray:
+        """Exponents ``(M, len(nuisances))`` of the monomials, the constant one first."""
+        unit = np.eye(len(self.nuisances), dtype=int)
+        rows = [np.zeros(len(self.nuisances), int)]
+        for j, name in enumerate(self.nuisances):
+            highest = min(self.orders.get(name, _ORDER), len(self._values(j)))
+            rows += [power * unit[j] for power in range(1, highest + 1)]
+        return np.stack([*rows, *(unit[i] + unit[j] for i, j in self._pairs)])

@@ -1,0 +1,370 @@
+r"""The calibrated likelihood: the learned one, seen through an affine map of its parameters.
+
+.. math::
+    -\log L(\theta, \eta) = E(\tau) - Q(\tau) + \tfrac12 r^T J^{-1} r + C(\theta) + \tfrac12 (\eta - \eta^\mathrm{obs})^2
+
+:math:`E` is the learned likelihood of the events, and :math:`Q` its parabola at the point of the calibration;
+:math:`r(\theta, \eta)` are the calibrated scores (:mod:`zfit_fnf.calibration.moments`), and the map :math:`\tau(\theta, \eta)` is
+such that in all directions that the data constrain :math:`Q(\tau)` and the parabola of the scores are the same: what remains
+there is :math:`E(\tau)`, with its true shape. Along directions that data hardly constrain, :math:`\tau` is :math:`\theta`, or
+stays where it is if the learned likelihood claims that they do. :math:`C` are the constraints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+from zfit.core.loss import NONE
+
+from ..loss import Channel, LogSpaceNLL, Parameters, constraint_kernel, select
+from ..minimum import assign
+from ..param import Nuisance, NuisanceConstraint, limits_of
+from .moments import Moments, inverse, root
+
+__all__ = ["CalibratedExtendedUnbinnedNLL", "CalibratedNLL", "CalibratedUnbinnedNLL", "Calibration"]
+
+_CONSTRAINED = 0.2  # share of the information on a direction that data give, above which the learned shape is moved
+_HARMLESS = 1.0  # curvature of the learned likelihood, likewise, up to which it is followed elsewhere
+_CURVED = 0.05  # curvature of the learned likelihood, in units of the calibrated one, that is needed for it
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What makes a likelihood a calibrated one, found by `zfit_fnf.calibrate`.
+
+    Scores and matrices are those of parameters in units of ``errors``.
+
+    Attributes:
+        params: The parameters.
+        point: Where the scores were taken, ``(P,)``.
+        errors: Units of the parameters ``(P,)``.
+        curvature: Hessian of the learned likelihood of the events there, ``(P, P)``.
+        moments: What the scores mean.
+        nuisances: ``mcstat_0``, ..., one for each direction of finite simulation.
+        constraint: Their unit Gaussians.
+    """
+
+    params: tuple[zfit.Parameter, ...]
+    point: np.ndarray
+    errors: np.ndarray
+    curvature: np.ndarray
+    moments: Moments
+    nuisances: tuple[Nuisance, ...]
+    constraint: NuisanceConstraint | None
+
+    @cached_property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Limits of the parameters, each ``(P,)``, relative to the point."""
+        low, high = np.transpose([limits_of(parameter) for parameter in self.params])
+        return (low - self.point) / self.errors, (high - self.point) / self.errors
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """Derivative ``(P, P + m)`` of the calibrated scores with respect to parameters and ``nuisances``."""
+        return np.concatenate([self.moments.sensitivity, self.moments.directions], axis=1)
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """Inverse covariance of the scores ``(P, P)``."""
+        return inverse(self.moments.scatter)
+
+    @cached_property
+    def constrained(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Directions ``X (P, r)`` that data constrain, others that are harmless, and the metric of both ``(P, P)``."""
+        information = self.moments.sensitivity.T @ self.weight @ self.moments.sensitivity
+        metric = information + self.moments.constraints
+        half = root(metric, -0.5)
+        values, vectors = np.linalg.eigh(half @ information @ half)
+        strong, weak = (half @ vectors[:, chosen] for chosen in (values > _CONSTRAINED, values <= _CONSTRAINED))
+        curvatures, rotation = np.linalg.eigh(strong.T @ self.curvature @ strong)
+        strong = strong @ rotation[:, curvatures > _CURVED]
+        # Where the learned likelihood claims much that is not there, its shape at a distance means nothing.
+        curvatures, rotation = np.linalg.eigh(weak.T @ self.curvature @ weak)
+        return strong, weak @ rotation[:, np.abs(curvatures) < _HARMLESS], metric
+
+    def moved(self, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The map of parameters and nuisances to the parameters of the learned likelihood, at first order.
+
+        Args:
+            gradient: That of the learned likelihood of the events at the point, ``(P,)``.
+
+        Returns:
+            Where it takes the point, relative to it, and its matrix ``(P, P + m)``.
+        """
+        strong, weak, metric = self.constrained
+        kept = np.pad(weak @ weak.T @ metric, ((0, 0), (0, self.scores.shape[1] - len(self.point))))
+        if not strong.shape[1]:
+            return np.zeros(len(self.point)), kept
+        curvature = strong.T @ self.curvature @ strong
+        whitened = root(self.weight) @ self.moments.sensitivity @ strong
+        half = root(whitened.T @ whitened, -0.5) @ whitened.T @ root(self.weight)  # of the scores, as r unit Gaussians
+        # Of all maps with this parabola, the one that is closest to the identity.
+        left, _, right = np.linalg.svd(root(curvature) @ root(whitened.T @ whitened))
+        onto = root(curvature, -0.5) @ left @ right @ half
+        start = onto @ (gradient + self.moments.bias) - inverse(curvature) @ (strong.T @ gradient)
+        return strong @ start, kept + strong @ onto @ self.scores
+
+    def towards_model(self, u: np.ndarray, eta: np.ndarray) -> np.ndarray:
+        """Parameters at which the densities describe what is expected at others, all relative to the point."""
+        strong, weak, metric = self.constrained
+        promised = inverse(strong.T @ self.moments.promised @ strong)
+        expected = self.moments.bias + self.scores @ np.concatenate([u, eta])
+        moved = weak @ (weak.T @ metric @ u) + strong @ (promised @ (strong.T @ expected))
+        return np.clip(moved, *self.limits)
+
+
+class CalibratedNLL(LogSpaceNLL):
+    """What calibrated likelihoods share, made by `zfit_fnf.calibrate`.
+
+    Attributes:
+        learned: The likelihood of the learned densities.
+        calibration: What is known about it.
+        report: Where the errors come from, a `CalibrationReport`.
+    """
+
+    def __init__(
+        self,
+        learned: LogSpaceNLL,
+        calibration: Calibration,
+        report: Any = None,
+        *,
+        constraints: Any = None,
+        options: Any = None,
+    ):
+        known = list(learned.constraints) if constraints is None else list(constraints)
+        known += [one for one in [calibration.constraint] if one is not None and one not in known]
+        options = learned.options if options is None else options
+        super().__init__(learned.model, learned.data, constraints=known, options=options)
+        self.learned, self.calibration, self.report = learned, calibration, report
+        self._reference: Any = None  # what belongs to the present data
+
+    def create_new(
+        self, model: Any = NONE, data: Any = NONE, fit_range: Any = NONE, constraints: Any = NONE, options: Any = NONE
+    ) -> CalibratedNLL:
+        """The same calibration with other data, or other constraints.
+
+        Args:
+            model: Not available: what was calibrated is this model.
+            data: Events of every channel.
+            fit_range: Not supported.
+            constraints: Constraints in place of those that there are.
+            options: As for `UnbinnedNLL`.
+
+        Raises:
+            ValueError: If another model is given.
+        """
+        if model is not NONE and list(model) != list(self.model):
+            raise ValueError("a calibration belongs to its model: calibrate the likelihood of the other one")
+        given = {"fit_range": fit_range, "options": options, **({} if data is NONE else {"data": data})}
+        learned = self.learned.create_new(**given)
+        return type(self)(
+            learned,
+            self.calibration,
+            self.report,
+            constraints=self.constraints if constraints is NONE else constraints,
+            options=None if options is NONE else options,
+        )
+
+    def __add__(self, other: Any) -> Any:
+        raise ValueError(
+            "calibrated likelihoods cannot be added, their finite simulation may be the same: calibrate the sum"
+        )
+
+    def made_of(self) -> dict[str, Any]:
+        """Arguments of the constructor, with which it is made again in another process."""
+        return {
+            "learned": self.learned,
+            "calibration": self.calibration,
+            "report": self.report,
+            "constraints": list(self.constraints),
+            "options": self.options,
+        }
+
+    def make_channel(self, model: Any, data: Any) -> Channel:
+        """A channel of this likelihood."""
+        return cast(Channel, _DrawnChannel(super().make_channel(model, data), self))
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """In here, parameters are where the learned densities describe what is expected from the calibrated ones."""
+        u, eta = self._position()
+        with self._at(self.calibration.towards_model(u, eta)):
+            yield
+
+    # --- what zfit calls ----------------------------------------------------------------------------------------------
+
+    def compute_value(self) -> tf.Tensor:
+        """The negative log-likelihood, a scalar."""
+        return self.compute_value_gradient([], coarse=False)[0]
+
+    def compute_value_gradient(self, params: Parameters, *, coarse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """The negative log-likelihood and its gradient ``(P,)``."""
+        del coarse  # where the learned likelihood is asked is not where a minimiser searches
+        z, calibration = self._checked_position(), self.calibration
+        origin, matrix = self._map()
+        raw = origin + matrix @ z
+        tau = np.clip(raw, *calibration.limits)
+        others = [one for one in params if one not in self._calibrated]
+        with self._at(tau):
+            value, gradient = self._events_value_gradient([*calibration.params, *others])
+        extra, at_tau, at_z = self._parabolas(z, tau)
+        inner = np.where(raw == tau, gradient[: len(tau)] * calibration.errors + at_tau, 0.0)
+        own = (matrix.T @ inner + at_z) / self._units
+        slopes = dict(zip([*self._calibrated, *others], [*own, *gradient[len(tau) :]], strict=True))
+        of_constraints = constraints_value_gradient(self, params)
+        result = np.array([slopes[one] for one in params]) + of_constraints[1]
+        return tf.constant(value + extra + of_constraints[0], tf.float64), tf.constant(result, tf.float64)
+
+    def compute_hessian(self, params: Parameters) -> tf.Tensor:
+        """The Hessian ``(P, P)``."""
+        z = self._checked_position()
+        calibration, (origin, matrix) = self.calibration, self._map()
+        raw = origin + matrix @ z
+        tau = np.clip(raw, *calibration.limits)
+        with self._at(tau):
+            curvature = event_hessian(self.learned, calibration.params) * np.outer(
+                calibration.errors, calibration.errors
+            )
+        inner = np.where(np.outer(raw == tau, raw == tau), curvature - calibration.curvature, 0.0)
+        own = matrix.T @ inner @ matrix + calibration.scores.T @ calibration.weight @ calibration.scores
+        own /= np.outer(self._units, self._units)
+        rows = [self._calibrated.index(one) if one in self._calibrated else len(own) for one in params]
+        return tf.constant(np.pad(own, (0, 1))[np.ix_(rows, rows)] + self.constraint_hessian(params), tf.float64)
+
+    def weighted_covariance(self, inverse_hessian: np.ndarray, params: Parameters, correction: Any) -> np.ndarray:
+        """The Hessian has the covariance of the scores of weighted events in it already."""
+        del params, correction
+        return inverse_hessian
+
+    # --- the map ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _calibrated(self) -> list[zfit.Parameter]:
+        return [*self.calibration.params, *self.calibration.nuisances]
+
+    @property
+    def _units(self) -> np.ndarray:
+        return np.concatenate([self.calibration.errors, np.ones(len(self.calibration.nuisances))])
+
+    def _position(self) -> tuple[np.ndarray, np.ndarray]:
+        calibration = self.calibration
+        values = np.array([float(parameter.value()) for parameter in calibration.params])
+        eta = np.array([float(parameter.value()) for parameter in calibration.nuisances])
+        return (values - calibration.point) / calibration.errors, eta
+
+    def _checked_position(self) -> np.ndarray:
+        if not tf.executing_eagerly():
+            raise NotImplementedError('a calibrated likelihood is not traced: take method="minuit_minos"')
+        if unknown := [one.name for one in self.get_params() if one not in self._calibrated]:
+            raise ValueError(
+                f"the parameters {unknown} were fixed when the likelihood was calibrated: calibrate it anew"
+            )
+        return np.concatenate(self._position())
+
+    @contextmanager
+    def _at(self, position: np.ndarray) -> Iterator[None]:
+        """Context in which the calibrated parameters are somewhere else, relative to the point."""
+        params = self.calibration.params
+        before = [float(parameter.value()) for parameter in params]
+        assign(params, self.calibration.point + self.calibration.errors * position)
+        try:
+            yield
+        finally:
+            assign(params, before)
+
+    def _gradient_at_point(self) -> np.ndarray:
+        """Gradient ``(P,)`` of the learned likelihood of these data at the point."""
+        return self._of_data()[1]
+
+    def _map(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._of_data()[2]
+
+    def _of_data(self) -> tuple[tuple[Any, ...], np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        if self._reference is None or any(a is not b for a, b in zip(self._reference[0], self._version(), strict=True)):
+            with self._at(np.zeros(len(self.calibration.point))):
+                gradient = self._events_value_gradient(self.calibration.params)[1] * self.calibration.errors
+            self._reference = self._version(), gradient, self.calibration.moved(gradient)
+        return self._reference
+
+    def _version(self) -> tuple[Any, ...]:
+        """Objects of which another one takes the place whenever the events are replaced."""
+        return tuple(
+            part for data in self.learned.data for part in (data, getattr(data, "n_samples", None), data.weights)
+        )
+
+    def _events_value_gradient(self, params: Parameters) -> tuple[float, np.ndarray]:
+        """Of the learned likelihood without its constraints, where the parameters are."""
+        value, gradient = self.learned.value_gradient(list(params), full=True)
+        term, slope = constraints_value_gradient(self.learned, params)
+        return float(value) - term, np.asarray(gradient) - slope
+
+    def _parabolas(self, z: np.ndarray, tau: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """That of the scores minus that of the learned likelihood, and their gradients by ``tau`` and ``z``."""
+        calibration, gradient = self.calibration, self._gradient_at_point()
+        residual = gradient + calibration.moments.bias + calibration.scores @ z
+        slope = gradient + calibration.curvature @ tau
+        value = 0.5 * residual @ calibration.weight @ residual - 0.5 * tau @ (gradient + slope)
+        return float(value), -slope, calibration.scores.T @ calibration.weight @ residual
+
+
+class _DrawnChannel:
+    """A channel whose pseudo-data are what the learned densities make of calibrated parameters.
+
+    Args:
+        channel: The channel.
+        nll: The calibrated likelihood.
+    """
+
+    def __init__(self, channel: Channel, nll: CalibratedNLL):
+        self._channel, self._nll = channel, nll
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also while a copy is made
+            raise AttributeError(name)
+        return getattr(self._channel, name)
+
+    def n_expected(self) -> float:
+        """As `Channel.n_expected`."""
+        with self._nll.drawing():
+            return self._channel.n_expected()
+
+    def draw(self, rng: np.random.Generator, seeds: Iterator[np.ndarray]) -> zfit.Data:
+        """As `Channel.draw`."""
+        with self._nll.drawing():
+            return self._channel.draw(rng, seeds)
+
+    def asimov(self, params: Parameters, n_events: int, seeds: Iterator[np.ndarray]) -> zfit.Data:
+        """As `Channel.asimov`."""
+        with self._nll.drawing():
+            return self._channel.asimov(params, n_events, seeds)
+
+
+def event_hessian(nll: LogSpaceNLL, params: Parameters) -> np.ndarray:
+    """Hessian ``(P, P)`` of a likelihood without its constraints."""
+    return np.asarray(nll.hessian(list(params))) - nll.constraint_hessian(params)
+
+
+def constraints_value_gradient(nll: LogSpaceNLL, params: Parameters) -> tuple[float, np.ndarray]:
+    """Value and gradient ``(P,)`` of the constraints of a likelihood."""
+    value, gradient = 0.0, np.zeros(len(params))
+    for kernel in map(constraint_kernel, nll.constraints):
+        term, slope = kernel.value_gradient()
+        value += float(term)
+        if len(params):
+            gradient += np.asarray(select(slope, kernel.params, params))
+    return value, gradient
+
+
+class CalibratedUnbinnedNLL(CalibratedNLL, zfit.loss.UnbinnedNLL):
+    """A calibrated `UnbinnedNLL`; see `zfit_fnf.calibrate`."""
+
+
+class CalibratedExtendedUnbinnedNLL(CalibratedNLL, zfit.loss.ExtendedUnbinnedNLL):
+    """A calibrated `ExtendedUnbinnedNLL`; see `zfit_fnf.calibrate`."""

@@ -1,0 +1,128 @@
+r"""The likelihood of the summed scores: what data say, once simulation has told what the scores mean.
+
+Near a point of the parameters the gradient :math:`g` of the negative log-likelihood of the events is a Gaussian measurement,
+
+.. math::
+    r(u, \eta) = g + b + S u + R \eta, \qquad -\log L = \tfrac12 r^T J^{-1} r + \tfrac12 \eta^2,
+
+with the distance :math:`u` from that point, the covariance :math:`J` of the scores of the data, the closure :math:`b`, the
+derivative :math:`S` of the expected sum of scores (what the densities promise and what simulation adds to it), and the directions
+:math:`R R^T = V` in which finite simulation leaves the closure uncertain. Profiling them gives the covariance
+:math:`S^{-1} (J + V) S^{-T}`: the sandwich, in which everything has been measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+__all__ = ["Moments", "inverse", "root"]
+
+_NOTHING = 1e-10  # of the largest eigenvalue, in units of the diagonal: no information
+_LEAST = 0.1  # of the claimed information that is left where all of it may be noise: a free parameter needs an error
+_NEGLIGIBLE = 1e-3  # of the variance of a parameter, below which a direction of finite simulation is left out
+
+
+def _eigen(matrix: np.ndarray, power: float) -> np.ndarray:
+    """A symmetric matrix to a power, in the subspace in which it is positive."""
+    scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
+    used = scale > 0
+    result = np.zeros_like(matrix)
+    if used.any():
+        values, vectors = np.linalg.eigh(matrix[np.ix_(used, used)])
+        kept = values > _NOTHING * values.max()
+        result[np.ix_(used, used)] = (vectors[:, kept] * values[kept] ** power) @ vectors[:, kept].T
+    return result
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of a symmetric matrix that is not negative, in the subspace in which it is not zero."""
+    scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
+    scale[scale == 0] = 1.0
+    return _eigen(matrix / np.outer(scale, scale), -1.0) / np.outer(scale, scale)
+
+
+def root(matrix: np.ndarray, power: float = 0.5) -> np.ndarray:
+    """Symmetric root of such a matrix, or another power of it."""
+    return _eigen(matrix, power)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums of scores and what is known of them, in units of the errors that constraints and densities would give.
+
+    Attributes:
+        bias: Closure ``(P,)``.
+        promised: Fisher information of the densities ``(P, P)``.
+        slope: Derivative of the closure ``(P, P)``.
+        scatter: Covariance of the sum of the scores of the data ``(P, P)``.
+        sources: Covariance of the closure by process and sample.
+        constraints: Information of the auxiliary measurements ``(P, P)``.
+        noise: Information that the noise of the slopes pretends to have, ``(P, P)``.
+    """
+
+    bias: np.ndarray
+    promised: np.ndarray
+    slope: np.ndarray
+    scatter: np.ndarray
+    sources: dict[tuple[str, str], np.ndarray]
+    constraints: np.ndarray
+    noise: np.ndarray
+
+    @cached_property
+    def simulation(self) -> np.ndarray:
+        """Covariance ``(P, P)`` of the closure, ``V``."""
+        return np.sum([np.zeros_like(self.scatter), *self.sources.values()], axis=0)
+
+    @cached_property
+    def sensitivity(self) -> np.ndarray:
+        """``S``, shrunk by what of its information is noise."""
+        raw = self.promised + self.slope
+        weight = inverse(self.scatter + self.simulation)
+        claimed = raw.T @ weight @ raw
+        half = root(claimed + self.constraints, -0.5)
+        values, vectors = np.linalg.eigh(half @ claimed @ half)
+        kept = values > 1e-9
+        white = half @ vectors[:, kept] / np.sqrt(values[kept])  # claimed information is one
+        real, directions = np.linalg.eigh(np.eye(kept.sum()) - white.T @ self.noise @ white)
+        shrink = (directions * np.sqrt(np.maximum(real, _LEAST))) @ directions.T
+        return raw @ white @ shrink @ white.T @ claimed
+
+    @cached_property
+    def information(self) -> np.ndarray:
+        """Information ``(P, P)`` of the data, finite simulation included."""
+        return self.sensitivity.T @ inverse(self.scatter + self.simulation) @ self.sensitivity
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """Covariance ``(P, P)`` of the calibrated estimate."""
+        return inverse(self.information + self.constraints)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """What a change of the sum of scores does to the estimate, ``(P, P)``."""
+        return self.covariance @ self.sensitivity.T @ inverse(self.scatter + self.simulation)
+
+    def share(self, of_scores: np.ndarray) -> np.ndarray:
+        """Part ``(P, P)`` of the covariance of the estimate that comes from a part of that of the scores."""
+        return self.weights @ of_scores @ self.weights.T
+
+    @cached_property
+    def directions(self) -> np.ndarray:
+        """``R (P, m)``: of the covariance of the closure, what matters for the parameters."""
+        half = root(self.simulation)
+        _, values, rotation = np.linalg.svd(root(self.covariance, -0.5) @ self.weights @ half)
+        return half @ rotation.T[:, : int((values**2 > _NEGLIGIBLE).sum())]
+
+    @property
+    def left_out(self) -> int:
+        """Number of directions of finite simulation that do not matter."""
+        return int(np.linalg.matrix_rank(self.simulation)) - self.directions.shape[1]
+
+    def with_sources(self, factors: Sequence[float]) -> Moments:
+        """The same with samples that are larger by these factors, one for each source."""
+        scaled = {source: matrix / f for (source, matrix), f in zip(self.sources.items(), factors, strict=True)}
+        return replace(self, sources=scaled)

@@ -1,0 +1,70 @@
+"""What a calibration found: where the error of each parameter comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["CalibrationReport"]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationReport:
+    """Errors of a calibrated likelihood by what they come from; prints as a table.
+
+    Attributes:
+        table: One row for each parameter. ``value`` and ``error`` are the calibrated ones, ``naive_error`` that of the
+            learned likelihood. ``statistical``, ``constraints`` and ``simulation`` are the parts of ``error`` that come from the
+            data, from auxiliary measurements and from the finite simulation: their squares add up. ``bias`` is what was removed
+            from the learned likelihood's value, in units of ``naive_error``, and ``loss`` is ``error / naive_error``.
+        sources: One row for each simulated sample, by ``process`` and ``sample``: its number of ``events``, what they are
+            worth (``effective``), and the part of the error of each parameter that comes from it.
+        n_directions: Number of nuisances ``mcstat_0``, ... that stand for the finite simulation.
+        n_left_out: Number of directions that are left out: each less than 0.1 % of the variance of any parameter.
+        n_iterations: How often the scores were taken anew.
+        notes: What to know before the result is believed, in sentences.
+    """
+
+    table: pd.DataFrame
+    sources: pd.DataFrame
+    n_directions: int
+    n_left_out: int
+    n_iterations: int
+    notes: tuple[str, ...] = ()
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table."""
+        return self.table.copy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        sources = self.sources.reset_index().to_dict(orient="records")
+        return {
+            "parameters": self.table.to_dict(orient="index"),
+            "sources": [{key: _plain(value) for key, value in row.items()} for row in sources],
+            "n_directions": self.n_directions,
+            "n_left_out": self.n_left_out,
+            "n_iterations": self.n_iterations,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        def shown(table: pd.DataFrame) -> str:
+            return table.to_string(float_format=lambda number: f"{number:.4g}")
+
+        return "\n".join(
+            [
+                "calibrated errors by what they come from (bias in naive errors, loss is error / naive_error)",
+                shown(self.table),
+                f"finite simulation by process and sample: {self.n_directions} directions, {self.n_left_out} left out",
+                shown(self.sources),
+                *self.notes,
+            ]
+        )
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
