@@ -76,7 +76,8 @@ def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Simulation]) -> lis
         ValueError: If a learned component has no simulation, a simulation no component, a nuisance no samples or another
             range, a sample too few events or those of the training.
     """
-    if not isinstance(simulations, Mapping) or not all(isinstance(one, Simulation) for one in simulations.values()):
+    given: Any = simulations  # whatever it is, until it is checked
+    if not isinstance(given, Mapping) or not all(isinstance(one, Simulation) for one in given.values()):
         raise TypeError(
             'simulations= maps the names of the processes to their Simulation, e.g. {"signal": Simulation(nominal, '
             f"variations)}}; got {simulations!r}"

@@ -115,7 +115,7 @@ def validate(
     """
     level, n_data = number(level, "level=", above=0.0), integer(n_data, "n_data=", low=1)
     named = isinstance(simulation, Mapping)
-    given: dict[str, Simulation] = dict(simulation) if isinstance(simulation, Mapping) else {"": simulation}
+    given: dict[str, Any] = dict(simulation) if isinstance(simulation, Mapping) else {"": simulation}
     if wrong := [type(one).__name__ for one in given.values() if not isinstance(one, Simulation)]:
         raise TypeError(f"simulation= is a Simulation, or one for each process by its name; got {wrong[0]}")
     subjects = list(subjects_of(model, given if named else None))

@@ -35,7 +35,7 @@ class Simulation:
     def __post_init__(self) -> None:
         if not holds_events(self.nominal):
             raise TypeError(f"the nominal sample of a Simulation is {EVENTS}; got {type(self.nominal).__name__}")
-        given = self.variations
+        given: Any = self.variations  # whatever was given, until it is checked
         if isinstance(given, Variation) or not isinstance(given, Iterable):
             raise TypeError(f"variations= of a Simulation is a list of Variation; got {given!r}")
         variations = tuple(given)
