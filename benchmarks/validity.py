@@ -179,7 +179,7 @@ class Experiment:
         zfit.param.set_values(self.truth)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            trusted = zfnf.calibrate(nll, simulations, seed=seed)
+            trusted = zfnf.calibrate(nll, simulations, n_draws=30_000, seed=seed)
             return {"naive": naive, "calibrated": self._fit(trusted, minos=minos)}
 
     def _auxiliary(self):

@@ -112,18 +112,18 @@ def _channel(
             continue
         measured = SimulatedMeans.of(model, process.points, params)
         closure = measured.values - [drawn.mean(process.index, k) for k in range(len(process.points))]
-        kept, trusted = _shrunk(process, measured, closure, inverse(promised))
+        kept = _standing_out(process, measured, closure, inverse(promised))
         nu = [float(parameter.value()) for parameter in process.params]
-        weights, uncertain = process.interpolation.weights(nu, kept), process.interpolation.weights(nu, trusted)
+        weights = process.interpolation.weights(nu)
         chosen = np.array([[float(one is parameter) for parameter in params] for one in process.params])
         slopes = process.interpolation.slopes(nu, kept) @ chosen.reshape(-1, len(params))
-        factors = number * slopes + weights[:, None] * gradient  # of the closure in its derivative, (K, P)
+        factors = number * slopes + process.interpolation.weights(nu, kept)[:, None] * gradient
         bias = bias + number * weights @ closure
         slope = slope + closure.T @ factors
         for k, weight in enumerate(weights):
             residual -= number * weight * drawn.residuals(process.index, k)
         for label, rows in measured.groups:
-            sources[process.name, label] = number**2 * measured.covariance(uncertain, rows)
+            sources[process.name, label] = number**2 * measured.covariance(weights, rows)
             first = process.points[rows[0]]
             sizes[process.name, label] = len(first.x), first.effective_size
         noise += [
@@ -134,21 +134,19 @@ def _channel(
     return Closure(bias, promised, slope, sources, noise, sizes)
 
 
-def _shrunk(
-    process: Process, measured: SimulatedMeans, closure: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What to keep of the coefficient of each monomial, and what of it in the uncertainty, where what is left out counts.
+def _standing_out(process: Process, measured: SimulatedMeans, closure: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """What to keep ``(M,)`` of the coefficient of each monomial in the slopes: Stein's estimator, in the metric of a weight.
 
-    Stein's estimator, in the metric of a weight ``(P, P)``: what does not stand out of its noise is left out.
+    The closure itself has all of them: it is unbiased. Its slopes tell what a score is worth, and noise there does harm.
     """
     coefficients = process.interpolation.coefficients
     found = coefficients @ closure
     squares = np.einsum("mi,ij,mj->m", found, weight, found)
     noise = np.array([np.sum(weight * measured.covariance(row)) for row in coefficients])
-    least = min(1.0, 2.0 / max(np.linalg.matrix_rank(weight), 1))
-    kept = np.clip(1.0 - (1.0 - least) * noise / np.maximum(squares, 1e-300), 0.0, 1.0)
+    n_scores = max(int(np.linalg.matrix_rank(weight)), 2)
+    kept = np.clip(1.0 - (1.0 - 2.0 / n_scores) * noise / np.maximum(squares, 1e-300), 0.0, 1.0)
     kept[0] = 1.0  # the constant
-    return kept, np.sqrt(np.maximum(kept, least))
+    return kept
 
 
 def expected_numbers(

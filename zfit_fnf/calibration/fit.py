@@ -34,7 +34,7 @@ _ROUNDS = 8
 _SLOW = 0.6  # ratio of two steps, above which the next one is half of what it would be
 _ARRIVED = 0.1  # errors between the point of the scores and the best fit: what remains is of second order
 _ASTRAY = 1.0  # the same after all rounds, beyond which the fit has no end: noise of little simulation stays below
-_FAR = 3.0  # errors of bias from which on a model is far off
+_FAR = 3.0  # errors of bias from which on a model is far off, and of distance from what was simulated
 _EVENTS_PER_SCORE = 20  # data events per parameter, below which their scatter says less than the densities do
 
 
@@ -149,7 +149,7 @@ def _refuse_astray(
             "Train longer, or add the interactions that are missing"
         )
     for one, off, outside in zip(params, bias, beyond, strict=True):
-        if abs(off) > _FAR and outside > 1.0:
+        if abs(off) > _FAR and outside > _FAR:
             raise RuntimeError(
                 f"the densities are {abs(off):.2g} errors off in {one.name!r}, and where the calibrated fit goes nothing was "
                 "simulated that could put them right. Train longer, or simulate further out"
