@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zfit
 import numpy as np
+import pandas as pd
 import pytest
 from analytic import GaussianDeformation, GaussianFlow
 from likelihoods import Measurement, counting, gaussian_mean, search
@@ -216,8 +217,6 @@ def test_parameters_are_restored_after_an_exception(counter):
 
 
 def test_pulls_are_those_of_valid_fits():
-    import pandas as pd
-
     values = pd.DataFrame({"mu": [1.0, 2.0, 3.0, 99.0]})
     fits = ToyFits({"mu": 2.0}, values, pd.DataFrame({"mu": [0.5] * 4}), np.array([True, True, True, False]))
     pulls = fits.pulls().loc["mu"]
@@ -225,6 +224,19 @@ def test_pulls_are_those_of_valid_fits():
     assert "3 valid fits to 4 toys" in str(fits)
     with pytest.raises(ValueError, match="0 of 1 are valid"):
         ToyFits({"mu": 2.0}, values[:1], values[:1], np.array([False])).pulls()
+
+
+def test_coverage_counts_valid_fits():
+    """Pulls of 0.5, -0.9, 1.5 and, not valid, 0: two of three within one error, all within two."""
+    values = pd.DataFrame({"mu": [2.25, 1.55, 2.75, 2.0]})
+    fits = ToyFits({"mu": 2.0}, values, pd.DataFrame({"mu": [0.5] * 4}), np.array([True, True, True, False]))
+    one = fits.coverage().loc["mu"]
+    assert one["covered"] == pytest.approx(2 / 3)
+    assert one["expected"] == pytest.approx(0.6827, abs=1e-4)
+    assert one["error"] == pytest.approx(np.sqrt(0.6827 * 0.3173 / 3), rel=1e-3)
+    assert fits.coverage(2.0).loc["mu", "covered"] == 1.0
+    with pytest.raises(ValueError, match="coverage needs valid fits"):
+        ToyFits({"mu": 2.0}, values, values, np.zeros(4, bool)).coverage()
 
 
 @pytest.mark.slow

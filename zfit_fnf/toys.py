@@ -16,9 +16,11 @@ from typing import Any
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 from tqdm.auto import tqdm
 from zfit.core.loss import BaseUnbinnedNLL
 
+from .arguments import positive
 from .loss import channels_of
 from .minimize import Minuit
 from .minimum import inverse_of
@@ -108,6 +110,28 @@ class ToyFits:
             "width_error": width / np.sqrt(2 * (n_valid - 1)),
         }
         return pd.DataFrame(columns)
+
+    def coverage(self, n_sigma: float = 1.0) -> pd.DataFrame:
+        """How often the true value is within so many HESSE errors of the best fit, among the valid fits.
+
+        Args:
+            n_sigma: Half width of the interval, in errors.
+
+        Returns:
+            A row for each parameter with the columns ``covered``, its binomial ``error``, and what is ``expected``.
+
+        Raises:
+            ValueError: If no fit is valid, or ``n_sigma`` is not positive.
+
+        Example:
+            >>> fit_toys(nll, 300, seed=1).coverage()
+        """
+        pulls, n_sigma = self._pulls(), positive(n_sigma, "n_sigma=")
+        if not len(pulls):
+            raise ValueError(f"coverage needs valid fits; none of {len(self.valid)} is")
+        covered, expected = (pulls.abs() < n_sigma).mean(), float(2 * norm.cdf(n_sigma) - 1)
+        error = np.sqrt(expected * (1 - expected) / len(pulls))
+        return pd.DataFrame({"covered": covered, "error": error, "expected": expected})
 
     def _pulls(self) -> pd.DataFrame:
         return ((self.values - pd.Series(self.truth)) / self.errors)[self.valid]
