@@ -3,8 +3,8 @@ r"""A verdict on a learned density: whether simulation that it has not seen coul
 Every sample of a process, nominal or moved, is compared with events that the density promises there, in four ways:
 
 * a *classifier* between the two, for differences of any kind (:func:`~zfit_fnf.diagnostics.two_sample_test`);
-* the *probability integral transform* of each observable given those before it, whose first moments are those of a uniform
-  distribution (Neyman's smooth test);
+* the *probability integral transform* of each observable given those before it, taken to a normal distribution, of which the
+  mean, width and skewness are known (Neyman's smooth test);
 * the *score closure*: the mean derivative of the log-density with respect to each nuisance, which is what a fit adds up. Its
   deviation from what the density promises, in units of the error of a fit to ``n_data`` events, predicts the bias of the fit;
 * the *normalisation*, by importance sampling.
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.special import eval_legendre
+from scipy.special import eval_hermitenorm, factorial, ndtri
 
 from ..common.checks import integer, number
 from ..interop.callable import check_normalisation
@@ -32,10 +32,10 @@ from .two_sample import two_sample_test
 
 __all__ = ["ValidationReport", "validate"]
 
-_MOMENTS = 4  # Legendre polynomials of the smooth test
+_MOMENTS = 3  # Hermite polynomials of the smooth test
 _STEP = 0.05  # standard deviations between which a score is a difference
 _FEWEST = 100.0  # effective events, below which a test says nothing
-_DRAWS = 2  # events of the density for each simulated one
+_DRAWS = 4  # events of the density for each simulated one
 _FOR_CLASSIFIER = 100_000  # simulated events, beyond which trees gain little
 
 
@@ -193,8 +193,9 @@ def _integral_transforms(
         more = sample.effective_size / promised.n_events
     shares = _shares(sample)
     for name, values in zip(subject.flow.obs, uniform.T, strict=True):
+        normal = ndtri(np.clip(values, 1e-15, 1 - 1e-15))
         orders = np.arange(1, _MOMENTS + 1)
-        moments = np.array([np.sqrt(2 * k + 1) * shares @ eval_legendre(k, 2 * values - 1) for k in orders])
+        moments = np.array([shares @ eval_hermitenorm(k, normal) / np.sqrt(factorial(k)) for k in orders])
         statistic = float(moments @ moments / (np.square(shares).sum() * (1.0 + more)))
         yield "integral transform", name, statistic, float(stats.chi2.sf(statistic, _MOMENTS))
 

@@ -1,0 +1,209 @@
+"""The cases of `validity.py` in many repetitions: scores in closed form and integrals on a grid, instead of TensorFlow and draws.
+
+    python benchmarks/validity_many.py gaussian skewed wide off interaction --ratio 3 --repetitions 200
+
+What is repeated is the algebra of the calibration (`zfit_fnf.calibration.moments` and `interpolation`) with its iteration; a
+repetition takes a tenth of a second. Errors are those of the report, which HESSE reproduces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from validity import CASES, CORNERS, POINTS, TRUTH, YIELDS, Process
+
+from zfit_fnf.calibration.interpolation import Interpolation
+from zfit_fnf.calibration.moments import Moments, inverse
+
+GRID = np.linspace(-10.0, 10.0, 2401)
+STEP = GRID[1] - GRID[0]
+AT = np.array(list(TRUTH.values()))
+CONSTRAINTS = np.diag([0.0, 0.0, 1.0, 1.0])
+LIMITS = np.array([1e-3, 1.0, -5.0, -5.0]), np.array([20.0, 1e5, 5.0, 5.0])
+EDGES = np.array([0.0, 0.0, -1.0, -1.0]), np.array([np.inf, np.inf, 1.0, 1.0])
+ROUNDS, ARRIVED, SLOW = 8, 0.1, 0.6  # as in zfit_fnf.calibration.fit
+
+
+class Component:
+    """A Gaussian whose response to two nuisances is quadratic, with the moments of simulated events."""
+
+    def __init__(self, samples: list[np.ndarray], *, stretch: float, without_shift: bool):
+        self.mean, width = samples[0].mean(), samples[0].std()
+        self.width, self.table = stretch * width, np.zeros((2, 2, 2))  # nuisance, power, (log-scale, shift)
+        for index in range(1 if without_shift else 0, 2):
+            maps = [
+                (np.log(width / x.std()), (self.mean - x.mean()) / x.std())
+                for x in samples[1 + 2 * index : 3 + 2 * index]
+            ]
+            up, down = np.array(maps)
+            self.table[index] = 0.5 * (up - down), 0.5 * (up + down)
+
+    def log_density(self, y: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log-density ``(n,)`` and its derivatives with respect to the nuisances ``(n, 2)``."""
+        scale, shift = np.einsum("ips,pi->s", self.table, np.stack([nu, nu**2]))
+        by_scale, by_shift = np.einsum("ips,pi->si", self.table, np.stack([np.ones(2), 2 * nu]))
+        stretched = (y - self.mean) / self.width * np.exp(scale)
+        z = stretched + shift
+        slopes = -z[:, None] * (stretched[:, None] * by_scale + by_shift) + by_scale
+        return -0.5 * z**2 + scale - np.log(self.width) - 0.5 * np.log(2 * np.pi), slopes
+
+
+class Model:
+    """Signal and background; its parameters are strength, background yield and two nuisances."""
+
+    def __init__(self, components: dict[str, Component]):
+        self.components = components
+
+    def scores(self, y: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores ``(n, 4)`` of events, and the expected density of events ``(n,)``."""
+        (first, by_first), (second, by_second) = (one.log_density(y, at[2:]) for one in self.components.values())
+        expected = np.stack([YIELDS["signal"] * at[0] * np.exp(first), at[1] * np.exp(second)], axis=1)
+        total = expected.sum(axis=1)
+        share = expected / total[:, None]
+        return np.column_stack([share / at[:2], share[:, :1] * by_first + share[:, 1:] * by_second]), total
+
+    def information(self, at: np.ndarray) -> np.ndarray:
+        """Fisher information ``(4, 4)``."""
+        scores, density = self.scores(GRID, at)
+        return (scores * density[:, None]).T @ scores * STEP
+
+
+def gradient(model: Model, y: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Of the learned likelihood of the events."""
+    return np.array([YIELDS["signal"], 1.0, 0.0, 0.0]) - model.scores(y, at)[0].sum(axis=0)
+
+
+def learned_fit(model: Model, y: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Best fit and errors of the learned likelihood, by Fisher scoring."""
+    at = AT.copy()
+    for _ in range(40):
+        curvature = model.information(at) + CONSTRAINTS
+        step = -np.linalg.solve(curvature, gradient(model, y, at) + CONSTRAINTS @ at - np.append([0, 0], observed))
+        at = at + np.clip(step, -0.5 * np.maximum(abs(at), 1), 0.5 * np.maximum(abs(at), 1))
+        if (abs(step) * np.sqrt(np.diag(curvature))).max() < 1e-3:
+            break
+    return at, np.sqrt(np.diag(np.linalg.inv(curvature)))
+
+
+def moments(
+    model: Model,
+    y: np.ndarray,
+    simulated: dict[str, list[np.ndarray]],
+    points: np.ndarray,
+    at: np.ndarray,
+    units: np.ndarray,
+) -> Moments:
+    """As `zfit_fnf.calibration` measures them."""
+    promised, scatter = model.information(at), np.einsum("ni,nj->ij", *[model.scores(y, at)[0]] * 2)
+    weight, on_grid = inverse(promised), model.scores(GRID, at)[0]
+    interpolation = Interpolation(("shift", "scale"), points, {})
+    bias, slope, sources, noise = np.zeros(4), np.zeros((4, 4)), {}, []
+    for index, (name, samples) in enumerate(simulated.items()):
+        number, by_parameter = (YIELDS["signal"] * at[0], YIELDS["signal"]) if index == 0 else (at[1], 1.0)
+        scores = [model.scores(x, at)[0] for x in samples]
+        density = [np.exp(model.components[name].log_density(GRID, point)[0]) * STEP for point in points]
+        closure = np.stack([s.mean(axis=0) - p @ on_grid for s, p in zip(scores, density, strict=True)])
+        covariances = np.stack([np.cov(s, rowvar=False) / len(s) for s in scores])
+        found = interpolation.coefficients @ closure
+        squares = np.einsum("mi,ij,mj->m", found, weight, found)
+        expected = np.einsum("mk,kij,ij->m", interpolation.coefficients**2, covariances, weight)
+        kept = np.clip(1.0 - 0.5 * expected / squares, 0.0, 1.0)
+        kept[0] = 1.0
+        weights, factors = interpolation.weights(at[2:]), np.zeros((len(points), 4))
+        factors[:, 2:] = number * interpolation.slopes(at[2:], kept)
+        factors[:, index] += by_parameter * interpolation.weights(at[2:], kept)
+        bias, slope = bias + number * weights @ closure, slope + closure.T @ factors
+        sources |= {(name, str(k)): (number * weights[k]) ** 2 * one for k, one in enumerate(covariances)}
+        noise += [(np.outer(f, f), one) for f, one in zip(factors, covariances, strict=True)]
+    square = np.outer(units, units)
+    scaled = inverse((scatter + sum(sources.values())) * square) * square
+    pretended = sum(factor * np.sum(scaled * one) for factor, one in noise)
+    parts = {key: one * square for key, one in sources.items()}
+    return Moments(
+        bias * units,
+        promised * square,
+        slope * square,
+        scatter * square,
+        parts,
+        CONSTRAINTS * square,
+        pretended * square,
+    )
+
+
+def repeat(case: str, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Pulls and errors of the learned and of the calibrated fit, and whether the calibration would be refused."""
+    rng = np.random.default_rng([CASES.index(case), seed])
+    crossed = case == "interaction"
+    processes = [
+        Process("signal", 1.0, 0.5, skewed=case == "skewed", cross=0.25 if crossed else 0.0),
+        Process("background", 0.0, 1.5),
+    ]
+    places = [{}, *POINTS, *(CORNERS if crossed else [])]
+    points = np.array([[place.get(name, 0.0) for name in ("shift", "scale")] for place in places], float)
+
+    def simulate(process: Process) -> list[np.ndarray]:
+        return [process.draw(place, round(ratio * YIELDS[process.name]), rng)["y"] for place in places]
+
+    spoilt = {"stretch": 1.1 if case == "wide" else 1.0, "without_shift": case == "off"}
+    right = {"stretch": 1.0, "without_shift": False}
+    model = Model(
+        {one.name: Component(simulate(one), **(spoilt if one.name == "signal" else right)) for one in processes}
+    )
+    y = np.concatenate([one.draw(TRUTH, rng.poisson(YIELDS[one.name]), rng)["y"] for one in processes])
+    observed, simulated = rng.normal(AT[2:]), {one.name: simulate(one) for one in processes}
+    start, units = learned_fit(model, y, observed)
+    at, path, share = np.clip(start, *EDGES), [], 1.0
+    while True:
+        known = moments(model, y, simulated, points, at, units)
+        scores = gradient(model, y, at) * units + known.bias
+        slope = known.sensitivity.T @ inverse(known.scatter + known.simulation) @ scores
+        slope += (CONSTRAINTS @ at - np.append([0, 0], observed)) * units
+        end = np.clip(at - units * (known.covariance @ slope), *LIMITS)
+        errors = units * np.sqrt(np.diag(known.covariance))
+        path.append(np.max(abs(np.clip(end, *EDGES) - at) / errors))
+        if path[-1] < ARRIVED or len(path) == ROUNDS:
+            break
+        share *= 0.5 if len(path) > 1 and path[-1] > SLOW * path[-2] else 1.0
+        at = at + share * (np.clip(end, *EDGES) - at)
+    beyond = np.maximum(EDGES[0] - end, end - EDGES[1]) / errors
+    refused = path[-1] > 1.0 or bool(((abs(start - end) / units > 3.0) & (beyond > 3.0)).any())
+    return (start - AT) / units, (end - AT) / errors, units, errors, refused
+
+
+def summary(case: str, ratio: float, n: int) -> dict[str, Any]:
+    """Mean and width of pulls, coverage and the ratio of errors, by parameter."""
+    results = [repeat(case, ratio, seed) for seed in range(n)]
+    kept = [one for one in results if not one[4]]
+    report: dict[str, Any] = {"ratio": ratio, "repetitions": n, "refused": n - len(kept)}
+    for kind, column in (("naive", 0), ("calibrated", 1)):
+        pulls = np.stack([one[column] for one in kept])
+        rows = zip(TRUTH, pulls.mean(axis=0), pulls.std(axis=0, ddof=1), (abs(pulls) < 1).mean(axis=0), strict=True)
+        report[kind] = {
+            name: {"mean": round(mean, 3), "width": round(width, 3), "covers": round(covers, 3)}
+            for name, mean, width, covers in rows
+        }
+    growth = np.median([one[3] / one[2] for one in kept], axis=0)
+    report["error / naive error"] = dict(zip(TRUTH, growth.round(3).tolist(), strict=True))
+    return report
+
+
+def main() -> None:
+    """Run cases and print their figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="+", choices=CASES)
+    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--ratio", type=float, default=3.0, help="simulated events of each sample per data event")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    report = {case: summary(case, args.ratio, args.repetitions) for case in args.cases}
+    print(json.dumps(report, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
