@@ -13,6 +13,7 @@ from analytic import GaussianDeformation, GaussianFlow
 import zfit_fnf as zfnf
 from zfit_fnf import Simulation, Variation
 from zfit_fnf.calibration.closure import measure
+from zfit_fnf.calibration.fit import _refuse_astray
 from zfit_fnf.calibration.moments import inverse
 from zfit_fnf.calibration.processes import processes_of
 from zfit_fnf.pickling import dumps, loads
@@ -339,3 +340,14 @@ def test_a_fit_beyond_the_simulation_is_told(wide):
     }  # at -1 only, and the data are at +0.5
     with pytest.warns(UserWarning, match=r"\['shape'\] beyond the simulation of 'signal'"):
         zfnf.calibrate(made.nll, one_sided, n_draws=5000)
+
+
+def test_an_end_that_means_nothing_is_refused(wide):
+    params = wide[0].parameters
+    inside, none = np.full(3, -1.0), np.zeros(3)
+    _refuse_astray(params, [2.0, 0.5, 0.05], none, inside)
+    _refuse_astray(params, [0.05], np.array([0.0, 0.0, 9.0]), inside)  # far off, and put right
+    with pytest.raises(RuntimeError, match=r"does not settle, its steps were 2, 3 errors"):
+        _refuse_astray(params, [2.0, 3.0], none, inside)
+    with pytest.raises(RuntimeError, match=r"9 errors off in 'shape', and where the calibrated fit goes nothing"):
+        _refuse_astray(params, [0.05], np.array([0.0, 0.0, 9.0]), np.array([-1.0, -1.0, 4.0]))

@@ -112,7 +112,7 @@ class Moments:
 
     @cached_property
     def directions(self) -> np.ndarray:
-        """``R (P, m)``: of the covariance of the closure, what matters for the parameters."""
+        """What of the covariance of the closure matters for the parameters, ``R (P, m)``."""
         half = root(self.simulation)
         _, values, rotation = np.linalg.svd(root(self.covariance, -0.5) @ self.weights @ half)
         return half @ rotation.T[:, : int((values**2 > _NEGLIGIBLE).sum())]
