@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zfit_fnf import Deformation, Flow, YieldRatio
-from zfit_fnf.densities.polynomial_map import PolynomialMap, Response, continued_power
+from zfit_fnf.densities.monomials import continued_power
+from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 
 WINDOWS = {"jes": (-1.0, 1.0), "jer": (-1.0, 2.0)}
 

@@ -110,9 +110,10 @@ class DeformedExpansion(Expansion):
     @staticmethod
     def order_of(pdf: FNFPDF) -> int:
         """Order of the polynomials of a density; zero if it has none."""
-        if not isinstance(pdf.deformation, Deformation) or pdf.deformation.n_layers > 1:
-            return 0
-        return expansion_order(pdf.deformation.flow.density)
+        deformation = pdf.deformation
+        if not isinstance(deformation, Deformation) or deformation.n_layers > 1 or deformation.ratios:
+            return 0  # evaluated as it is
+        return expansion_order(deformation.flow.density)
 
     def methods(self) -> dict[str, str]:
         """How the density is evaluated, in words, by its name."""

@@ -3,7 +3,8 @@ r"""Densities with nuisances: the invertible map of :mod:`.polynomial_map` in fr
 .. math::
     p(y | x, \nu) = p_\mathrm{nom}(T_\nu(y; x) | x) \; |\det \partial T_\nu / \partial y|
 
-(arXiv:2606.30489). What varies with the nuisances besides is the yield: a :class:`YieldRatio` for each of them.
+(arXiv:2606.30489), times what log-ratios reweight, see :mod:`.ratio`. What varies
+with the nuisances besides is the yield: a :class:`YieldRatio` for each of them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from ..common.checks import number
 from .flows import AutoregressiveDensity, Flow
 from .history import Histories
 from .polynomial_map import PolynomialMap, Response, check_dimensions, checked_responses
+from .ratio import LogRatio
 from .responses import ShapeResponse
+from .reweighting import Reweighting
 
 __all__ = ["Deformation", "YieldRatio"]
 
@@ -53,9 +57,11 @@ class Deformation(PolynomialMap, ShapeResponse):
         responses: Responses of single nuisances, then of interactions between them.
         windows: Trained range ``(low, high)`` of each nuisance.
         yields: Change of the yield with each nuisance, default none.
+        ratios: Log-ratios that reweight what the map has moved, at most one for each response, see
+            :mod:`zfit_fnf.densities.ratio`.
 
     Raises:
-        ValueError: If an interaction or a window names a nuisance that has no response of its own.
+        ValueError: If an interaction, a log-ratio or a window names a nuisance that has no response of its own.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Deformation(PolynomialMap, ShapeResponse):
         *,
         windows: Mapping[str, tuple[float, float]],
         yields: Mapping[str, YieldRatio] | None = None,
+        ratios: Sequence[LogRatio] = (),
     ):
         if not isinstance(flow, Flow):
             raise TypeError(f"a deformation needs the Flow that it deforms, got a {type(flow).__name__}")
@@ -77,6 +84,9 @@ class Deformation(PolynomialMap, ShapeResponse):
         super().__init__(responses, windows=windows)
         check_dimensions(self.responses, len(flow.obs), len(flow.cond))
         self.flow = flow
+        self.ratios = _checked_ratios(ratios, self.windows)
+        check_dimensions(self.ratios, len(flow.obs), len(flow.cond))
+        self._reweighting: Reweighting | None = None
         self.history = Histories()  # of the trainings, by response
         self.yields = {name: YieldRatio() for name in self.nuisances} | _checked_yields(yields or {}, self.nuisances)
 
@@ -85,6 +95,53 @@ class Deformation(PolynomialMap, ShapeResponse):
         """Pairs of nuisances with a response of their own."""
         return tuple(r.nuisances for r in self.responses if len(r.nuisances) > 1)
 
+    @property
+    def moves(self) -> bool:
+        """Whether the map is anything but the identity."""
+        last = [v for r in self.responses for n in r.networks for v in (n.weights[-1], n.biases[-1])]
+        return any(np.any(variable.numpy()) for variable in last)
+
+    @property
+    def reweighting(self) -> Reweighting | None:
+        """What the log-ratios do together, if there are any."""
+        if self.ratios and self._reweighting is None:
+            self._reweighting = Reweighting(self, self.ratios)
+        return self._reweighting
+
+    def assign(self, values: Sequence[np.ndarray]) -> None:
+        """Set all variables, in the order of :meth:`weights_list`."""
+        super().assign(values)
+        self._reweighting = None
+
+    # --- the map alone ----------------------------------------------------------------------------------------------
+
+    def precompute_map(self, u: tf.Tensor, c: tf.Tensor, of_conditions: Any = None) -> Any:
+        """Coordinates, conditions, coefficients of the first layer, and what the flow makes of the conditions."""
+        of_layer, of_flow = of_conditions or self.precompute_conditions(c)
+        return u, c, self.coefficients_at(u, of_layer), of_flow
+
+    def log_density_of_map(self, nu: tf.Tensor, of_map: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` without log-ratios."""
+        u, c, coefficients, of_flow = of_map
+        nominal, log_det = self.inverse(u, c, coefficients, tf.cast(self.basis(nu), u.dtype))
+        return self.flow.log_density_at(nominal, of_flow) + log_det
+
+    def draw_of_map(self, c: tf.Tensor, nu: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Sample ``u (n, d)`` without log-ratios."""
+        basis = self.basis(nu)
+        return _in_turn(lambda u, c: self.forward(u, c, basis), self.flow.draw(c, seed), c)
+
+    def log_density(self, u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
+        """Log-density ``(n,)`` for training a map, also with a ``basis (n, M)`` for every event.
+
+        Raises:
+            ValueError: With log-ratios, of which the basis knows nothing.
+        """
+        if self.ratios:
+            raise ValueError("this density has log-ratios: use precompute and log_density_at")
+        nominal, log_det = self.inverse(u, c, self.coefficients(u, c), basis)
+        return self.flow.log_density(nominal, c) + log_det
+
     # --- as a response of the shape -------------------------------------------------------------------------------
 
     def precompute_conditions(self, c: tf.Tensor) -> Any:
@@ -92,27 +149,31 @@ class Deformation(PolynomialMap, ShapeResponse):
         return self.precompute_layer(c), self.flow.precompute(c)
 
     def precompute(self, u: tf.Tensor, c: tf.Tensor, of_conditions: Any = None) -> Any:
-        """Coordinates, conditions, coefficients of the first layer, and what the flow makes of the conditions."""
-        of_layer, of_flow = of_conditions or self.precompute_conditions(c)
-        return u, c, self.coefficients_at(u, of_layer), of_flow
+        """What :meth:`precompute_map` gives, then what the log-ratios need, if there are any."""
+        of_map = self.precompute_map(u, c, of_conditions)
+        return (of_map, self.reweighting.precompute(u, c, of_map[-1])) if self.reweighting else (of_map,)
 
     def log_shape(self, nu: tf.Tensor, precomputed: Any) -> tf.Tensor:
-        """Log-density ``(n,)``, which is normalised."""
-        u, c, coefficients, of_flow = precomputed
-        nominal, log_det = self.inverse(u, c, coefficients, tf.cast(self.basis(nu), u.dtype))
-        return self.flow.log_density_at(nominal, of_flow) + log_det
+        """Log-density ``(n,)``, which :meth:`log_norm` normalises if there are log-ratios."""
+        of_map, *of_ratios = precomputed
+        log_density = self.log_density_of_map(nu, of_map)
+        return log_density + self.reweighting.log_weight(nu, *of_ratios) if self.reweighting else log_density
+
+    def log_norm(self, nu: tf.Tensor, precomputed: Any) -> tf.Tensor | float:
+        """Logarithm of the integral of :meth:`log_shape`; zero without log-ratios."""
+        return self.reweighting.log_norm(nu, precomputed[1]) if self.reweighting else 0.0
 
     @property
     def sequential(self) -> bool:
-        """Whether flow and map keep the order of the coordinates, with one layer each or in one dimension."""
+        """Whether flow and map keep the order of the coordinates: one layer each, or one dimension; no log-ratios."""
         density = getattr(self.flow, "density", None)
-        if not isinstance(density, AutoregressiveDensity):
+        if self.ratios or not isinstance(density, AutoregressiveDensity):
             return False
         return density.sequential and (self.n_layers == 1 or density.n_dim == 1)
 
     def base(self, nu: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Independent logistic coordinates ``(n, d)``, and the logarithms of their slopes ``(n, d)``."""
-        u, c, coefficients, of_flow = precomputed
+        ((u, c, coefficients, of_flow),) = precomputed
         basis = self.basis(nu)
         if self.n_layers == 1:
             nominal, log_slopes = self.inverse_layer(u, coefficients, basis)
@@ -122,25 +183,28 @@ class Deformation(PolynomialMap, ShapeResponse):
         z, log_slope = self.flow.density.base(nominal, of_flow)
         return z, log_slope + log_slopes
 
-    # --- for training -----------------------------------------------------------------------------------------------
-
-    def log_density(self, u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
-        """Log-density ``(n,)`` in the standardised coordinates, also with a ``basis (n, M)`` for every event."""
-        nominal, log_det = self.inverse(u, c, self.coefficients(u, c), basis)
-        return self.flow.log_density(nominal, c) + log_det
-
     def draw(self, c: tf.Tensor, nu: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Sample ``u (n, d)`` given ``c (n, m)`` at the nuisances ``nu (K,)``."""
-        basis = self.basis(nu)
-        return _in_turn(lambda u, c: self.forward(u, c, basis), self.flow.draw(c, seed), c)
+        """Sample ``u (n, d)`` given ``c (n, m)`` at the nuisances ``nu (K,)``, exact in distribution."""
+        return self.reweighting.draw(c, nu, seed) if self.reweighting else self.draw_of_map(c, nu, seed)
+
+    def efficiency(self, nu: Mapping[str, float] | None = None) -> float:
+        """Share of the events drawn from the map that :meth:`sample` keeps; one without log-ratios."""
+        return self.reweighting.efficiency(tf.constant(self.point(nu))) if self.reweighting else 1.0
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct the same deformation."""
-        return {"flow": self.flow, "responses": self.responses, "windows": self.windows, "yields": self.yields}
+        return {
+            "flow": self.flow,
+            "responses": self.responses,
+            "windows": self.windows,
+            "yields": self.yields,
+            "ratios": self.ratios,
+        }
 
     def __repr__(self) -> str:
         pairs = "".join(f", {'*'.join(pair)}" for pair in self.interactions)
-        return f"<Deformation of {self.flow!r} by {', '.join(self.nuisances)}{pairs}>"
+        ratios = f", {len(self.ratios)} log-ratio(s)" if self.ratios else ""
+        return f"<Deformation of {self.flow!r} by {', '.join(self.nuisances)}{pairs}{ratios}>"
 
 
 def _in_turn(function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
@@ -161,3 +225,14 @@ def _checked_yields(yields: Any, nuisances: Sequence[str]) -> dict[str, YieldRat
     if unknown := sorted(set(yields) - set(nuisances)):
         raise ValueError(f"yields= names {unknown}, to which there is no response: the nuisances are {list(nuisances)}")
     return dict(yields)
+
+
+def _checked_ratios(ratios: Sequence[LogRatio], windows: Mapping[str, Any]) -> list[LogRatio]:
+    checked = list(ratios)
+    if not all(isinstance(ratio, LogRatio) for ratio in checked):
+        raise TypeError(f"ratios= is a list of LogRatio, got {ratios!r}")
+    if unknown := sorted({name for ratio in checked for name in ratio.nuisances} - set(windows)):
+        raise ValueError(f"log-ratios name {unknown}, to which there is no response")
+    if len({ratio.nuisances for ratio in checked}) < len(checked):
+        raise ValueError(f"need one log-ratio for each response, got {[ratio.nuisances for ratio in checked]}")
+    return checked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..storage.schema import (
     Power,
     Reference,
     Schema,
+    Tensor,
     Text,
     Widths,
     Window,
@@ -42,6 +43,7 @@ __all__ = [
     "CoordinatesEntry",
     "DeformationEntry",
     "FlowEntry",
+    "LogRatioEntry",
     "PolynomialMapEntry",
     "ProfiledTransferEntry",
     "Record",
@@ -51,6 +53,9 @@ __all__ = [
     "network_arrays",
     "probe",
 ]
+
+HIGHEST_DEGREE, MOST_TERMS = 64, 100_000
+"""Limits of the polynomials of a log-ratio."""
 
 PROBES = 16
 """Events by which a function is recognised."""
@@ -189,6 +194,32 @@ class ResponseEntry(Entry):
 
 
 @register
+class LogRatioEntry(Entry):
+    """See :class:`~zfit_fnf.densities.ratio.LogRatio`."""
+
+    model: ClassVar[str | type] = "densities.ratio.LogRatio"
+    kind: Literal["log_ratio"] = "log_ratio"
+    nuisances: Annotated[list[Text], Field(min_length=1)]
+    powers: Annotated[list[list[Power]], Field(min_length=1)]
+    n_dim: Annotated[int, Field(ge=1, le=LARGEST)]
+    n_context: Count
+    degree: Annotated[int, Field(ge=1, le=HIGHEST_DEGREE)]
+
+    def layout(self) -> Iterator[Array]:
+        """The weights of the polynomials, those of the conditions alone left out."""
+        of_all, of_conditions = (
+            math.comb(n + self.degree, self.degree) for n in (self.n_dim + self.n_context, self.n_context)
+        )
+        yield Array("weights", (len(self.powers), of_all - of_conditions), "F64", "weights")
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse arrays of other sizes, before the polynomials are listed."""
+        super().check(tensors)
+        if next(self.layout()).shape[1] > MOST_TERMS:
+            raise ValueError(f"has {next(self.layout()).shape[1]} polynomials; at most {MOST_TERMS} are read")
+
+
+@register
 class PolynomialMapEntry(Entry):
     """See :class:`~zfit_fnf.densities.polynomial_map.PolynomialMap`."""
 
@@ -256,11 +287,12 @@ class DeformationEntry(PolynomialMapEntry):
     kind: Literal["deformation"] = "deformation"  # type: ignore[assignment]
     flow: Reference
     yields: dict[Text, YieldEntry]
+    ratios: list[Reference]
     history: dict[Text, Record]
 
     def references(self) -> list[int]:
-        """The flow and the responses."""
-        return [self.flow, *super().references()]
+        """The flow, the responses and the log-ratios."""
+        return [self.flow, *super().references(), *self.ratios]
 
     def new(self, parts: Parts) -> Any:
         """The deformation, with its histories."""
@@ -268,14 +300,27 @@ class DeformationEntry(PolynomialMapEntry):
 
         flow, responses = parts.model(self.flow, "densities.flows.Flow"), self._responses(parts)
         yields = {name: YieldRatio(change.up, change.down) for name, change in self.yields.items()}
-        own = {"flow": flow, "responses": responses, "yields": yields}
+        ratios = [parts.model(index, "densities.ratio.LogRatio") for index in self.ratios]
+        own = {"flow": flow, "responses": responses, "yields": yields, "ratios": ratios}
         deformation = class_of(self.model)(**{**self.arguments(), **own})
         deformation.history = Histories(self.history)
         return deformation
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """One line for each nuisance and interaction, with window, powers and yields, and the trainings."""
-        return super().summary(entries) + [f"  {history}" for history in self.history.values()]
+        ratios = [f"log-ratio of {' x '.join(getattr(entries[i], 'nuisances', []))}" for i in self.ratios]
+        return super().summary(entries) + ratios + [f"  {history}" for history in self.history.values()]
+
+    @classmethod
+    def verify(cls, model: Any) -> None:
+        """Refuse a density that gives no numbers at the edges of its windows."""
+        super().verify(model)
+        if model.ratios:
+            import tensorflow as tf
+
+            for edges in zip(*model.windows.values(), strict=True):
+                norm = model.reweighting.log_norm_at_anchors(tf.constant(edges, tf.float64))
+                check_finite(f"the integral at {dict(zip(model.windows, edges, strict=True))}", norm.numpy())
 
     def _about(self, nuisance: str) -> str:
         return super()._about(nuisance) + f", yield {self.yields[nuisance]}"

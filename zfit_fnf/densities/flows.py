@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from ..common.checks import DEEPEST, MOST_COMPONENTS, integer
 from ..common.chunks import EVENTS, concatenated
-from ..samples import as_sample
+from ..samples import Sample, as_sample
 from .bijectors import ConditionalBijector, LogisticMixture, RationalQuadraticSpline, Univariate
 from .coordinates import Coordinates
 from .history import History
@@ -300,6 +300,8 @@ class Flow(Coordinates):
         super().__init__(obs, cond, ranges=ranges, standardisation=standardisation)
         self.sum_weights = sum_weights
         self.history: History | None = None  # of the training, if it was trained here
+        # The events it was trained on, and the rows that were held out: for responses that are learned in this session.
+        self.events: tuple[Sample, np.ndarray] | None = None
         self.density = density or AutoregressiveDensity(
             len(self.obs),
             len(self.cond),

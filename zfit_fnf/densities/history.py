@@ -31,6 +31,10 @@ class History:
         initial: Validation loss of the weights of the start.
         interrupted: Whether the training was stopped before its end.
         fingerprint: Recognises the events, see :func:`zfit_fnf.samples.pairing.fingerprint`.
+        claimed: Fisher information of one event about the nuisance at zero that a response claims.
+        confirmed: The part of it that events confirm which it was not learned from.
+        noise: What a response to nothing would claim, learned from as many events in the same way.
+        notes: What was found while it was trained, in sentences.
 
     Raises:
         ValueError: If the lists differ in length, or ``best_step`` is not among the steps.
@@ -48,6 +52,10 @@ class History:
     initial: float | None = None
     interrupted: bool = False
     fingerprint: list[float] = field(default_factory=list)
+    claimed: float | None = None
+    confirmed: float | None = None
+    noise: float | None = None
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not len(self.steps) == len(self.training) == len(self.validation):
@@ -102,9 +110,9 @@ class History:
     def __str__(self) -> str:
         events = f"{self.n_events} events (effective {self.effective_size:.0f})"
         if not self.steps:
-            return f"{self.name}: not trained; {events}"
+            return "; ".join([f"{self.name}: not trained", events, *self.notes])
         early = ", stopped early" if self.stopped_early else ""
-        problems = "".join(f"; {problem}" for problem in self.problems)
+        problems = "".join(f"; {problem}" for problem in [*self.problems, *self.notes])
         return (
             f"{self.name}: validation log-density {-self.best_validation:.5f} nats/event at step {self.best_step} of "
             f"{self.steps[-1]}{early}; {events}, {self.seconds:.0f} s{problems}"
@@ -129,7 +137,8 @@ class Histories(dict[str, History]):
             "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows
         ]
-        return "\n".join([*(line.rstrip() for line in lines), *problems_of(self)])
+        notes = [f"{name}: {note}" for name, history in self.items() for note in history.notes]
+        return "\n".join([*(line.rstrip() for line in lines), *problems_of(self), *notes])
 
     __repr__ = __str__
 

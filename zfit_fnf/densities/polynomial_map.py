@@ -28,16 +28,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..common.checks import DEEPEST, LARGEST, MOST_POWER, integer, listed, names, number
+from ..common.checks import DEEPEST, LARGEST, integer, listed, names, number
 from .bijectors import Affine
 from .flows import solve_autoregressive
 from .model import Model
+from .monomials import Monomials, Powers, checked_powers
 from .networks import MaskedMLP, StackedMLP, hidden_widths
 
-__all__ = ["PolynomialMap", "Powers", "Response", "check_dimensions", "checked_responses", "continued_power"]
-
-Powers = tuple[tuple[int, ...], ...]
-"""Exponents of the nuisances in each monomial."""
+__all__ = ["PolynomialMap", "Response", "check_dimensions", "checked_responses"]
 
 _AFFINE = Affine()
 
@@ -73,7 +71,7 @@ class Response(Model):
         n_dim, n_context = integer(n_dim, "n_dim", low=1, high=LARGEST), integer(n_context, "n_context", low=0)
         n_single, seed = integer(n_single, "n_single", low=0), integer(seed, "seed", low=0)
         self.nuisances = names(nuisances, "nuisances", '["jes"]')
-        self.powers = _checked_powers(powers, self.nuisances)
+        self.powers = checked_powers(powers, self.nuisances)
         self.hidden = hidden_widths(hidden, n_dim)
         seeds = [seed, *map(int, np.random.SeedSequence(seed).generate_state(n_layers - 1))]
         self.networks = [
@@ -108,23 +106,6 @@ class Response(Model):
             "n_layers": len(self.networks),
             "hidden": self.hidden,
         }
-
-
-def _checked_powers(powers: Powers, nuisances: tuple[str, ...]) -> Powers:
-    """Exponents of different monomials of the nuisances, none of them constant."""
-    monomials = [
-        listed(monomial, "each monomial in powers", "(1, 0)") for monomial in listed(powers, "powers", "((1,), (2,))")
-    ]
-    if not monomials or any(len(monomial) != len(nuisances) for monomial in monomials):
-        raise ValueError(f"every monomial needs one exponent for each of {nuisances}, got {powers}")
-    checked = tuple(
-        tuple(integer(power, "each power", low=0, high=MOST_POWER) for power in monomial) for monomial in monomials
-    )
-    if not all(any(monomial) for monomial in checked):
-        raise ValueError(f"a monomial without a nuisance would not vanish at zero, got {checked}")
-    if len(set(checked)) < len(checked) or len(set(nuisances)) < len(nuisances):
-        raise ValueError(f"nuisances and monomials are named once each, got {checked} of {nuisances}")
-    return checked
 
 
 class _Together:
@@ -196,36 +177,22 @@ class PolynomialMap(Model):
         self.windows = {name: _checked_window(name, windows[name]) for name in self.nuisances}
         if self._CONTINUED and (away := [name for name, (low, high) in self.windows.items() if not low <= 0.0 <= high]):
             raise ValueError(f"the windows of {away} must contain 0, where the map is the identity, got {self.windows}")
-        self._order = max(power for response in self.responses for powers in response.powers for power in powers)
-        self._factors, self._fed = self._factor_positions(), self._fed_positions()
+        self.monomials = Monomials(self.responses, self.windows)
+        self._fed = self._fed_positions()
 
     def basis(self, nu: tf.Tensor, correction: tf.Tensor | None = None) -> tf.Tensor:
         """Corrected monomials ``(M,)`` at the nuisances ``nu (K,)``, continued beyond the trained windows.
 
         ``correction`` is what :meth:`correction` returns, for those who have it already.
         """
-        low, high = (tf.constant(edge, nu.dtype) for edge in zip(*self.windows.values(), strict=True))
-        powers = [tf.ones_like(nu), *(continued_power(nu, power, low, high) for power in range(1, self._order + 1))]
-        table = tf.reshape(tf.stack(powers, axis=-1), (-1,))
-        monomials = tf.reduce_prod(tf.gather(table, self._factors), axis=-1)
+        monomials = self.monomials(nu)
         correction = tf.cast(self.correction() if correction is None else correction, nu.dtype)
         return monomials + tf.linalg.matvec(correction, monomials, transpose_a=True)
 
     def correction(self) -> tf.Tensor:
         """Matrix ``(M, M)`` of what every monomial adds to every other one."""
         values = tf.concat([tf.reshape(response.correction, (-1,)) for response in self.responses], axis=0)
-        return tf.scatter_nd(self._fed, values, (len(self._factors),) * 2)
-
-    def _factor_positions(self) -> np.ndarray:
-        """Factors of each monomial: places in the flat ``(K, order + 1)`` table of powers, where 0 is one."""
-        place = {name: index * (self._order + 1) for index, name in enumerate(self.nuisances)}
-        factors = [
-            [place[name] + power for name, power in zip(response.nuisances, powers, strict=True) if power]
-            for response in self.responses
-            for powers in response.powers
-        ]
-        most = max(map(len, factors))
-        return np.array([places + [0] * (most - len(places)) for places in factors])
+        return tf.scatter_nd(self._fed, values, (len(self.monomials),) * 2)
 
     def _fed_positions(self) -> np.ndarray:
         """Positions in the ``(M, M)`` correction matrix of the entries of all responses' corrections."""
@@ -342,29 +309,3 @@ def _checked_window(name: str, window: tuple[float, float]) -> tuple[float, floa
     if not low < high:
         raise ValueError(f"the window of {name!r} needs low < high, got ({low:g}, {high:g})")
     return low, high
-
-
-def continued_power(nu: tf.Tensor, power: int, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-    """``nu**power`` inside ``[low, high]``, continued linearly outside (elementwise).
-
-    Over the first half-width beyond an edge the second derivative fades quadratically to zero, which keeps the
-    continuation twice differentiable: HESSE at a template point sees no kink.
-    """
-    if power == 1:
-        return nu
-    inside = tf.clip_by_value(nu, low, high)
-    fade = 0.5 * tf.maximum(tf.abs(low), tf.abs(high))
-    excess = nu - inside
-    left = 1.0 - tf.clip_by_value(tf.abs(excess) / fade, 0.0, 1.0)
-    # Twice the integral of (1 - s/fade)^2 over the excess: the curvature term of the continuation.
-    bend = 2.0 * (fade * tf.abs(excess) / 3.0 - fade**2 / 12.0 * (1.0 - tf.square(tf.square(left))))
-    slope = power * _product(inside, power - 1)
-    return _product(inside, power) + slope * excess + 0.5 * power * (power - 1) * _product(inside, power - 2) * bend
-
-
-def _product(x: tf.Tensor, count: int) -> tf.Tensor:
-    """``x**count`` by multiplication: the derivatives of ``tf.pow`` are not finite at zero."""
-    result = tf.ones_like(x)
-    for _ in range(count):
-        result *= x
-    return result

@@ -21,7 +21,8 @@ import tensorflow as tf
 from ..densities.deformation import Deformation, YieldRatio
 from ..densities.flows import Flow
 from ..densities.model import Model
-from ..densities.polynomial_map import Powers
+from ..densities.monomials import Powers
+from ..densities.ratio import LogRatio
 from .zuko import activation_of, architecture_of, make_density
 from .zuko_architecture import NetworkShape
 from .zuko_density import ZukoNetwork
@@ -180,6 +181,7 @@ class ReferenceDeformation(Deformation):
         responses: Responses of single nuisances, then cross terms.
         windows: Trained range ``(low, high)`` of each nuisance.
         yields: Change of the yield with each nuisance, default none.
+        ratios: Log-ratios that reweight what the map has moved; published models have none.
         centre: Central value of each nuisance.
         scale: Scale of each nuisance.
         quadratic_damping: Factor of the quadratic terms.
@@ -195,12 +197,13 @@ class ReferenceDeformation(Deformation):
         *,
         windows: Mapping[str, tuple[float, float]],
         yields: Mapping[str, YieldRatio] | None = None,
+        ratios: Sequence[LogRatio] = (),
         centre: Mapping[str, float],
         scale: Mapping[str, float],
         quadratic_damping: float,
         cross_term_damping: float,
     ):
-        super().__init__(flow, responses, windows=windows, yields=yields)
+        super().__init__(flow, responses, windows=windows, yields=yields, ratios=ratios)
         if set(centre) != set(self.nuisances) or set(scale) != set(self.nuisances) or not all(scale.values()):
             raise ValueError(f"need a central value and a scale for each nuisance {self.nuisances}: {centre}, {scale}")
         self.centre, self.scale = ({name: float(values[name]) for name in self.nuisances} for values in (centre, scale))

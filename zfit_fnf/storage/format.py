@@ -316,9 +316,17 @@ def _stack_layers(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "models": models}
 
 
+def _without_ratios(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 3 to 4: deformations have log-ratios now, of which there were none."""
+    kinds = {"deformation", "reference_deformation"}
+    models = [{**fields, "ratios": []} if fields["kind"] in kinds else fields for fields in content["models"]]
+    return {**content, "models": models}
+
+
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: _stack_layers,
     2: dict,  # histories say more now, all of which may be missing
+    3: _without_ratios,
 }
 """From a version of the format to the next one."""
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
 
 from ..densities.deformation import Deformation, YieldRatio
 from ..densities.flows import Flow
 from ..densities.history import Histories, History
 from ..densities.model import same_model
 from ..densities.polynomial_map import Response
+from ..densities.ratio import LogRatio
 from ..samples import Variation
 from ..samples.pairing import fingerprint
 from .findings import copies, nominal_ones, odd_yields, samples_without_effect
@@ -18,7 +22,7 @@ from .schedule import Schedule
 from .score_correction import vanish_at
 from .sources import EventSource
 
-__all__ = ["Assembly", "Task", "label_of", "yield_ratio"]
+__all__ = ["Assembly", "Nominal", "Task", "Wanted", "label_of", "yield_ratio"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,24 @@ class Task:
     schedule: Schedule
     seed: int
     progress: bool
+    ratios: list[LogRatio]
+    nominal: Nominal | None
+    idle: list[Mapping[str, float]]
+    wanted: Wanted
+
+
+class Nominal(NamedTuple):
+    """The nominal events, and the rows of them that the flow was not trained on."""
+
+    source: EventSource
+    held_out: np.ndarray
+
+
+class Wanted(NamedTuple):
+    """Whether responses have a map, and a log-ratio: ``True``, ``False``, or ``"auto"``."""
+
+    map: bool | str
+    ratio: bool | str
 
 
 @dataclass(frozen=True)
@@ -45,11 +67,22 @@ class Assembly:
     without_effect: frozenset[int]
     yields: Mapping[str, YieldRatio]
     findings: list[str]
+    nominal: Nominal | None
+    wanted: Wanted
     trained: dict[tuple[str, ...], Response] = field(default_factory=dict)
+    ratios: dict[tuple[str, ...], LogRatio] = field(default_factory=dict)
     history: Histories = field(default_factory=Histories)
 
     @classmethod
-    def of(cls, flow: Flow, plan: Plan, sources: Mapping[int, EventSource], mirror: bool) -> Assembly:
+    def of(
+        cls,
+        flow: Flow,
+        plan: Plan,
+        sources: Mapping[int, EventSource],
+        mirror: bool,
+        nominal: Nominal | None,
+        wanted: Wanted,
+    ) -> Assembly:
         """Nothing yet, but what is found in the samples."""
         yields = {
             name: yield_ratio(group, sources, flow.sum_weights, mirror) for (name,), group in plan.singles.items()
@@ -57,7 +90,7 @@ class Assembly:
         marks = {key: fingerprint(source.sample, flow.obs + flow.cond) for key, source in sources.items()}
         without_effect = samples_without_effect(sources, marks, flow.history.fingerprint if flow.history else [])
         findings = [*nominal_ones(sources, without_effect), *copies(sources, marks, without_effect)]
-        return cls(flow, plan, sources, without_effect, yields, [*findings, *odd_yields(yields)])
+        return cls(flow, plan, sources, without_effect, yields, [*findings, *odd_yields(yields)], nominal, wanted)
 
     def keep(self, trained: Deformation | None) -> None:
         """Take over the responses of another deformation of the same flow, but those whose training was interrupted."""
@@ -75,11 +108,13 @@ class Assembly:
                 )
             record = trained.history.get(label_of(response.nuisances))
             if record is None or not record.interrupted:
-                self.add(response, record)
+                self.add(response, record, next((r for r in trained.ratios if r.nuisances == response.nuisances), None))
 
-    def add(self, response: Response, record: History | None) -> None:
-        """Add a response that has been trained."""
+    def add(self, response: Response, record: History | None, ratio: LogRatio | None = None) -> None:
+        """Add a response that has been trained, and its log-ratio."""
         self.trained[response.nuisances] = response
+        if ratio is not None:
+            self.ratios[ratio.nuisances] = ratio
         if record is not None:
             self.history[record.name] = record
 
@@ -110,6 +145,12 @@ class Assembly:
             schedule=schedule,
             seed=seed,
             progress=progress,
+            ratios=[
+                self.ratios[(n,)] for n in response.nuisances if len(response.nuisances) > 1 and (n,) in self.ratios
+            ],
+            nominal=self.nominal,
+            idle=[self.sources[id(v)].at for v in self._group(response) if id(v) in self.without_effect],
+            wanted=self.wanted,
         )
 
     def _group(self, response: Response) -> list[Variation]:
@@ -128,6 +169,7 @@ class Assembly:
             [self.trained[names] for names in order],
             windows={name: self.plan.windows[name] for name in singles},
             yields={name: self.yields[name] for name in singles},
+            ratios=[self.ratios[names] for names in order if names in self.ratios],
         )
         labels = [label_of(names) for names in order]
         result.history = Histories({label: self.history[label] for label in labels if label in self.history})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,10 +17,12 @@ from ..densities.deformation import Deformation
 from ..densities.flows import Flow
 from ..densities.history import History, problems_of
 from ..densities.polynomial_map import Response
+from ..densities.ratio import LogRatio
 from ..samples import Variation
-from .assembly import Assembly, Task, label_of
+from .assembly import Assembly, Nominal, Task, Wanted, label_of
+from .choice import Candidates, choose
 from .compiled import TrainingLoop, of_last_response
-from .loop import n_held_out
+from .loop import held_out_rows, n_held_out
 from .plan import Plan, named_seed
 from .schedule import Schedule, TrainingStopped, checked_schedule
 from .score_correction import correct_score
@@ -37,6 +41,9 @@ def fit_deformation(
     order: int = 2,
     interactions: Sequence[tuple[str, str]] | str = "auto",
     mirror: bool = False,
+    nominal: Any = None,
+    map: bool | str = "auto",
+    ratio: bool | str = "auto",
     hidden: Sequence[int] | None = None,
     schedule: Schedule | None = None,
     seed: int = 0,
@@ -63,6 +70,11 @@ def fit_deformation(
             four corners all of ``nu_k^a nu_l^b`` with ``a, b <= 2``.
         mirror: Trust the linear response of a nuisance with samples on one side at the mirrored point too: its window
             becomes symmetric, and its yield change is inverted there.
+        nominal: The nominal events, against which responses are judged and log-ratios are learned; by default those that
+            the flow was trained on, if that was in this session. Without them every response is a map, and nothing is
+            judged.
+        map: Whether a response moves events; ``"auto"`` keeps a map where held-out events speak for it.
+        ratio: Whether a response reweights events by a log-ratio; ``"auto"`` keeps one where the events confirm it.
         hidden: Widths of the hidden layers.
         schedule: Length and speed of each training; default 1500 steps of 2048 events.
         seed: Seed; each response derives its own from it and from its name.
@@ -100,7 +112,8 @@ def fit_deformation(
     if weights is not None and not isinstance(weights, str):
         raise TypeError("weights names a column of all samples; give arrays of weights as Sample(columns, weights=...)")
     sources = {id(v): EventSource.make(flow, v.events, weights, at=v.at, name=v.name) for v in variations}
-    assembly = Assembly.of(flow, plan, sources, mirror)
+    known = _nominal(flow, nominal, weights)
+    assembly = Assembly.of(flow, plan, sources, mirror, known, _wanted(map, ratio, known))
     assembly.keep(trained)
     names = [names for names in (*plan.singles, *plan.pairs) if names not in assembly.trained]
     new = [response for name in names if assembly.moves(response := plan.response(name, flow, hidden, seed))]
@@ -125,12 +138,38 @@ def fit_deformation(
     return deformation
 
 
+def _nominal(flow: Flow, given: Any, weights: str | None) -> Nominal | None:
+    """The nominal events, if they are known."""
+    if given is not None:
+        return Nominal(EventSource.make(flow, given, weights, name="nominal"), np.zeros(0, np.int64))
+    if flow.events is None:
+        return None
+    sample, held_out = flow.events
+    return Nominal(EventSource(flow, sample, {}, np.zeros(0)), held_out)
+
+
+def _wanted(map_: bool | str, ratio: bool | str, nominal: Nominal | None) -> Wanted:
+    """What is asked for, if it can be had."""
+    for name, value in (("map", map_), ("ratio", ratio)):
+        if value not in (True, False, "auto"):
+            raise ValueError(f'{name} is "auto", True or False, got {value!r}')
+    if map_ is False and ratio is False:
+        raise ValueError("a response needs a map or a log-ratio: map=False and ratio=False leave neither")
+    if nominal is not None:
+        return Wanted(map_, ratio)
+    if ratio is True or map_ is False:
+        raise ValueError(
+            "a log-ratio is learned against the nominal events, which are not known of this flow: give them as nominal="
+        )
+    return Wanted(True, False)
+
+
 def _train_all(tasks: Sequence[Task], assembly: Assembly, executor: Executor | None, *, progress: bool) -> None:
     """Train responses and add them to a deformation, also those that are ready when one fails."""
     text = "responses" if progress and executor is not None else ""
     try:
-        for _, (response, history) in run(train_response, tasks, executor=executor, progress=text):
-            assembly.add(response, history)
+        for _, trained in run(train_response, tasks, executor=executor, progress=text):
+            assembly.add(*trained)
     except TrainingStopped as stopped:
         if isinstance(stopped.model, Response) and stopped.history is not None and stopped.history.best_step:
             assembly.add(stopped.model, stopped.history)  # half trained, but better than nothing
@@ -161,20 +200,68 @@ def _stopped(error: BaseException, assembly: Assembly) -> TrainingStopped:
     return stopped
 
 
-def train_response(task: Task) -> tuple[Response, History]:
-    """Train one response, in this process or another."""
+Trained = tuple[Response, History, LogRatio | None]
+
+
+def train_response(task: Task) -> Trained:
+    """Learn a map, then a log-ratio beside it or in its place; keep what the events confirm."""
+    started = time.monotonic()
+    response, label = task.response, label_of(task.response.nuisances)
+    if task.wanted.map is False:
+        history = History(label, **_sizes(task.sources))
+    else:
+        history = _train_map(task, label)
+    if task.nominal is None or (task.wanted.map is True and task.wanted.ratio is False):
+        return response, history, None
+    nothing = Response(**{**response.config(), "hidden": []})
+    candidates = _candidates(task, nothing)
+    choice = choose(candidates, use_map=task.wanted.map, use_ratio=task.wanted.ratio)
+    ratio = None
+    if choice.learned is not None:
+        ratio = candidates.ratio
+        ratio.weights.assign(candidates.monomials[1] @ choice.learned.weights)
+    history = replace(history, notes=choice.notes, seconds=time.monotonic() - started)
+    return response if choice.keep_map else nothing, history, ratio
+
+
+def _train_map(task: Task, label: str) -> History:
     deformation = Deformation(task.flow, [*task.frozen, task.response], windows=task.windows)
     sources = [replace(source, basis=_basis_at(deformation, source.at)) for source in task.sources]
     shapes = [(response.shape, response.powers) for response in deformation.responses]
     loop = TrainingLoop.of(deformation, task.flow.density, shapes, of_last_response, task.schedule)
-    label = label_of(task.response.nuisances)
     try:
         history = loop.train(deformation, label, sources, seed=task.seed, progress=task.progress)
     except TrainingStopped as stopped:
         stopped.model = task.response
         raise
     correct_score(deformation, task.response, sources)
-    return task.response, history
+    return history
+
+
+def _candidates(task: Task, nothing: Response) -> Candidates:
+    response, flow = task.response, task.flow
+    trained = task.wanted.map is not False
+    assert task.nominal is not None
+    densities = [
+        Deformation(flow, [*task.frozen, own], windows=task.windows, ratios=task.ratios) for own in (nothing, response)
+    ]
+    held_out = held_out_rows(task.sources, task.schedule, task.seed)
+    return Candidates(
+        without=densities[0],
+        with_map=densities[1] if trained else None,
+        ratio=LogRatio(response.nuisances, response.powers, n_dim=len(flow.obs), n_context=len(flow.cond)),
+        nominal=task.nominal.source,
+        sources=task.sources,
+        held_out=[task.nominal.held_out, *held_out],
+        idle=task.idle,
+    )
+
+
+def _sizes(sources: Sequence[EventSource]) -> dict[str, Any]:
+    return {
+        "n_events": sum(source.sample.n_events for source in sources),
+        "effective_size": sum(source.sample.effective_size for source in sources),
+    }
 
 
 def _basis_at(deformation: Deformation, at: Mapping[str, float]) -> np.ndarray:

@@ -16,6 +16,7 @@ from ..densities.history import problems_of
 from ..samples.pairing import fingerprint
 from ..samples.screening import check_independent
 from .compiled import TrainingLoop, of_density
+from .loop import held_out_rows
 from .schedule import Schedule, TrainingStopped, checked_schedule
 from .sources import EventSource
 
@@ -89,6 +90,7 @@ def fit_flow(
     check_independent(source.sample, flow.obs, flow.cond)
     flow.standardise(source.sample)
     flow.sum_weights = source.sample.sum_weights
+    flow.events = source.sample, held_out_rows([source], schedule, seed)[0]
     loop = TrainingLoop.of(flow.density, flow.density, (), of_density, schedule)
     name, mark = f"p({', '.join(flow.obs)})", fingerprint(source.sample, flow.obs + flow.cond)
     try:

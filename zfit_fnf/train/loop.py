@@ -16,7 +16,7 @@ from ..densities.history import History
 from ..samples import Sample
 from .schedule import Schedule, TrainingStopped
 
-__all__ = ["Batch", "LogProb", "Maximiser", "Source", "filled", "n_held_out"]
+__all__ = ["Batch", "LogProb", "Maximiser", "Source", "filled", "held_out_rows", "n_held_out"]
 
 _STEPS_PER_CALL = 100
 _CHECKS = 20
@@ -71,6 +71,12 @@ class _Feed:
             batch = source.batch(rows.take(count * self._share))
             parts.append([column.reshape(count, self._share, *column.shape[1:]) for column in batch])
         return tuple(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
+
+
+def held_out_rows(sources: Sequence[Source], schedule: Schedule, seed: int) -> list[np.ndarray]:
+    """Rows of each of several samples that a training with this seed only validates on."""
+    rng = np.random.default_rng(seed)
+    return [_Feed._split(source, schedule, rng, len(sources))[0] for source in sources]
 
 
 def n_held_out(sample: Sample, schedule: Schedule, n_sources: int = 1) -> int:

@@ -14,7 +14,8 @@ import numpy as np
 from ..common import checks
 from ..common.checks import flag, integer, listed
 from ..densities.flows import Flow
-from ..densities.polynomial_map import Powers, Response
+from ..densities.monomials import Powers
+from ..densities.polynomial_map import Response
 from ..samples import Variation
 
 __all__ = ["Plan", "interaction_powers", "named_seed"]

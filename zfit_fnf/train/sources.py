@@ -39,9 +39,12 @@ class EventSource:
 
     def batch(self, rows: np.ndarray) -> Batch:
         """``u, c, basis, w`` in float32; standardised in float64 first, where large offsets cancel."""
-        u, c, _ = self.flow.encode(
-            tf.constant(self.sample.array(self.flow.obs, rows)), tf.constant(self.sample.array(self.flow.cond, rows))
-        )
+        u, c = self.standardised(rows)
         w = self.sample.relative_weights(rows)
         basis = np.broadcast_to(self.basis, (len(rows), len(self.basis)))
         return tuple(np.asarray(column, np.float32) for column in (u, c, basis, w))
+
+    def standardised(self, rows: np.ndarray | slice) -> tuple[tf.Tensor, tf.Tensor]:
+        """Observables ``u (n, d)`` and conditions ``c (n, m)`` of some rows; float64."""
+        y, x = (tf.constant(self.sample.array(names, rows)) for names in (self.flow.obs, self.flow.cond))
+        return self.flow.encode(y, x)[:2]

@@ -1,0 +1,176 @@
+r"""How samples differ, learned from their events against the nominal *events*: what is wrong with the nominal density is not.
+
+Which sample an event comes from, the nominal one or a variation, is a question that only the ratios of their densities
+answer. With :math:`l_k` the logarithm of the ratio of variation ``k`` to the nominal density (:math:`l_0 = 0`), an event
+comes from sample ``k`` with the probability :math:`N_k e^{l_k} / \sum_j N_j e^{l_j}`. Its logarithm, summed over all events
+of all samples, is a likelihood: errors of what maximises it are those of the samples' sizes, the nominal one included.
+
+Here :math:`l_k = o_k + \sum_m \phi_m(\nu_k) r_m + g_k`, where :math:`o_k` is known, :math:`r_m` are polynomials with the
+weights that are learned, and :math:`g_k` are functions of the conditions alone, of which a conditional density knows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from scipy.special import log_softmax
+
+from ..common.chunks import EVENTS, slices
+from ..densities.ratio import exponents, polynomials
+
+__all__ = ["Contrast", "ContrastSample", "Quadratic"]
+
+_MOST_KEPT = 50_000_000  # polynomials of events that are kept from one pass to the next
+
+
+@dataclass(frozen=True)
+class ContrastSample:
+    """Events of one sample.
+
+    Attributes:
+        bounded: Bounded coordinates ``(n, d + m)``.
+        offsets: What is known of the log-ratios, ``(n, J)`` for ``J`` variations.
+        weights: Event weights ``(n,)`` whose sum is the effective size of the sample.
+        folds: Part ``(n,)`` of the events: 0 and 1 are halves to train on, 2 is held out.
+    """
+
+    bounded: np.ndarray
+    offsets: np.ndarray
+    weights: np.ndarray
+    folds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """A log-likelihood ``h w - w H w / 2``, near its maximum, of what is learned."""
+
+    gradient: np.ndarray
+    curvature: np.ndarray
+
+    def __add__(self, other: Quadratic) -> Quadratic:
+        return Quadratic(self.gradient + other.gradient, self.curvature + other.curvature)
+
+    def gain(self, weights: np.ndarray) -> float:
+        """How much larger it is than at zero."""
+        return float(self.gradient @ weights - 0.5 * weights @ self.curvature @ weights)
+
+    def seen_by(self, directions: np.ndarray) -> Quadratic:
+        """As a function of the coordinates along ``directions``, the columns of a matrix."""
+        return Quadratic(directions.T @ self.gradient, directions.T @ self.curvature @ directions)
+
+    def without(self, others: np.ndarray) -> tuple[Quadratic, np.ndarray]:
+        """Maximised over the coordinates ``others``; also the matrix that gives those, of the rest and of one."""
+        kept = np.setdiff1d(np.arange(len(self.gradient)), others)
+        block = self.curvature[np.ix_(others, others)] + 1e-3 * np.eye(len(others))
+        right = np.column_stack([-self.curvature[np.ix_(others, kept)], self.gradient[others]])
+        solved = np.linalg.solve(block, right)
+        cross = self.curvature[np.ix_(kept, others)]
+        gradient = self.gradient[kept] - cross @ solved[:, -1]
+        return Quadratic(gradient, self.curvature[np.ix_(kept, kept)] + cross @ solved[:, :-1]), solved
+
+
+class Contrast:
+    """The samples of one response.
+
+    Args:
+        samples: The nominal events first, then those of ``J`` variations.
+        monomials: Their monomials at the points of the variations, ``(J, M)``.
+        n_dim: Number of observables among the bounded coordinates.
+        degree: Total degree of the polynomials.
+    """
+
+    def __init__(self, samples: Sequence[ContrastSample], monomials: np.ndarray, n_dim: int, degree: int):
+        self.samples, self.monomials = samples, monomials
+        degrees = exponents(samples[0].bounded.shape[1], degree)
+        with_observables = degrees[:, :n_dim].sum(axis=1) > 0
+        # The constant comes last: it and what depends on conditions alone are for each variation by itself.
+        self.degrees = np.concatenate([degrees[with_observables], degrees[~with_observables], degrees[:1] * 0])
+        self.n_terms = int(with_observables.sum())
+        self._log_sizes = np.log([sample.weights.sum() for sample in samples])
+        size = sum(len(sample.weights) for sample in samples) * len(self.degrees)
+        self._kept: dict[tuple[int, int, int], np.ndarray] | None = {} if size < _MOST_KEPT else None
+
+    @property
+    def n_variations(self) -> int:
+        return len(self.monomials)
+
+    @property
+    def n_free(self) -> int:
+        """Number of polynomials of the conditions alone."""
+        return len(self.degrees) - self.n_terms - 1
+
+    def directions(self) -> np.ndarray:
+        """From the weights ``(M, terms)`` of what is learned, then what is free, to coefficients ``(J, all terms)``."""
+        n_variations, n_all = self.n_variations, len(self.degrees)
+        columns = []
+        for m in range(self.monomials.shape[1]):
+            for term in range(self.n_terms):
+                column = np.zeros((n_variations, n_all))
+                column[:, term] = self.monomials[:, m]
+                columns.append(column.ravel())
+        for variation in range(n_variations):
+            for term in range(self.n_terms, n_all):
+                column = np.zeros((n_variations, n_all))
+                column[variation, term] = 1.0
+                columns.append(column.ravel())
+        return np.column_stack(columns)
+
+    def quadratics(self, coefficients: np.ndarray, *, most: int | None = None) -> list[Quadratic]:
+        """The log-likelihood of each fold near ``coefficients (J, all terms)``, as a function of these.
+
+        Args:
+            coefficients: Where.
+            most: Number of events of each sample, if not all.
+        """
+        size = coefficients.size
+        sums = [Quadratic(np.zeros(size), np.zeros((size, size))) for _ in range(3)]
+        for index, fold, features, offsets, weights in self._chunks(most):
+            log_shares = self._log_shares(features, offsets, coefficients)
+            shares = np.exp(log_shares[:, 1:])
+            scores = ((index == np.arange(1, self.n_variations + 1)) - shares) * weights[:, None]
+            gradient = (scores.T @ features).ravel()
+            curvature = np.zeros((self.n_variations, len(self.degrees)) * 2)
+            for j in range(self.n_variations):
+                for k in range(j, self.n_variations):
+                    spread = weights * shares[:, j] * ((j == k) - shares[:, k])
+                    block = features.T @ (features * spread.astype(np.float32)[:, None])
+                    curvature[j, :, k], curvature[k, :, j] = block, block.T
+            hessian = curvature.reshape(size, size)
+            sums[fold] += Quadratic(gradient + hessian @ coefficients.ravel(), hessian)
+        return sums
+
+    def log_likelihoods(self, coefficients: np.ndarray) -> np.ndarray:
+        """Weighted logarithm of the probability of the sample that each held-out event comes from."""
+        parts = [
+            weights * self._log_shares(features, offsets, coefficients)[:, index]
+            for index, fold, features, offsets, weights in self._chunks(None)
+            if fold == 2
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _log_shares(self, features: np.ndarray, offsets: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        ratios = offsets + features @ coefficients.T.astype(np.float32)
+        return log_softmax(np.column_stack([np.zeros(len(ratios)), ratios]) + self._log_sizes, axis=1)
+
+    def _chunks(self, most: int | None) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Sample, fold, features ``(n, all terms)``, offsets and weights of events."""
+        for index, sample in enumerate(self.samples):
+            thinned = slice(None, None, 1 if most is None else max(1, len(sample.weights) // most))
+            for fold in range(3):
+                rows = np.flatnonzero(sample.folds == fold)[thinned]
+                for part in slices(len(rows), EVENTS):
+                    chosen = rows[part]
+                    features = self._features(
+                        sample.bounded[chosen], (index, fold, part.start) if most is None else None
+                    )
+                    yield index, fold, features, sample.offsets[chosen], sample.weights[chosen]
+
+    def _features(self, bounded: np.ndarray, place: tuple[int, int, int] | None) -> np.ndarray:
+        if self._kept is None or place is None:
+            return polynomials(tf.constant(bounded), self.degrees).numpy()
+        if place not in self._kept:
+            self._kept[place] = polynomials(tf.constant(bounded), self.degrees).numpy()
+        return self._kept[place]
