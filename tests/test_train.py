@@ -49,7 +49,7 @@ def variations():
 
 @pytest.fixture(scope="module")
 def deformation(flow, variations):
-    return fit_deformation(flow, variations, schedule=SHORT, seed=1, progress=False)
+    return fit_deformation(flow, variations, schedule=SHORT, seed=1, progress=False, map=True, ratio=False)
 
 
 def gap(model, shift=0.0, width=0.0, **nu):
