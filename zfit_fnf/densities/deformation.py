@@ -165,7 +165,7 @@ class Deformation(PolynomialMap, ShapeResponse):
 
     @property
     def sequential(self) -> bool:
-        """Whether flow and map keep the order of the coordinates: one layer each, or one dimension; no log-ratios."""
+        """Whether flow and map keep the order of the coordinates, with one layer or in one dimension, without log-ratios."""
         density = getattr(self.flow, "density", None)
         if self.ratios or not isinstance(density, AutoregressiveDensity):
             return False
