@@ -70,11 +70,11 @@ def log_composition(y, nu):
     return np.log(fraction(nu) * norm.pdf(y, -1, 0.7) + (1 - fraction(nu)) * norm.pdf(y, 1, 0.7))
 
 
-def trained(events, n, seed, **settings):
+def trained(events, n, seed):
     rng = np.random.default_rng(seed)
     flow = zfnf.train.fit_flow(events(rng, n, 0.0), obs=["y"], schedule=zfnf.Schedule(steps=1500), progress=False)
     variations = [zfnf.Variation(events(rng, n, nu), at={"nu": nu}) for nu in (1.0, -1.0)]
-    return zfnf.train.fit_deformation(flow, variations, schedule=SHORT, progress=False, **settings)
+    return zfnf.train.fit_deformation(flow, variations, map="auto", ratio="auto", schedule=SHORT, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*still improving")

@@ -126,7 +126,7 @@ class Reweighting:
         )
 
     def _step(self) -> float:
-        """Distance of the nodes: maps want narrow ones, what only reweights does not."""
+        """Distance of the nodes, which is narrow for maps."""
         if self._deformation.moves and self._n_dim == 1:
             return 0.25
         return 0.5 if self._n_dim <= 2 else 1.0

@@ -98,9 +98,11 @@ def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str
     """
     notes: list[str] = []
     keep_map = candidates.with_map is not None
+    if use_ratio == "auto" and keep_map and not _affordable(candidates):
+        use_ratio = False
     if candidates.with_map is not None and use_map == "auto":
         keep_map, notes = _judge_map(candidates, candidates.with_map, use_ratio)
-    if use_ratio is False or (use_ratio == "auto" and keep_map and not _possible(candidates)):
+    if use_ratio is False:
         return Choice(keep_map, None, notes)
     kept = candidates.with_map if keep_map and candidates.with_map is not None else candidates.without
     learned = learn(candidates.contrast(kept))
@@ -124,8 +126,7 @@ def _judge_map(candidates: Candidates, density: Deformation, use_ratio: bool | s
     ratio_alone = _held_out(without, ratio=True)
     if gain > _NEARLY_ALL * _difference(ratio_alone, none)[0]:
         return True, []
-    beside = _held_out(with_map, ratio=True) if _possible(candidates) else map_alone
-    gain, error = _difference(beside, ratio_alone)
+    gain, error = _difference(_held_out(with_map, ratio=True), ratio_alone)
     if gain > 2.0 * error:
         return True, []
     return False, [f"no map: beside a log-ratio it gains {gain:.1f} +- {error:.1f} nats of held-out events"]
@@ -141,8 +142,8 @@ def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return float(difference.sum()), float(np.sqrt(np.square(difference).sum()) + 1e-9)
 
 
-def _possible(candidates: Candidates) -> bool:
-    """Whether there can be a log-ratio beside a map: its integral takes too many nodes otherwise."""
+def _affordable(candidates: Candidates) -> bool:
+    """Whether the integral of a log-ratio takes few nodes, unlike that of several observables given conditions."""
     return candidates.ratio.n_dim == 1 or not candidates.ratio.n_context
 
 

@@ -20,7 +20,7 @@ from .contrast import Contrast, Quadratic
 __all__ = ["Learned", "learn"]
 
 SIGNIFICANT = 8.0
-"""Evidence (natural logarithm) from which a ratio is kept: by chance in about one of 2e4 nuisances without effect."""
+"""Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 2e4 nuisances without effect."""
 
 _FALLS = (0.1, 0.2, 0.4, 0.8, 1.4, 2.2)  # per degree
 _FIRST_LOOK = 50_000  # events of each sample
