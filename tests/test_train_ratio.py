@@ -1,10 +1,13 @@
 """What responses claim, learned against the nominal events: nothing where there is nothing, and all that there is."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 import zfit_fnf as zfnf
+from zfit_fnf.train import choice
 from zfit_fnf.train.contrast import Contrast, ContrastSample
 from zfit_fnf.train.ratio import learn
 
@@ -121,3 +124,19 @@ def test_what_is_asked_for():
         zfnf.train.fit_deformation(flow, variations, ratio=True)
     with pytest.raises(ValueError, match="auto"):
         zfnf.train.fit_deformation(flow, variations, map="yes")
+
+
+def test_log_ratios_that_take_too_many_nodes_are_named(monkeypatch):
+    """Several observables given conditions, behind a map: not tried by "auto", with a warning where they are asked for."""
+    given = SimpleNamespace(
+        with_map=object(),
+        without=object(),
+        ratio=SimpleNamespace(n_dim=2, n_context=1),
+        contrast=lambda density: density,
+    )
+    untried = choice.choose(given, use_map=True, use_ratio="auto")
+    assert untried.learned is None
+    assert "no log-ratio was tried" in untried.notes[0]
+    monkeypatch.setattr(choice, "learn", lambda contrast: contrast)
+    with pytest.warns(UserWarning, match="integrates to one within 2e-3"):
+        assert choice.choose(given, use_map=True, use_ratio=True).learned is given.with_map

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from ..common.chunks import EVENTS, slices
 from ..densities.deformation import Deformation
 from ..densities.monomials import Monomials
 from ..densities.ratio import LogRatio, bounded
+from ..samples.columns import outside_of_the_package
 from .contrast import Contrast, ContrastSample
 from .ratio import Learned, learn
 from .sources import EventSource
@@ -98,10 +100,19 @@ def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str
     """
     notes: list[str] = []
     keep_map = candidates.with_map is not None
-    if use_ratio == "auto" and keep_map and not _affordable(candidates):
+    untried = use_ratio == "auto" and keep_map and not _affordable(candidates)
+    if untried:
         use_ratio = False
     if candidates.with_map is not None and use_map == "auto":
         keep_map, notes = _judge_map(candidates, candidates.with_map, use_ratio)
+    if untried:
+        notes = [*notes, "no log-ratio was tried, whose integral over several observables given conditions is slow"]
+    elif use_ratio is True and keep_map and not _affordable(candidates):
+        notes = [
+            *notes,
+            "behind a map, this log-ratio of several observables given conditions integrates to one within 2e-3",
+        ]
+        warnings.warn(notes[-1], stacklevel=outside_of_the_package())
     if use_ratio is False:
         return Choice(keep_map, None, notes)
     kept = candidates.with_map if keep_map and candidates.with_map is not None else candidates.without
