@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import zfit
 import numpy as np
+import pytest
 import tensorflow as tf
+from scipy import stats
 
 from zfit_fnf.densities.deformation import YieldRatio
 from zfit_fnf.densities.responses import ShapeResponse
@@ -107,3 +110,29 @@ def nuisances_at(values: Mapping[str, float]) -> dict[str, Nuisance]:
     for name, value in values.items():
         made[name].set_value(value)
     return made
+
+
+POINT = (0.7, -1.1)
+
+
+GRID = np.linspace(-4.0, 5.0, 50)
+
+
+@pytest.fixture
+def nuisances():
+    """The nuisances "jes" and "jer", away from zero."""
+    return nuisances_at(dict(zip(("jes", "jer"), POINT, strict=True)))
+
+
+@pytest.fixture
+def conditional():
+    return conditional_gaussians()
+
+
+def space(low: float, high: float, name: str = "y") -> zfit.Space:
+    return zfit.Space(name, low, high)
+
+
+def truth(deformation: GaussianDeformation, point=POINT):
+    mean, sigma = deformation.moments(point)
+    return stats.norm(mean, sigma)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import zfit
 import pytest
 from stored_models import shaken
 
@@ -48,3 +49,12 @@ def fitted(data):
 @pytest.fixture(scope="module")
 def profiled(fitted):
     return profile(fitted, n_checks=1, hidden=(4,), schedule=SHORT, seed=1, progress=False)
+
+
+SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
+
+
+def at(loss, value):
+    """Value of a loss of one nuisance."""
+    with zfit.param.set_values(list(loss.get_params()), [value]):
+        return float(loss.value(full=False))

@@ -13,7 +13,7 @@ import fitted_maps
 import numpy as np
 import pandas as pd
 import pytest
-from fitted_maps import FLOWS, SHORT, model
+from fitted_maps import FLOWS, SHORT, SMALL, at, model
 from scipy import integrate, stats
 
 from zfit_fnf import Flow
@@ -32,15 +32,6 @@ from zfit_fnf.doi.step2 import Check
 from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
 
 data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
-SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
-
-
-def at(loss, value):
-    """Value of a loss of one nuisance."""
-    with zfit.param.set_values(list(loss.get_params()), [value]):
-        return float(loss.value(full=False))
-
-
 # --- densities and likelihoods -----------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import fitted_maps
 import numpy as np
 import pytest
 from executors import Here
-from fitted_maps import FLOWS, SHORT
+from fitted_maps import FLOWS, SHORT, at
 from stored_models import shaken
 
 import zfit_fnf as zfnf
@@ -40,15 +40,6 @@ from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF
 from zfit_fnf.samples import Sample, as_sample
 
 data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
-SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}
-
-
-def at(loss, value):
-    """Value of a loss of one nuisance."""
-    with zfit.param.set_values(list(loss.get_params()), [value]):
-        return float(loss.value(full=False))
-
-
 # --- the ensemble ------------------------------------------------------------------------------------------------------
 
 

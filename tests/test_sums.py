@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import zfit
+import analytic
 import numpy as np
 import pytest
 import tensorflow as tf
-from analytic import GaussianDeformation, GaussianFlow, conditional_gaussians, nuisances_at, one_dimensional, shifted
+from analytic import (
+    GRID,
+    GaussianFlow,
+    one_dimensional,
+    shifted,
+    space,
+    truth,
+)
 from scipy import stats
 
 from zfit_fnf.pdf import (
@@ -20,28 +28,7 @@ from zfit_fnf.pdf import (
 from zfit_fnf.pdf.regions import TOLERANCE
 from zfit_fnf.yields import modified_yield, normsys
 
-POINT = (0.7, -1.1)
-GRID = np.linspace(-4.0, 5.0, 50)
-
-
-@pytest.fixture
-def nuisances():
-    """The nuisances "jes" and "jer", away from zero."""
-    return nuisances_at(dict(zip(("jes", "jer"), POINT, strict=True)))
-
-
-@pytest.fixture
-def conditional():
-    return conditional_gaussians()
-
-
-def space(low: float, high: float, name: str = "y") -> zfit.Space:
-    return zfit.Space(name, low, high)
-
-
-def truth(deformation: GaussianDeformation, point=POINT):
-    mean, sigma = deformation.moments(point)
-    return stats.norm(mean, sigma)
+nuisances, conditional = analytic.nuisances, analytic.conditional  # fixtures
 
 
 def test_product_is_the_joint_density(conditional):

@@ -1,5 +1,7 @@
 """What responses claim, learned against the nominal events: nothing where there is nothing, and all that there is."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from scipy.stats import norm
 
 import zfit_fnf as zfnf
+from zfit_fnf.densities.ratio import polynomials
 from zfit_fnf.train import choice
 from zfit_fnf.train.contrast import Contrast, ContrastSample
 from zfit_fnf.train.ratio import learn
@@ -40,8 +43,6 @@ def test_a_slope_is_learned(effect):
     found = learn(sample)
     assert found.significant
     t = np.linspace(-0.9, 0.9, 19)
-    from zfit_fnf.densities.ratio import polynomials
-
     values = polynomials(t[:, None], sample.degrees[: sample.n_terms]).numpy() @ found.weights.T
     odd = 0.5 * np.log((1 + effect * t) / (1 - effect * t))
     # Half the difference of two samples: an error of 0.0035 for each of the few numbers that matter, here up to 4.

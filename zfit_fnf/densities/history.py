@@ -31,9 +31,6 @@ class History:
         initial: Validation loss of the weights of the start.
         interrupted: Whether the training was stopped before its end.
         fingerprint: Recognises the events, see :func:`zfit_fnf.samples.pairing.fingerprint`.
-        claimed: Fisher information of one event about the nuisance at zero that a response claims.
-        confirmed: The part of it that events confirm which it was not learned from.
-        noise: What a response to nothing would claim, learned from as many events in the same way.
         notes: What was found while it was trained, in sentences.
 
     Raises:
@@ -52,9 +49,6 @@ class History:
     initial: float | None = None
     interrupted: bool = False
     fingerprint: list[float] = field(default_factory=list)
-    claimed: float | None = None
-    confirmed: float | None = None
-    noise: float | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
