@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ import numpy as np
 import pandas as pd
 from doi import DISTORTIONS, TRUTH, X, Y, read_or_train
 from toy_models import GEOMETRIES, NUISANCES, in_order, mixture
-from tqdm import tqdm
 
 from zfit_fnf.common.files import complete
+from zfit_fnf.common.parallel import run, workers
 from zfit_fnf.datasets import ShiftSqueeze
 from zfit_fnf.doi import TransferFit, fit_transfer
 from zfit_fnf.doi.rows import make_loss
@@ -96,20 +95,13 @@ class Fitter:
         return fit
 
 
-_fitter: Fitter | None = None
-"""Of this process."""
+_fitter = cache(Fitter)
+"""That of this process."""
 
 
-def start(study: Study) -> None:
-    """Prepare a process for its toys."""
-    global _fitter
-    _fitter = Fitter(study)
-
-
-def fit_toy(index: int) -> dict[str, Any]:
+def fit_toy(study: Study, index: int) -> dict[str, Any]:
     """One toy, in whichever process this is."""
-    assert _fitter is not None
-    return _fitter(index)
+    return _fitter(study)(index)
 
 
 def fitted(study: Study, n_toys: int, folder: Path, n_processes: int) -> Iterator[dict[str, Any]]:
@@ -118,12 +110,9 @@ def fitted(study: Study, n_toys: int, folder: Path, n_processes: int) -> Iterato
     files = {index: folder / f"toy_{index}.json" for index in range(n_toys)}
     yield from (json.loads(file.read_text()) for file in files.values() if file.exists())
     missing = [index for index, file in files.items() if not file.exists()]
-    context = multiprocessing.get_context("spawn")  # forks would inherit TensorFlow's threads, which do not survive it
-    with ProcessPoolExecutor(n_processes, mp_context=context, initializer=start, initargs=(study,)) as pool:
-        futures = [pool.submit(fit_toy, index) for index in missing]
-        for future in tqdm(as_completed(futures), total=len(missing)):
-            found = future.result()
-            with complete(files[found["toy"]]) as draft:
+    with workers(n_processes) as pool:
+        for index, found in run(partial(fit_toy, study), missing, executor=pool, progress="toys"):
+            with complete(files[index]) as draft:
                 draft.write_text(json.dumps(found))
             yield found
 

@@ -143,6 +143,21 @@ def test_minimum_at_a_limit(gaussian, limits, held):
             assert hesse == pytest.approx(error[parameter.name], rel=3e-4 if parameter is mean else 2e-2)
 
 
+def test_a_limit_towards_which_the_likelihood_is_concave(gaussian):
+    """MIGRAD stops 1e-8 beside it or closer, where Newton steps cannot tell it from a maximum."""
+    nll, mean, width = gaussian
+    mean.set_value(0.3)
+    mean.floating = False
+    ends = []
+    for lower in (1.875, 2.5, 5.0):
+        for start in (1.3, 2.0):
+            width.lower, width.upper = lower, 10.0 / 3.0 * lower
+            width.set_value(start * lower)
+            result = Minuit().minimize(nll)
+            ends.append((result.params[width]["value"] == lower, result.converged, result.info["at_limit"]))
+    assert ends == 6 * [(True, True, ["width"])]
+
+
 @pytest.mark.parametrize(("limits", "held"), LIMITED.values(), ids=LIMITED)
 def test_minos_from_a_limit(gaussian, limits, held):
     nll, mean, width = gaussian

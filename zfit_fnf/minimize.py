@@ -26,6 +26,7 @@ _NEAR = 1.0  # the same, below which Newton steps alone find it
 _BARRIER = 0.5  # rise of the negative log-likelihood on the way to the minimum that tells of another one
 _STEEPEST = 4.0  # how much the slope of a single minimum exceeds its depth, without a closer look
 _WIDEST = 1.5  # the same of its parabola
+_BESIDE = 1e-6  # distance to a limit, by the width of the range, that MIGRAD does not resolve
 _ON_THE_WAY = np.linspace(0.0, 1.0, 9)[1:-1]
 _CROSSED = (
     "the likelihood rises and falls again between the start of the fit and its end: there are two minima at least, and the one "
@@ -118,7 +119,7 @@ class Minuit(zfit.minimize.Minuit):
                 minuit.migrad(**options)
             except FailMinimizeNaN:  # wherever MIGRAD goes: the result is what there was before, and not valid
                 break
-            best = settle(derivatives, np.clip(minuit.values, derivatives.low, derivatives.high), goal=goal)
+            best = settle(derivatives, _onto_limits(derivatives, np.array(minuit.values)), goal=goal)
         self._minuit_minimizer = minuit
         crossed = _has_crossed_a_barrier(derivatives, start, first, best)
         return self._result(derivatives, best, minuit, crossed=crossed)
@@ -302,6 +303,19 @@ def _has_crossed_a_barrier(
         return False
     values = [value, *(derivatives.value(start + fraction * way) for fraction in _ON_THE_WAY), best.nll]
     return bool(np.max(values - np.minimum.accumulate(values)) > _BARRIER)
+
+
+def _onto_limits(derivatives: Derivatives, point: np.ndarray) -> np.ndarray:
+    """A point of MIGRAD inside of the limits, and at those that the likelihood falls towards and MIGRAD has not quite reached.
+
+    Newton steps do not get there where the likelihood is concave. They lead back if the limit is not the minimum.
+    """
+    low, high = derivatives.low, derivatives.high
+    point = np.clip(point, low, high)
+    gradient = derivatives.value_gradient(point)[1]
+    close = _BESIDE * np.where(np.isfinite(high - low), high - low, 1.0)  # Minuit maps half-lines on a scale of one
+    point = np.where((point < low + close) & (gradient > 0), low, point)
+    return np.where((point > high - close) & (gradient < 0), high, point)
 
 
 def _away_from_limits(parameter: zfit.Parameter, value: float) -> float:
