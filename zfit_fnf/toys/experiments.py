@@ -15,24 +15,19 @@ from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
-import pandas as pd
-from scipy.stats import norm
-from tqdm.auto import tqdm
 from zfit.core.loss import BaseUnbinnedNLL
 
-from .arguments import positive
-from .loss import channels_of
-from .minimize import Minuit
-from .minimum import inverse_of
-from .param import auxiliary_measurement, limits_of
-from .state import current_values, preserved, seeded
+from ..loss import channels_of
+from ..param import auxiliary_measurement, limits_of
+from ..state import current_values, preserved, seeded
 
 __all__ = [
     "PseudoExperiment",
-    "ToyFits",
+    "Values",
     "asimov",
-    "fit_toys",
-    "hesse_errors",
+    "check_events",
+    "checked_number",
+    "checked_seed",
     "refill",
     "refillable",
     "set_truth",
@@ -73,84 +68,6 @@ class PseudoExperiment:
         return nll.create_new(data=list(self.data))
 
 
-@dataclass(frozen=True, eq=False)
-class ToyFits:
-    """Fits to toys, made by `fit_toys`; prints as a table of the pulls.
-
-    Attributes:
-        truth: Values that the toys were drawn at, by name of the parameter.
-        values: Best-fit values: a row for each toy, a column for each parameter.
-        errors: HESSE errors, likewise; NaN where the Hessian is not positive definite.
-        valid: Whether each fit converged and has errors.
-    """
-
-    truth: dict[str, float]
-    values: pd.DataFrame
-    errors: pd.DataFrame
-    valid: np.ndarray
-
-    def pulls(self) -> pd.DataFrame:
-        """Mean and width of ``(fit - truth) / error`` of the valid fits; 0 and 1 if the errors are right.
-
-        Returns:
-            A row for each parameter with the columns ``mean``, ``mean_error``, ``width`` and ``width_error``.
-
-        Raises:
-            ValueError: If fewer than two fits are valid.
-        """
-        pulls = self._pulls()
-        n_valid = len(pulls)
-        if n_valid < 2:
-            raise ValueError(f"pulls need two valid fits at least; {n_valid} of {len(self.valid)} are valid")
-        width = pulls.std()
-        columns = {
-            "mean": pulls.mean(),
-            "mean_error": width / np.sqrt(n_valid),
-            "width": width,
-            "width_error": width / np.sqrt(2 * (n_valid - 1)),
-        }
-        return pd.DataFrame(columns)
-
-    def coverage(self, n_sigma: float = 1.0) -> pd.DataFrame:
-        """How often the true value is within so many HESSE errors of the best fit, among the valid fits.
-
-        Args:
-            n_sigma: Half width of the interval, in errors.
-
-        Returns:
-            A row for each parameter with the columns ``covered``, its binomial ``error``, and what is ``expected``.
-
-        Raises:
-            ValueError: If no fit is valid, or ``n_sigma`` is not positive.
-
-        Example:
-            >>> fit_toys(nll, 300, seed=1).coverage()
-        """
-        pulls, n_sigma = self._pulls(), positive(n_sigma, "n_sigma=")
-        if not len(pulls):
-            raise ValueError(f"coverage needs valid fits; none of {len(self.valid)} is")
-        covered, expected = (pulls.abs() < n_sigma).mean(), float(2 * norm.cdf(n_sigma) - 1)
-        error = np.sqrt(expected * (1 - expected) / len(pulls))
-        return pd.DataFrame({"covered": covered, "error": error, "expected": expected})
-
-    def _pulls(self) -> pd.DataFrame:
-        return ((self.values - pd.Series(self.truth)) / self.errors)[self.valid]
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """A row for each toy: ``value`` and ``error`` of each parameter (columns of two levels), and ``valid``."""
-        table = pd.concat({"value": self.values, "error": self.errors}, axis=1).swaplevel(axis=1)
-        return table.reindex(columns=list(self.truth), level=0).assign(valid=self.valid)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields for JSON: by name of the parameter the ``truth``, and lists of ``values`` and ``errors``; ``valid``."""
-        tables = {name: getattr(self, name).to_dict(orient="list") for name in ("values", "errors")}
-        return {"truth": dict(self.truth), **tables, "valid": self.valid.tolist()}
-
-    def __str__(self) -> str:
-        table = self.pulls().to_string(float_format=lambda number: f"{number:.3f}")
-        return f"pulls of {self.valid.sum()} valid fits to {len(self.valid)} toys\n{table}"
-
-
 def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed = 0) -> PseudoExperiment:
     """Draw a toy: events from the models, and global observables from their auxiliary measurements.
 
@@ -175,8 +92,8 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
         >>> toy(nll, params={mu: 0.0}, seed=1).observed
         {<zfit.Parameter 'jes_observed' floating=False value=0>: 0.345584192064786}
     """
-    _check_likelihood(nll)
-    rng = np.random.default_rng(_checked_seed(seed))
+    check_events(nll)
+    rng = np.random.default_rng(checked_seed(seed))
     with seeded(int(rng.integers(2**31))) as seeds, preserved(nll):
         set_truth(nll, params)
         data = tuple(channel.draw(rng, seeds) for channel in channels_of(nll))
@@ -218,9 +135,9 @@ def asimov(
     Example:
         >>> background_only = asimov(nll, params={mu: 0.0})
     """
-    _check_likelihood(nll)
-    n_events = _checked_number(n_events, "n_events=")
-    with seeded(int(np.random.default_rng(_checked_seed(seed)).integers(2**31))) as seeds, preserved(nll):
+    check_events(nll)
+    n_events = checked_number(n_events, "n_events=")
+    with seeded(int(np.random.default_rng(checked_seed(seed)).integers(2**31))) as seeds, preserved(nll):
         set_truth(nll, params)
         floating = list(nll.get_params())
         data = tuple(channel.asimov(floating, n_events, seeds) for channel in channels_of(nll))
@@ -228,70 +145,6 @@ def asimov(
         for measurement in map(auxiliary_measurement, nll.constraints):
             observed.update(zip(measurement.observed, measurement.expected_outcome(), strict=True))
         return PseudoExperiment(data, observed, current_values(floating))
-
-
-def fit_toys(
-    nll: zfit.loss.UnbinnedNLL,
-    n_toys: int,
-    *,
-    params: Values | None = None,
-    minimizer: zfit.minimize.BaseMinimizer | None = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> ToyFits:
-    """Draw toys and fit them all with one loss, from the true values.
-
-    Nothing is compiled again from toy to toy. Toy ``i`` is ``toy(nll, seed=(seed, i))``: to share the work between
-    processes give each one another seed, and concatenate. Parameters and global observables are restored at the end.
-
-    Args:
-        nll: The likelihood; of its data only the number of events is used, and that only without a yield.
-        n_toys: How many toys.
-        params: Parameter values to draw at; those left out have their current values.
-        minimizer: By default `zfit_fnf.Minuit`.
-        seed: Seed of all toys.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        Best-fit values, errors and pulls.
-
-    Raises:
-        TypeError: As for `toy`.
-        ValueError: As for `toy`; if ``n_toys`` is not positive, or no parameter floats.
-
-    Example:
-        >>> fits = fit_toys(nll, 200, params={mu: 1.0}, seed=1)
-        >>> fits.pulls().loc["mu", "width"]
-    """
-    _check_likelihood(nll)
-    n_toys = _checked_number(n_toys, "n_toys")
-    _checked_seed(seed, single=True)
-    minimizer = Minuit() if minimizer is None else minimizer
-    if not isinstance(minimizer, zfit.minimize.BaseMinimizer):
-        raise TypeError(f"minimizer= is a minimiser of zfit, or zfit_fnf.Minuit(); got {type(minimizer).__name__}")
-    if not nll.get_params():
-        raise ValueError("nothing can be fitted to toys: no parameter of the likelihood floats")
-    with preserved(nll):
-        set_truth(nll, params)
-        truth = current_values(nll.get_params())
-        loss = refillable(nll)
-        fits = []
-        for index in tqdm(range(n_toys), desc="toys", disable=not progress):
-            experiment = toy(nll, params=truth, seed=(seed, index))
-            refill(loss, experiment)
-            zfit.param.set_values(truth, clip=True)
-            converged = minimizer.minimize(loss).converged  # zfit calls fits invalid that end at a limit
-            fits.append((current_values(truth), hesse_errors(loss, list(truth)), converged))
-    names = [parameter.name for parameter in truth]
-    values, errors = (
-        pd.DataFrame([list(fit[part].values()) for fit in fits], columns=names, index=pd.RangeIndex(n_toys, name="toy"))
-        for part in (0, 1)
-    )
-    valid = np.array([fit[2] for fit in fits]) & np.isfinite(errors).all(axis=1).to_numpy()
-    return ToyFits(dict(zip(names, truth.values(), strict=True)), values, errors, valid)
-
-
-# --- building blocks, also of the limits ------------------------------------------------------------------------------
 
 
 def set_truth(nll: zfit.loss.UnbinnedNLL, params: Values | None) -> None:
@@ -336,21 +189,11 @@ def refill(loss: zfit.loss.UnbinnedNLL, experiment: PseudoExperiment) -> None:
     zfit.param.set_values(experiment.observed)
 
 
-def hesse_errors(loss: zfit.loss.UnbinnedNLL, parameters: Sequence[zfit.Parameter]) -> dict[zfit.Parameter, float]:
-    """Errors from the Hessian at the current values; NaN where it is not positive definite.
-
-    Args:
-        loss: The likelihood; weights of its data are not corrected for.
-        parameters: All its floating parameters.
-    """
-    errors = np.sqrt(np.diag(inverse_of(np.asarray(loss.hessian(parameters)))))
-    return dict(zip(parameters, errors.tolist(), strict=True))
-
-
 # --- input -----------------------------------------------------------------------------------------------------
 
 
-def _check_likelihood(nll: Any) -> None:
+def check_events(nll: Any) -> None:
+    """Refuse a likelihood without events."""
     if not isinstance(nll, BaseUnbinnedNLL):
         raise TypeError(f"pseudo-experiments are made from an unbinned likelihood; got {type(nll).__name__}")
 
@@ -377,13 +220,15 @@ def _check_value(parameter: Any, value: Any, known: Collection[zfit.Parameter]) 
         raise ValueError(f"params= has {parameter.name!r} at {number:g}, outside of its limits ({low:g}, {high:g})")
 
 
-def _checked_number(number: Any, name: str) -> int:
+def checked_number(number: Any, name: str) -> int:
+    """A positive integer."""
     if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
         raise ValueError(f"{name} is a positive integer; got {number!r}")
     return int(number)
 
 
-def _checked_seed(seed: Any, *, single: bool = False) -> Any:
+def checked_seed(seed: Any, *, single: bool = False) -> Any:
+    """A seed: an integer that is not negative, or several of them."""
     several = isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str) and not single
     parts = seed if several else [seed]
     if not len(parts) or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in parts):

@@ -1,0 +1,165 @@
+"""How often intervals contain the truth, for toys of the model and for toys of simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+from tqdm.auto import tqdm
+
+from ..arguments import parameter_of, positive
+from ..profiles import BestFit, ConditionalMinima
+from ..samples import Simulation
+from ..state import current_values, preserved
+from .experiments import Values, check_events, checked_number, checked_seed, set_truth, toy
+from .fits import fits_of, toy_minimizer
+from .simulated import simulated_toys
+
+__all__ = ["METHODS", "Coverage", "coverage"]
+
+METHODS = ("hesse", "minos")
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How often intervals contain the truth, made by `coverage`; prints as a table.
+
+    Attributes:
+        truth: Values that the toys were made at, by name of the parameter.
+        n_toys: Number of toys.
+        n_sigma: Half width of the intervals, in errors.
+        expected: Probability with which such intervals should contain the truth.
+        table: One row for each ``parameter`` and ``method``: number ``n`` of toys with an interval, the share that is
+            ``covered``, its binomial ``error`` (of the expected share), and mean ``pull_mean`` and ``pull_width`` of
+            ``(fit - truth) / HESSE error``.
+    """
+
+    truth: dict[str, float]
+    n_toys: int
+    n_sigma: float
+    expected: float
+    table: pd.DataFrame
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table."""
+        return self.table.copy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        scalars = {name: getattr(self, name) for name in ("truth", "n_toys", "n_sigma", "expected")}
+        return {**scalars, "intervals": self.table.reset_index().to_dict(orient="records")}
+
+    def __str__(self) -> str:
+        head = f"coverage of {self.n_sigma:g} sigma intervals in {self.n_toys} toys, expected {self.expected:.3f}"
+        return f"{head}\n{self.table.to_string(float_format=lambda number: f'{number:.3f}')}"
+
+
+def coverage(
+    nll: zfit.loss.UnbinnedNLL,
+    n_toys: int,
+    *,
+    of: Sequence[zfit.Parameter | str] | None = None,
+    params: Values | None = None,
+    simulations: Mapping[str, Simulation] | None = None,
+    methods: Sequence[str] = METHODS,
+    n_sigma: float = 1.0,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Coverage:
+    r"""How often intervals of fits to toys contain the truth.
+
+    An interval of MINOS contains it if the profile likelihood there has not risen more than MINOS allows,
+    :math:`2 \Delta \ln L \le n_\sigma^2`: one conditional fit tells, and the ends of the interval are not looked for.
+
+    Args:
+        nll: The likelihood, calibrated or not; of its data only the number of events is used, and that only without a yield.
+        n_toys: How many toys.
+        of: Parameters whose intervals are tested; by default all that float.
+        params: The truth; parameters that are left out have their current values.
+        simulations: Where the events of the toys come from, by name of the process: its sample at the nuisances of the
+            truth. By default they come from the densities of the likelihood itself.
+        methods: ``"hesse"``, ``"minos"``, or both.
+        n_sigma: Half width of the intervals, in errors.
+        minimizer: By default `zfit_fnf.Minuit`.
+        seed: Seed of all toys.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        TypeError: As for `toy`.
+        ValueError: As for `toy` and `simulated_toys`; if a method is unknown, or no parameter floats.
+
+    Example:
+        >>> print(coverage(nll, 300, params={mu: 1.0}))
+        >>> print(coverage(zfit_fnf.calibrate(nll, simulations), 300, params={jes: 1.0}, simulations=simulations))
+    """
+    check_events(nll)
+    n_toys, n_sigma = checked_number(n_toys, "n_toys"), positive(n_sigma, "n_sigma=")
+    checked_seed(seed, single=True)
+    if isinstance(methods, str) or not methods or (unknown := [one for one in methods if one not in METHODS]):
+        raise ValueError(f"methods= are some of {METHODS}; got {methods if isinstance(methods, str) else unknown!r}")
+    minimizer = toy_minimizer(nll, minimizer)
+    tested = [parameter_of(nll, one, "each of of=") for one in (nll.get_params() if of is None else of)]
+    rows = []
+    with preserved(nll):
+        set_truth(nll, params)
+        truth = current_values(nll.get_params())
+        toys = (
+            (toy(nll, params=truth, seed=(seed, index)) for index in range(n_toys))
+            if simulations is None
+            else simulated_toys(nll, n_toys, simulations, seed=seed)
+        )
+        for loss, result in tqdm(fits_of(nll, toys, minimizer), "coverage", n_toys, disable=not progress):
+            if result.converged:
+                rows += _intervals(loss, result, truth, tested, methods, n_sigma, minimizer)
+    table = pd.DataFrame(rows, columns=["parameter", "method", "pull", "covered"])
+    expected = float(2 * norm.cdf(n_sigma) - 1)
+    return Coverage(
+        {one.name: value for one, value in truth.items()}, n_toys, n_sigma, expected, _summary(table, expected)
+    )
+
+
+def _intervals(
+    loss: zfit.loss.UnbinnedNLL,
+    result: Any,
+    truth: Mapping[zfit.Parameter, float],
+    tested: Sequence[zfit.Parameter],
+    methods: Sequence[str],
+    n_sigma: float,
+    minimizer: zfit.minimize.BaseMinimizer,
+) -> list[tuple[str, str, float, float]]:
+    """For each parameter and method the pull, and whether the truth is inside; not numbers where there is no interval."""
+    try:
+        best = BestFit(loss, result)
+    except ValueError:  # the Hessian there is not positive definite
+        return []
+    rows = []
+    for one in tested:
+        pull = (best.values[one] - truth[one]) / best.errors[one]
+        for method in methods:
+            if method == "hesse":
+                covered = float(abs(pull) <= n_sigma) if np.isfinite(pull) else np.nan
+            else:
+                rise = ConditionalMinima(best, [one], minimizer).delta([truth[one]])
+                covered = float(rise <= n_sigma**2) if np.isfinite(rise) else np.nan
+            rows.append((one.name, method, pull, covered))
+    return rows
+
+
+def _summary(table: pd.DataFrame, expected: float) -> pd.DataFrame:
+    groups = table.groupby(["parameter", "method"], sort=False)
+    n = groups["covered"].count()
+    return pd.DataFrame(
+        {
+            "n": n,
+            "covered": groups["covered"].mean(),
+            "error": np.sqrt(expected * (1 - expected) / n),
+            "pull_mean": groups["pull"].mean(),
+            "pull_width": groups["pull"].std(),
+        }
+    )
