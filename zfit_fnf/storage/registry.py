@@ -1,7 +1,8 @@
 """Which entry describes which kind of model in a file.
 
-Entries register where they are written: those of this package in ``densities/entries.py``, ``interop/entries.py`` and
-``doi/entries.py``, which are imported when they are needed first, and those of a user beside the class that they describe.
+Entries register where they are written: those of this package in ``densities/entries.py``, in ``interop/`` beside the foreign
+library that each is for, and in ``doi/entries.py``, which are imported when they are needed first; those of a user beside the
+class that they describe.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ __all__ = ["class_of", "entries", "entry_of", "entry_type", "kind_of", "register
 E = TypeVar("E", bound="Entry")
 
 _PACKAGE = __name__.partition(".")[0]
-_ROOMS = ("densities.entries", "interop.entries")  # import nothing that computes
+_ROOMS = (  # import nothing that computes
+    "densities.entries",
+    "interop.callable_entry",
+    "interop.physical_entry",
+    "interop.reference_entry",
+    "interop.tfp_entry",
+    "interop.zuko_entry",
+)
 _RESULTS = {"transfer_fit": "doi.entries", "profiled_fit": "doi.entries", "ensemble": "doi.entries"}  # import zfit
 
 _registered: dict[str, type[Entry]] = {}
