@@ -11,7 +11,7 @@ import numpy as np
 
 from ..loss import LogSpaceNLL
 from ..pdf import FNFPDF, LogSpacePDF, components, space_ranges, sum_components
-from ..samples import Simulation, as_sample, check_inside, check_trainable
+from ..samples import Sample, Simulation, check_inside, check_trainable
 from ..samples.pairing import fingerprint, same_events
 from .interpolation import Interpolation
 
@@ -127,7 +127,8 @@ def _process(
     interpolation = Interpolation(
         names, np.concatenate([np.zeros((1, len(names))), points.reshape(-1, len(names))]), _orders(deformed)
     )
-    given = [("nominal", simulation.nominal), *((str(variation.name), variation.events) for variation in variations)]
+    samples = simulation.samples(nll.model[channel].obs, process=pdf.name)
+    given = list(zip(["nominal", *(str(variation.name) for variation in variations)], samples, strict=True))
     return Process(pdf.name, channel, index, pdf, params, tuple(_points(nll.model[channel], pdf, given)), interpolation)
 
 
@@ -152,11 +153,10 @@ def _orders(deformed: Sequence[FNFPDF]) -> dict[str, int]:
 
 
 def _points(
-    model: zfit.pdf.BasePDF, pdf: zfit.pdf.BasePDF, given: Sequence[tuple[str, Any]]
+    model: zfit.pdf.BasePDF, pdf: zfit.pdf.BasePDF, given: Sequence[tuple[str, Sample]]
 ) -> Iterator[SimulatedPoint]:
     first: np.ndarray | None = None
-    for name, events in given:
-        sample = as_sample(events, model.obs, name=f"{pdf.name}, {name}")
+    for name, sample in given:
         check_trainable(sample)
         if sample.effective_size < _FEWEST:
             raise ValueError(

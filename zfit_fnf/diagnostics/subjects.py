@@ -11,6 +11,7 @@ import pandas as pd
 import tensorflow as tf
 
 from ..densities.flows import AutoregressiveDensity, Flow, in_chunks
+from ..densities.process import FittedProcess
 from ..densities.responses import ShapeResponse
 
 __all__ = ["Subject", "subjects_of"]
@@ -94,6 +95,8 @@ def subjects_of(model: Any, names: Mapping[str, Any] | None) -> Iterator[Subject
         model: What to validate.
         names: Processes that have a simulation; `None` where the model is a single density.
     """
+    if isinstance(model, FittedProcess):
+        model = model.model
     if isinstance(model, (Flow, ShapeResponse)):
         yield Subject("", model)
         return

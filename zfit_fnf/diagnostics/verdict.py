@@ -26,7 +26,7 @@ from scipy.special import eval_hermitenorm, factorial, ndtri
 
 from ..common.checks import integer, number
 from ..interop.callable import check_normalisation
-from ..samples import Sample, Simulation, as_sample, check_trainable
+from ..samples import Sample, Simulation, check_trainable
 from .subjects import Subject, subjects_of
 from .two_sample import two_sample_test
 
@@ -97,7 +97,7 @@ def validate(
     """Whether simulation that the training has not seen could come from a learned density.
 
     Args:
-        model: A `Flow`, a `Deformation` (or any `ShapeResponse`), or a PDF made of them.
+        model: A `Flow`, a `Deformation` (or any `ShapeResponse`), a `FittedProcess`, or a PDF made of them.
         simulation: Its simulation; for a PDF by name of the process. A variation in which several nuisances move tests
             their interaction.
         level: Probability that a density that is right does not pass.
@@ -137,14 +137,11 @@ def _tests(
     moved = {name for variation in simulation.variations for name in variation.at}
     if missing := [name for name in subject.nuisances if name not in moved]:
         raise ValueError(f"the simulation of {subject.title} lacks samples of the nuisances {missing}")
-    points = [
-        ("nominal", simulation.nominal, {}),
-        *((str(v.name), v.events, dict(v.at)) for v in simulation.variations),
-    ]
-    for (name, events, at), (first, second) in zip(
-        points, seeds.generate_state(2 * len(points)).reshape(-1, 2).tolist(), strict=True
+    points = [("nominal", {}), *((str(v.name), dict(v.at)) for v in simulation.variations)]
+    samples = simulation.samples(subject.columns, process=subject.title)
+    for (name, at), sample, (first, second) in zip(
+        points, samples, seeds.generate_state(2 * len(points)).reshape(-1, 2).tolist(), strict=True
     ):
-        sample = as_sample(events, subject.columns, name=f"{subject.title} at {name}")
         check_trainable(sample)
         table = pd.DataFrame(dict(zip(subject.columns, sample.array(subject.columns).T, strict=True)))
         drawn = subject.sample(table, at, n=_DRAWS * sample.n_events, seed=first)

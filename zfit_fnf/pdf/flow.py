@@ -12,6 +12,7 @@ from zfit.core.parameter import BaseParameter
 
 from ..common.checks import number
 from ..densities.flows import Flow
+from ..densities.process import FittedProcess
 from ..densities.responses import ShapeResponse
 from ..param import values_of
 from .base import LogSpacePDF
@@ -95,7 +96,7 @@ class FlowPDF(FlowBasedPDF):
     r"""A nominal density :math:`p(y | x)` without parameters.
 
     Args:
-        flow: The density.
+        flow: The density, or a fitted process without nuisances.
         obs: Names, or a `zfit.Space`, of the observables and conditions, in any order; by default those of the flow,
             over its ranges (unbounded ones: ± ``UNBOUNDED``). In a narrower space the density is divided by its
             integral there.
@@ -117,13 +118,15 @@ class FlowPDF(FlowBasedPDF):
 
     def __init__(
         self,
-        flow: Flow,
+        flow: Flow | FittedProcess,
         obs: Any = None,
         extended: Any = None,
         norm: Any = None,
         name: str = "FlowPDF",
         label: str | None = None,
     ):
+        if isinstance(flow, FittedProcess):
+            flow = flow.model
         self._arguments = {"flow": flow, "obs": obs, "extended": extended, "norm": norm, "name": name, "label": label}
         super().__init__(flow, obs, {}, extended=extended, norm=norm, name=name, label=label)
 
@@ -156,7 +159,7 @@ class FNFPDF(FlowBasedPDF):
     dimension, and in the first of several, for densities and maps with one layer.
 
     Args:
-        deformation: The deformation, or another response of the shape, which carries its flow.
+        deformation: The deformation, or another response of the shape, which carries its flow; or the fitted process.
         params: A parameter for each of its nuisances, by name.
         obs: As for `FlowPDF`.
         extended: Yield: a number or parameter, e.g. from :func:`zfit_fnf.modified_yield`.
@@ -183,7 +186,7 @@ class FNFPDF(FlowBasedPDF):
 
     def __init__(
         self,
-        deformation: ShapeResponse,
+        deformation: ShapeResponse | FittedProcess,
         params: Mapping[str, Any],
         obs: Any = None,
         extended: Any = None,
@@ -192,6 +195,8 @@ class FNFPDF(FlowBasedPDF):
         label: str | None = None,
         precision: str = "float64",
     ):
+        if isinstance(deformation, FittedProcess):
+            deformation = deformation.model
         if precision not in _PRECISIONS:
             raise ValueError(f"precision= is one of {_PRECISIONS}; got {precision!r}")
         self._arguments = {

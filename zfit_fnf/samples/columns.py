@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Iterable
@@ -54,7 +55,9 @@ def check_names(names: Iterable[str], there: Iterable[Any], name: str) -> None:
     missing = [column for column in names if column not in available]
     if missing:
         shown = ", ".join(map(repr, available[:50])) + (", ..." if len(available) > 50 else "")
-        raise ValueError(f"{name!r} has no column {', '.join(map(repr, missing))}; its columns are {shown}")
+        near = [like[0] for column in missing if (like := difflib.get_close_matches(column, map(str, available), 1))]
+        meant = f". Is {', '.join(map(repr, near))} meant?" if near else ""
+        raise ValueError(f"{name!r} has no column {', '.join(map(repr, missing))}; its columns are {shown}{meant}")
 
 
 def check_numbers(values: np.ndarray, what: str, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .columns import check_names, check_numbers, check_weights, show
+from .columns import as_column, check_names, check_numbers, check_weights, show
 from .sample import Sample, checked_columns
 
-__all__ = ["EVENTS", "as_sample", "check_inside", "check_trainable", "holds_events"]
+__all__ = ["EVENTS", "as_sample", "check_inside", "check_trainable", "holds_events", "whole_sample"]
 
 EVENTS = "a DataFrame, a dict of arrays, a zfit.Data, a Sample or the path of a file"
 """What `as_sample` takes, in words."""
@@ -57,6 +58,33 @@ def as_sample(
     check_names(columns, found, name)
     sample = Sample({column: found[column] for column in columns}, weights=own_weights, name=name)
     _check_values(sample)
+    return sample
+
+
+def whole_sample(data: Any, weights: str | Any | None = None, name: str | None = None) -> Sample:
+    """A `Sample` of all columns that hold numbers, which `as_sample` has to check before they are used.
+
+    Args:
+        data: As for `as_sample`.
+        weights: Name of a column, or one weight per event; by default the data's own.
+        name: What error messages call the data; by default the name that it carries.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        data = Sample.read(data)
+    found, own_weights, own_name = _arrays_of(data, [], None)
+    name = own_name if name is None else name
+    columns = {}
+    for column, values in found.items():
+        with contextlib.suppress(TypeError):  # text and the like
+            columns[str(column)] = as_column(values, column, name)
+    if isinstance(weights, str):
+        check_names([weights], columns, name)
+        own_weights = columns[weights]
+    elif weights is not None:
+        own_weights = weights
+    sample = Sample(columns, own_weights, name)
+    if sample.weights is not None:
+        check_weights(sample.weights, name)
     return sample
 
 

@@ -1,4 +1,4 @@
-"""Recognising samples that hold the same events: what differs between those is not noise, but nothing at all."""
+"""Samples that hold the same events: what differs between those is not noise, but an effect, or nothing at all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..common.chunks import ROWS, slices
+from .columns import check_weights, show
 from .sample import Sample
 
-__all__ = ["fingerprint", "same_events"]
+__all__ = ["check_ratio", "fingerprint", "integers_of", "same_events", "uniform_by"]
 
 _COUNT = 4
 _ROUNDING = 2e-7  # of single-precision weights, with a margin
@@ -40,6 +41,51 @@ def same_events(first: Sequence[float], second: Sequence[float], effective_size:
     if len(first) != _COUNT or len(second) != _COUNT:
         return False
     return bool(np.abs(np.subtract(first, second)).max() < _ROUNDING / np.sqrt(effective_size))
+
+
+def check_ratio(nominal: Sample, weights: np.ndarray, name: str) -> None:
+    """Refuses weights of a variation whose ratio to the nominal ones is not positive and finite for every event.
+
+    Args:
+        nominal: The events with their nominal weights.
+        weights: Their weights in the variation.
+        name: What error messages call it.
+
+    Raises:
+        ValueError: Counts and shows such events.
+    """
+    check_weights(weights, name)
+    own = np.ones(nominal.n_events) if nominal.weights is None else np.asarray(nominal.weights)
+    for wrong, what in (
+        ((own == 0) & (weights != 0), "a weight, but none in the nominal sample: their ratio is infinite"),
+        (
+            (own != 0) & (weights == 0),
+            "the weight zero, but not in the nominal sample. Is it a default that means missing?",
+        ),
+        (np.sign(own) * np.sign(weights) < 0, "weights of the other sign than in the nominal sample"),
+    ):
+        if (rows := np.flatnonzero(wrong)).size:
+            raise ValueError(
+                f"{rows.size} of {nominal.n_events} events of variation {name!r} have {what} ({show(weights, rows)}). "
+                "Remove these events from the simulation; if they are right, the variation needs events= of its own"
+            )
+
+
+def integers_of(values: np.ndarray, column: str, name: str) -> np.ndarray:
+    """A column of whole numbers in 64 bits."""
+    if values.dtype.kind == "f":
+        if (rows := np.flatnonzero(values != np.floor(values))).size:
+            raise ValueError(
+                f"column {column!r} of {name!r} numbers the events, but is not whole in {rows.size} rows: {show(values, rows)}"
+            )
+        values = values.astype(np.int64)
+    return values.astype(np.uint64)
+
+
+def uniform_by(keys: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+    """Pseudo-random numbers in (0, 1) that keys, whole numbers, determine; others for another seed."""
+    start = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
+    return (_mixed(_mixed(keys.astype(np.uint64) + start) + np.uint64(1)) >> np.uint64(11)) * 2.0**-53 + 2.0**-54
 
 
 def _hashed(table: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ class Variation:
     """Simulated events of a process with one or more nuisance parameters moved away from zero.
 
     Args:
-        events: Anything `as_sample` takes.
+        events: Anything `as_sample` takes. Without, it is the nominal events with other `weights`, which a `Simulation` has.
         at: The nuisance point in standard deviations, e.g. `{"jes": +1}`; a nuisance that is not named is at zero.
             Several entries make a joint point, from which interactions are learned.
         name: What messages call it; by default the point, e.g. `"jes=+1, jer=-1"`.
+        weights: Its event weights: the name of a column or one number per event. They take the place of the nominal
+            weights, and are no factors to these.
 
     Raises:
         TypeError: If `at` is not a mapping from names to numbers, or `events` are nothing that `as_sample` takes.
@@ -31,11 +33,14 @@ class Variation:
     Example:
         >>> Variation({"y1": np.array([0.1, 0.4])}, at={"jes": +1, "jer": +1}).is_joint
         True
+        >>> Variation(at={"pdf": +1}, weights="w_pdf_up").is_reweighting
+        True
     """
 
-    events: Any
-    at: Mapping[str, float]
+    events: Any = None
+    at: Mapping[str, float] = field(default_factory=dict)
     name: str | None = None
+    weights: str | np.ndarray | None = None
 
     def __post_init__(self) -> None:
         names: Any = self.at  # whatever was given, until it is checked
@@ -45,7 +50,9 @@ class Variation:
             raise TypeError(f"at= of a variation needs a number for every nuisance; got {dict(self.at)!r}")
         if self.name is not None and not isinstance(self.name, str):
             raise TypeError(f"name= of a variation is a string; got {self.name!r}")
-        if not holds_events(self.events):
+        if self.events is None and self.weights is None:
+            raise TypeError(f"a variation needs events: {EVENTS}; got None, and no weights= of the nominal events")
+        if self.events is not None and not holds_events(self.events):
             raise TypeError(f"a variation needs events: {EVENTS}; got {type(self.events).__name__}")
         point = {name: float(value) for name, value in self.at.items()}
         if not point or not any(point.values()):
@@ -61,3 +68,8 @@ class Variation:
     def is_joint(self) -> bool:
         """Whether more than one nuisance is moved."""
         return len(self.at) > 1
+
+    @property
+    def is_reweighting(self) -> bool:
+        """Whether it is other weights of the nominal events."""
+        return self.events is None

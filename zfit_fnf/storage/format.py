@@ -57,7 +57,7 @@ def save(model: Any, path: str | os.PathLike[str], *, closure: Mapping[str, floa
 
     Args:
         model: A :class:`~zfit_fnf.Flow`, a :class:`~zfit_fnf.Deformation` (which carries its flow), a transfer, a fit of
-            one, or any other model with a registered :class:`Entry`.
+            one, or any other model with a registered :class:`Entry`. Of a fitted process it is the density.
         path: The file, usually called ``*.fnf``; an existing one is replaced.
         closure: Figures of a validation of the model to keep with it, such as ``{"AUC, joint point": 0.503}``.
 
@@ -70,6 +70,8 @@ def save(model: Any, path: str | os.PathLike[str], *, closure: Mapping[str, floa
         >>> save(deformation, "signal.fnf")
         >>> load("signal.fnf").log_prob(events)
     """
+    if hasattr(model, "simulation"):  # a fitted process
+        model = model.model
     if isinstance(model, (str, os.PathLike)):
         raise TypeError(f"the model comes first, then the path: save(model, {str(model)!r})")
     target = _as_path(path)

@@ -18,7 +18,9 @@ from ..densities.flows import Flow
 from ..densities.history import History, problems_of
 from ..densities.polynomial_map import Response
 from ..densities.ratio import LogRatio
-from ..samples import Variation
+from ..samples import Sample, Simulation, Variation
+from ..samples.columns import outside_of_the_package
+from ..samples.pairing import fingerprint, same_events
 from .assembly import Assembly, Nominal, Task, Wanted, label_of
 from .choice import Candidates, choose
 from .compiled import TrainingLoop, of_last_response
@@ -26,16 +28,17 @@ from .loop import held_out_rows, n_held_out
 from .plan import Plan, named_seed
 from .schedule import Schedule, TrainingStopped, checked_schedule
 from .score_correction import correct_score
-from .sources import EventSource
+from .sources import EventSource, no_weights_beside
 
 __all__ = ["fit_deformation", "train_response"]
 
+_EXAMPLE = '[Variation(events, at={"jes": +1})]'
 _OF_A_RESPONSE = Schedule(steps=1500, batch_size=2048)
 
 
 def fit_deformation(
     flow: Flow,
-    variations: Sequence[Variation],
+    variations: Sequence[Variation] | Simulation,
     *,
     weights: str | None = None,
     order: int = 2,
@@ -62,7 +65,8 @@ def fit_deformation(
 
     Args:
         flow: The nominal density; not changed.
-        variations: Samples, each at a point of one nuisance, or of two for an interaction.
+        variations: Samples, each at a point of one nuisance, or of two for an interaction; or the
+            :class:`~zfit_fnf.Simulation` that has them, with the nominal events and all weights.
         weights: Column of event weights, the same in all samples.
         order: Highest power of a nuisance, 1 to 3. A nuisance with samples on one side only gets order 1.
         interactions: Pairs of nuisances; the default ``"auto"`` takes all pairs with joint samples. The monomials go
@@ -104,15 +108,13 @@ def fit_deformation(
     """
     if not isinstance(flow, Flow):
         raise TypeError(f"fit_deformation takes the Flow of the nominal events first, got a {type(flow).__name__}")
-    variations = listed(variations, "variations", '[Variation(events, at={"jes": +1})]')
+    simulation = variations if isinstance(variations, Simulation) else None
+    variations = listed(simulation.variations if simulation else variations, "variations", _EXAMPLE)
     plan = Plan.make(variations, order=order, interactions=interactions, mirror=mirror)
     schedule, seed = checked_schedule(schedule, _OF_A_RESPONSE), integer(seed, "seed", low=0)
     flag(progress, "progress")
     check_executor(executor)
-    if weights is not None and not isinstance(weights, str):
-        raise TypeError("weights names a column of all samples; give arrays of weights as Sample(columns, weights=...)")
-    sources = {id(v): EventSource.make(flow, v.events, weights, at=v.at, name=v.name) for v in variations}
-    known = _nominal(flow, nominal, weights)
+    sources, known = _sources(flow, variations, weights, nominal, simulation)
     assembly = Assembly.of(flow, plan, sources, mirror, known, _wanted(map, ratio, known))
     assembly.keep(trained)
     names = [names for names in (*plan.singles, *plan.pairs) if names not in assembly.trained]
@@ -121,7 +123,7 @@ def fit_deformation(
         n_held_out(source.sample, schedule)
         flow.warn_of_outliers(source.sample)
     if messages := assembly.findings:
-        warnings.warn("; ".join(messages), stacklevel=2)
+        warnings.warn("; ".join(messages), stacklevel=outside_of_the_package())
     try:
         for stage in (plan.singles, plan.pairs):
             tasks = [
@@ -134,8 +136,42 @@ def fit_deformation(
         raise _stopped(error, assembly) from error
     deformation = assembly.deformation()
     if messages := problems_of(deformation.history):
-        warnings.warn("; ".join(messages), stacklevel=2)
+        warnings.warn("; ".join(messages), stacklevel=outside_of_the_package())
     return deformation
+
+
+def _sources(
+    flow: Flow, variations: Sequence[Variation], weights: str | None, nominal: Any, simulation: Simulation | None
+) -> tuple[dict[int, EventSource], Nominal | None]:
+    """The events of the variations, and the nominal ones if they are known."""
+    if weights is not None and not isinstance(weights, str):
+        raise TypeError("weights names a column of all samples; give arrays of weights as Sample(columns, weights=...)")
+    events = [variation.events for variation in variations]
+    own: list[Any] = [weights if variation.weights is None else variation.weights for variation in variations]
+    if simulation is not None:
+        no_weights_beside(weights)
+        if nominal is not None:
+            raise ValueError("a Simulation has its own nominal events: leave nominal= out")
+        nominal, *events = simulation.samples(flow.obs + flow.cond)
+        own = [None] * len(events)
+        if flow.events and _same(flow, nominal):
+            nominal = None  # the flow knows which of its events were held out
+    elif by_weights := [variation.name for variation in variations if variation.is_reweighting]:
+        raise ValueError(
+            f"variations {by_weights} are other weights of nominal events: in place of the variations give "
+            "Simulation(nominal, variations), which has both"
+        )
+    sources = {
+        id(variation): EventSource.make(flow, sample, column, at=variation.at, name=variation.name)
+        for variation, sample, column in zip(variations, events, own, strict=True)
+    }
+    return sources, _nominal(flow, nominal, weights)
+
+
+def _same(flow: Flow, nominal: Sample) -> bool:
+    """Whether a flow was trained on these events."""
+    trained = flow.history.fingerprint if flow.history else []
+    return same_events(trained, fingerprint(nominal, flow.obs + flow.cond), nominal.effective_size)
 
 
 def _nominal(flow: Flow, given: Any, weights: str | None) -> Nominal | None:

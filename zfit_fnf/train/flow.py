@@ -13,12 +13,14 @@ import numpy as np
 from ..common.checks import flag
 from ..densities.flows import Density, Flow
 from ..densities.history import problems_of
+from ..samples import Simulation
+from ..samples.columns import outside_of_the_package
 from ..samples.pairing import fingerprint
 from ..samples.screening import check_independent
 from .compiled import TrainingLoop, of_density
 from .loop import held_out_rows
 from .schedule import Schedule, TrainingStopped, checked_schedule
-from .sources import EventSource
+from .sources import EventSource, no_weights_beside
 
 __all__ = ["fit_flow"]
 
@@ -42,7 +44,8 @@ def fit_flow(
     """Learn the nominal conditional density ``p(obs | cond)`` of one process.
 
     Args:
-        nominal: Simulated events: DataFrame, mapping of arrays, zfit Data, :class:`~zfit_fnf.Sample` or file.
+        nominal: Simulated events: DataFrame, mapping of arrays, zfit Data, :class:`~zfit_fnf.Sample` or file; or the
+            :class:`~zfit_fnf.Simulation` that has them.
         obs: Columns whose density is learned.
         cond: Columns it is conditional on.
         weights: Event weights: a column name or an array; negative ones are allowed.
@@ -86,6 +89,9 @@ def fit_flow(
     flow = Flow(obs, cond, ranges=ranges, density=density, seed=seed, **architecture)
     schedule = checked_schedule(schedule, Schedule())
     flag(progress, "progress")
+    if isinstance(nominal, Simulation):
+        no_weights_beside(weights)
+        nominal = nominal.sample(flow.obs + flow.cond)
     source = EventSource.make(flow, nominal, weights)
     check_independent(source.sample, flow.obs, flow.cond)
     flow.standardise(source.sample)
@@ -104,7 +110,7 @@ def fit_flow(
         raise
     flow.history = replace(record, fingerprint=mark)
     if messages := problems_of({name: flow.history}):
-        warnings.warn("; ".join(messages), stacklevel=2)
+        warnings.warn("; ".join(messages), stacklevel=outside_of_the_package())
     return flow
 
 

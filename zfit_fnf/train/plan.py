@@ -17,6 +17,7 @@ from ..densities.flows import Flow
 from ..densities.monomials import Powers
 from ..densities.polynomial_map import Response
 from ..samples import Variation
+from ..samples.columns import outside_of_the_package
 
 __all__ = ["Plan", "interaction_powers", "named_seed"]
 
@@ -138,7 +139,8 @@ def _chosen_pairs(
         chosen[names] = joint[names]
     if unused := sorted(set(joint) - set(chosen)):
         warnings.warn(
-            f"joint samples of {unused} are not used, since interactions= does not name these pairs", stacklevel=4
+            f"joint samples of {unused} are not used, since interactions= does not name these pairs",
+            stacklevel=outside_of_the_package(),
         )
     return chosen
 

@@ -14,7 +14,7 @@ from ..samples import Sample, as_sample, check_inside, check_trainable
 from ..samples.screening import check_conditions, check_continuous
 from .loop import Batch
 
-__all__ = ["EventSource"]
+__all__ = ["EventSource", "no_weights_beside"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,9 @@ class EventSource:
         """Observables ``u (n, d)`` and conditions ``c (n, m)`` of some rows; float64."""
         y, x = (tf.constant(self.sample.array(names, rows)) for names in (self.flow.obs, self.flow.cond))
         return self.flow.encode(y, x)[:2]
+
+
+def no_weights_beside(weights: Any) -> None:
+    """Refuse weights beside a simulation, which has its own."""
+    if weights is not None:
+        raise ValueError("a Simulation has its own weights: give them as Simulation(..., weights=...)")
