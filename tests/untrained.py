@@ -10,6 +10,7 @@ import numpy as np
 from zfit_fnf.densities.deformation import Deformation
 from zfit_fnf.densities.flows import Flow
 from zfit_fnf.densities.polynomial_map import Response
+from zfit_fnf.densities.ratio import LogRatio
 from zfit_fnf.pdf import FNFPDF
 
 NETWORK = {"hidden": (8, 8), "n_components": 3}
@@ -23,8 +24,11 @@ def smooth_flow(obs, cond=(), *, seed=0, **options):
     return flow
 
 
-def deformed(flow, nuisances, *, size=0.1, n_layers=1, interactions=False, **options):
-    """The density behind a deformation that shifts and scales coordinates by a tenth of their widths per sigma."""
+def deformed(flow, nuisances, *, size=0.1, n_layers=1, interactions=False, weighed=0, **options):
+    """The density behind a deformation that shifts and scales coordinates by a tenth of their widths per sigma.
+
+    The first nuisances, as many as are ``weighed``, also have log-ratios: up to about 0.3 per sigma.
+    """
     rng = np.random.default_rng(len(flow.obs))
     shape = {"n_dim": len(flow.obs), "n_context": len(flow.cond), "hidden": (8, 8), "n_layers": n_layers}
     names = [parameter.name for parameter in nuisances]
@@ -37,7 +41,11 @@ def deformed(flow, nuisances, *, size=0.1, n_layers=1, interactions=False, **opt
             sizes = size * np.tile(degrees, len(flow.obs))
             network.weights[-1].assign(0.2 * sizes * rng.normal(size=network.weights[-1].shape))
             network.biases[-1].assign(sizes * rng.normal(size=network.biases[-1].shape))
-    deformation = Deformation(flow, responses, windows=dict.fromkeys(names, (-1.0, 1.0)))
+    ratios = [LogRatio([name], ((1,), (2,)), n_dim=len(flow.obs), n_context=len(flow.cond), degree=4) for name in names]
+    for ratio in ratios[:weighed]:
+        decay = np.exp(-0.7 * ratio.exponents.sum(axis=1))
+        ratio.weights.assign(rng.normal(size=ratio.weights.shape) * decay * [[0.2], [0.03]])
+    deformation = Deformation(flow, responses, windows=dict.fromkeys(names, (-1.0, 1.0)), ratios=ratios[:weighed])
     return FNFPDF(deformation, dict(zip(names, nuisances, strict=True)), **options)
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from ..common.chunks import XLA, slices
-from ..densities.deformation import Deformation
 from ..densities.flows import Density
 from ..densities.model import PerArchitecture
 from ..densities.polynomial_map import PolynomialMap
+from ..densities.reweighting import Reweighting
 from ..densities.taylor import expand, expansion_order, monomials, polynomial, remainder, steepness
 from ..loss import kept_by
 from ..pdf import FNFPDF, ConditionalProductPDF, SumPDF, columns, log_density, precompute
@@ -84,7 +84,10 @@ def expansion_of(pdf: zfit.pdf.BasePDF) -> Expansion:
 
 @expansion_of.register
 def _(pdf: FNFPDF) -> Expansion:
-    return DeformedExpansion(pdf) if DeformedExpansion.order_of(pdf) else Expansion(pdf)
+    movement = pdf.deformation.movement
+    if movement is None or not expansion_order(pdf.deformation.flow.density):
+        return Expansion(pdf)
+    return DeformedExpansion(pdf, movement)
 
 
 @expansion_of.register
@@ -98,26 +101,19 @@ def _(pdf: ConditionalProductPDF) -> Expansion:
 
 
 class DeformedExpansion(Expansion):
-    """A factorizable normalizing flow with one layer: the shift of an event is a contraction of its coefficients."""
+    """A response that moves and weighs events: the shift of an event is a contraction of its coefficients, like its weight."""
 
-    def __init__(self, pdf: FNFPDF):
+    def __init__(self, pdf: FNFPDF, movement: PolynomialMap):
         super().__init__(pdf)
-        self.order = self.order_of(pdf)
-        self._deformation = cast(Deformation, pdf.deformation)
+        self.order = expansion_order(pdf.deformation.flow.density)
         # Without the flow and the yields, which may differ where the responses are of one architecture.
-        self._map = PolynomialMap(self._deformation.responses, windows=self._deformation.windows)
-
-    @staticmethod
-    def order_of(pdf: FNFPDF) -> int:
-        """Order of the polynomials of a density; zero if it has none."""
-        deformation = pdf.deformation
-        if not isinstance(deformation, Deformation) or deformation.n_layers > 1 or deformation.ratios:
-            return 0  # evaluated as it is
-        return expansion_order(deformation.flow.density)
+        self._map = movement
+        self._weights = _Weights(pdf) if pdf.deformation.reweighting else None
 
     def methods(self) -> dict[str, str]:
         """How the density is evaluated, in words, by its name."""
-        return {self.pdf.name: f"polynomials of order {self.order} in the shift"}
+        weighed = ", log-ratios as they are" if self._weights else ""
+        return {self.pdf.name: f"polynomials of order {self.order} in the shift{weighed}"}
 
     @property
     def _projections(self) -> list[tf.Tensor]:
@@ -125,40 +121,44 @@ class DeformedExpansion(Expansion):
         return kept_by(self.pdf, "projections", list)
 
     def precompute(self, x: tf.Tensor) -> Any:
-        """Coordinates ``(d, n)``, conditions ``(m, n)``, log-Jacobian, coefficients ``(M, 2 d n)``, score correction."""
+        """Coordinates ``(d, n)``, conditions ``(m, n)``, log-Jacobian, coefficients ``(M, 2 d n)``, score correction, weights."""
         u, c, log_jacobian = self.pdf.encode(x)
         with _coefficients.of(self._map) as function:
             (coefficients,) = _in_pieces(function, tf.cast(u, tf.float32), tf.cast(c, tf.float32))
         coefficients = tf.reshape(coefficients, (coefficients.shape[0], -1))
-        return tf.transpose(u), tf.transpose(c), log_jacobian, coefficients, self._map.correction()
+        weights = self._weights.precompute(u, c) if self._weights else ()
+        return tf.transpose(u), tf.transpose(c), log_jacobian, coefficients, self._map.correction(), weights
 
     def adapt(self, precomputed: Any, n_events: int) -> None:
         """Choose the combinations of coefficients for ``n_events`` events, some of which have been precomputed."""
-        coefficients, n_outputs = precomputed[3], 2 * len(self._deformation.obs)
         # What is left out may move no event by more than all events together can tell.
-        tolerance, known = _LEFT_OUT / np.sqrt(n_events), self._projections
-        if not known or left_out(coefficients, n_outputs, known) > 2.0 * tolerance:
-            # Other data of the same density may be expanded again: what serves them stays.
-            known[:] = principal_components(coefficients, n_outputs, tolerance, known)
+        tolerance = _LEFT_OUT / np.sqrt(n_events)
+        _choose(self._projections, precomputed[3], 2 * len(self.pdf.deformation.obs), tolerance)
+        if self._weights:
+            self._weights.adapt(precomputed[5], tolerance)
 
     def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False) -> Any:
         """Taylor coefficients of the nominal density where the deformation moves each event to, and what moves it on."""
-        u, c, log_jacobian, coefficients, correction = precomputed
+        u, c, log_jacobian, coefficients, correction, weights = precomputed
         centre = tf.stop_gradient(self._basis(correction))  # a tape of the user may be watching
         contracted = centre[None, :] @ tf.cast(coefficients, tf.float64)
         log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
         scaled = u * tf.exp(log_scale)
-        with (_linearise if linear else _expand).of(self._deformation.flow.density) as expansion:
+        with (_linearise if linear else _expand).of(self.pdf.deformation.flow.density) as expansion:
             log_density, coefficients_of_shift = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
-        return {
+        log_density += log_jacobian + tf.reduce_sum(log_scale, axis=0)
+        expanded = {
             "centre": centre,
             "correction": correction,
             "blocks": compress(coefficients, [tf.eye(len(centre))] if whole else self._projections),
             "scaled": tf.cast(scaled, tf.float32),
             "polynomial": coefficients_of_shift,
             "steepness": steepness(coefficients_of_shift, len(scaled), self.order),
-            "log_density": log_density + log_jacobian + tf.reduce_sum(log_scale, axis=0),
         }
+        if self._weights:
+            log_weight, expanded["weights"] = self._weights.expand(weights, whole=whole)
+            log_density += log_weight
+        return {**expanded, "log_density": log_density}
 
     def log_density(self, expanded: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Log-density ``(n,)`` float64 of expanded events, and in float32 how wrong it may be."""
@@ -169,12 +169,66 @@ class DeformedExpansion(Expansion):
         delta = tf.unstack(expanded["scaled"] * tf.math.expm1(log_scale) + shift)
         rise = polynomial(expanded["polynomial"], delta, self.order)
         error = remainder(tf.add_n([tf.abs(moved) for moved in delta]), rise, expanded["steepness"], self.order)
-        value = expanded["log_density"] + tf.cast(rise + tf.reduce_sum(log_scale, axis=0), tf.float64)
+        rise += tf.reduce_sum(log_scale, axis=0)
+        if self._weights:
+            rise += self._weights.rise(expanded["weights"])
+        value = expanded["log_density"] + tf.cast(rise, tf.float64)
         return value - self.pdf.log_integral(self.pdf.norm), error
 
     def _basis(self, correction: tf.Tensor) -> tf.Tensor:
         """Monomials ``(M,)`` of the nuisances at their current values."""
-        return self._deformation.basis(self.pdf.nu(), correction)
+        return self._map.basis(self.pdf.nu(), correction)
+
+
+class _Weights:
+    """The log-weights of events by log-ratios: linear in their coefficients, so that nothing is neglected."""
+
+    def __init__(self, pdf: FNFPDF):
+        self._pdf = pdf
+
+    @property
+    def _reweighting(self) -> Reweighting:
+        return cast(Reweighting, self._pdf.deformation.reweighting)
+
+    @property
+    def _projections(self) -> list[tf.Tensor]:
+        """As those of the map."""
+        return kept_by(self._pdf, "projections of weights", list)
+
+    def precompute(self, u: tf.Tensor, c: tf.Tensor) -> Any:
+        """Coefficients ``(M, n)``, and for a conditional density polynomials ``(n, B)`` of the conditions."""
+        flow = self._pdf.deformation.flow
+        coefficients, polynomials = self._reweighting.precompute(u, c, flow.precompute(c))
+        return tf.cast(tf.transpose(coefficients), tf.float32), tf.cast(polynomials, tf.float32)
+
+    def adapt(self, precomputed: Any, tolerance: float) -> None:
+        """As for the map: what is left out may change no log-density by more than all events together can tell."""
+        _choose(self._projections, precomputed[0], 1, tolerance)
+
+    def expand(self, precomputed: Any, *, whole: bool) -> tuple[tf.Tensor, Any]:
+        """Log-weights ``(n,)`` float64, normalised, and what tells how much they rise from here."""
+        coefficients, polynomials = precomputed
+        centre = tf.stop_gradient(self._reweighting.monomials(self._pdf.nu()))
+        at_anchors = tf.stop_gradient(self._reweighting.log_norm_at_anchors(self._pdf.nu()))
+        log_norm = self._reweighting.between_anchors(at_anchors, tf.cast(polynomials, tf.float64))
+        log_weight = (centre[None, :] @ tf.cast(coefficients, tf.float64))[0] - log_norm
+        blocks = compress(coefficients, [tf.eye(len(centre))] if whole else self._projections)
+        return log_weight, (centre, at_anchors, blocks, polynomials)
+
+    def rise(self, expanded: Any) -> tf.Tensor:
+        """How much the log-weights ``(n,)`` rise."""
+        centre, at_anchors, blocks, polynomials = expanded
+        nu = self._pdf.nu()
+        log_weight = contract(tf.cast(self._reweighting.monomials(nu) - centre, tf.float32), blocks)
+        log_norm = self._reweighting.log_norm_at_anchors(nu) - at_anchors
+        return log_weight - self._reweighting.between_anchors(log_norm, polynomials)
+
+
+def _choose(known: list[tf.Tensor], coefficients: tf.Tensor, n_outputs: int, tolerance: float) -> None:
+    """Choose projections, unless those that are known serve."""
+    if not known or left_out(coefficients, n_outputs, known) > 2.0 * tolerance:
+        # Other data of the same density may be expanded again: what serves them stays.
+        known[:] = principal_components(coefficients, n_outputs, tolerance, known)
 
 
 class _Composite(Expansion):

@@ -102,6 +102,11 @@ class Deformation(PolynomialMap, ShapeResponse):
         return any(np.any(variable.numpy()) for variable in last)
 
     @property
+    def movement(self) -> PolynomialMap | None:
+        """The map by itself, if it has one layer."""
+        return PolynomialMap(self.responses, windows=self.windows) if self.n_layers == 1 else None
+
+    @property
     def reweighting(self) -> Reweighting | None:
         """What the log-ratios do together, if there are any."""
         if self.ratios and self._reweighting is None:

@@ -14,7 +14,7 @@ PDFs, integrals over parts of the range, losses, toys and validation know this c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,10 @@ import tensorflow as tf
 
 from ..common.checks import number
 from .flows import Flow, in_chunks, sample_table
+
+if TYPE_CHECKING:
+    from .polynomial_map import PolynomialMap
+    from .reweighting import Reweighting
 
 __all__ = ["ShapeResponse"]
 
@@ -119,6 +123,16 @@ class ShapeResponse:
         Of a density that is :attr:`sequential`, coordinate ``j`` is a function of the observables up to ``j``.
         """
         raise NotImplementedError(f"the distribution functions of {type(self).__name__} are not known")
+
+    @property
+    def movement(self) -> PolynomialMap | None:
+        """The map ``T_nu`` with one layer that moves events, if beside it and :attr:`reweighting` there is nothing."""
+        return None
+
+    @property
+    def reweighting(self) -> Reweighting | None:
+        """What weighs the events that are moved, if anything does."""
+        return None
 
     # --- for pdfs, training and validation -------------------------------------------------------------------------
 

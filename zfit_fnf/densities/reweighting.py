@@ -52,11 +52,14 @@ class Reweighting:
     Args:
         deformation: What they act on: its map, in front of its flow.
         ratios: The log-ratios, at least one.
+
+    Attributes:
+        monomials: Those of the nuisances that multiply their coefficients.
     """
 
     def __init__(self, deformation: Deformation, ratios: list[LogRatio]):
         self._deformation, self._ratios = deformation, ratios
-        self._monomials = Monomials(ratios, deformation.windows)
+        self.monomials = Monomials(ratios, deformation.windows)
         self._n_dim, self._n_context = ratios[0].n_dim, ratios[0].n_context
         self._of_conditions = _with_constant(self._n_context, {0: 1, 1: 16, 2: 12, 3: 7}.get(self._n_context, 4))
         with tf.init_scope():
@@ -71,14 +74,21 @@ class Reweighting:
     def log_weight(self, nu: tf.Tensor, precomputed: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Logarithm ``(n,)`` of the weight of each event, not normalised."""
         coefficients, _ = precomputed
-        return tf.linalg.matvec(coefficients, tf.cast(self._monomials(nu), coefficients.dtype))
+        return tf.linalg.matvec(coefficients, tf.cast(self.monomials(nu), coefficients.dtype))
 
     def log_norm(self, nu: tf.Tensor, precomputed: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Logarithm of the integral: a scalar, or ``(n,)`` for a conditional density; float64."""
-        at_anchors = self.log_norm_at_anchors(nu)
+        return self.between_anchors(self.log_norm_at_anchors(nu), precomputed[1])
+
+    def between_anchors(self, at_anchors: tf.Tensor, polynomials: tf.Tensor) -> tf.Tensor:
+        """Values for events, whose polynomials :meth:`precompute` gives, from those ``(A,)`` at the anchors.
+
+        A scalar, or ``(n,)`` for a conditional density, in the dtype of the polynomials.
+        """
         if not self._n_context:
-            return at_anchors[0]
-        return tf.linalg.matvec(precomputed[1], tf.linalg.matvec(self._nodes.interpolation, at_anchors))
+            return tf.cast(at_anchors[0], polynomials.dtype)
+        weights = tf.linalg.matvec(self._nodes.interpolation, at_anchors)
+        return tf.linalg.matvec(polynomials, tf.cast(weights, polynomials.dtype))
 
     def log_norm_at_anchors(self, nu: tf.Tensor) -> tf.Tensor:
         """Logarithm of the integral ``(A,)`` at the anchors."""
@@ -87,7 +97,7 @@ class Reweighting:
         if nodes.of_map is not None:
             moved = self._deformation.log_density_of_map(nu, nodes.of_map) - nodes.log_nominal
             log_weights += tf.reshape(moved, nodes.shape)
-        log_ratio = tf.linalg.matvec(nodes.coefficients, self._monomials(nu))
+        log_ratio = tf.linalg.matvec(nodes.coefficients, self.monomials(nu))
         return tf.reduce_logsumexp(log_weights + log_ratio, axis=1) - tf.reduce_logsumexp(log_weights, axis=1)
 
     def _coefficients(self, u: tf.Tensor, c: tf.Tensor, of_flow: Any) -> tf.Tensor:
@@ -118,7 +128,7 @@ class Reweighting:
         of_map = self._deformation.precompute_map(u, c) if self._deformation.moves else None
         return _Nodes(
             log_weights.shape,
-            tf.reshape(self._coefficients(u, c, of_flow), (*log_weights.shape, len(self._monomials))),
+            tf.reshape(self._coefficients(u, c, of_flow), (*log_weights.shape, len(self.monomials))),
             tf.constant(log_weights),
             of_map,
             tf.zeros(0, tf.float64) if of_map is None else flow.log_density_at(u, of_flow),
@@ -184,7 +194,7 @@ class Reweighting:
         t = tf.constant(2.0 * _lattice(_BOUND_POINTS, n_inputs) - 1.0)
         if n_inputs == 1:
             t = tf.linspace(-np.ones(1), np.ones(1), _BOUND_POINTS)
-        log_weight = tf.linalg.matvec(self._at_bounded(t), self._monomials(nu))
+        log_weight = tf.linalg.matvec(self._at_bounded(t), self.monomials(nu))
         low, high = tf.reduce_min(log_weight), tf.reduce_max(log_weight)
         return high + 1e-6 + (0.0 if n_inputs == 1 else 0.1) * (high - low)
 

@@ -1,0 +1,70 @@
+"""Accelerated likelihoods of densities with log-ratios give the results of the exact ones."""
+
+from __future__ import annotations
+
+import zfit
+import numpy as np
+import pytest
+from untrained import deformed, events, smooth_flow
+
+import zfit_fnf
+from zfit_fnf.acceleration import accelerate
+from zfit_fnf.loss import ExtendedUnbinnedNLL
+from zfit_fnf.param import nuisance
+from zfit_fnf.pdf import SumPDF
+from zfit_fnf.yields import modified_yield
+
+
+@pytest.fixture(scope="module")
+def search():
+    """Two processes, with log-ratios of one nuisance and of two; 3000 weighted events."""
+    jes, pdf, mu = nuisance("jes"), nuisance("pdf"), zfit.Parameter("mu", 1.0, -1, 5)
+    rates = [modified_yield(1000.0, [mu]), modified_yield(2000.0, [])]
+    model = SumPDF(
+        [deformed(smooth_flow(["x"], seed=i), [pdf, jes], weighed=i + 1, extended=rate) for i, rate in enumerate(rates)]
+    )
+    data = events(model, {jes: 0.8, pdf: -1.1, mu: 1.3}, 3000, 1)
+    weights = np.where(np.arange(3000) % 2, 1.0, np.random.default_rng(1).normal(1.0, 0.5, 3000))
+    nll = ExtendedUnbinnedNLL(
+        model, zfit.Data(np.stack([data[name] for name in model.obs], 1), model.space, weights=weights)
+    )
+    return nll, accelerate(nll), [mu, jes, pdf]
+
+
+def test_the_minimum_is_that_of_the_exact_likelihood(search):
+    nll, fast, params = search
+    fit = zfit_fnf.Minuit(tol=1e-5).minimize(fast)
+    assert fit.valid
+    assert "log-ratios as they are" in str(fast.report)
+    assert fast.report.exact_events == 0
+    zfit.param.set_values(params, [fit.params[parameter]["value"] for parameter in params])
+    exact = np.linalg.inv(nll.hessian(params).numpy())
+    errors = np.sqrt(np.diag(exact))
+    assert np.abs(exact @ nll.gradient(params).numpy() / errors).max() < 0.01
+    np.testing.assert_allclose(np.sqrt(np.diag(np.linalg.inv(fast.hessian(params).numpy()))), errors, rtol=5e-3)
+
+
+@pytest.mark.parametrize("point", [(1.0, 0.5, -0.5), (1.5, 2.5, 2.0), (1.0, -3.0, 1.0)])
+def test_value_and_gradient_at_any_point(search, point):
+    """Also beyond the trained windows, where monomials continue linearly."""
+    nll, fast, params = search
+    zfit.param.set_values(params, point)
+    value, gradient = fast.value_gradient(params, full=False)
+    exact, exact_gradient = nll.value_gradient(params, full=False)
+    scale = np.abs(exact_gradient).max()
+    assert float(value) == pytest.approx(float(exact), abs=max(0.01, 1e-4 * scale))
+    np.testing.assert_allclose(gradient, exact_gradient, atol=max(0.05, 1e-2 * scale))
+
+
+def test_at_the_centre_it_is_exact(search):
+    """Where the polynomials were made nothing is neglected but digits."""
+    nll, fast, params = search
+    zfit.param.set_values(params, [1.2, 0.6, -0.9])
+    fast.value()
+    fast.expand()
+    value, gradient, error = fast.approximate_gradient(params)
+    exact, exact_gradient = nll.value_gradient(params)
+    assert error == 0.0
+    assert float(value) == pytest.approx(float(exact), abs=1e-3)
+    np.testing.assert_allclose(gradient, exact_gradient, atol=1e-2)
+    np.testing.assert_allclose(fast.hessian(params), nll.hessian(params), rtol=1e-3, atol=0.1)
