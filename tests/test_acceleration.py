@@ -24,6 +24,8 @@ from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.scans import contour, profile
 from zfit_fnf.yields import modified_yield, normsys
 
+pytestmark = pytest.mark.filterwarnings("ignore:nuisance .* outside of the range:UserWarning")
+
 
 def minimise(nll, start=0.0):
     """MIGRAD from one point, to an expected vertical distance that is small compared with what is tested."""
@@ -349,6 +351,7 @@ def test_what_compression_leaves_out_is_made_up_for(monkeypatch):
     assert_same_minimum(nll, fast, fit)
 
 
+@pytest.mark.filterwarnings("ignore:.*than 10 widths from what:UserWarning")
 def test_a_pilot_says_where_to_expand(monkeypatch):
     """One expansion serves a start that is many standard deviations away; the parameters stay where they are."""
     for size in ("SMALL_CHUNK", "CHUNK"):

@@ -338,7 +338,10 @@ def test_a_fit_beyond_the_simulation_is_told(wide):
     one_sided = {
         name: Simulation(one.nominal, [one.variations[1]]) for name, one in simulate(5000, seed=16).items()
     }  # at -1 only, and the data are at +0.5
-    with pytest.warns(UserWarning, match=r"\['shape'\] beyond the simulation of 'signal'"):
+    with (
+        pytest.warns(UserWarning, match=r"\['shape'\] beyond the simulation of 'signal'"),
+        pytest.warns(UserWarning, match=r"\['shape'\] beyond the simulation of 'background'"),
+    ):
         zfnf.calibrate(made.nll, one_sided, n_draws=5000)
 
 

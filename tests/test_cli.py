@@ -25,6 +25,11 @@ from zfit_fnf.demo import stages
 from zfit_fnf.limits import DiscoveryResult, LimitResult
 from zfit_fnf.train.schedule import Schedule, TrainingStopped
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*still improving:UserWarning"),
+    pytest.mark.filterwarnings("ignore:nuisance .* outside of the range:UserWarning"),
+]
+
 SHORT = Schedule(steps=10, batch_size=256, warmup=2, averaging=0.5, rotate_every=0)
 TINY = demo.DemoSettings(
     n_simulated=5_000,

@@ -155,6 +155,7 @@ def test_sums_of_different_kinds_are_refused():
         nll + 1.0
 
 
+@pytest.mark.filterwarnings("ignore:.*EXPERIMENTAL:UserWarning")  # zfit says so of to_json, once
 def test_zfit_does_not_write_what_it_would_read_without_constraints():
     with pytest.raises(NotImplementedError, match="save densities"):
         UnbinnedNLL(shifted(nuisance("jes")), {"y": EVENTS}).to_json()

@@ -18,6 +18,11 @@ from untrained import deformed, events, smooth_flow
 import zfit_fnf
 from zfit_fnf import limits, train
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*still improving:UserWarning"),
+    pytest.mark.filterwarnings("ignore:nuisance .* outside of the range:UserWarning"),
+]
+
 ROOT = Path(__file__).parents[1]
 CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -90,6 +90,7 @@ def test_samples_have_the_density(fitted):
 # --- steps 1 and 2 -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*than 10 widths from what:UserWarning")
 def test_map_lowers_the_likelihood_of_distorted_data(data):
     """A shift that simulation does not have is found by the map, not by the nuisance."""
     distorted = data.assign(y=data["y"] + 0.7)
@@ -202,6 +203,7 @@ def test_maps_that_do_not_belong_to_a_density():
             DoIPDF(*arguments)
 
 
+@pytest.mark.filterwarnings("ignore:.*than 10 widths from what:UserWarning")
 def test_maps_that_leave_the_physical_range():
     """Events that only the edge of the range stops make a fit invalid."""
     n_events = zfit.Parameter("n_events", 200.0, 0.0, 1000.0)

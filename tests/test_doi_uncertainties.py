@@ -94,6 +94,7 @@ def test_ensembles_of_one_have_no_spread(profiled):
         ensemble(alone)
 
 
+@pytest.mark.filterwarnings("ignore:.*than 10 widths from what:UserWarning")
 def test_interrupted_ensembles_are_continued(fitted, tmp_path):
     fit = replace(fitted, replicas=())
     with pytest.raises(RuntimeError, match="out of memory"):  # nothing to keep

@@ -11,6 +11,9 @@ from example_scripts import ROOT, load
 ZMUMU = ROOT.parent / "shared" / "data" / "uproot-Zmumu.root"
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*still improving:UserWarning", "ignore:nuisance .* outside of the range:UserWarning"
+)
 def test_quickstart_finds_what_it_simulated(tmp_path):
     quickstart = load("quickstart")
     result, limit = quickstart.main(events=10_000, steps=200, seed=3, out=tmp_path)

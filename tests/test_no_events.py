@@ -78,7 +78,8 @@ def test_a_yield_of_zero_without_events_has_a_likelihood():
 
 def test_the_limit_is_that_of_pyhf():
     mu, _, model = channel()
-    limit = zfit_fnf.limits.upper_limit(ExtendedUnbinnedNLL(model, {"y": NOTHING}), mu)
+    with pytest.warns(UserWarning, match="asymptotic formulae need more events"):
+        limit = zfit_fnf.limits.upper_limit(ExtendedUnbinnedNLL(model, {"y": NOTHING}), mu)
     # pyhf 0.7.6, asymptotic, interpolation code 1; both search the crossing to about 1e-4
     assert limit.observed == pytest.approx(1.27955, rel=1e-3)
 
@@ -130,6 +131,7 @@ def test_asimov_sets_of_nothing_have_no_events():
 
 def test_expected_limits_do_not_need_events():
     measurement = counting([0, 0], 2.0, 3.0, change=(0.9, 1.1))
-    limit = zfit_fnf.limits.upper_limit(measurement.nll, measurement.mu)
+    with pytest.warns(UserWarning, match="asymptotic formulae need more events"):
+        limit = zfit_fnf.limits.upper_limit(measurement.nll, measurement.mu)
     assert np.all(np.diff(limit.expected) > 0)
     assert limit.observed < limit.expected[2]

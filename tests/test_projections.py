@@ -83,13 +83,14 @@ class TestComponentSamples:
             component_samples(zfit.pdf.SumPDF(pdfs))
 
 
-class TestVary:
-    @pytest.fixture(scope="class")
-    def varied(self, fitted):
-        measurement, result = fitted
-        model = measurement.nll.model[0]
-        return vary(model, result, component_samples(model, params=result.values, n_events=N, seed=2))
+@pytest.fixture(scope="module")
+def varied(fitted):
+    measurement, result = fitted
+    model = measurement.nll.model[0]
+    return vary(model, result, component_samples(model, params=result.values, n_events=N, seed=2))
 
+
+class TestVary:
     def check(self, fitted, varied, weights, values):
         """Weighted counts agree with the closed form within five of their errors, in ten bins."""
         measurement, result = fitted

@@ -252,14 +252,15 @@ def sum_of(losses):
     return first
 
 
+@pytest.fixture(scope="module")
+def other():
+    """The same model with other data: its minimum is 5 errors away."""
+    measurement, error = gaussian_mean(0.3 + 5 * 0.094, N, SLOPE)
+    return measurement, Minuit().minimize(measurement.nll), error
+
+
 class TestMistakes:
     """One clear error each, on input; no parameter is moved."""
-
-    @pytest.fixture(scope="class")
-    def other(self):
-        """The same model with other data: its minimum is 5 errors away."""
-        measurement, error = gaussian_mean(0.3 + 5 * 0.094, N, SLOPE)
-        return measurement, Minuit().minimize(measurement.nll), error
 
     @pytest.mark.parametrize(
         ("change", "error", "match"),

@@ -164,6 +164,7 @@ def test_bulk_of_heavy_tails_is_finite_and_theirs() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*still improving:UserWarning")
 @pytest.mark.parametrize("role", ["observable", "first of two", "condition"])
 def test_one_outlier_does_not_spoil_a_training_and_is_told(role: str) -> None:
     c, noise = normal(1), normal(2)

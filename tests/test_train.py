@@ -93,6 +93,7 @@ def test_history(flow, deformation, tmp_path):
     assert [line.split()[0] for line in str(deformation.history).splitlines()[1:4]] == ["shift", "width", "shift"]
 
 
+@pytest.mark.filterwarnings("ignore:.*still improving:UserWarning")
 def test_yields_are_ratios_of_summed_weights(flow):
     up = simulate(1.0, seed=5) | {"w": np.full(N, 1.2)}
     weighted = fit_flow(simulate(), obs=["y"], cond=["x"], weights="w", schedule=TINY_SCHEDULE, progress=False)

@@ -15,7 +15,6 @@ interpolation between points each of which costs a fit, two or three of them for
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from scipy.interpolate import BarycentricInterpolator
 from scipy.stats import norm
 
 from .arguments import check_likelihood, check_minimizer, count, parameter_of, real
+from .common.warning import warn
 from .loss import scores
 from .param import Nuisance, limits_of
 from .profiles import ProfileLikelihood
@@ -357,6 +357,8 @@ def _interpolate(known: Mapping[float, float]) -> float:
     # A coarse Asimov set can give several values the same function: an inverse exists between distinct ones only.
     inverse = {function: value for value, function in known.items()}
     closest = sorted(inverse, key=abs)[:3]
+    if len(closest) == 1:
+        return 0.5 * (low + high)
     root = float(BarycentricInterpolator(closest, [inverse[function] for function in closest])(0.0))
     return root if low < root < high else 0.5 * (low + high)
 
@@ -389,10 +391,9 @@ def _n_relevant(nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter, at: Values, dat
 def _warn_of_few(n_events: Sequence[float], what: str) -> None:
     if min(n_events) < _FEW:
         counts = " and ".join(f"{n:.2g} {kind}" for n, kind in zip(n_events, ("expected", "observed"), strict=False))
-        warnings.warn(
+        warn(
             f"asymptotic formulae need more events than {counts} that this result rests on: {what}. Toys do not "
-            "(zfit_fnf.hepstats.FrequentistCalculator)",
-            stacklevel=3,
+            "(zfit_fnf.hepstats.FrequentistCalculator)"
         )
 
 

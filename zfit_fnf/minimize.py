@@ -15,6 +15,7 @@ from zfit.minimizers.strategy import FailMinimizeNaN
 from zfit.result import FitResult
 
 from . import influence
+from .common.warning import warn
 from .minimum import Derivatives, Minimum, assign, curvature_of, settle
 from .param import limits_of
 
@@ -97,9 +98,9 @@ class Minuit(zfit.minimize.Minuit):
             raise ValueError("there is nothing to fit: no parameter floats")
         result = super().minimize(loss, params, init)
         if result.info["crossed"]:
-            warnings.warn(_CROSSED, stacklevel=2)
+            warn(_CROSSED)
         if told := influence.warning(result.info["far_events"], list(result.params)):
-            warnings.warn(told, stacklevel=2)
+            warn(told)
         return result
 
     @minimize_supports(init=True)
@@ -216,7 +217,7 @@ class MinuitResult(FitResult):
         covariance = super()._covariance(method, weightcorr=weightcorr)
         if unknown := self._without_error:
             names = [parameter.name for parameter in self.params if parameter in unknown]
-            warnings.warn(f"HESSE has no errors for {names}: {self.message or 'this is no minimum'}", stacklevel=6)
+            warn(f"HESSE has no errors for {names}: {self.message or 'this is no minimum'}")
         return {pair: np.nan if unknown.intersection(pair) else value for pair, value in covariance.items()}
 
     def _invert(self, params: Sequence[zfit.Parameter], *, automatic: bool) -> dict[Any, float]:
@@ -259,10 +260,7 @@ class MinuitResult(FitResult):
             failed += [] if found.is_valid else [parameter.name]
             errors[parameter] = {**ours, "original": found}
         if failed:
-            warnings.warn(
-                f"MINOS has not found all errors of {failed}: there may be another minimum, or none on one side",
-                stacklevel=6,
-            )
+            warn(f"MINOS has not found all errors of {failed}: there may be another minimum, or none on one side")
         return errors, None
 
     _hesse_methods: ClassVar = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..arguments import count
+from ..common.warning import warn
 from ..loss import LogSpaceNLL
 from ..minimize import Minuit
 from ..minimum import step_inside
@@ -106,7 +106,7 @@ def calibrate(
     zfit.param.set_values(params, end)
     loss.report = _report(loss, processes, closure, start, end, len(path))
     for note in loss.report.notes:
-        warnings.warn(note, stacklevel=2)
+        warn(note)
     return loss
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ import tensorflow as tf
 
 from ..common import checks
 from ..common.chunks import ROWS
+from ..common.warning import warn
 from ..samples import Sample, as_sample, check_inside, check_trainable
-from ..samples.columns import is_number, outside_of_the_package, show
+from ..samples.columns import is_number, show
 from ..samples.screening import bulk
 from .bijectors import PhysicalRanges
 from .model import Model
@@ -98,11 +98,10 @@ class Coordinates(Model):
             values = sample.columns[name]
             rows = np.flatnonzero((values < lowest) | (values > highest))
             if rows.size:
-                warnings.warn(
+                warn(
                     f"{rows.size} of {sample.n_events} events of {sample.name!r} are more than {_OUTLYING:g} widths from "
                     f"the bulk in {name!r} ({show(values, rows)}; almost all are within {lowest:.3g} and {highest:.3g}): "
-                    "their gradients can spoil a training. Cut them, or use a transformed column such as its logarithm",
-                    stacklevel=outside_of_the_package(),
+                    "their gradients can spoil a training. Cut them, or use a transformed column such as its logarithm"
                 )
 
     def encode(self, y: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

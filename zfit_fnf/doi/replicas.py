@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import os
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ import numpy as np
 from ..common.checks import integer
 from ..common.files import complete
 from ..common.parallel import Executor, check_executor, run, workers
+from ..common.warning import warn
 from ..densities.model import Model
 from ..param import Nuisance, limits_of
 from ..pdf import LogSpacePDF, components, space_ranges
@@ -180,7 +180,7 @@ class _Store:
             return self._read(path, label)
         except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             reason = str(error) if isinstance(error, _Foreign) else f"is damaged ({error})"
-            warnings.warn(f"{str(path)!r} {reason}: this replica is made again", stacklevel=4)
+            warn(f"{str(path)!r} {reason}: this replica is made again")
             return None
 
     def _read(self, path: Path, label: tuple[int, int]) -> Replica:

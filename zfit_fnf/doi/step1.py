@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ import tensorflow as tf
 from zfit.result import FitResult
 
 from ..common.checks import integer, names, number
+from ..common.warning import warn
 from ..densities.history import History
 from ..densities.transfer import Transfer
 from ..minimize import Minuit
@@ -415,8 +415,7 @@ def _warn_if_few(transfer: Transfer, sample: Sample) -> None:
     n_weights = sum(int(np.prod(variable.shape)) for variable in transfer.trainable_variables)
     ratio = sample.effective_size / n_weights
     if ratio < _FEW:
-        warnings.warn(
+        warn(
             f"{sample.effective_size:.0f} effective events are few for a map with {n_weights} weights (ratio "
-            f"{ratio:.2g}): it will follow fluctuations. Use smaller hidden= layers, or a penalty=",
-            stacklevel=3,
+            f"{ratio:.2g}): it will follow fluctuations. Use smaller hidden= layers, or a penalty="
         )

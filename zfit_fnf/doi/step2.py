@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -35,6 +34,7 @@ import tensorflow as tf
 
 from ..common.checks import integer
 from ..common.chunks import GRAPH, slices
+from ..common.warning import warn
 from ..densities.history import History
 from ..densities.polynomial_map import PolynomialMap, Response
 from ..densities.transfer import ProfiledTransfer
@@ -129,7 +129,7 @@ class ProfiledFit:
             UserWarning: If the profile is not valid.
         """
         if not self.valid:
-            warnings.warn(f"this profile likelihood is not valid: {'; '.join(self.problems)}", stacklevel=2)
+            warn(f"this profile likelihood is not valid: {'; '.join(self.problems)}")
         return make_loss(self.pdf, self.fit.data)
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from ..common.warning import warn
 from ..densities.flows import Density
 from .callable import FunctionDensity
 from .physical import PhysicalFlow, check_arguments, make_flow
@@ -101,10 +101,9 @@ class DistributionDensity(Density):
         self.n_dim, self._given = n_dim, distribution
         self._distribution = _as_distribution(distribution, n_dim, batch_shape=())
         if self._distribution.dtype != tf.float64:
-            warnings.warn(
+            warn(
                 f"{distribution} computes in {self._distribution.dtype.name}: too coarse for the second derivatives of "
-                "a likelihood. Give its parameters as float64, e.g. np.float64(1.0)",
-                stacklevel=3,
+                "a likelihood. Give its parameters as float64, e.g. np.float64(1.0)"
             )
 
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:

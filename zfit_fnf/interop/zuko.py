@@ -13,12 +13,12 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..common.warning import warn
 from ..densities.flows import Flow
 from .physical import check_arguments
 from .zuko_architecture import ZukoLayer
@@ -144,10 +144,9 @@ def _take_base(left: dict[str, np.ndarray], *, slope_is_given: bool) -> int:
     if np.any(loc != 0.0) or np.any(scale != 1.0):
         raise ValueError("the base of the flow is not standard normal: it is neither an NSF nor a MAF")
     if names[0] == "base._0" and not slope_is_given:
-        warnings.warn(
+        warn(
             "this state dict was written by zuko 1.5 or older: the slope is taken to be 1e-3, as in 1.5. If the flow was "
-            'trained with 1.3 or 1.4, its density is another one: give architecture={"slope": 1e-4, ...}',
-            stacklevel=4,
+            'trained with 1.3 or 1.4, its density is another one: give architecture={"slope": 1e-4, ...}'
         )
     return len(loc)
 

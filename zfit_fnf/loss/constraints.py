@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
 from zfit.core.constraint import BaseConstraint
 
+from ..common.warning import warn
 from ..param import Nuisance, NuisanceConstraint, auxiliary_measurement
 from .zfit_hooks import table_order
 
-__all__ = ["FoundConstraint", "measured", "merged", "outside", "warn_of_free_nuisances"]
-
-_INSIDE = {"zfit", "zfit_fnf", "hepstats", "iminuit", "scipy", "tensorflow"}
+__all__ = ["FoundConstraint", "measured", "merged", "warn_of_free_nuisances"]
 
 
 class FoundConstraint(NuisanceConstraint):
@@ -56,19 +53,10 @@ def warn_of_free_nuisances(loss: Any) -> None:
     params = sorted(loss.get_params(floating=None), key=table_order) if loss.model else ()
     constrained = measured(loss.constraints)
     if free := [p.name for p in params if isinstance(p, Nuisance) and p not in constrained]:
-        warnings.warn(
+        warn(
             f"{type(loss).__name__} of zfit has no constraints of the nuisances {free}: they are free. Use "
-            "zfit_fnf.loss, which finds them, or give it constraints=zfit_fnf.param.NuisanceConstraint([...])",
-            stacklevel=outside(),
+            "zfit_fnf.loss, which finds them, or give it constraints=zfit_fnf.param.NuisanceConstraint([...])"
         )
-
-
-def outside() -> int:
-    """How many calls up the code of the user is, for warnings."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _one_of(kind: type[NuisanceConstraint], nuisances: tuple[Nuisance, ...], given: Sequence[Any]) -> list[Any]:
@@ -81,9 +69,8 @@ def _warn_of_functions(constraints: Iterable[BaseConstraint], covered: set[Nuisa
     """A function of a nuisance does not say whether it is its measurement or another one."""
     for constraint in constraints:
         if named := [p.name for p in constraint.params.values() if isinstance(p, Nuisance) and p not in covered]:
-            warnings.warn(
+            warn(
                 f"{type(constraint).__name__} depends on the nuisances {named} and is added to their unit Gaussians. To "
                 "take their place, give a zfit.constraint.GaussianConstraint; to have both without this warning, add "
-                "zfit_fnf.param.NuisanceConstraint([...])",
-                stacklevel=outside(),
+                "zfit_fnf.param.NuisanceConstraint([...])"
             )

@@ -11,7 +11,6 @@ A loss is a sum of channels (:mod:`zfit_fnf.loss.channels`) and constraints, and
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ import tensorflow as tf
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseLoss
 
+from ..common.warning import warn
 from ..pdf import FNFPDF, components
 from .channels import Channel, TermCalls, channel_kind
 from .constraints import merged, warn_of_free_nuisances
@@ -228,11 +228,10 @@ class LogSpaceNLL(EagerLoss):
                 value = value_of(pdf.params[name])
                 if not low <= value <= high and name not in self._warned:
                     self._warned.add(name)
-                    warnings.warn(
+                    warn(
                         f"nuisance {name!r} is at {value:.3g}, outside of the range ({low:g}, {high:g}) in which the "
                         f"deformation of {pdf.name!r} was trained: the density there is an extrapolation. Train with "
-                        "variations further out, or check the model",
-                        stacklevel=3,
+                        "variations further out, or check the model"
                     )
 
 

@@ -95,7 +95,7 @@ def _values(pdf: zfit.pdf.BasePDF) -> Values:
 
 def _one_box(norm: Any) -> bool:
     """Whether a PDF is normalised over one rectangle of limits."""
-    return isinstance(norm, zfit.Space) and norm.has_limits and norm.has_rect_limits and norm.n_limits == 1
+    return isinstance(norm, zfit.Space) and norm.has_limits and norm.has_rect_limits  # a MultiSpace is none
 
 
 def _gauss_integral(p: Values, low: np.float64, high: np.float64) -> tf.Tensor:

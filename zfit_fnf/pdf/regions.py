@@ -15,7 +15,6 @@ distributions.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ..common.warning import warn
 from ..densities.bijectors import logistic_log_prob
 from ..densities.flows import AutoregressiveDensity, Flow
 from ..densities.responses import ShapeResponse
@@ -93,10 +93,9 @@ class Region:
                 "holds hardly anything, or there are too many observables for a density without distribution functions"
             )
         if self.error > TOLERANCE:
-            warnings.warn(
+            warn(
                 f"the probability in {self._ranges} is known to {self.error:.1g} (relative) only; of densities with one "
-                "layer it is known better",
-                stacklevel=2,
+                "layer it is known better"
             )
 
     def log_probability(self, nuisances: Sequence[tf.Tensor | None]) -> tf.Tensor:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["as_column", "check_names", "check_numbers", "check_weights", "is_number", "outside_of_the_package", "show"]
+__all__ = ["as_column", "check_names", "check_numbers", "check_weights", "is_number", "show"]
 
-_PACKAGE = __name__.partition(".")[0]
 _SHOWN = 5  # rows quoted in an error message
 _EXACT_INTEGERS = 2**53
 _LARGEST, _SMALLEST = 1e150, 1e-150  # squares of what lies between, and their sums, are finite and not zero
@@ -132,11 +130,3 @@ def _without_missing(values: Any, column: str, name: str) -> Any:
             f"{', ...' if missing.sum() > _SHOWN else ''}): remove these events first"
         )
     return values
-
-
-def outside_of_the_package() -> int:
-    """The `stacklevel` that makes a warning of the calling function point at the code that called the package."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
-        frame, level = frame.f_back, level + 1
-    return level

@@ -6,13 +6,13 @@ And where the bulk of a column lies, whatever its tails: `bulk`.
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .columns import check_names, outside_of_the_package
+from ..common.warning import warn
+from .columns import check_names
 from .sample import Sample
 
 __all__ = ["bulk", "check_conditions", "check_continuous", "check_independent"]
@@ -95,11 +95,10 @@ def check_continuous(sample: Sample, names: Sequence[str]) -> None:
                 "events"
             )
         if distinct.integers and 2 * len(distinct.values) <= distinct.n_events:
-            warnings.warn(
+            warn(
                 f"observable {name!r} of {sample.name!r} has whole numbers only: a density describes them on scales "
                 "well above one. Add a uniform number between -0.5 and 0.5 to each (to data and simulation), or pass it "
-                "in cond=",
-                stacklevel=outside_of_the_package(),
+                "in cond="
             )
 
 
@@ -132,10 +131,9 @@ def check_conditions(sample: Sample, names: Sequence[str]) -> None:
         if distinct.is_discrete:
             far = _far_value(values)
             if far is not None:
-                warnings.warn(
+                warn(
                     f"condition {name!r} of {sample.name!r} {distinct.share(far)}, far from its other values. "
-                    "Replace it by a value next to the others if it is a default",
-                    stacklevel=outside_of_the_package(),
+                    "Replace it by a value next to the others if it is a default"
                 )
         elif atom is not None:
             others = np.delete(sample.columns[name], np.flatnonzero(sample.columns[name] == values[atom]))

@@ -98,7 +98,9 @@ class ToyFits:
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each toy: ``value`` and ``error`` of each parameter (columns of two levels), and ``valid``."""
         table = pd.concat({"value": self.values, "error": self.errors}, axis=1).swaplevel(axis=1)
-        return table.reindex(columns=list(self.truth), level=0).assign(valid=self.valid)
+        table = table.reindex(columns=list(self.truth), level=0)
+        table["valid", ""] = self.valid
+        return table
 
     def to_dict(self) -> dict[str, Any]:
         """The fields for JSON: by name of the parameter the ``truth``, and lists of ``values`` and ``errors``; ``valid``."""

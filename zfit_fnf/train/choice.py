@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from ..common.chunks import EVENTS, slices
+from ..common.warning import warn
 from ..densities.deformation import Deformation
 from ..densities.monomials import Monomials
 from ..densities.ratio import LogRatio, bounded
-from ..samples.columns import outside_of_the_package
 from .contrast import Contrast, ContrastSample
 from .ratio import Learned, learn
 from .sources import EventSource
@@ -112,7 +111,7 @@ def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str
             *notes,
             "behind a map, this log-ratio of several observables given conditions integrates to one within 2e-3",
         ]
-        warnings.warn(notes[-1], stacklevel=outside_of_the_package())
+        warn(notes[-1])
     if use_ratio is False:
         return Choice(keep_map, None, notes)
     kept = candidates.with_map if keep_map and candidates.with_map is not None else candidates.without

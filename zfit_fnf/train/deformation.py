@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,13 +12,13 @@ import tensorflow as tf
 
 from ..common.checks import flag, integer, listed
 from ..common.parallel import Executor, WorkerDied, check_executor, run
+from ..common.warning import warn
 from ..densities.deformation import Deformation
 from ..densities.flows import Flow
 from ..densities.history import History, problems_of
 from ..densities.polynomial_map import Response
 from ..densities.ratio import LogRatio
 from ..samples import Sample, Simulation, Variation
-from ..samples.columns import outside_of_the_package
 from ..samples.pairing import fingerprint, same_events
 from .assembly import Assembly, Nominal, Task, Wanted, label_of
 from .choice import Candidates, choose
@@ -123,7 +122,7 @@ def fit_deformation(
         n_held_out(source.sample, schedule)
         flow.warn_of_outliers(source.sample)
     if messages := assembly.findings:
-        warnings.warn("; ".join(messages), stacklevel=outside_of_the_package())
+        warn("; ".join(messages))
     try:
         for stage in (plan.singles, plan.pairs):
             tasks = [
@@ -136,7 +135,7 @@ def fit_deformation(
         raise _stopped(error, assembly) from error
     deformation = assembly.deformation()
     if messages := problems_of(deformation.history):
-        warnings.warn("; ".join(messages), stacklevel=outside_of_the_package())
+        warn("; ".join(messages))
     return deformation
 
 

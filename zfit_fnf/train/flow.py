@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..common.checks import flag
+from ..common.warning import warn
 from ..densities.flows import Density, Flow
 from ..densities.history import problems_of
 from ..samples import Simulation
-from ..samples.columns import outside_of_the_package
 from ..samples.pairing import fingerprint
 from ..samples.screening import check_independent
 from .compiled import TrainingLoop, of_density
@@ -110,7 +109,7 @@ def fit_flow(
         raise
     flow.history = replace(record, fingerprint=mark)
     if messages := problems_of({name: flow.history}):
-        warnings.warn("; ".join(messages), stacklevel=outside_of_the_package())
+        warn("; ".join(messages))
     return flow
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,11 @@ import numpy as np
 
 from ..common import checks
 from ..common.checks import flag, integer, listed
+from ..common.warning import warn
 from ..densities.flows import Flow
 from ..densities.monomials import Powers
 from ..densities.polynomial_map import Response
 from ..samples import Variation
-from ..samples.columns import outside_of_the_package
 
 __all__ = ["Plan", "interaction_powers", "named_seed"]
 
@@ -138,10 +137,7 @@ def _chosen_pairs(
             )
         chosen[names] = joint[names]
     if unused := sorted(set(joint) - set(chosen)):
-        warnings.warn(
-            f"joint samples of {unused} are not used, since interactions= does not name these pairs",
-            stacklevel=outside_of_the_package(),
-        )
+        warn(f"joint samples of {unused} are not used, since interactions= does not name these pairs")
     return chosen
 
 
