@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow, YieldRatio, storage
+from zfit_fnf.densities.claims import Claim
 from zfit_fnf.densities.history import History
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.densities.transfer import Transfer
@@ -25,7 +26,15 @@ from zfit_fnf.interop.zuko_density import ZukoDensity
 
 SMALL = {"hidden": (6, 5), "n_components": 3}
 HISTORY = History(
-    "p(a)", [10, 20], [1.5, 1.25], [1.4, 1.3], best_step=20, n_events=900, effective_size=812.5, seconds=3.5
+    "p(a)",
+    [10, 20],
+    [1.5, 1.25],
+    [1.4, 1.3],
+    best_step=20,
+    n_events=900,
+    effective_size=812.5,
+    seconds=3.5,
+    claim=Claim("map", 0.02, 0.015, 0.004),
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from zfit_fnf.datasets import GaussianNuisances, ShiftSqueeze
+from zfit_fnf.datasets import Composition, GaussianNuisances, MovingPeak, NoEffect, ShiftSqueeze, Slope, Tilt
 
 TRUTH = {"shift": 0.5, "squeeze": -0.5}
 POINTS = [(0.0, 0.0), (0.5, -0.5), (-1.0, 2.0)]
@@ -315,3 +315,45 @@ def test_gaussian_arguments() -> None:
         GaussianNuisances(mean=[0.0], response=[[0.1, 0.2]], covariance=[[1.0]], nuisances=("jes", "jes"))
     with pytest.raises(ValueError, match="unknown nuisance 'lumi'"):
         toy.profile_nll(toy.simulate(3), {"lumi": 0.0})
+
+
+ONE_NUISANCE = [Composition, MovingPeak, Slope, Tilt, NoEffect]
+
+
+@pytest.mark.parametrize("kind", ONE_NUISANCE)
+@pytest.mark.parametrize("nu", [0.0, -1.5])
+def test_shapes_are_normalised_and_simulated(kind, nu):
+    toy, n = kind(), 40_000
+    low, high = toy.ranges.get("y", (-14.0, 14.0))
+    grid, step = np.linspace(low, high, 8001, retstep=True)
+    density = np.exp(toy.log_prob({"y": grid}, nu))
+    assert np.trapezoid(density, dx=step) == pytest.approx(1.0, abs=1e-6)
+    y = toy.simulate(n, nu, seed=5)["y"].to_numpy()
+    cumulative = np.cumsum(density) * step
+    uniform = np.interp(y, grid, cumulative)  # less half a step of the density, 2e-4 at most
+    for power in (1, 2, 3):
+        spread = np.sqrt(1 / (2 * power + 1) - 1 / (power + 1) ** 2)
+        assert abs(np.mean(uniform**power) - 1 / (power + 1)) < N_SIGMA * spread / np.sqrt(n) + 1e-3
+
+
+@pytest.mark.parametrize("kind", ONE_NUISANCE)
+def test_shapes_given_a_condition(kind):
+    toy, n = kind(conditional=True), 20_000
+    events = toy.simulate(n, 0.5, seed=6)
+    assert list(events.columns) == ["x", "y1", "y2"]
+    # The mean square of the score is the mean curvature: the density is that of the events.
+    step = 0.05
+    low, middle, high = (toy.log_prob(events, 0.5 + shift) for shift in (-step, 0.0, step))
+    score, curvature = (high - low) / (2 * step), (2 * middle - low - high) / step**2
+    difference = score**2 - curvature
+    assert abs(difference.mean()) < N_SIGMA * difference.std() / np.sqrt(n) + 1e-3
+    assert abs(score.mean()) < N_SIGMA * score.std() / np.sqrt(n) + 1e-9
+
+
+def test_fits_of_one_nuisance():
+    toy = NoEffect(information=0.01)
+    fit = toy.fit(toy.simulate(10_000, 1.0, seed=7))
+    assert fit.errors["nu"] == pytest.approx(1 / np.sqrt(101), rel=1e-3)
+    assert abs(fit.values["nu"] - 100 / 101) < N_SIGMA * fit.errors["nu"]
+    tilt, events = Tilt(), Tilt().simulate(1000, seed=8)
+    np.testing.assert_allclose(tilt.weights(events, 1.0), 1 + 0.3 * np.tanh(events["y"]), rtol=1e-12)

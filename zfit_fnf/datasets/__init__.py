@@ -2,6 +2,19 @@
 
 from .exact import ExactFit, Nu
 from .gaussian import GaussianNuisances
+from .shapes import Composition, MovingPeak, NoEffect, OneNuisance, Slope, Tilt
 from .shift_squeeze import Part, ShiftSqueeze
 
-__all__ = ["ExactFit", "GaussianNuisances", "Nu", "Part", "ShiftSqueeze"]
+__all__ = [
+    "Composition",
+    "ExactFit",
+    "GaussianNuisances",
+    "MovingPeak",
+    "NoEffect",
+    "Nu",
+    "OneNuisance",
+    "Part",
+    "ShiftSqueeze",
+    "Slope",
+    "Tilt",
+]

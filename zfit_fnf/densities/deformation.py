@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..common.checks import number
+from .claims import ResponseTable
 from .flows import AutoregressiveDensity, Flow
 from .history import Histories
 from .polynomial_map import PolynomialMap, Response, check_dimensions, checked_responses
@@ -195,6 +196,17 @@ class Deformation(PolynomialMap, ShapeResponse):
     def efficiency(self, nu: Mapping[str, float] | None = None) -> float:
         """Share of the events drawn from the map that :meth:`sample` keeps; one without log-ratios."""
         return self.reweighting.efficiency(tf.constant(self.point(nu))) if self.reweighting else 1.0
+
+    def response_table(self, n_data: float = 10_000) -> ResponseTable:
+        """What each response claims to know, what events confirm of it, and how much is noise.
+
+        Args:
+            n_data: Number of events of this process in the data, whose error on each nuisance is given.
+
+        Example:
+            >>> print(deformation.response_table(n_data=50_000))
+        """
+        return ResponseTable.of([" x ".join(r.nuisances) for r in self.responses], self.history, n_data)
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct the same deformation."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .claims import Claim
+
 __all__ = ["Histories", "History", "problems_of"]
 
 _FEW_EVENTS = 1000.0
@@ -32,6 +34,7 @@ class History:
         interrupted: Whether the training was stopped before its end.
         fingerprint: Recognises the events, see :func:`zfit_fnf.samples.pairing.fingerprint`.
         notes: What was found while it was trained, in sentences.
+        claim: What a response claims, if it was compared with the nominal events.
 
     Raises:
         ValueError: If the lists differ in length, or ``best_step`` is not among the steps.
@@ -50,6 +53,7 @@ class History:
     interrupted: bool = False
     fingerprint: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    claim: Claim | None = None
 
     def __post_init__(self) -> None:
         if not len(self.steps) == len(self.training) == len(self.validation):

@@ -41,6 +41,7 @@ class Task:
     nominal: Nominal | None
     idle: list[Mapping[str, float]]
     wanted: Wanted
+    keep: bool
 
 
 class Nominal(NamedTuple):
@@ -51,10 +52,11 @@ class Nominal(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Whether responses have a map, and a log-ratio: ``True``, ``False``, or ``"auto"``."""
+    """Whether responses have a map, and a log-ratio: ``True``, ``False``, or ``"auto"``; and which are kept in any case."""
 
     map: bool | str
     ratio: bool | str
+    keep: frozenset[tuple[str, ...]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class Assembly:
             nominal=self.nominal,
             idle=[self.sources[id(v)].at for v in self._group(response) if id(v) in self.without_effect],
             wanted=self.wanted,
+            keep=response.nuisances in self.wanted.keep,
         )
 
     def _group(self, response: Response) -> list[Variation]:

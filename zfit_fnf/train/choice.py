@@ -1,9 +1,10 @@
-"""Map, log-ratio or both: what the events of a response confirm against the nominal events."""
+"""Map, log-ratio, both or nothing: what the events of a response confirm against the nominal events."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import tensorflow as tf
 
 from ..common.chunks import EVENTS, slices
 from ..common.warning import warn
+from ..densities.claims import Claim
 from ..densities.deformation import Deformation
 from ..densities.monomials import Monomials
 from ..densities.ratio import LogRatio, bounded
+from .claims import Points, Scored, claim, shares
 from .contrast import Contrast, ContrastSample
-from .ratio import Learned, learn
+from .ratio import SIGNIFICANT, Learned, learn
 from .sources import EventSource
 
 __all__ = ["Candidates", "Choice", "choose"]
@@ -23,7 +26,7 @@ __all__ = ["Candidates", "Choice", "choose"]
 MAP_SIGNIFICANT = 5.0
 """Standard deviations by which held-out events have to speak for a map."""
 
-_JUDGED = 50_000  # events of each sample that a judgement is learned from
+_JUDGED = 100_000  # events of each sample that a judgement is learned from
 _NEARLY_ALL = 0.95
 
 
@@ -49,29 +52,51 @@ class Candidates:
     held_out: Sequence[np.ndarray]
     idle: Sequence[Mapping[str, float]]
 
-    @property
-    def monomials(self) -> tuple[np.ndarray, np.ndarray]:
-        """Monomials at the points ``(J, m)``, of those combinations ``(M, m)`` that vanish where they have to."""
+    @cached_property
+    def combinations(self) -> np.ndarray:
+        """Combinations ``(M, m)`` of the monomials that vanish where the response has to."""
+        _, sizes, rows = np.linalg.svd(self._monomials(self.idle))
+        return rows[int(np.sum(sizes > 1e-9)) :].T
+
+    @cached_property
+    def points(self) -> Points:
+        """Where the samples are."""
+        at = [source.at for source in self.sources]
+        monomials = self._monomials(at) @ self.combinations
+        if len(self.ratio.nuisances) > 1:
+            return Points(monomials, monomials, np.arange(1, len(at) + 1))
+        (name,), powers = self.ratio.nuisances, np.array(self.ratio.powers)[:, 0]
+        values = np.array([0.0, *(point[name] for point in at)])
+        slopes = powers * values[:, None] ** (powers - 1.0)
+        return Points(monomials, slopes @ self.combinations, np.arange(len(values)))
+
+    def _monomials(self, points: Sequence[Mapping[str, float]]) -> np.ndarray:
         windows = {name: self.without.windows[name] for name in self.ratio.nuisances}
         monomials = Monomials([self.ratio], windows)
+        rows = [monomials(tf.constant([point.get(name, 0.0) for name in windows], tf.float64)) for point in points]
+        return np.array(rows).reshape(-1, len(monomials))
 
-        def at(points: Sequence[Mapping[str, float]]) -> np.ndarray:
-            rows = [monomials(tf.constant([point.get(name, 0.0) for name in windows], tf.float64)) for point in points]
-            return np.array(rows).reshape(-1, len(monomials))
-
-        _, sizes, rows = np.linalg.svd(at(self.idle))
-        combinations = rows[int(np.sum(sizes > 1e-9)) :].T
-        return at([source.at for source in self.sources]) @ combinations, combinations
-
-    def contrast(self, density: Deformation, most: int | None = None) -> Contrast:
-        """The samples, with the log-ratios of a density as what is known of them; ``most`` events of each to learn from."""
-        known = density if density.moves or density.ratios else None
-        events = [self.nominal, *self.sources]
-        samples = [
-            _sample(source, held, [s.at for s in self.sources], known, most)
-            for source, held in zip(events, self.held_out, strict=True)
+    def contrasts(self, most: int | None) -> tuple[Contrast, Contrast | None]:
+        """The samples with what is known without the response and with the map; ``most`` events of each to learn from."""
+        densities = [self.without if self.without.moves or self.without.ratios else None]
+        densities += [] if self.with_map is None else [self.with_map]
+        events, at = [self.nominal, *self.sources], [source.at for source in self.sources]
+        read = [_samples(source, held, at, densities, most) for source, held in zip(events, self.held_out, strict=True)]
+        contrasts = [
+            Contrast([samples[i] for samples in read], self.points.monomials, self.ratio.n_dim, self.ratio.degree)
+            for i in range(len(densities))
         ]
-        return Contrast(samples, self.monomials[0], self.ratio.n_dim, self.ratio.degree)
+        return contrasts[0], contrasts[1] if len(contrasts) > 1 else None
+
+    @property
+    def thinned(self) -> bool:
+        """Whether there are more events than a judgement is learned from."""
+        return any(source.sample.n_events > _JUDGED for source in (self.nominal, *self.sources))
+
+    @property
+    def affordable(self) -> bool:
+        """Whether the integral of a log-ratio takes few nodes, unlike that of several observables given conditions."""
+        return self.ratio.n_dim == 1 or not self.ratio.n_context
 
 
 @dataclass(frozen=True)
@@ -79,72 +104,171 @@ class Choice:
     """What is kept.
 
     Attributes:
-        keep_map: Whether the map is.
+        claim: What the response claims.
+        keep_map: Whether the map is kept.
         learned: The log-ratio, if it is.
-        notes: What was not, and why, in sentences.
+        factors: By which the coefficients of the map have to be multiplied.
+        notes: What was not kept, and why, in sentences.
     """
 
-    keep_map: bool
-    learned: Learned | None
-    notes: list[str]
+    claim: Claim
+    keep_map: bool = False
+    learned: Learned | None = None
+    factors: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def pruned(self) -> bool:
+        """Whether nothing is kept."""
+        return not self.keep_map and self.learned is None
 
 
-def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str) -> Choice:
+def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str, keep: bool = False) -> Choice:
     """Keep what the events confirm.
 
     Args:
         candidates: What there is to choose from.
         use_map: Whether to keep the map; ``"auto"`` asks the held-out events.
         use_ratio: Whether to keep the log-ratio; ``"auto"`` asks its evidence.
+        keep: Keep them also where the events do not show any effect.
     """
-    notes: list[str] = []
-    keep_map = candidates.with_map is not None
-    untried = use_ratio == "auto" and keep_map and not _affordable(candidates)
-    if untried:
-        use_ratio = False
-    if candidates.with_map is not None and use_map == "auto":
-        keep_map, notes = _judge_map(candidates, candidates.with_map, use_ratio)
-    if untried:
-        notes = [*notes, "no log-ratio was tried, whose integral over several observables given conditions is slow"]
-    elif use_ratio is True and keep_map and not _affordable(candidates):
-        notes = [
-            *notes,
-            "behind a map, this log-ratio of several observables given conditions integrates to one within 2e-3",
-        ]
-        warn(notes[-1])
-    if use_ratio is False:
-        return Choice(keep_map, None, notes)
-    kept = candidates.with_map if keep_map and candidates.with_map is not None else candidates.without
-    learned = learn(candidates.contrast(kept))
-    if use_ratio == "auto" and not learned.significant:
-        return Choice(keep_map, None, [*notes, f"no log-ratio, for which the evidence is {learned.evidence:.1f} nats"])
-    return Choice(keep_map, learned, notes)
+    return _Judgement(candidates).choice(use_map, use_ratio, keep)
 
 
-def _judge_map(candidates: Candidates, density: Deformation, use_ratio: bool | str) -> tuple[bool, list[str]]:
-    """Whether to keep a map, and what to say if not: the judges are events that it was not trained on.
+class _Judgement:
+    """What the events say of the candidates."""
 
-    A map that does nearly all there is to do is kept, since it extrapolates. Otherwise a log-ratio has to need it.
-    """
-    without, with_map = (candidates.contrast(each, _JUDGED) for each in (candidates.without, density))
-    none, map_alone = _held_out(without, ratio=False), _held_out(with_map, ratio=False)
-    gain, error = _difference(map_alone, none)
-    if gain < MAP_SIGNIFICANT * error:
-        return False, [f"no map: held-out events speak for it by {gain:.1f} +- {error:.1f} nats only"]
-    if use_ratio is False:
-        return True, []
-    ratio_alone = _held_out(without, ratio=True)
-    if gain > _NEARLY_ALL * _difference(ratio_alone, none)[0]:
-        return True, []
-    gain, error = _difference(_held_out(with_map, ratio=True), ratio_alone)
-    if gain > 2.0 * error:
-        return True, []
-    return False, [f"no map: beside a log-ratio it gains {gain:.1f} +- {error:.1f} nats of held-out events"]
+    def __init__(self, candidates: Candidates):
+        self.candidates = candidates
+        self.without, self.with_map = candidates.contrasts(_JUDGED)
+        self.alone = learn(self.without)
+        self.none = self._held_out(self.without)
+        self.map_gain = (0.0, 0.0)
+        if self.with_map is not None:
+            self.map_gain = _difference(self._held_out(self.with_map), self.none)
+
+    @cached_property
+    def beside(self) -> Learned:
+        """The log-ratio beside the map."""
+        assert self.with_map is not None
+        return learn(self.with_map)
+
+    @property
+    def significant(self) -> bool:
+        """Whether there is an effect at all."""
+        gain, error = self.map_gain
+        return self.alone.significant or gain > MAP_SIGNIFICANT * error > 0.0
+
+    def choice(self, use_map: bool | str, use_ratio: bool | str, keep: bool) -> Choice:
+        """What to keep."""
+        if not (keep or self.significant):
+            text = f"pruned: events show no effect (evidence {self.alone.evidence:.1f} nats, of {SIGNIFICANT:.0f} that it takes)"
+            return Choice(self._claim(self.with_map is not None, None, None, "pruned"), notes=[text])
+        notes: list[str] = []
+        keep_map = self.with_map is not None
+        untried = use_ratio == "auto" and keep_map and not self.candidates.affordable
+        if untried:
+            notes = ["no log-ratio was tried, whose integral over several observables given conditions is slow"]
+            use_ratio = False
+        if self.with_map is not None and use_map == "auto":
+            keep_map, reason = self._judge_map(use_ratio)
+            notes = [*notes, *reason]
+        if use_ratio is True and keep_map and not self.candidates.affordable:
+            notes = [
+                *notes,
+                "behind a map, this log-ratio of several observables given conditions integrates to one within 2e-3",
+            ]
+            warn(notes[-1])
+        learned = None
+        if use_ratio is not False:
+            learned = self.beside if keep_map else self.alone
+            if use_ratio == "auto" and not (learned.significant or (keep and not keep_map)):
+                notes = [*notes, f"no log-ratio, for which the evidence is {learned.evidence:.1f} nats"]
+                learned = None
+        factors = self._factors() if keep_map and learned is None and not keep else None
+        if factors is not None:
+            notes = [
+                *notes,
+                f"its map is multiplied by {', '.join(f'{f:.2f}' for f in factors)}, as held-out events want",
+            ]
+        claims = self._claim(keep_map, learned, factors, _KINDS[keep_map, learned is not None])
+        if learned is not None and self.candidates.thinned:
+            contrast = self.candidates.contrasts(None)[1 if keep_map else 0]
+            assert contrast is not None
+            learned = learn(contrast)
+        return Choice(claims, keep_map, learned, factors, notes)
+
+    def _judge_map(self, use_ratio: bool | str) -> tuple[bool, list[str]]:
+        """Whether to keep a map, and what to say if not: the judges are events that it was not trained on.
+
+        A map that does nearly all there is to do is kept, since it extrapolates. Otherwise a log-ratio has to need it.
+        """
+        gain, error = self.map_gain
+        if use_ratio is False:
+            if gain > 0.0:
+                return True, []
+            return False, [f"no map, by which held-out events become less probable ({gain:.1f} +- {error:.1f} nats)"]
+        if gain < MAP_SIGNIFICANT * error:
+            return False, [f"no map: held-out events speak for it by {gain:.1f} +- {error:.1f} nats only"]
+        ratio_alone = self._held_out(self.without, self.alone)
+        if gain > _NEARLY_ALL * _difference(ratio_alone, self.none)[0]:
+            return True, []
+        assert self.with_map is not None
+        gain, error = _difference(self._held_out(self.with_map, self.beside), ratio_alone)
+        if gain > 2.0 * error:
+            return True, []
+        return False, [f"no map: beside a log-ratio it gains {gain:.1f} +- {error:.1f} nats of held-out events"]
+
+    def _held_out(self, contrast: Contrast, learned: Learned | None = None) -> np.ndarray:
+        """Log-likelihoods of the held-out events."""
+        return contrast.log_likelihoods((learned or learn(contrast, ratio=False)).without_held_out)
+
+    def _factors(self) -> np.ndarray | None:
+        """Factors that make the map smaller where held-out events say that it is too large, by two standard deviations."""
+        found, errors = shares(self._scored(True, None, [2]), self.candidates.points)
+        factors = np.where(found < 1.0 - 2.0 * errors, np.clip(found, 0.0, 1.0), 1.0)
+        return None if np.all(factors == 1.0) else factors
+
+    def _claim(self, keep_map: bool, learned: Learned | None, factors: np.ndarray | None, kind: str) -> Claim:
+        points = self.candidates.points
+        if kind == "pruned" and not keep_map:
+            learned = self.alone
+        if learned is not None:  # halves judge each other; a map has seen both
+            others = [[2], [2]] if keep_map else [[1, 2], [0, 2]]
+            judged = [self._scored(keep_map, half, rows) for half, rows in zip(learned.halves, others, strict=True)]
+        else:
+            judged = [self._scored(keep_map, None, [2])]
+        if factors is not None:
+            judged = [each.scaled(factors) for each in judged]
+        whole = self._scored(keep_map, None if learned is None else learned.weights, [0, 1, 2])
+        whole = whole if factors is None else whole.scaled(factors)
+        found = claim(kind, whole, judged, points, share=1.0 if keep_map else 0.5)
+        return Claim(kind, 0.0, found.confirmed, found.noise) if kind == "pruned" else found
+
+    def _scored(self, use_map: bool, weights: np.ndarray | None, folds: Sequence[int]) -> Scored:
+        """Events of some folds with the coefficients of a map, a log-ratio or both."""
+        contrast = self.with_map if use_map and self.with_map is not None else self.without
+        moved = np.linalg.pinv(self.candidates.points.monomials).T
+        found = []
+        for sample, own in zip(self.without.samples, contrast.samples, strict=True):
+            rows = np.flatnonzero(np.isin(sample.folds, folds))
+            rows = rows if len(rows) else np.arange(len(sample.folds))  # nominal events of which none are held out
+            values = (own.offsets[rows] - sample.offsets[rows]).astype(np.float64) @ moved
+            if weights is not None:
+                values += contrast.values(sample.bounded[rows], weights)
+            found.append((values, sample.weights[rows], sample.offsets[rows], sample.bounded[rows]))
+        if weights is not None and contrast.n_free:  # a log-ratio given the conditions has no mean
+            mean = np.linalg.lstsq(contrast.of_conditions(found[0][3]), found[0][0], rcond=None)[0]
+            found = [(v - contrast.of_conditions(b) @ mean, w, o, b) for v, w, o, b in found]
+        log_weights = found[0][2].T - found[0][2].max(axis=0)[:, None]
+        return Scored(
+            [each[0] for each in found],
+            [each[1] for each in found],
+            [found[0][1] * np.exp(each) for each in log_weights],
+        )
 
 
-def _held_out(contrast: Contrast, *, ratio: bool) -> np.ndarray:
-    """Log-likelihoods of the held-out events."""
-    return contrast.log_likelihoods(learn(contrast, held_out=True, ratio=ratio).coefficients)
+_KINDS = {(True, False): "map", (False, True): "ratio", (True, True): "both", (False, False): "pruned"}
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -152,31 +276,29 @@ def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return float(difference.sum()), float(np.sqrt(np.square(difference).sum()) + 1e-9)
 
 
-def _affordable(candidates: Candidates) -> bool:
-    """Whether the integral of a log-ratio takes few nodes, unlike that of several observables given conditions."""
-    return candidates.ratio.n_dim == 1 or not candidates.ratio.n_context
-
-
-def _sample(
+def _samples(
     source: EventSource,
     held: np.ndarray,
     points: Sequence[Mapping[str, float]],
-    density: Deformation | None,
+    densities: Sequence[Deformation | None],
     most: int | None,
-) -> ContrastSample:
+) -> list[ContrastSample]:
+    """The events of a sample, with the log-ratios of each density to the nominal one."""
     sample, flow = source.sample, source.flow
     n, rng = sample.n_events, np.random.default_rng(0)
     folds = rng.integers(0, 2, n)
     folds[held] = 2
     kept = np.flatnonzero((folds == 2) | (rng.random(n) < (1.0 if most is None else most / n)))
-    coordinates, offsets = [], []
+    parts, offsets = [], []
     for part in slices(len(kept), EVENTS):
         u, c = source.standardised(kept[part])
         of_flow = flow.precompute(c)
-        coordinates.append(bounded(flow, u, c, of_flow).numpy().astype(np.float32))
-        offsets.append(_offsets(density, u, c, flow.log_density_at(u, of_flow), points))
+        parts.append(bounded(flow, u, c, of_flow).numpy().astype(np.float32))
+        log_nominal = flow.log_density_at(u, of_flow)
+        offsets.append([_offsets(density, u, c, log_nominal, points) for density in densities])
     weights = sample.relative_weights(kept) * (sample.effective_size / n)
-    return ContrastSample(np.concatenate(coordinates), np.concatenate(offsets), weights, folds[kept])
+    coordinates, kinds = np.concatenate(parts), zip(*offsets, strict=True)
+    return [ContrastSample(coordinates, np.concatenate(each), weights, folds[kept]) for each in kinds]
 
 
 def _offsets(

@@ -50,6 +50,11 @@ class Quadratic:
     gradient: np.ndarray
     curvature: np.ndarray
 
+    @classmethod
+    def zero(cls, size: int) -> Quadratic:
+        """One that knows nothing of ``size`` weights."""
+        return cls(np.zeros(size), np.zeros((size, size)))
+
     def __add__(self, other: Quadratic) -> Quadratic:
         return Quadratic(self.gradient + other.gradient, self.curvature + other.curvature)
 
@@ -126,7 +131,7 @@ class Contrast:
             most: Number of events of each sample, if not all.
         """
         size = coefficients.size
-        sums = [Quadratic(np.zeros(size), np.zeros((size, size))) for _ in range(3)]
+        sums = [Quadratic.zero(size)] * 3
         for index, fold, features, offsets, weights in self._chunks(most):
             log_shares = self._log_shares(features, offsets, coefficients)
             shares = np.exp(log_shares[:, 1:])
@@ -150,6 +155,18 @@ class Contrast:
             if fold == 2
         ]
         return np.concatenate(parts) if parts else np.zeros(0)
+
+    def values(self, bounded: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Polynomials ``(n, M)`` with the given ``weights (M, terms)``."""
+        found = np.empty((len(bounded), len(weights)))
+        for part in slices(len(bounded), EVENTS):
+            features = polynomials(tf.constant(bounded[part]), self.degrees[: self.n_terms]).numpy()
+            found[part] = features @ weights.T.astype(np.float32)
+        return found
+
+    def of_conditions(self, bounded: np.ndarray) -> np.ndarray:
+        """Polynomials ``(n, free + 1)`` of the conditions alone; the last one is constant."""
+        return polynomials(tf.constant(bounded), self.degrees[self.n_terms :]).numpy()
 
     def _log_shares(self, features: np.ndarray, offsets: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         ratios = offsets + features @ coefficients.T.astype(np.float32)

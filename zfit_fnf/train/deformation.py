@@ -23,10 +23,11 @@ from ..samples.pairing import fingerprint, same_events
 from .assembly import Assembly, Nominal, Task, Wanted, label_of
 from .choice import Candidates, choose
 from .compiled import TrainingLoop, of_last_response
+from .findings import pruned_ones
 from .loop import held_out_rows, n_held_out
 from .plan import Plan, named_seed
 from .schedule import Schedule, TrainingStopped, checked_schedule
-from .score_correction import correct_score
+from .score_correction import correct_score, scale
 from .sources import EventSource, no_weights_beside
 
 __all__ = ["fit_deformation", "train_response"]
@@ -46,6 +47,7 @@ def fit_deformation(
     nominal: Any = None,
     map: bool | str = True,
     ratio: bool | str = False,
+    keep: Sequence[str | tuple[str, str]] = (),
     hidden: Sequence[int] | None = None,
     schedule: Schedule | None = None,
     seed: int = 0,
@@ -78,6 +80,8 @@ def fit_deformation(
             judged.
         map: Whether a response moves events; ``"auto"`` keeps a map where held-out events speak for it.
         ratio: Whether a response reweights events by a log-ratio; ``"auto"`` keeps one where the events confirm it.
+        keep: Nuisances, and interactions as pairs, whose responses are not pruned: a response of which events show no
+            effect would claim to know what is only noise, and is left out otherwise.
         hidden: Widths of the hidden layers.
         schedule: Length and speed of each training; default 1500 steps of 2048 events.
         seed: Seed; each response derives its own from it and from its name.
@@ -100,7 +104,7 @@ def fit_deformation(
     Warns:
         UserWarning: If a training went wrong in a way that its record shows, see :attr:`History.problems`; for variations
             that hold the nominal events or those of another one, joint samples that are not used, and summed weights
-            that are not of the size of the nominal ones.
+            that are not of the size of the nominal ones; for responses that are pruned, since events show no effect.
 
     Example:
         >>> deformation = fit_deformation(flow, [Variation(up, at={"jes": 1}), Variation(down, at={"jes": -1})])
@@ -114,7 +118,7 @@ def fit_deformation(
     flag(progress, "progress")
     check_executor(executor)
     sources, known = _sources(flow, variations, weights, nominal, simulation)
-    assembly = Assembly.of(flow, plan, sources, mirror, known, _wanted(map, ratio, known))
+    assembly = Assembly.of(flow, plan, sources, mirror, known, _wanted(map, ratio, keep, plan, known))
     assembly.keep(trained)
     names = [names for names in (*plan.singles, *plan.pairs) if names not in assembly.trained]
     new = [response for name in names if assembly.moves(response := plan.response(name, flow, hidden, seed))]
@@ -134,7 +138,8 @@ def fit_deformation(
     except (Exception, KeyboardInterrupt) as error:
         raise _stopped(error, assembly) from error
     deformation = assembly.deformation()
-    if messages := problems_of(deformation.history):
+    new_ones = [label_of(response.nuisances) for response in new]
+    if messages := [*problems_of(deformation.history), *pruned_ones(deformation.history, new_ones)]:
         warn("; ".join(messages))
     return deformation
 
@@ -183,20 +188,26 @@ def _nominal(flow: Flow, given: Any, weights: str | None) -> Nominal | None:
     return Nominal(EventSource(flow, sample, {}, np.zeros(0)), held_out)
 
 
-def _wanted(map_: bool | str, ratio: bool | str, nominal: Nominal | None) -> Wanted:
+def _wanted(map_: bool | str, ratio: bool | str, keep: Any, plan: Plan, nominal: Nominal | None) -> Wanted:
     """What is asked for, if it can be had."""
+    kept = frozenset(
+        (each,) if isinstance(each, str) else tuple(sorted(each))
+        for each in listed(keep, "keep", '["jes", ("jes", "jer")]')
+    )
+    if unknown := sorted(kept - set(plan.powers)):
+        raise ValueError(f"keep= names {unknown}, of which there is no response: there are {sorted(plan.powers)}")
     for name, value in (("map", map_), ("ratio", ratio)):
         if value not in (True, False, "auto"):
             raise ValueError(f'{name} is "auto", True or False, got {value!r}')
     if map_ is False and ratio is False:
         raise ValueError("a response needs a map or a log-ratio: map=False and ratio=False leave neither")
     if nominal is not None:
-        return Wanted(map_, ratio)
+        return Wanted(map_, ratio, kept)
     if ratio is True or map_ is False:
         raise ValueError(
             "a log-ratio is learned against the nominal events, which are not known of this flow: give them as nominal="
         )
-    return Wanted(True, False)
+    return Wanted(True, False, kept)
 
 
 def _train_all(tasks: Sequence[Task], assembly: Assembly, executor: Executor | None, *, progress: bool) -> None:
@@ -246,16 +257,18 @@ def train_response(task: Task) -> Trained:
         history = History(label, **_sizes(task.sources))
     else:
         history = _train_map(task, label)
-    if task.nominal is None or (task.wanted.map is True and task.wanted.ratio is False):
+    if task.nominal is None:
         return response, history, None
     nothing = Response(**{**response.config(), "hidden": []})
     candidates = _candidates(task, nothing)
-    choice = choose(candidates, use_map=task.wanted.map, use_ratio=task.wanted.ratio)
+    choice = choose(candidates, use_map=task.wanted.map, use_ratio=task.wanted.ratio, keep=task.keep)
     ratio = None
     if choice.learned is not None:
         ratio = candidates.ratio
-        ratio.weights.assign(candidates.monomials[1] @ choice.learned.weights)
-    history = replace(history, notes=choice.notes, seconds=time.monotonic() - started)
+        ratio.weights.assign(candidates.combinations @ choice.learned.weights)
+    if choice.factors is not None:
+        scale(response, candidates.combinations * choice.factors @ candidates.combinations.T)
+    history = replace(history, notes=choice.notes, claim=choice.claim, seconds=time.monotonic() - started)
     return response if choice.keep_map else nothing, history, ratio
 
 

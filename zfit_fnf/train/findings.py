@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from ..densities.deformation import YieldRatio
+from ..densities.history import History
 from ..samples.pairing import same_events
 from .sources import EventSource
 
-__all__ = ["copies", "nominal_ones", "odd_yields", "samples_without_effect"]
+__all__ = ["copies", "nominal_ones", "odd_yields", "pruned_ones", "samples_without_effect"]
 
 
 def samples_without_effect(
@@ -65,4 +66,16 @@ def odd_yields(yields: Mapping[str, YieldRatio]) -> list[str]:
     return [
         f"by their summed weights the yield changes {', '.join(odd)}: is weights= missing, or are the samples normalised "
         "differently?"
+    ]
+
+
+def pruned_ones(history: Mapping[str, History], among: Sequence[str]) -> list[str]:
+    found = [
+        label for label in among if label in history and (claim := history[label].claim) and claim.kind == "pruned"
+    ]
+    if not found:
+        return []
+    return [
+        f"the shape does not respond to {', '.join(found)}: the events show no effect, and a response would take their "
+        "noise for one (keep= keeps it)"
     ]

@@ -1,18 +1,18 @@
 """Learning of log-ratios: polynomials whose weights have a Gaussian prior, of a width that the events themselves choose.
 
 The weights maximise the likelihood of :mod:`.contrast` times a Gaussian prior. Its variance falls exponentially with the
-degree of a polynomial, from an amplitude of its own for each monomial; amplitudes and fall maximise the *evidence*, the
-integral of the two over all weights. Noise has no evidence: for a nuisance without effect the best amplitude is zero, for a
-small effect the weights are shrunk, for a large one they are free. A ratio is kept where its evidence is significant and
-what either half of the events learns makes the other half more probable.
+degree of a polynomial in each variable, from an amplitude of its own for each monomial; amplitudes and falls maximise the
+*evidence*, the integral of the two over all weights. Noise has no evidence: for a nuisance without effect the best
+amplitude is zero, for a small effect the weights are shrunk, for a large one they are free. A ratio is kept where its
+evidence is significant and what either half of the events learns makes the other half more probable.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import lapack
 from scipy.optimize import minimize
 
 from .contrast import Contrast, Quadratic
@@ -22,9 +22,11 @@ __all__ = ["Learned", "learn"]
 SIGNIFICANT = 8.0
 """Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 2e4 nuisances without effect."""
 
-_FALLS = (0.1, 0.2, 0.4, 0.8, 1.4, 2.2)  # per degree
 _FIRST_LOOK = 50_000  # events of each sample
 _MOST_STEPS = 6
+_AMPLITUDES = (-25.0, 6.0)  # logarithms; the first one is none
+_FALLS = (0.05, 2.5)  # per degree
+_STARTS = ((-3.0, 0.3), (-8.0, 0.3), (-3.0, 1.2))
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,18 @@ class Learned:
     Attributes:
         weights: ``(M, terms)``.
         coefficients: Of all terms for each variation, ``(J, all terms)``.
+        without_held_out: Those that are learned without the held-out events.
+        halves: Weights that either half of the other events alone has learned.
         evidence: Natural logarithm of the evidence over that of no ratio.
-        crossed: Gain of either half of the events from what the other half has learned, in nats.
-        halves: Weights that either half alone has learned.
+        crossed: Gain of either half from what the other half has learned, in nats.
     """
 
     weights: np.ndarray
     coefficients: np.ndarray
+    without_held_out: np.ndarray
+    halves: tuple[np.ndarray, np.ndarray]
     evidence: float
     crossed: float
-    halves: tuple[np.ndarray, np.ndarray]
 
     @property
     def significant(self) -> bool:
@@ -51,81 +55,129 @@ class Learned:
         return self.evidence > SIGNIFICANT and self.crossed > 0.0
 
 
-def learn(contrast: Contrast, *, held_out: bool = False, ratio: bool = True) -> Learned:
+def learn(contrast: Contrast, *, ratio: bool = True) -> Learned:
     """Learn the weights of a log-ratio.
 
     Args:
         contrast: The samples.
-        held_out: Leave the held-out events out.
         ratio: Without, only what is free is found: the functions of the conditions alone.
     """
     directions = contrast.directions()
     n_monomials, n_terms = contrast.monomials.shape[1], contrast.n_terms
     free = np.arange(n_monomials * n_terms, directions.shape[1])
-    orders = contrast.degrees[:n_terms].sum(axis=1) - 1.0
+    prior = _Prior(contrast.degrees[:n_terms], n_monomials)
     coefficients = np.zeros((contrast.n_variations, len(contrast.degrees)))
-    folds: list[Quadratic] = []
-    prior = np.zeros(n_monomials * n_terms)
-    evidence, weights = 0.0, prior
+    folds = [Quadratic.zero(directions.shape[1])] * 3
+    weights = np.zeros(n_monomials * n_terms)
     for step in range(_MOST_STEPS if ratio or contrast.n_free else 0):
-        folds = [
-            fold.seen_by(directions)
-            for fold in contrast.quadratics(coefficients, most=_FIRST_LOOK if step == 0 else None)[: 2 + (not held_out)]
-        ]
+        most = _FIRST_LOOK if step == 0 else None
+        folds = [fold.seen_by(directions) for fold in contrast.quadratics(coefficients, most=most)]
         whole, of_rest = sum(folds[1:], folds[0]).without(free)
-        prior = _best_prior(whole, orders, n_monomials) if ratio else prior
-        evidence, updated = _evidence(whole, prior)
-        found = of_rest @ np.append(updated, 1.0)
-        coefficients = (directions @ np.append(updated, found)).reshape(coefficients.shape)
+        if ratio:
+            prior.adapt(whole)
+        updated = _Posterior(whole, prior.variances).weights
+        coefficients = _coefficients(directions, updated, of_rest, coefficients.shape)
         moved, weights = updated - weights, updated
         if step and moved @ whole.curvature @ moved < 0.05:  # nats
             break
+    trained, of_rest = (folds[0] + folds[1]).without(free)
+    others = _coefficients(directions, _Posterior(trained, prior.variances).weights, of_rest, coefficients.shape)
     if not ratio:
-        shape = n_monomials, n_terms
-        return Learned(weights.reshape(shape), coefficients, 0.0, 0.0, (np.zeros(shape), np.zeros(shape)))
+        nothing = weights.reshape(n_monomials, n_terms)
+        return Learned(nothing, coefficients, others, (nothing, nothing), 0.0, 0.0)
     halves = [fold.without(free)[0] for fold in folds[:2]]
-    learned = [_evidence(half, prior)[1] for half in halves]
-    crossed = halves[0].gain(learned[1]) + halves[1].gain(learned[0])
-    shape = n_monomials, n_terms
+    first, second = (_Posterior(half, prior.variances).weights for half in halves)
     return Learned(
-        weights.reshape(shape), coefficients, evidence, crossed, (learned[0].reshape(shape), learned[1].reshape(shape))
+        weights.reshape(n_monomials, n_terms),
+        coefficients,
+        others,
+        (first.reshape(n_monomials, n_terms), second.reshape(n_monomials, n_terms)),
+        _Posterior(sum(folds[1:], folds[0]).without(free)[0], prior.variances).evidence,
+        halves[0].gain(second) + halves[1].gain(first),
     )
 
 
-def _evidence(quadratic: Quadratic, prior: np.ndarray) -> tuple[float, np.ndarray]:
-    """Logarithm of the evidence over that of zero weights, and the weights, for variances ``prior`` of theirs."""
-    root = np.sqrt(prior)
-    factor = np.linalg.cholesky(np.eye(len(root)) + root[:, None] * quadratic.curvature * root)
-    solved = np.linalg.solve(factor, root * quadratic.gradient)
-    evidence = 0.5 * solved @ solved - np.log(np.diag(factor)).sum()
-    return float(evidence), root * np.linalg.solve(factor.T, solved)
+def _coefficients(
+    directions: np.ndarray, weights: np.ndarray, of_rest: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    found = of_rest @ np.append(weights, 1.0)
+    return (directions @ np.append(weights, found)).reshape(shape)
 
 
-def _best_prior(quadratic: Quadratic, orders: np.ndarray, n_monomials: int) -> np.ndarray:
-    """Variances of all weights that maximise the evidence."""
+class _Posterior:
+    """What is known of weights with a Gaussian prior, from a likelihood.
 
-    def prior(amplitudes: np.ndarray, fall: float) -> np.ndarray:
-        exponents = np.clip(amplitudes, -60.0, 6.0)[:, None] - fall * orders
-        return np.where(amplitudes[:, None] > -25.0, np.exp(exponents), 0.0).ravel()
+    Attributes:
+        weights: The most probable ones.
+        evidence: Logarithm of the evidence over that of zero weights.
+    """
 
-    best, chosen = 0.0, np.zeros(n_monomials * len(orders))
-    for fall, start in itertools.product(_FALLS, (-3.0, -8.0)):
-        found = minimize(
-            lambda amplitudes, fall=fall: -_evidence(quadratic, prior(amplitudes, fall))[0],
-            np.full(n_monomials, start),
-            method="Nelder-Mead",
-            options={"maxiter": 60 * n_monomials, "xatol": 0.05, "fatol": 0.02},
-        )
-        if -found.fun > best:
-            best, chosen = -found.fun, prior(found.x, fall)
-    return _without_idle(quadratic, chosen.reshape(n_monomials, -1)).ravel()
+    def __init__(self, quadratic: Quadratic, variances: np.ndarray):
+        root = np.sqrt(variances)
+        self._factor = lapack.dpotrf(np.eye(len(root)) + root[:, None] * quadratic.curvature * root, lower=True)[0]
+        solved = lapack.dtrtrs(self._factor, root * quadratic.gradient, lower=True)[0]
+        self._scaled = lapack.dtrtrs(self._factor, solved, lower=True, trans=1)[0]
+        self.weights = root * self._scaled
+        self.evidence = float(0.5 * solved @ solved - np.log(np.diag(self._factor)).sum())
+
+    def slopes(self) -> np.ndarray:
+        """Derivatives of the evidence with respect to the logarithms of the variances."""
+        inverse = lapack.dtrtri(self._factor, lower=True)[0]
+        return 0.5 * (np.square(self._scaled) + np.square(inverse).sum(axis=0) - 1.0)
 
 
-def _without_idle(quadratic: Quadratic, prior: np.ndarray) -> np.ndarray:
-    """The prior without monomials that nothing speaks for, less than 0.2 nats each."""
-    for monomial in range(len(prior)):
-        fewer = prior.copy()
-        fewer[monomial] = 0.0
-        if _evidence(quadratic, fewer.ravel())[0] > _evidence(quadratic, prior.ravel())[0] - 0.2:
-            prior = fewer
-    return prior
+class _Prior:
+    """Variances of the weights.
+
+    Args:
+        degrees: Degrees ``(terms, k)`` of the polynomials in each variable.
+        n_monomials: Number of monomials of the nuisances, each with these polynomials.
+    """
+
+    def __init__(self, degrees: np.ndarray, n_monomials: int):
+        self._degrees, self._n_monomials = degrees.astype(float), n_monomials
+        self._idle = np.zeros(n_monomials, bool)
+        self._chosen: np.ndarray | None = None
+
+    @property
+    def variances(self) -> np.ndarray:
+        """Of all weights ``(M terms,)``."""
+        if self._chosen is None:
+            return np.zeros(self._n_monomials * len(self._degrees))
+        return self._at(self._chosen, self._idle)
+
+    def adapt(self, quadratic: Quadratic) -> None:
+        """Maximise the evidence; idle are the monomials that nothing speaks for, by less than 0.2 nats each."""
+        starts = [np.repeat(start, [self._n_monomials, self._degrees.shape[1]]) for start in _STARTS]
+        if self._chosen is not None:
+            starts = [
+                np.where(
+                    np.arange(len(self._chosen)) < self._n_monomials, np.maximum(self._chosen, -12.0), self._chosen
+                )
+            ]
+        bounds = [_AMPLITUDES] * self._n_monomials + [_FALLS] * self._degrees.shape[1]
+        found = [
+            minimize(
+                self._objective, start, (quadratic,), jac=True, bounds=bounds, method="L-BFGS-B", options={"ftol": 1e-6}
+            )
+            for start in starts
+        ]
+        self._chosen = min(found, key=lambda each: each.fun).x
+        self._idle = np.zeros(self._n_monomials, bool)
+        for monomial in range(self._n_monomials):
+            fewer = self._idle.copy()
+            fewer[monomial] = True
+            fuller = _Posterior(quadratic, self._at(self._chosen, self._idle)).evidence
+            if _Posterior(quadratic, self._at(self._chosen, fewer)).evidence > fuller - 0.2:
+                self._idle = fewer
+
+    def _at(self, settings: np.ndarray, idle: np.ndarray) -> np.ndarray:
+        amplitudes, falls = np.split(settings, [self._n_monomials])
+        exponents = amplitudes[:, None] - self._degrees @ falls
+        return np.where((idle | (amplitudes <= _AMPLITUDES[0]))[:, None], 0.0, np.exp(exponents)).ravel()
+
+    def _objective(self, settings: np.ndarray, quadratic: Quadratic) -> tuple[float, np.ndarray]:
+        posterior = _Posterior(quadratic, self._at(settings, np.zeros(self._n_monomials, bool)))
+        slopes = posterior.slopes().reshape(self._n_monomials, -1)
+        gradient = np.append(slopes.sum(axis=1), -slopes.sum(axis=0) @ self._degrees)
+        return -posterior.evidence, -gradient

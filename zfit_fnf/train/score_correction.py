@@ -20,7 +20,7 @@ from ..densities.polynomial_map import Response
 from .loop import Source, filled
 from .schedule import TrainingStopped
 
-__all__ = ["NewtonSums", "correct_score", "vanish_at"]
+__all__ = ["NewtonSums", "correct_score", "scale", "vanish_at"]
 
 NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
@@ -73,6 +73,14 @@ def vanish_at(response: Response, points: Sequence[Mapping[str, float]]) -> bool
     correction[:, -len(response.powers) :] = -rows.T @ rows
     response.correction.assign(correction)
     return len(rows) < len(response.powers)
+
+
+def scale(response: Response, factors: np.ndarray) -> None:
+    """Multiply the weights of a trained response by a matrix ``(M, M)``, those of its own coefficients from the right."""
+    correction, n_own = response.correction.numpy(), len(response.powers)
+    correction[:, -n_own:] = (np.eye(n_own) + correction[:, -n_own:]) @ factors - np.eye(n_own)
+    correction[:, :-n_own] *= np.trace(factors) / n_own  # of the responses of its nuisances alone
+    response.correction.assign(correction)
 
 
 def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> np.ndarray:

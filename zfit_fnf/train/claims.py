@@ -1,0 +1,117 @@
+r"""How much of what a response claims is true, found with events that it was not learned from.
+
+The log-ratios of a response are :math:`\sum_m \phi_m(\nu) r_m(y)`, so that the score of an event at a point is
+:math:`s = \sum_m \phi_m'(\nu) r_m(y)`. The response claims the information :math:`E[s^2]`. By how much the mean of ``s``
+changes with the nuisance, from one sample to another, is :math:`E[s \, s_\mathrm{true}]`, whatever ``s`` is: noise in
+``s`` that events have not seen does not contribute. It is what they confirm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..densities.claims import Claim
+
+__all__ = ["Points", "Scored", "claim", "shares"]
+
+_WEAK = 0.05  # information per event below which scores change the density little, and noise may matter
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where the samples of a response are.
+
+    Attributes:
+        monomials: At the points of the variations, ``(J, M)``.
+        slopes: Their derivatives at the points of information, ``(P, M)``; of an interaction the monomials themselves.
+        samples: Sample ``(P,)`` at each of these points, zero for the nominal one.
+    """
+
+    monomials: np.ndarray
+    slopes: np.ndarray
+    samples: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Events of the samples, with the coefficients that a response has for them.
+
+    Attributes:
+        coefficients: For each sample ``(n, M)``.
+        weights: For each sample ``(n,)``.
+        expected: Weights of the nominal events for each variation, which make them events without this response.
+    """
+
+    coefficients: Sequence[np.ndarray]
+    weights: Sequence[np.ndarray]
+    expected: Sequence[np.ndarray]
+
+    def scaled(self, factors: np.ndarray) -> Scored:
+        """With each coefficient multiplied by a factor."""
+        return Scored([each * factors for each in self.coefficients], self.weights, self.expected)
+
+    def spread(self, sample: int) -> np.ndarray:
+        """Covariance ``(M, M)`` of the coefficients in a sample."""
+        weights, values = self.weights[sample], self.coefficients[sample]
+        centred = values - _mean(values, weights)
+        return (centred * weights[:, None]).T @ centred / weights.sum()
+
+    def changes(self) -> np.ndarray:
+        """Mean coefficients ``(J, M)`` in each variation minus those of the events without this response."""
+        nominal = self.coefficients[0]
+        return np.array(
+            [
+                _mean(values, weights) - _mean(nominal, expected)
+                for values, weights, expected in zip(
+                    self.coefficients[1:], self.weights[1:], self.expected, strict=True
+                )
+            ]
+        )
+
+    def claimed(self, points: Points) -> float:
+        """Information that the response claims."""
+        return float(np.mean([s @ self.spread(i) @ s for s, i in zip(points.slopes, points.samples, strict=True)]))
+
+    def confirmed(self, points: Points) -> float:
+        """Information that these events confirm, if the response was not learned from them."""
+        slopes = np.linalg.pinv(points.monomials) @ self.changes()  # of the means, (M, M)
+        return float(np.mean([s @ slopes @ s for s in points.slopes]))
+
+
+def claim(kind: str, response: Scored, judged: Sequence[Scored], points: Points, *, share: float = 1.0) -> Claim:
+    """What a response claims, and what is true of it.
+
+    Args:
+        kind: What it is.
+        response: It, of any events.
+        judged: Responses that are like it, of events that they were not learned from.
+        points: Where the samples are.
+        share: Its noise in that of the judged ones, which have learned from fewer events.
+    """
+    confirmed = float(np.mean([each.confirmed(points) for each in judged]))
+    noise = share * float(np.mean([each.claimed(points) for each in judged]) - confirmed)
+    return Claim(kind, response.claimed(points), confirmed, max(noise, 0.0))
+
+
+def shares(judged: Scored, points: Points) -> tuple[np.ndarray, np.ndarray]:
+    """By which factors a response has to be multiplied to agree with events, for small effects; with their errors.
+
+    Least squares between the response and the change of the density at all points. They are one for large effects.
+    """
+    spread = judged.spread(0)
+    if judged.claimed(points) > _WEAK:
+        return np.ones(len(spread)), np.zeros(len(spread))
+    phi = points.monomials
+    normal = phi.T @ phi * spread
+    inverse = np.linalg.pinv(normal)
+    found = inverse @ (phi * judged.changes()).sum(axis=0)
+    sizes = [weights.sum() ** 2 / np.square(weights).sum() for weights in judged.weights]
+    variance = spread * (phi.T @ (phi / np.array(sizes[1:])[:, None]) + np.outer(phi.sum(0), phi.sum(0)) / sizes[0])
+    return found, np.sqrt(np.diag(inverse @ variance @ inverse))
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return weights @ values / weights.sum()
