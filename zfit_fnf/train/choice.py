@@ -166,19 +166,14 @@ class _Judgement:
             return Choice(self._claim(self.with_map is not None, None, None, "pruned"), notes=[text])
         notes: list[str] = []
         keep_map = self.with_map is not None
-        untried = use_ratio == "auto" and keep_map and not self.candidates.affordable
-        if untried:
-            notes = ["no log-ratio was tried, whose integral over several observables given conditions is slow"]
-            use_ratio = False
         if self.with_map is not None and use_map == "auto":
-            keep_map, reason = self._judge_map(use_ratio)
-            notes = [*notes, *reason]
-        if use_ratio is True and keep_map and not self.candidates.affordable:
-            notes = [
-                *notes,
-                "behind a map, this log-ratio of several observables given conditions integrates to one within 2e-3",
-            ]
-            warn(notes[-1])
+            keep_map, notes = self._judge_map(use_ratio)
+        beyond = keep_map and not self.candidates.affordable
+        if beyond and use_ratio == "auto":
+            notes, use_ratio = [*notes, _SLOW], False
+        elif beyond and use_ratio is True:
+            notes = [*notes, _INACCURATE]
+            warn(_INACCURATE)
         learned = None
         if use_ratio is not False:
             learned = self.beside if keep_map else self.alone
@@ -203,6 +198,7 @@ class _Judgement:
 
         A map that does nearly all there is to do is kept, since it extrapolates. Otherwise a log-ratio has to need it.
         """
+        assert self.with_map is not None
         gain, error = self.map_gain
         if use_ratio is False:
             if gain > 0.0:
@@ -213,7 +209,9 @@ class _Judgement:
         ratio_alone = self._held_out(self.without, self.alone)
         if gain > _NEARLY_ALL * _difference(ratio_alone, self.none)[0]:
             return True, []
-        assert self.with_map is not None
+        if use_ratio == "auto" and not self.candidates.affordable:
+            gain, error = _difference(ratio_alone, self._held_out(self.with_map))
+            return gain < 0.0, [f"no map: a log-ratio gains {gain:.1f} +- {error:.1f} nats more"] if gain >= 0.0 else []
         gain, error = _difference(self._held_out(self.with_map, self.beside), ratio_alone)
         if gain > 2.0 * error:
             return True, []
@@ -268,6 +266,8 @@ class _Judgement:
         )
 
 
+_SLOW = "no log-ratio was tried beside the map, whose integral over several observables given conditions is slow"
+_INACCURATE = "behind a map, this log-ratio of several observables given conditions integrates to one within 2e-3"
 _KINDS = {(True, False): "map", (False, True): "ratio", (True, True): "both", (False, False): "pruned"}
 
 
