@@ -22,9 +22,9 @@ LAYERS = [
     {"interop", "train", "diagnostics"},
     {"param", "state", "yields", "pdf", "arguments"},
     {"loss", "pickling", "minimum", "influence", "minimize", "profiles", "acceleration"},
-    {"toys", "calibration", "scans", "limits", "hepstats", "projections"},
+    {"toys", "calibration", "scans", "limits", "hepstats", "projections", "results"},
     {"doi", "plotting"},
-    {"demo", "cli"},
+    {"demo", "workspace", "report", "cli"},
 ]
 """Rooms (folders and single modules) from the floor up; each imports from lower layers and, without circles, from its own."""
 
@@ -80,6 +80,7 @@ def test_densities_and_training_do_not_know_zfit(room):
 def test_public_names():
     assert set(zfit_fnf.__all__) == {
         "Deformation",
+        "FitSummary",
         "Flow",
         "Minuit",
         "Nuisance",
@@ -87,6 +88,7 @@ def test_public_names():
         "Schedule",
         "Simulation",
         "Variation",
+        "Workspace",
         "YieldRatio",
         "accelerate",
         "calibrate",
@@ -113,6 +115,7 @@ def test_public_names():
         "storage",
         "toys",
         "train",
+        "workspace",
     }
     for name in set(zfit_fnf.__all__) - {"hepstats", "plotting"}:
         assert getattr(zfit_fnf, name) is not None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         storage,
         toys,
         train,
+        workspace,
     )
     from .acceleration import accelerate
     from .calibration import calibrate, simulation_plan
@@ -37,13 +38,16 @@ if TYPE_CHECKING:
     from .densities.flows import Flow
     from .minimize import Minuit
     from .param import Nuisance, nuisance
+    from .results import FitSummary
     from .samples import Sample, Simulation, Variation
     from .storage import load, save
     from .train.schedule import Schedule
+    from .workspace import Workspace
     from .yields import lnN, modified_yield, normsys
 
 _NAMES = {
     "Deformation": "densities.deformation",
+    "FitSummary": "results",
     "Flow": "densities.flows",
     "Minuit": "minimize",
     "Nuisance": "param",
@@ -51,6 +55,7 @@ _NAMES = {
     "Schedule": "train.schedule",
     "Simulation": "samples",
     "Variation": "samples",
+    "Workspace": "workspace",
     "YieldRatio": "densities.deformation",
     "accelerate": "acceleration",
     "calibrate": "calibration",
@@ -81,7 +86,9 @@ __all__ = [  # noqa: RUF022 (modules first)
     "storage",
     "toys",
     "train",
+    "workspace",
     "Deformation",
+    "FitSummary",
     "Flow",
     "Minuit",
     "Nuisance",
@@ -89,6 +96,7 @@ __all__ = [  # noqa: RUF022 (modules first)
     "Schedule",
     "Simulation",
     "Variation",
+    "Workspace",
     "YieldRatio",
     "accelerate",
     "calibrate",

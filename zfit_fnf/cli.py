@@ -1,13 +1,19 @@
-"""The command ``zfit-fnf``."""
+"""The command ``zfit-fnf``: a thin layer over functions of the package, which are imported when they are needed."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import __version__
+
+if TYPE_CHECKING:
+    from .workspace.analysis import Analysis
 
 __all__ = ["app"]
 
@@ -59,16 +65,315 @@ def demo(
     typer.echo(f"\n{table}\nresults and plots are in {out}")
 
 
+Path_ = Annotated[
+    Path, typer.Argument(help="The workspace, a YAML or JSON file, or one that `pack` made.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of models and results.", show_default=False)]
+Name = Annotated[str | None, typer.Option("--measurement", "-m", help="Its name; by default the first one.")]
+Unblind = Annotated[bool, typer.Option("--unblind", help="Show the values of blinded parameters.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+Poi = Annotated[str | None, typer.Option("--poi", help="The parameter; by default the first one of interest.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", help="In how many processes to train.", min=1)]
+
+NOT_VALID = 3
+"""Exit code of a command whose result is there, but is not good: a fit that did not converge, densities that do not pass."""
+
+
+@app.command()
+def train(workspace: Path_, out: Out, jobs: Jobs = 1, as_json: Json = False) -> None:
+    """Train the densities that are not up to date; an interrupted training goes on."""
+    with _errors():
+        from dataclasses import asdict
+
+        from .workspace import Workspace
+
+        records = Workspace.read(workspace).train(out, jobs=jobs, progress=not as_json, echo=_echo(as_json))
+        if as_json:
+            _print_json({name: asdict(record) for name, record in records.items()})
+
+
+@app.command()
+def fit(
+    workspace: Path_,
+    out: Out,
+    measurement: Name = None,
+    minos: Annotated[
+        list[str] | None, typer.Option(help="Parameters with MINOS errors beside those of interest.")
+    ] = None,
+    unblind: Unblind = False,
+    as_json: Json = False,
+) -> None:
+    """Fit the data: HESSE errors, and MINOS errors of the parameters of interest."""
+    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+        result = analysis.fit(minos=[*analysis.measurement.config.poi, *(minos or [])])
+        _show(result, analysis, as_json)
+        if not result.valid:
+            raise typer.Exit(NOT_VALID)
+
+
+@app.command()
+def scan(
+    workspace: Path_,
+    out: Out,
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="The parameter, or two of them; by default the first one of interest.")
+    ] = None,
+    points: Annotated[int, typer.Option(help="Number of points, along each axis.", min=3)] = 21,
+    measurement: Name = None,
+    unblind: Unblind = False,
+    as_json: Json = False,
+) -> None:
+    """Scan the profile likelihood of a parameter, or of two."""
+    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+        _show(analysis.scan(*(parameter or []), points=points), analysis, as_json)
+
+
+@app.command()
+def limit(
+    workspace: Path_,
+    out: Out,
+    poi: Poi = None,
+    cl: Annotated[float, typer.Option(help="Confidence level.")] = 0.95,
+    expected: Annotated[
+        bool, typer.Option("--expected", help="Expected limits before any fit, without the data.")
+    ] = False,
+    measurement: Name = None,
+    unblind: Unblind = False,
+    as_json: Json = False,
+) -> None:
+    """CLs upper limit on a parameter."""
+    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+        _show(analysis.limit(poi, cl=cl, prefit=expected), analysis, as_json)
+
+
+@app.command()
+def significance(
+    workspace: Path_,
+    out: Out,
+    poi: Poi = None,
+    expected_at: Annotated[float | None, typer.Option(help="Value of the parameter for the expected one.")] = None,
+    measurement: Name = None,
+    unblind: Unblind = False,
+    as_json: Json = False,
+) -> None:
+    """Significance of an excess of a parameter over zero."""
+    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+        _show(analysis.significance(poi, expected_at=expected_at), analysis, as_json)
+
+
+@app.command()
+def impacts(
+    workspace: Path_,
+    out: Out,
+    poi: Poi = None,
+    measurement: Name = None,
+    unblind: Unblind = False,
+    as_json: Json = False,
+) -> None:
+    """Impacts of the nuisances on a parameter, and their pulls."""
+    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+        _show(analysis.impacts(poi), analysis, as_json)
+
+
+@app.command()
+def toys(
+    workspace: Path_,
+    out: Out,
+    number: Annotated[int, typer.Option("--number", "-n", help="How many.", min=2)] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of all toys.", min=0)] = 0,
+    measurement: Name = None,
+    unblind: Unblind = False,
+    as_json: Json = False,
+) -> None:
+    """Fit toys that are drawn at the best fit."""
+    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+        _show(analysis.toys(number, seed=seed), analysis, as_json)
+
+
+@app.command()
+def validate(workspace: Path_, out: Out, as_json: Json = False) -> None:
+    """Compare the learned densities with simulated events that no training has seen."""
+    with _analysis(workspace, out, None, False, as_json) as analysis:
+        reports = analysis.validate()
+        if as_json:
+            _print_json({name: report.to_dict() for name, report in reports.items()})
+        else:
+            typer.echo("\n\n".join(f"{name}: {report}" for name, report in reports.items()))
+        if not all(report.passed for report in reports.values()):
+            raise typer.Exit(NOT_VALID)
+
+
+@app.command()
+def plot(workspace: Path_, out: Out, measurement: Name = None, unblind: Unblind = False, as_json: Json = False) -> None:
+    """Draw the data with the model, and all results that are there."""
+    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+        from .workspace.figures import draw
+
+        files = [str(path) for path in draw(analysis)]
+        if as_json:
+            _print_json(files)
+        else:
+            typer.echo("\n".join(files))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of models and results.", show_default=False)],
+    measurement: Name = None,
+    unblind: Unblind = False,
+) -> None:
+    """Write one HTML file of all results and figures that are there."""
+    with _errors():
+        from .workspace.analysis import REMEMBERED
+
+        if not (path := folder / REMEMBERED).is_file():
+            raise FileNotFoundError(f"{str(folder)!r} has no results of a workspace: fit it first")
+        workspace = Path(path.read_text(encoding="utf-8").strip())
+    with _analysis(workspace, folder, measurement, unblind, False) as analysis:
+        from .report import write_report
+
+        typer.echo(write_report(analysis))
+
+
+@app.command()
+def run(workspace: Path_, out: Out, jobs: Jobs = 1, measurement: Name = None, unblind: Unblind = False) -> None:
+    """Train, validate, fit, scan, limit, significance, impacts, figures and report, one after the other."""
+    with _analysis(workspace, out, measurement, unblind, False) as analysis:
+        from .report import write_report
+        from .workspace.figures import draw
+
+        analysis.workspace.train(out, jobs=jobs, echo=typer.echo)
+        verdicts = analysis.validate()
+        typer.echo("\n".join(f"{name}: {verdict}" for name, verdict in verdicts.items()))
+        result = analysis.fit()
+        _show(result, analysis, False)
+        for step in (analysis.scan, analysis.significance, analysis.limit, analysis.impacts):
+            typer.echo()
+            _show(step(), analysis, False)
+        draw(analysis)
+        typer.echo(f"\nthe report is {write_report(analysis)}")
+        if not result.valid:
+            raise typer.Exit(NOT_VALID)
+
+
+@app.command()
+def pack(
+    workspace: Path_,
+    out: Out,
+    file: Annotated[Path, typer.Argument(help="The file to write, which ends with '.zip'.", show_default=False)],
+) -> None:
+    """Write a workspace, its models and its data into one file, which is fitted without the simulated events."""
+    with _errors():
+        from .workspace import Workspace
+
+        typer.echo(f"{Workspace.read(workspace).pack(out, file)} is written")
+
+
+@app.command()
+def new(folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.", show_default=False)]) -> None:
+    """Write an example of a workspace, with comments and a few events, to begin with."""
+    with _errors():
+        from .workspace.example import write_example
+
+        path = write_example(folder)
+        typer.echo(f"{path} is written; go on with\n  zfit-fnf run {path} -o {folder / 'results'}")
+
+
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A model file, as zfit_fnf.save writes it.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="A model file, a result, or a workspace (YAML or JSON).", show_default=False)
+    ],
 ) -> None:
-    """Verify a model file and show what it contains."""
-    from . import storage
+    """Verify a file, and show what it contains."""
+    with _errors():
+        from . import storage
+        from .storage.results import holds_result
 
+        if path.suffix == ".json" and path.is_file() and holds_result(path):
+            typer.echo(storage.load(path))
+        elif path.suffix in (".yaml", ".yml", ".json", ".zip"):
+            from .workspace import Workspace
+
+            typer.echo(Workspace.read(path).describe())
+        else:
+            typer.echo(storage.inspect(path))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A datacard of combine, or a workspace of pyhf.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The workspace, a YAML file.", show_default=False)],
+) -> None:
+    """Convert a datacard or a pyhf workspace; what cannot be converted is listed, and the exit code is 3."""
+    with _errors():
+        from .workspace.convert import convert
+
+        conversion = convert(source)
+        conversion.write(out)
+        typer.echo(f"{out} is written" + ("; not converted, or not exactly:" if conversion.left else ""))
+        typer.echo("\n".join(conversion.left), nl=bool(conversion.left))
+        if conversion.left:
+            raise typer.Exit(NOT_VALID)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a workspace, for editors."""
+    from .workspace import json_schema
+
+    _print_json(json_schema())
+
+
+# --- what commands share -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What goes wrong with files, input or computations is one line, and the exit code 1."""
     try:
-        contents = storage.inspect(path)
-    except (OSError, ValueError) as error:
-        typer.echo(f"error: {storage.printable(str(error))}", err=True)
+        yield
+    except typer.Exit:  # which is a RuntimeError
+        raise
+    except (ImportError, OSError, ValueError, TypeError, RuntimeError) as error:
+        lines = "\n".join(
+            "".join(c if c.isprintable() else ascii(c)[1:-1] for c in one) for one in str(error).split("\n")
+        )
+        typer.echo(f"error: {lines}", err=True)
         raise typer.Exit(1) from error
-    typer.echo(contents)
+
+
+@contextmanager
+def _analysis(workspace: Path, out: Path, measurement: str | None, unblind: bool, quiet: bool) -> Iterator[Analysis]:
+    """The analysis of a workspace; its warnings are shown at the end."""
+    with _errors():
+        from .workspace import Workspace
+        from .workspace.analysis import Analysis
+
+        analysis = Analysis(
+            Workspace.read(workspace), out, measurement=measurement, unblind=unblind, progress=not quiet
+        )
+        try:
+            yield analysis
+        finally:
+            for one in analysis.warnings:
+                typer.echo(f"warning: {one}", err=True)
+
+
+def _echo(quiet: bool) -> Callable[[str], Any]:
+    return (lambda _: None) if quiet else typer.echo
+
+
+def _show(result: Any, analysis: Analysis, as_json: bool) -> None:
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        from .workspace.blinding import text_of
+
+        typer.echo(text_of(result, analysis.offsets))
+
+
+def _print_json(content: Any) -> None:
+    from .storage.results import plain
+
+    typer.echo(json.dumps(plain(content), indent=1))

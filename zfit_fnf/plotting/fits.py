@@ -239,7 +239,7 @@ def limit(result: LimitResult, *, ax: Axes | None = None) -> Axes:
         >>> limit(zfit_fnf.limits.upper_limit(nll, mu))
     """
     ax = current_axes() if ax is None else ax
-    values = np.linspace(0, result.scan.index.max(), _N_FINE)
+    values = np.linspace(result.scan.index.min(), result.scan.index.max(), _N_FINE)
     cls = {name: PchipInterpolator(result.scan.index, result.scan[name])(values) for name in result.scan}
     for n_sigma, colour in ((2, YELLOW), (1, GREEN)):
         low, high = cls[f"expected_m{n_sigma}"], cls[f"expected_p{n_sigma}"]
@@ -248,7 +248,7 @@ def limit(result: LimitResult, *, ax: Axes | None = None) -> Axes:
     if "observed" in cls:
         ax.plot(values, cls["observed"], color="black", label="observed")
     ax.axhline(1 - result.cl, color="red", linewidth=1)
-    ax.set(xlabel=result.title or result.poi, ylabel=r"CL$_s$", ylim=(0, 1), xlim=(0, values[-1]))
+    ax.set(xlabel=result.title or result.poi, ylabel=r"CL$_s$", ylim=(0, 1), xlim=(values[0], values[-1]))
     ax.legend()
     return ax
 

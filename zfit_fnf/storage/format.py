@@ -27,6 +27,7 @@ from safetensors.numpy import save as serialised
 from .. import __version__
 from ..common.files import complete
 from .registry import entry_of, entry_type
+from .results import is_result, load_result, save_result
 from .schema import FORMAT, Entry, Manifest, Parts, Tensor
 
 __all__ = ["MAX_COMMAS", "MAX_FILE", "MAX_HEADER", "MAX_MANIFEST", "ModelFile", "inspect", "load", "printable", "save"]
@@ -51,14 +52,15 @@ _PACKAGES = ("numpy", "tensorflow", "tensorflow-probability")
 
 
 def save(model: Any, path: str | os.PathLike[str], *, closure: Mapping[str, float | str] | None = None) -> None:
-    """Write a model to a file, completely or not at all.
+    """Write a model, or the result of a fit, to a file, completely or not at all.
 
-    The same model gives the same bytes.
+    The same model gives the same bytes. Results (of fits, scans, limits, impacts, toys) are JSON; of a fit its numbers are
+    kept, as a :class:`~zfit_fnf.FitSummary`.
 
     Args:
         model: A :class:`~zfit_fnf.Flow`, a :class:`~zfit_fnf.Deformation` (which carries its flow), a transfer, a fit of
             one, or any other model with a registered :class:`Entry`. Of a fitted process it is the density.
-        path: The file, usually called ``*.fnf``; an existing one is replaced.
+        path: The file, usually called ``*.fnf``, and ``*.json`` for a result; an existing one is replaced.
         closure: Figures of a validation of the model to keep with it, such as ``{"AUC, joint point": 0.503}``.
 
     Raises:
@@ -70,6 +72,9 @@ def save(model: Any, path: str | os.PathLike[str], *, closure: Mapping[str, floa
         >>> save(deformation, "signal.fnf")
         >>> load("signal.fnf").log_prob(events)
     """
+    if is_result(model):
+        save_result(model, _as_path(path))
+        return
     if hasattr(model, "simulation"):  # a fitted process
         model = model.model
     if isinstance(model, (str, os.PathLike)):
@@ -103,7 +108,7 @@ def save(model: Any, path: str | os.PathLike[str], *, closure: Mapping[str, floa
 
 
 def load(path: str | os.PathLike[str], *, supplied: Mapping[str, Any] | None = None) -> Any:
-    """Read a model from a file that :func:`save` has written.
+    """Read a model or a result from a file that :func:`save` has written.
 
     The model gives the same densities as the one that was saved, to the last bit on the same machine.
 
@@ -124,6 +129,8 @@ def load(path: str | os.PathLike[str], *, supplied: Mapping[str, Any] | None = N
         raise TypeError(
             f'supplied= is a mapping such as {{"model": model, "data": data}}; got a {type(supplied).__name__}'
         )
+    if _as_path(path).suffix == ".json":
+        return load_result(path)
     with _opened(path) as (manifest, read):
         entries = _check(manifest)
         arrays = {tensor: read(tensor) for tensor in manifest.tensors}

@@ -1,0 +1,226 @@
+"""Datacards and pyhf workspaces become workspaces, and what cannot be converted is listed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import hist
+import numpy as np
+import pytest
+import uproot
+from typer.testing import CliRunner
+
+from zfit_fnf.cli import NOT_VALID, app
+from zfit_fnf.workspace import Workspace
+from zfit_fnf.workspace.convert import convert
+from zfit_fnf.workspace.reference import reference
+
+CARD = """\
+imax 2 number of channels
+jmax *
+kmax *
+---------------
+shapes * sr shapes.root $CHANNEL/$PROCESS $CHANNEL/$PROCESS_$SYSTEMATIC
+shapes data_obs sr shapes.root $CHANNEL/data_obs
+shapes * cr FAKE
+---------------
+bin sr cr
+observation -1 100
+---------------
+bin sr sr cr
+process sig bkg bkg
+process 0 1 1
+rate 10 -1 90
+---------------
+lumi lnN 1.02 1.02 1.02   # a comment
+asym lnN - 0.9/1.2 -
+jes shape 1 1 -
+bnorm rateParam * bkg 1 [0,5]
+alpha param 0.5 0.1
+weird gmN 4 0.1 - -
+theory group = asym lumi
+* autoMCStats 10
+"""
+SIGNAL, BACKGROUND = np.array([2.0, 4.0, 6.0, 8.0]), np.array([40.0, 30.0, 20.0, 10.0])
+UP, DOWN = np.array([1.2, 1.0, 1.0, 0.9]), np.array([0.8, 1.0, 1.0, 1.1])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def histogram(values):
+        filled = hist.Hist(hist.axis.Regular(4, 0, 4), storage=hist.storage.Weight())
+        filled.view().value, filled.view().variance = values, 0.1 * values
+        return filled
+
+    with uproot.recreate(tmp_path / "shapes.root") as file:
+        file["sr/data_obs"] = histogram(np.array([41.0, 33.0, 22.0, 15.0]))
+        for name, values in (("sig", SIGNAL), ("bkg", BACKGROUND)):
+            file[f"sr/{name}"] = histogram(values)
+            file[f"sr/{name}_jesUp"], file[f"sr/{name}_jesDown"] = histogram(values * UP), histogram(values * DOWN)
+    (tmp_path / "card.txt").write_text(CARD, encoding="utf-8")
+    return tmp_path
+
+
+def test_histograms_of_a_datacard_become_histfactory(folder):
+    conversion = convert(folder / "card.txt")
+    sr, cr = conversion.document["channels"][0]["histfactory"]["workspace"]["channels"]
+    signal, background = sr["samples"]
+    assert signal["data"] == pytest.approx(SIGNAL / 2)  # the rate is half of the integral
+    assert background["data"] == pytest.approx(BACKGROUND)
+    modifiers = {(one["name"], one["type"]): one["data"] for one in background["modifiers"]}
+    assert modifiers["lumi", "normsys"] == {"lo": pytest.approx(1 / 1.02), "hi": 1.02}
+    assert modifiers["asym", "normsys"] == {"lo": 0.9, "hi": 1.2}
+    # The yield and the distribution multiply to the varied histogram.
+    for key, varied in (("hi", BACKGROUND * UP), ("lo", BACKGROUND * DOWN)):
+        shape = np.array(modifiers["jes", "histosys"][f"{key}_data"])
+        assert shape.sum() == pytest.approx(BACKGROUND.sum())
+        assert modifiers["jes", "normsys"][key] * shape == pytest.approx(varied)
+    assert modifiers["statistics_sr", "staterror"] == pytest.approx(np.sqrt(0.1 * BACKGROUND))
+    assert ("bnorm", "normfactor") in modifiers
+    assert {one["type"] for one in signal["modifiers"] if one["name"] == "r"} == {"normfactor"}
+    assert cr["samples"][0]["data"] == [90.0]
+    observed = conversion.document["channels"][0]["histfactory"]["workspace"]["observations"]
+    assert [one["data"] for one in observed] == [[41.0, 33.0, 22.0, 15.0], [100.0]]
+
+
+def test_what_is_left_is_listed_by_line(folder):
+    left = convert(folder / "card.txt").left
+    assert [one.partition(":")[0] for one in left] == ["line 18", "line 21", "line 22", "line 24"]
+    done = CliRunner().invoke(app, ["convert", str(folder / "card.txt"), "-o", str(folder / "analysis.yaml")])
+    assert done.exit_code == NOT_VALID
+    text = (folder / "analysis.yaml").read_text(encoding="utf-8")
+    for one in left:
+        assert one in done.stdout
+        assert f"# {one}\n" in text
+
+
+def test_a_converted_datacard_is_a_workspace(folder):
+    convert(folder / "card.txt").write(folder / "analysis.yaml")
+    workspace = Workspace.read(folder / "analysis.yaml")
+    kinds = {name: one.kind for name, one in workspace.parameters().items()}
+    nuisances = dict.fromkeys(("lumi", "asym", "jes"), "nuisance")
+    assert kinds == {"r": "factor", "bnorm": "factor", **nuisances}
+    assert workspace.parameters()["bnorm"].settings.bounds == ((0.0, 5.0),)
+    assert workspace.document.groups == {"theory": ["asym", "lumi"]}
+
+
+UNBINNED = """\
+imax 1
+shapes * sr events.root w:$PROCESS
+bin sr
+observation -1
+bin sr sr
+process -1 1
+process ggH bkg
+rate 120 900
+lumi lnN 1.02 1.02
+asym lnN 0.9/1.2 -
+jes shape 1 -
+kappa rateParam sr bkg 1
+scaled rateParam sr ggH (@0*@0) alpha
+alpha param 1 0.1
+"""
+
+
+def test_events_of_a_datacard_are_to_be_filled_in(tmp_path):
+    (tmp_path / "card.txt").write_text(UNBINNED, encoding="utf-8")
+    conversion = convert(tmp_path / "card.txt")
+    (channel,) = conversion.document["channels"]
+    signal, background = channel["samples"]
+    assert (signal["yield"], background["yield"]) == (120.0, 900.0)
+    modifiers = [(one["name"], one["type"], one.get("data")) for one in signal["modifiers"]]
+    assert modifiers == [
+        ("r", "normfactor", None),
+        ("lumi", "lnN", 1.02),
+        ("asym", "lnN", [0.9, 1.2]),
+        ("jes", "shape", None),
+        ("scaled", "expression", "(alpha*alpha)"),
+    ]
+    assert [one["at"] for one in signal["events"]["variations"]] == [{"jes": 1}, {"jes": -1}]
+    assert len(conversion.left) == 1
+    assert "line 2: shapes * sr events.root w:$PROCESS: RooFit workspaces are not read" in conversion.left[0]
+    conversion.write(tmp_path / "analysis.yaml")
+    workspace = Workspace.read(tmp_path / "analysis.yaml", files=False)
+    assert workspace.parameters()["alpha"].settings.auxdata == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("rate 10 -1 90", "", "has no rates"),
+        ("asym lnN - 0.9/1.2 -", "asym lnN - 0.9/1.2", "line 18: asym has 2 entries for 3 processes"),
+        ("shapes * sr shapes.root", "shapes * sr other.root", "line 5 .* there is no file"),
+        ("$CHANNEL/$PROCESS $CH", "$CHANNEL/x_$PROCESS $CH", "line 5: 'shapes.root' has no 'sr/x_sig'"),
+    ],
+)
+def test_a_damaged_datacard_is_one_error(folder, before, after, message):
+    assert before in CARD
+    (folder / "card.txt").write_text(CARD.replace(before, after), encoding="utf-8")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        convert(folder / "card.txt")
+
+
+def test_missing_variations_are_listed(folder):
+    (folder / "card.txt").write_text(CARD.replace("jes shape", "jer shape"), encoding="utf-8")
+    assert any(
+        "line 19: jer shape" in one and "has no 'sr/sig_jerUp'" in one for one in convert(folder / "card.txt").left
+    )
+
+
+PYHF = {
+    "version": "1.0.0",
+    "channels": [
+        {
+            "name": "CR",
+            "samples": [
+                {
+                    "name": "background",
+                    "data": [50.0, 60.0],
+                    "modifiers": [
+                        {"name": "mu", "type": "normfactor", "data": None},
+                        {"name": "lumi", "type": "lumi", "data": None},
+                        {"name": "jes", "type": "normsys", "data": {"lo": 0.9, "hi": 1.1}},
+                        {"name": "free", "type": "shapefactor", "data": None},
+                    ],
+                }
+            ],
+        }
+    ],
+    "observations": [{"name": "CR", "data": [52.0, 61.0]}],
+    "measurements": [
+        {
+            "name": "main",
+            "config": {
+                "poi": "mu",
+                "parameters": [
+                    {"name": "mu", "inits": [1.0], "bounds": [[0.0, 3.0]]},
+                    {"name": "lumi", "auxdata": [1.0], "sigmas": [0.03], "bounds": [[0.5, 1.5]], "inits": [1.0]},
+                    {"name": "free", "inits": [1.0, 1.0], "bounds": [[0.0, 2.0], [0.0, 2.0]]},
+                ],
+            },
+        }
+    ],
+}
+
+
+def test_a_workspace_of_pyhf_is_converted(tmp_path):
+    (tmp_path / "background.json").write_text(json.dumps(PYHF), encoding="utf-8")
+    conversion = convert(tmp_path / "background.json")
+    assert conversion.left == ["measurement main: the settings of 'free' stay in background.json"]
+    conversion.write(tmp_path / "analysis.yaml")
+    parameters = Workspace.read(tmp_path / "analysis.yaml").parameters()
+    assert {name: one.kind for name, one in parameters.items()} == {"mu": "factor", "lumi": "lumi", "jes": "nuisance"}
+    assert parameters["mu"].settings.bounds == ((0.0, 3.0),)
+    assert parameters["lumi"].settings.sigmas == (0.03,)
+
+
+def test_what_is_no_workspace_of_pyhf_is_said(tmp_path):
+    (tmp_path / "a.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="no workspace of pyhf"):
+        convert(tmp_path / "a.json")
+
+
+def test_the_reference_is_made_of_the_schema():
+    page = Path(__file__).parents[1] / "docs" / "workspace_reference.md"
+    assert page.read_text(encoding="utf-8") == reference(), "write what zfit_fnf.workspace.reference.reference() gives"

@@ -1,0 +1,94 @@
+"""Results of fits in files, and with secret offsets."""
+
+from __future__ import annotations
+
+import zfit
+import numpy as np
+import pandas as pd
+import pytest
+
+import zfit_fnf
+from zfit_fnf.limits import DiscoveryResult, LimitResult
+from zfit_fnf.results import FitSummary
+from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
+from zfit_fnf.storage.results import plain, read_envelope
+from zfit_fnf.toys import ToyFits
+from zfit_fnf.workspace.blinding import hidden, text_of
+
+CLS = ("observed", "expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2")
+INDEX = pd.Index([0.0, 1.0, 2.0], name="mu")
+FIT = FitSummary(
+    pd.DataFrame(
+        {"value": [1.3, 0.1], "error": [0.2, 0.9], "lower": [-0.2, np.nan], "upper": [0.3, np.nan]}
+        | {"measured": [np.nan, 0.0], "label": ["mu", "jes"]},
+        index=pd.Index(["mu", "jes"], name="parameter"),
+    ),
+    pd.DataFrame([[0.04, 0.01], [0.01, 0.81]], index=["mu", "jes"], columns=["mu", "jes"]),
+    *(-12.3, True, "", {"SR": 100.0}),
+)
+RESULTS = {
+    "fit": FIT,
+    "profile": ProfileScan("mu", "mu", np.array([1.0, 1.3, 1.6]), np.array([2.0, 0.0, np.nan]), 1.3),
+    "contour": ContourScan(("jes", "mu"), ("a", "b"), (np.arange(2.0), np.arange(3.0)), np.ones((2, 3)), (0.1, 1.3)),
+    "limit": LimitResult("mu", 0.95, 1.9, (0.1, 0.2, 0.3, 0.4, 0.5), 1.3, pd.DataFrame(0.1, INDEX, CLS), "mu"),
+    "significance": DiscoveryResult("mu", 0.0, 1.3, 5.0, 2.9e-7, 1.3, 4.8, 7.9e-7),
+    "impacts": Impacts("mu", "mu", 0.2, pd.DataFrame({"value": [0.1], "down": [0.05], "up": [np.nan]}, index=["jes"])),
+    "toys": ToyFits(
+        {"mu": 1.3, "jes": 0.1},
+        pd.DataFrame({"mu": [1.1, 1.5], "jes": [0.0, 0.5]}, index=pd.RangeIndex(2, name="toy")),
+        pd.DataFrame({"mu": [0.2, 0.3], "jes": [0.9, np.nan]}, index=pd.RangeIndex(2, name="toy")),
+        np.array([True, True]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_stored_and_read(name, tmp_path):
+    result = RESULTS[name]
+    zfit_fnf.save(result, tmp_path / "result.json")
+    stored = zfit_fnf.load(tmp_path / "result.json")
+    assert type(stored) is type(result)
+    assert plain(stored.to_dict()) == plain(result.to_dict())
+    assert str(stored) == str(result)
+    envelope = read_envelope(tmp_path / "result.json")
+    assert (envelope["kind"], envelope["versions"]["zfit"]) == (name, zfit.__version__)
+
+
+def test_what_is_no_result_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8")
+    with pytest.raises(ValueError, match="no result that zfit_fnf has written"):
+        zfit_fnf.load(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("[", encoding="utf-8")
+    with pytest.raises(ValueError, match="no JSON"):
+        zfit_fnf.load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_blinded_results_have_an_offset_and_the_right_widths(name):
+    result, offset = RESULTS[name], 0.7
+    shown = hidden(result, {"mu": offset})
+    match name:
+        case "fit":
+            assert (shown.parameters["value"] - result.parameters["value"]).tolist() == pytest.approx([offset, 0.0])
+            assert shown.parameters.drop(columns="value").equals(result.parameters.drop(columns="value"))
+        case "profile":
+            assert shown.values - shown.best_fit == pytest.approx(result.values - result.best_fit)
+            assert shown.best_fit == pytest.approx(2.0)
+        case "contour":
+            assert shown.best_fit == pytest.approx((0.1, 2.0))
+            assert [grid[0] for grid in shown.values] == pytest.approx([0.0, offset])
+        case "limit":
+            assert np.diff([*shown.expected, shown.observed]) == pytest.approx(
+                np.diff([*result.expected, result.observed])
+            )
+            assert (shown.observed, shown.best_fit, shown.scan.index[0]) == pytest.approx((2.6, 2.0, offset))
+        case "significance":
+            missing = [shown.significance, shown.p_value, shown.expected_significance, shown.expected_p_value]
+            assert np.isnan(missing).all()
+            assert "hidden" in text_of(shown, {"mu": offset})
+        case "impacts":
+            assert shown.table.equals(result.table)
+        case "toys":
+            assert shown.pulls()["mean"].tolist() == pytest.approx(result.pulls()["mean"].tolist(), nan_ok=True)
+            assert shown.truth["mu"] == pytest.approx(2.0)
+    assert hidden(result, {}) is result

@@ -1,0 +1,486 @@
+"""Workspaces trained, fitted, blinded and stored, in Python and on the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import zfit
+import iminuit
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import zfit_fnf
+from zfit_fnf.cli import NOT_VALID, app
+from zfit_fnf.results import FitSummary
+from zfit_fnf.storage.results import read_envelope
+from zfit_fnf.toys import ToyFits
+from zfit_fnf.workspace import Workspace, WorkspaceError, training
+from zfit_fnf.workspace.analysis import Analysis
+from zfit_fnf.workspace.blinding import offsets_of
+
+ANALYTIC = """\
+version: 1
+name: analytic
+channels:
+- name: SR
+  observables: {m: {range: [0, 10]}}
+  data: {file: data.csv}
+  samples:
+  - name: signal
+    pdf: {type: Gauss, parameters: {mu: 5 + 0.5 * shift, sigma: 0.5}}
+    yield: 100
+    modifiers:
+    - {name: mu, type: normfactor}
+    - {name: eff, type: lnN, data: 1.1}
+    - {name: acceptance, type: normsys, data: {lo: 0.9, hi: 1.2}}
+    - {name: theory, type: lnN, data: [0.8, 1.1]}
+    - {name: lumi, type: lumi}
+    - {name: square, type: expression, data: square / 4}
+  - name: background
+    pdf: {type: Exponential, parameters: {lam: -0.2}}
+    yield: n_background
+functions:
+- {name: square, expression: kappa**2}
+measurements:
+- name: main
+  config:
+    poi: mu
+    parameters:
+    - {name: mu, inits: [1], bounds: [[0, 10]]}
+    - {name: shift, auxdata: [0.3], sigmas: [0.2]}
+    - {name: kappa, inits: [2], fixed: true}
+    - {name: lumi, auxdata: [1.0], sigmas: [0.05]}
+    - {name: n_background, inits: [300], bounds: [[0, 1e4]]}
+groups: {rates: [eff, acceptance, theory, lumi]}
+"""
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(5)
+    background = -5.0 * np.log(rng.uniform(np.exp(-2.0), 1.0, 300))
+    return np.concatenate([rng.normal(5.1, 0.5, 100), background])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("analytic")
+    np.savetxt(folder / "data.csv", data, header="m", comments="")
+    (folder / "analysis.yaml").write_text(ANALYTIC, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def analysis(folder):
+    return Analysis(Workspace.read(folder / "analysis.yaml"), folder / "results", progress=False)
+
+
+def code4(nu, low, high):
+    """Interpolation code 4, written once more."""
+    power = np.arange(1, 7)
+    rows = [np.ones(6), (-1.0) ** power, power, -((-1.0) ** power) * power]
+    rows += [power * (power - 1), (-1.0) ** power * power * (power - 1)]
+    right = [
+        high - 1,
+        low - 1,
+        high * np.log(high),
+        -low * np.log(low),
+        high * np.log(high) ** 2,
+        low * np.log(low) ** 2,
+    ]
+    return high**nu if nu > 1 else low**-nu if nu < -1 else 1 + np.linalg.solve(rows, right) @ nu**power
+
+
+def combine(nu, low, high):
+    """Combine's asymmetric lnN, from the formula in its documentation."""
+    down, up = -np.log(low), np.log(high)
+    if abs(nu) >= 0.5:
+        return np.exp(nu * (up if nu > 0 else down))
+    x = 2 * nu
+    return np.exp(nu * (0.5 * (up + down) + 0.125 * x * (x**2 * (3 * x**2 - 10) + 15) * 0.5 * (up - down)))
+
+
+def exact(data):
+    """The same likelihood, by hand."""
+    from scipy.stats import norm
+
+    def nll(mu, eff, acceptance, theory, lumi, shift, n_background):
+        n = 100 * mu * 1.1**eff * code4(acceptance, 0.9, 1.2) * combine(theory, 0.8, 1.1) * (1 + 0.05 * lumi)
+        centre = 5 + 0.5 * shift
+        signal = norm.pdf(data, centre, 0.5) / (norm.cdf(10, centre, 0.5) - norm.cdf(0, centre, 0.5))
+        background = 0.2 * np.exp(-0.2 * data) / (1 - np.exp(-2))
+        constraints = eff**2 + acceptance**2 + theory**2 + lumi**2 + ((shift - 0.3) / 0.2) ** 2
+        return n + n_background - np.log(n * signal + n_background * background).sum() + 0.5 * constraints
+
+    fit = iminuit.Minuit(nll, mu=1, eff=0, acceptance=0, theory=0, lumi=0, shift=0.3, n_background=300)
+    fit.errordef, fit.strategy = 0.5, 2
+    fit.migrad().hesse().minos("mu")
+    return fit
+
+
+def hessian(function, point, steps):
+    """Second derivatives by central differences."""
+    n = len(point)
+    moves = np.diag(steps)
+    result = np.empty((n, n))
+    for i in range(n):
+        for j in range(n):
+            signs = [(a, b) for a in (-1, 1) for b in (-1, 1)]
+            values = [a * b * function(*(point + a * moves[i] + b * moves[j])) for a, b in signs]
+            result[i, j] = sum(values) / (4 * steps[i] * steps[j])
+    return result
+
+
+def test_the_fit_is_that_of_the_likelihood_written_by_hand(analysis, data):
+    fit, by_hand = analysis.fit(), exact(data)
+    names = list(by_hand.parameters)
+    values = fit.parameters.loc[names, "value"].to_numpy()
+    errors = np.sqrt(np.diag(np.linalg.inv(hessian(by_hand.fcn, values, 0.02 * np.array(by_hand.errors)))))
+    for name, value, error in zip(names, values, errors, strict=True):
+        assert value == pytest.approx(by_hand.values[name], abs=5e-3 * error)  # MIGRAD ends at an EDM of 1e-5 or so
+        assert fit.parameters.loc[name, "error"] == pytest.approx(error, rel=1e-3)  # third derivatives in the steps
+    minos = by_hand.merrors["mu"]
+    assert fit.parameters.loc["mu", ["lower", "upper"]].tolist() == pytest.approx([minos.lower, minos.upper], rel=5e-3)
+    assert "kappa" not in fit.parameters.index
+    assert (fit.valid, fit.n_events) == (True, {"SR": 400.0})
+
+
+def test_the_error_is_split_into_parts_that_add_up(analysis):
+    split = analysis.breakdown()["error"]
+    fit = analysis.fit()
+    assert split["total"] == pytest.approx(fit.parameters.loc["mu", "error"])
+    assert split["systematic"] ** 2 + split["statistical"] ** 2 == pytest.approx(split["total"] ** 2)
+    assert 0 < split["rates"] <= split["systematic"] * 1.0001
+
+
+def test_expected_events_have_errors_of_the_fit(analysis):
+    table = analysis.yields().set_index("process")
+    fit = analysis.fit().parameters
+    assert table.loc["background", "postfit"] == pytest.approx(fit.loc["n_background", "value"])
+    assert table.loc["background", "error"] == pytest.approx(fit.loc["n_background", "error"])
+    assert table["prefit"].tolist() == [100.0, 300.0]
+
+
+def test_the_result_of_zfit_is_stored_as_its_numbers(analysis, tmp_path):
+    zfit_fnf.save(analysis.result, tmp_path / "fit.json")
+    assert str(zfit_fnf.load(tmp_path / "fit.json")) == str(FitSummary.of(analysis.result))
+    assert read_envelope(analysis.results / "fit.json")["workspace"]["sha256"] == analysis.workspace.sha256
+
+
+@pytest.fixture(scope="module")
+def blinded(folder):
+    path = folder / "blinded.yaml"
+    path.write_text(ANALYTIC + "blinding: {parameters: [mu], seal: a secret}\n", encoding="utf-8")
+    return Analysis(Workspace.read(path), folder / "blinded", progress=False)
+
+
+def test_a_blinded_analysis_does_not_tell(analysis, blinded):
+    secret = f"{analysis.fit().parameters.loc['mu', 'value']:.3f}"
+    (offset,) = offsets_of(blinded.workspace.document.blinding).values()
+    assert abs(offset) > 0.05
+    fit, scan = blinded.fit(), blinded.scan(points=5)
+    texts = [path.read_text(encoding="utf-8") for path in blinded.results.glob("*.json")]
+    assert len(texts) == 2
+    assert not any(secret in text for text in [*texts, str(fit), str(scan)])
+    done = invoke("fit", blinded.workspace.path, "-o", blinded.out)
+    assert secret not in done.stdout
+    assert "have a secret offset" in done.stdout
+    done = invoke("fit", blinded.workspace.path, "-o", blinded.out, "--unblind")
+    assert secret in done.stdout
+    assert secret not in (blinded.results / "fit.json").read_text(encoding="utf-8")
+
+
+def test_yields_of_blinded_parameters_are_hidden(blinded):
+    table = blinded.yields().set_index("process")
+    assert np.isnan(table.loc["signal", "postfit"])
+    assert table.loc["background", "postfit"] > 0
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+LEARNED = """\
+version: 1
+name: learned
+channels:
+- name: SR
+  observables: {m: {range: [-20, 20]}}
+  data: {file: data.csv}
+  samples:
+  - name: signal
+    events:
+      nominal: {file: signal.csv, scale: 0.1}
+      variations:
+      - {at: {jes: 1}, columns: {m: m + 0.5}}
+      - {at: {jes: -1}, columns: {m: m - 0.5}}
+      - {at: {eff: 1}, scale: 0.11}
+    modifiers:
+    - {name: mu, type: normfactor}
+    - {name: jes_2016, type: shape, variation: jes}
+    - {name: eff, type: normsys, data: events}
+measurements:
+- {name: main, config: {poi: mu}}
+training: {steps: 60, response_steps: 30, batch_size: 256}
+"""
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learned")
+    rng = np.random.default_rng(3)
+    np.savetxt(folder / "signal.csv", rng.normal(size=2000), header="m", comments="")
+    np.savetxt(folder / "data.csv", rng.normal(size=200), header="m", comments="")
+    (folder / "analysis.yaml").write_text(LEARNED, encoding="utf-8")
+    workspace = Workspace.read(folder / "analysis.yaml")
+    workspace.train(folder / "results", progress=False)
+    return workspace
+
+
+def test_a_model_is_trained_and_fitted(learned):
+    model = learned.model(learned.folder / "results")
+    pdf = model.pdfs["SR"]
+    assert {p.name for p in pdf.get_params()} == {"mu", "jes_2016", "eff"}
+    assert float(pdf.get_yield().value()) == pytest.approx(200.0)
+    model.parameters["eff"].set_value(1.0)
+    assert float(pdf.get_yield().value()) == pytest.approx(220.0)
+    model.parameters["eff"].set_value(0.0)
+    # The density of the coarse training is about that of the simulation, and jes_2016 moves it by half a width.
+    x = np.array([[0.0], [1.0]])
+    before = np.asarray(pdf.pdf(x))
+    assert before == pytest.approx(np.exp(-0.5 * x[:, 0] ** 2) / np.sqrt(2 * np.pi), rel=0.3)
+    model.parameters["jes_2016"].set_value(1.0)
+    assert np.asarray(pdf.pdf(x))[1] > 1.1 * before[1]
+    result = zfit_fnf.Minuit().minimize(learned.loss(learned.folder / "results"))
+    assert result.valid
+
+
+def counted(monkeypatch):
+    calls = []
+    for name in ("fit_flow", "fit_process"):
+        own = getattr(training, name)
+
+        def call(*arguments, name=name, own=own, **settings):
+            calls.append((name, type(settings.get("trained")).__name__))
+            return own(*arguments, **settings)
+
+        monkeypatch.setattr(training, name, call)
+    return calls
+
+
+def changed(learned, before, after):
+    path = learned.folder / "changed.yaml"
+    assert before in LEARNED
+    path.write_text(LEARNED.replace(before, after), encoding="utf-8")
+    return Workspace.read(path)
+
+
+def test_only_what_is_stale_is_trained(learned, monkeypatch, tmp_path):
+    calls, out = counted(monkeypatch), learned.folder / "results"
+    learned.train(out, progress=False)
+    changed(learned, "type: shape, variation", "type: shape, variation").train(out, progress=False)
+    changed(learned, "poi: mu", "poi: [mu]").train(out, progress=False)
+    assert calls == []
+    (learned.folder / "signal.csv").touch()  # another date, the same content
+    learned.train(out, progress=False)
+    assert calls == []
+    record = changed(learned, "scale: 0.11", "scale: 0.12").train(out, progress=False)["SR.signal"]
+    assert record.rates["eff"]["hi"] == pytest.approx(1.2)
+    assert calls == [("fit_process", "Deformation")]  # which has nothing to train, as its responses are there
+    calls.clear()
+    changed(learned, "m + 0.5", "m + 0.6").train(out, progress=False)
+    assert calls == [("fit_process", "Flow")]
+    calls.clear()
+    learned.train(out, progress=False)
+    assert calls == [("fit_process", "Flow")]
+
+
+def test_an_interrupted_training_goes_on(learned, monkeypatch, tmp_path):
+    def interrupted(*arguments, **settings):
+        stopped = zfit_fnf.train.TrainingStopped("interrupted")
+        stopped.model = settings["trained"]
+        raise stopped
+
+    monkeypatch.setattr(training, "fit_process", interrupted)
+    with pytest.raises(zfit_fnf.train.TrainingStopped):
+        learned.train(tmp_path, progress=False)
+    with pytest.raises(FileNotFoundError, match="is not trained"):
+        learned.model(tmp_path)
+    monkeypatch.undo()
+    calls = counted(monkeypatch)
+    learned.train(tmp_path, progress=False)
+    assert calls == [("fit_process", "Flow")]
+    assert not list(tmp_path.rglob("*.partial.fnf"))
+
+
+def test_what_is_not_trained_is_said(learned, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'SR\.signal' is not trained"):
+        learned.loss(tmp_path)
+
+
+def test_a_packed_workspace_is_fitted_without_the_events(learned, tmp_path):
+    packed = learned.pack(learned.folder / "results", tmp_path / "packed.zip")
+    there = Workspace.read(packed)
+    assert there.name == "learned"
+    assert there.document.channels[0].samples[0].events is None
+    ours, theirs = learned.loss(learned.folder / "results"), there.loss()
+    for values in ({"mu": 1.0}, {"mu": 1.3, "jes_2016": 0.5, "eff": -0.7}):
+        for nll in (ours, theirs):
+            zfit.param.set_values({one: values[one.name] for one in nll.get_params() if one.name in values})
+        assert float(theirs.value()) == pytest.approx(float(ours.value()), abs=1e-6)  # written as CSV, read as Parquet
+
+
+def test_a_strange_package_is_refused(learned, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../evil.txt", "x")
+    with pytest.raises(WorkspaceError, match=r"no packed workspace: it contains '\.\./evil\.txt'"):
+        Workspace.read(tmp_path / "a.zip")
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(WorkspaceError, match="cannot be read as a packed workspace"):
+        Workspace.read(tmp_path / "a.zip")
+    with pytest.raises(ValueError, match=r"ends with '\.zip'"):
+        learned.pack(learned.folder / "results", tmp_path / "a.tar")
+
+
+# --- the command line ------------------------------------------------------------------------------------------------------
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_commands_print_tables_and_json(folder):
+    workspace, out = folder / "analysis.yaml", folder / "results"
+    done = invoke("fit", workspace, "-o", out)
+    assert (done.exit_code, "fit of 400 events, valid" in done.stdout) == (0, True)
+    done = invoke("fit", workspace, "-o", out, "--json")
+    assert json.loads(done.stdout)["parameters"]["mu"]["value"] > 0
+    assert "impacts on mu" in invoke("impacts", workspace, "-o", out).stdout
+    assert json.loads(invoke("train", workspace, "-o", out, "--json").stdout) == {}
+    assert json.loads(invoke("schema").stdout)["title"] == "Document"
+    assert "channel SR: m" in invoke("inspect", workspace).stdout
+    assert "fit of 400 events" in invoke("inspect", out / "results" / "fit.json").stdout
+    assert invoke("report", out).stdout == f"{out / 'report.html'}\n"
+    assert "fit it first" in invoke("report", folder).stderr
+
+
+def test_commands_report_what_is_wrong(folder, tmp_path):
+    done = invoke("fit", tmp_path / "no.yaml", "-o", tmp_path)
+    assert (done.exit_code, done.stderr) == (1, f"error: there is no workspace '{tmp_path / 'no.yaml'}'\n")
+    done = invoke("scan", folder / "analysis.yaml", "-o", folder / "results", "--parameter", "nu")
+    assert done.exit_code == 1
+    assert "'nu' is not a parameter" in done.stderr
+
+
+def test_a_fit_that_is_not_valid_has_an_exit_code(folder, tmp_path):
+    text = ANALYTIC.replace("data: square / 4", "data: square / 4 + 0 * free").replace(
+        "    - {name: kappa", "    - {name: free, inits: [1]}\n    - {name: kappa"
+    )
+    (folder / "flat.yaml").write_text(text, encoding="utf-8")
+    done = invoke("fit", folder / "flat.yaml", "-o", tmp_path)
+    assert done.exit_code == NOT_VALID
+    assert "NOT VALID" in done.stdout
+
+
+def test_figures_and_the_report_need_nothing_else(analysis, folder):
+    from zfit_fnf.report import write_report
+    from zfit_fnf.workspace.figures import draw
+
+    analysis.scan(points=5)
+    names = {path.name for path in draw(analysis, n_events=2000)}
+    assert {"projection_SR_m_prefit.png", "projection_SR_m_postfit.png", "pulls.png", "scan_mu.png"} <= names
+    page = write_report(analysis).read_text(encoding="utf-8")
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+    assert page.count("data:image/png;base64,") == len(names)
+    for title in ("Result", "Model", "Fit", "Uncertainties", "Distributions", "Versions"):
+        assert f"<h2>{title}</h2>" in page
+
+
+def test_toys_go_on_where_they_were(analysis, monkeypatch):
+    calls = []
+
+    def few(nll, n, *, params, seed, **_):
+        calls.append((n, seed))
+        names = [one.name for one in params]
+        values = pd.DataFrame(np.random.default_rng(seed).normal(size=(n, len(names))), columns=names)
+        truth = {one.name: value for one, value in params.items()}
+        return ToyFits(truth, values.rename_axis("toy"), values.abs().rename_axis("toy"), np.ones(n, bool))
+
+    monkeypatch.setattr("zfit_fnf.workspace.analysis.fit_toys", few)
+    first = analysis.toys(3, seed=5)
+    more = analysis.toys(205, seed=5)
+    assert [n for n, _ in calls] == [3, 200, 2]
+    assert len({seed for _, seed in calls}) == 3
+    assert more.values.iloc[:3].to_numpy() == pytest.approx(first.values.to_numpy())
+    assert len(more.valid) == 205
+    assert len(analysis.toys(2, seed=6).valid) == 2
+
+
+def test_results_of_other_measurements_are_not_mixed_up(folder, analysis, tmp_path):
+    text = ANALYTIC.replace(
+        "groups:", "- {name: fixed, config: {poi: mu, parameters: [{name: eff, fixed: true}]}}\ngroups:"
+    )
+    (folder / "two.yaml").write_text(text, encoding="utf-8")
+    first, second = (
+        Analysis(Workspace.read(folder / "two.yaml"), tmp_path, measurement=name, progress=False)
+        for name in (None, "fixed")
+    )
+    assert second.fit().parameters.loc["mu", "error"] < first.fit().parameters.loc["mu", "error"]
+    assert "eff" in zfit_fnf.load(tmp_path / "results" / "fit.json").parameters.index
+    assert "eff" not in zfit_fnf.load(tmp_path / "fixed" / "results" / "fit.json").parameters.index
+    (folder / "two.yaml").write_text(text + "\n", encoding="utf-8")
+    assert Analysis(Workspace.read(folder / "two.yaml"), tmp_path).kept() == {}
+    assert set(first.kept()) == {"fit"}
+
+
+def test_help_loads_nothing_heavy():
+    program = (
+        "import sys, time; from zfit_fnf.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'tensorflow', 'zfit', 'pandas', 'numpy', 'pydantic'} & set(sys.modules), sorted(sys.modules)\n"
+        "print(time.process_time())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "significance" in done.stdout
+    assert float(done.stdout.split()[-1]) < 0.5  # seconds
+
+
+# --- whole analyses ----------------------------------------------------------------------------------------------------
+
+COMBINE = Path(__file__).parents[2] / "shared" / "data" / "combine"
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path):
+    assert invoke("new", tmp_path / "example").exit_code == 0
+    done = invoke("run", tmp_path / "example" / "analysis.yaml", "-o", tmp_path / "results")
+    assert done.exit_code in (0, NOT_VALID), done.stderr
+    fit = zfit_fnf.load(tmp_path / "results" / "results" / "fit.json")
+    mu = fit.parameters.loc["mu"]
+    assert abs(mu["value"] - 1.0) < 4.0 * mu["error"]
+    assert (tmp_path / "results" / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMBINE.is_dir(), reason="the files of combine's exercise are not there")
+def test_the_exercise_of_combine(tmp_path):
+    """A Gaussian signal on an exponential gives 1.5476 -0.2103 +0.2134, and with systematics 1.557 to 1.561 -0.232 +0.255."""
+    text = (Path(__file__).parents[1] / "examples" / "hgg.yaml").read_text(encoding="utf-8")
+    (tmp_path / "hgg.yaml").write_text(text.replace("combine/", f"{COMBINE}/"), encoding="utf-8")
+    workspace = Workspace.read(tmp_path / "hgg.yaml")
+    workspace.train(tmp_path, progress=False)
+    r = Analysis(workspace, tmp_path, measurement="statistical only").fit().parameters.loc["r"]
+    assert r["value"] == pytest.approx(1.548, abs=0.02)
+    assert [r["lower"], r["upper"]] == pytest.approx([-0.2103, 0.2134], rel=0.02)
+    analysis = Analysis(workspace, tmp_path)
+    r = analysis.fit().parameters.loc["r"]
+    assert 1.550 < r["value"] < 1.570
+    assert [r["lower"], r["upper"]] == pytest.approx([-0.232, 0.255], rel=0.03)
+    assert analysis.significance().significance == pytest.approx(7.91, abs=0.1)

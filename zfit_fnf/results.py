@@ -1,0 +1,175 @@
+"""The result of a fit as plain numbers: what is printed, stored and reported of it, without its likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+from zfit.result import FitResult
+
+from .param import Nuisance
+
+__all__ = ["FitSummary"]
+
+
+@dataclass(frozen=True, eq=False)
+class FitSummary:
+    """A fit as plain numbers, made by `FitSummary.of`; prints as a table.
+
+    Attributes:
+        parameters: A row for each fitted parameter: ``value``, its HESSE ``error``, its MINOS errors ``lower`` and ``upper``,
+            the outcome ``measured`` of its auxiliary measurement (NaN where there is none), and its ``label``.
+        covariance: Of the fitted parameters, by their names.
+        nll: The negative log-likelihood.
+        valid: Whether the fit is a good minimum.
+        message: What was found otherwise.
+        n_events: Number of events in each channel.
+    """
+
+    parameters: pd.DataFrame
+    covariance: pd.DataFrame
+    nll: float
+    valid: bool
+    message: str
+    n_events: dict[str, float]
+
+    @classmethod
+    def of(cls, result: FitResult) -> FitSummary:
+        """What there is to say of the result of a fit: HESSE and MINOS errors only if they were asked of it.
+
+        Args:
+            result: The result.
+
+        Raises:
+            TypeError: If it is none.
+        """
+        if not isinstance(result, FitResult):
+            raise TypeError(f"expected the result of a fit, zfit_fnf.Minuit().minimize(nll); got {result!r}")
+        params: list[zfit.Parameter] = list(result.params)
+        names = [parameter.name for parameter in params]
+        rows = [_row(parameter, result.params[parameter]) for parameter in params]
+        known = all("hesse" in result.params[parameter] for parameter in params)
+        covariance = np.asarray(result.covariance(params)) if known else np.full((len(names), len(names)), np.nan)
+        data = getattr(result.loss, "data", None) or []
+        models = getattr(result.loss, "model", None) or []
+        counts = {
+            str(getattr(model, "name", index)): _count(events)
+            for index, (model, events) in enumerate(zip(models, data, strict=False))
+        }
+        return cls(
+            pd.DataFrame(rows, index=pd.Index(names, name="parameter")),
+            pd.DataFrame(covariance, index=names, columns=names),
+            float(result.fmin),
+            bool(result.valid),
+            str(getattr(result, "message", "") or ""),
+            counts,
+        )
+
+    @property
+    def correlation(self) -> pd.DataFrame:
+        """Correlations of the parameters."""
+        sigmas = np.sqrt(np.diag(self.covariance))
+        return self.covariance / np.outer(sigmas, sigmas)
+
+    def breakdown(self, poi: str, groups: Mapping[str, Sequence[str]] | None = None) -> pd.DataFrame:
+        r"""What the error of a parameter is made of, from the covariance: parts that add up in squares.
+
+        The part of a group is :math:`\sqrt{\sigma^2 - \sigma_\mathrm{fixed}^2}`, with the error when its parameters are fixed
+        at their best fit. Parameters that no measurement constrains count as statistical. As groups are correlated after a
+        fit, the parts add up to the systematic one only about.
+
+        Args:
+            poi: The parameter.
+            groups: Names of nuisances by group; by default each nuisance is one.
+
+        Returns:
+            A row for each group, and ``statistical``, ``systematic`` and ``total``, with its ``error``.
+        """
+        if poi not in self.covariance.index:
+            raise ValueError(f"{poi!r} was not fitted; the fit has {list(self.covariance.index)}")
+        measured = [name for name in self.parameters.index[self.parameters["measured"].notna()] if name != poi]
+        given = {name: [name] for name in measured} if groups is None else groups
+        total = float(np.sqrt(self.covariance.loc[poi, poi]))
+
+        def fixed(names: Sequence[str]) -> float:
+            left = [name for name in self.covariance.index if name not in names]
+            inverse = np.linalg.inv(self.covariance.to_numpy())
+            kept = [self.covariance.index.get_loc(name) for name in left]
+            return float(np.sqrt(np.linalg.inv(inverse[np.ix_(kept, kept)])[left.index(poi), left.index(poi)]))
+
+        statistical = fixed(measured)
+        parts = {group: np.sqrt(max(total**2 - fixed(names) ** 2, 0.0)) for group, names in given.items()}
+        systematic = np.sqrt(max(total**2 - statistical**2, 0.0))
+        rows = {**parts, "systematic": systematic, "statistical": statistical, "total": total}
+        return pd.DataFrame({"error": rows})
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The parameters."""
+        return self.parameters.copy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON; parameters by their names, and the covariance as a list of rows."""
+        return {
+            "parameters": self.parameters.to_dict(orient="index"),
+            "covariance": self.covariance.to_numpy().tolist(),
+            "nll": self.nll,
+            "valid": self.valid,
+            "message": self.message,
+            "n_events": dict(self.n_events),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> FitSummary:
+        """What `to_dict` gave, made into a summary again."""
+        table = pd.DataFrame.from_dict(content["parameters"], orient="index").rename_axis("parameter")
+        numbers = [column for column in table if column != "label"]
+        table[numbers] = table[numbers].astype(float)
+        names = list(table.index)
+        covariance = pd.DataFrame(np.array(content["covariance"], float), index=names, columns=names)
+        rest = {name: content[name] for name in ("nll", "valid", "message", "n_events")}
+        return cls(table, covariance, **rest)
+
+    def rounded(self) -> pd.DataFrame:
+        """The parameters as texts, with two digits of their errors: ``parameter``, ``value``, ``HESSE`` and ``MINOS``."""
+        rows = []
+        for name, one in self.parameters.iterrows():
+            digits = _digits(one["error"])
+            minos = "" if np.isnan(one["lower"]) else f"{one['lower']:+.{digits}f} {one['upper']:+.{digits}f}"
+            error = "" if np.isnan(one["error"]) else f"{one['error']:.{digits}f}"
+            rows.append({"parameter": name, "value": f"{one['value']:.{digits}f}", "HESSE": error, "MINOS": minos})
+        table = pd.DataFrame(rows)
+        return table if table["MINOS"].any() else table.drop(columns="MINOS")
+
+    def __str__(self) -> str:
+        state = "valid" if self.valid else f"NOT VALID: {self.message}"
+        head = f"fit of {sum(self.n_events.values()):.10g} events, {state}"
+        return f"{head}\n{self.rounded().to_string(index=False)}"
+
+
+def _digits(error: float) -> int:
+    """Digits after the point that show two of an error, and a third one where the first is small."""
+    return max(0, 2 - int(np.floor(np.log10(error)))) if 0 < error < np.inf else 4
+
+
+def _count(events: Any) -> float:
+    """Number of events, in bins or not."""
+    return (
+        float(np.sum(events.values())) if hasattr(events, "values") else float(getattr(events, "num_entries", np.nan))
+    )
+
+
+def _row(parameter: zfit.Parameter, found: Mapping[str, Any]) -> dict[str, Any]:
+    minos = found.get("errors")
+    sides = minos if isinstance(minos, Mapping) else {}
+    return {
+        "value": float(found["value"]),
+        "error": float(found.get("hesse", {}).get("error", np.nan)),
+        "lower": float(sides.get("lower", np.nan)),
+        "upper": float(sides.get("upper", np.nan)),
+        "measured": float(parameter.observed.value()) if isinstance(parameter, Nuisance) else np.nan,
+        "label": str(parameter.label or parameter.name),
+    }

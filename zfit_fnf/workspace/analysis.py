@@ -1,0 +1,285 @@
+"""What the commands do, one public function each: fits, scans, limits and so on of a workspace, kept in a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+from zfit.result import FitResult
+
+from .. import scans
+from ..common.files import complete
+from ..diagnostics import ValidationReport, validate
+from ..limits import DiscoveryResult, LimitResult, discovery, upper_limit
+from ..loss import yield_gradient
+from ..minimize import Minuit
+from ..pdf import sum_components
+from ..results import FitSummary
+from ..scans import ContourScan, Impacts, ProfileScan
+from ..storage import load
+from ..storage.results import read_envelope, save_result
+from ..toys import ToyFits, fit_toys
+from .binned import binned_yields
+from .blinding import hidden, offsets_of
+from .names import measurement_of
+from .training import model_path, simulation_of
+from .workspace import Model, Workspace
+
+__all__ = ["REMEMBERED", "Analysis"]
+
+
+REMEMBERED = "workspace.txt"
+"""File with the path of the workspace, in the folder of its results."""
+
+_BLOCK = 200
+"""Toys after which they are kept."""
+
+
+class Analysis:
+    """A trained workspace and the folder of its results: each method computes one of them, and keeps it as JSON.
+
+    Args:
+        workspace: The workspace.
+        out: Folder of the results, with the models of `Workspace.train`; another measurement than the first one, and what is
+            unblinded, has a folder of its own in it.
+        measurement: Name of the measurement, by default the first one.
+        unblind: Whether the values of blinded parameters are shown and kept.
+        progress: Whether to show progress bars.
+
+    Example:
+        >>> analysis = Analysis(Workspace.read("analysis.yaml"), "results")
+        >>> print(analysis.fit())
+        >>> print(analysis.limit())
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        out: str | os.PathLike[str],
+        *,
+        measurement: str | None = None,
+        unblind: bool = False,
+        progress: bool = True,
+    ):
+        self.workspace, self.out, self.progress = workspace, Path(out), progress
+        self.measurement = measurement_of(workspace.document, measurement)
+        self.offsets = {} if unblind else offsets_of(workspace.document.blinding)
+        # Each measurement has a folder of its own, and so has what is unblinded: nothing is mixed up.
+        first = self.measurement.name == workspace.document.measurements[0].name
+        self.place = self.out if first else self.out / re.sub(r"\W+", "_", self.measurement.name)
+        if unblind and workspace.document.blinding is not None:
+            self.place = self.place / "unblinded"
+        self.warnings: list[str] = []
+
+    @cached_property
+    def model(self) -> Model:
+        """The statistical model."""
+        return self.workspace.model(self.out, measurement=self.measurement.name)
+
+    @cached_property
+    def loss(self) -> Any:
+        """The likelihood."""
+        return self.workspace.loss(self.out, model=self.model)
+
+    @cached_property
+    def prefit(self) -> dict[zfit.Parameter, float]:
+        """Values of all parameters before any fit."""
+        return {one: float(one.value()) for one in self.model.parameters.values()}
+
+    @cached_property
+    def result(self) -> FitResult:
+        """The fit, with HESSE errors; not blinded."""
+        before = self.prefit
+        with zfit.param.set_values(list(before), list(before.values())), self._listening():
+            result = Minuit().minimize(self.loss)
+            result.hesse()
+        zfit.param.set_values(list(result.params), [found["value"] for found in result.params.values()])
+        return result
+
+    @property
+    def poi(self) -> str:
+        """The first parameter of interest."""
+        return self.measurement.config.poi[0]
+
+    def fit(self, *, minos: bool | list[str] = True) -> FitSummary:
+        """The fit: HESSE errors of all parameters, and MINOS errors of those of interest.
+
+        Args:
+            minos: Of which parameters there are MINOS errors: by default those of interest, ``False`` for none, or names.
+        """
+        wanted = self.measurement.config.poi if minos is True else minos or []
+        found = [self.model.parameters[name] for name in wanted]
+        if params := [one for one in found if one.floating]:
+            with self._listening():
+                self.result.errors(params)
+        return self._keep("fit", FitSummary.of(self.result))
+
+    def breakdown(self) -> pd.DataFrame:
+        """What the error of the parameter of interest is made of, by the groups of the document."""
+        groups = {
+            group: [name for name in names if name in {one.name for one in self.result.params}]
+            for group, names in self.workspace.document.groups.items()
+        }
+        return FitSummary.of(self.result).breakdown(self.poi, groups or None)
+
+    def scan(self, *parameters: str, points: int = 21, n_sigma: float = 3.0) -> ProfileScan | ContourScan:
+        """Profile likelihood of a parameter, by default the first one of interest, or of two."""
+        names = parameters or (self.poi,)
+        if len(names) > 2:
+            raise ValueError(f"one parameter is scanned, or two; got {', '.join(names)}")
+        settings: dict[str, Any] = {"n_points": points, "n_sigma": n_sigma, "progress": self.progress}
+        scan: ProfileScan | ContourScan
+        with self._listening():
+            if len(names) == 2:
+                scan = scans.contour(self.loss, self.result, (names[0], names[1]), **settings)
+            else:
+                scan = scans.profile(self.loss, self.result, names[0], **settings)
+        return self._keep("_".join(["scan", *names]), scan)
+
+    def limit(self, poi: str | None = None, *, cl: float = 0.95, prefit: bool = False) -> LimitResult:
+        """CLs upper limit on a parameter.
+
+        Args:
+            poi: The parameter, by default the first one of interest.
+            cl: Confidence level.
+            prefit: The expected limits alone, without looking at the data.
+        """
+        self._start(prefit)
+        with self._listening():
+            limit = upper_limit(self.loss, poi or self.poi, cl=cl, expected="prefit" if prefit else "postfit")
+        return limit if prefit else self._keep("limit", limit)
+
+    def significance(self, poi: str | None = None, *, expected_at: float | None = None) -> DiscoveryResult:
+        """Significance of an excess of a parameter over zero."""
+        self._start()
+        with self._listening():
+            found = discovery(self.loss, poi or self.poi, expected_at=expected_at)
+        return self._keep("significance", found)
+
+    def impacts(self, poi: str | None = None) -> Impacts:
+        """Impacts of the nuisances on a parameter."""
+        with self._listening():
+            ranking = scans.impacts(self.loss, self.result, poi or self.poi, progress=self.progress)
+        return self._keep("impacts", ranking)
+
+    def toys(self, n: int = 100, *, seed: int = 0) -> ToyFits:
+        """Fits to toys that are drawn at the best fit; those that an interrupted call has left are not done again.
+
+        Args:
+            n: How many.
+            seed: Seed of all of them.
+        """
+        values = {one: float(found["value"]) for one, found in self.result.params.items()}
+        fits = self._known_toys(seed)
+        while (done := 0 if fits is None else len(fits.valid)) < n:
+            of_block = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
+            with self._listening():
+                block = fit_toys(self.loss, min(_BLOCK, n - done), params=values, seed=of_block, progress=self.progress)
+            fits = block if fits is None else _together(fits, block)
+            self._keep("toys", fits, seed=seed)
+        assert fits is not None
+        return self._keep("toys", fits, seed=seed)
+
+    def _known_toys(self, seed: int) -> ToyFits | None:
+        """Toys of this workspace, with this seed and truth, from an earlier call."""
+        path = self.results / "toys.json"
+        if not path.is_file():
+            return None
+        envelope = read_envelope(path)
+        same = envelope["workspace"] == self._document and envelope.get("seed") == seed
+        if not same or envelope.get("blinded") != sorted(self.offsets):
+            return None
+        fits: ToyFits = hidden(load(path), {name: -offset for name, offset in self.offsets.items()})
+        truth = {one.name: found["value"] for one, found in self.result.params.items()}
+        errors = dict(zip(truth, np.sqrt(np.diag(self.result.covariance(list(self.result.params)))), strict=True))
+        near = set(fits.truth) == set(truth) and all(abs(fits.truth[k] - truth[k]) < 0.01 * errors[k] for k in truth)
+        return fits if near else None
+
+    def validate(self) -> dict[str, ValidationReport]:
+        """Verdict on each learned density, with the events that its training has not seen, by ``channel.sample``."""
+        reports = {}
+        data = self.workspace.data()
+        for task in self.workspace.tasks(self.out):
+            density, simulation = load(model_path(self.out, task.name)), simulation_of(task, held_out=True)
+            n_data = data[task.channel.name].n_events
+            with self._listening():
+                reports[task.name] = validate(density, simulation, n_data=max(n_data, 1))
+            self._keep(f"validation_{task.name}", reports[task.name])
+        return reports
+
+    def yields(self) -> pd.DataFrame:
+        """Expected events of each process in each channel before and after the fit, with the error after it.
+
+        Values after the fit that depend on a blinded parameter are hidden: not numbers.
+        """
+        params, rows = list(self.result.params), []
+        covariance = np.asarray(self.result.covariance(params))
+        for channel, pdf in self.model.pdfs.items():
+            for part in sum_components(pdf):
+                value, gradient = yield_gradient(part, params)
+                with zfit.param.set_values(list(self.prefit), list(self.prefit.values())):
+                    before = float(part.get_yield().value())
+                depends = {one.name for one in part.get_yield().get_params(floating=None)}
+                rows.append((channel, part.name, before, value, gradient, depends))
+        for nll in self.model.binned.values():
+            rows += binned_yields(nll.model[0], self.prefit, params, np.sqrt(np.diag(covariance)))
+        table = []
+        for channel, process, before, value, gradient, depends in rows:
+            after = np.nan if depends & set(self.offsets) else value
+            error = float(np.sqrt(gradient @ covariance @ gradient))
+            table.append({"channel": channel, "process": process, "prefit": before, "postfit": after, "error": error})
+        return pd.DataFrame(table)
+
+    @property
+    def results(self) -> Path:
+        """Folder of the JSON files."""
+        return self.place / "results"
+
+    def kept(self) -> dict[str, Path]:
+        """Files of the results of this workspace and measurement, by their names; not those of an earlier version of it."""
+        files = sorted(self.results.glob("*.json"))
+        return {path.stem: path for path in files if read_envelope(path)["workspace"] == self._document}
+
+    def _start(self, prefit: bool = False) -> None:
+        """Fits of limits start at the best fit, and those without data before any."""
+        values = self.prefit if prefit else {one: found["value"] for one, found in self.result.params.items()}
+        zfit.param.set_values(list(values), list(values.values()))
+
+    @property
+    def _document(self) -> dict[str, str]:
+        """What results belong to."""
+        return {"name": self.workspace.name, "sha256": self.workspace.sha256, "measurement": self.measurement.name}
+
+    def _keep(self, name: str, result: Any, **more: Any) -> Any:
+        shown = hidden(result, self.offsets)
+        self.results.mkdir(parents=True, exist_ok=True)
+        path = self.results / f"{name}.json"
+        with complete(self.out / REMEMBERED) as draft:
+            draft.write_text(f"{self.workspace.path.resolve()}\n", encoding="utf-8")
+        save_result(shown, path, workspace=self._document, blinded=sorted(self.offsets), **more)
+        return shown
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Warnings are collected, for the report, and shown at the end of each command."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            yield
+        self.warnings += [str(one.message) for one in caught if str(one.message) not in self.warnings]
+
+
+def _together(first: ToyFits, second: ToyFits) -> ToyFits:
+    tables = [
+        pd.concat(pair, ignore_index=True) for pair in ((first.values, second.values), (first.errors, second.errors))
+    ]
+    values, errors = (table.rename_axis("toy") for table in tables)
+    return ToyFits(first.truth, values, errors, np.concatenate([first.valid, second.valid]))

@@ -1,0 +1,159 @@
+"""HistFactory channels of a workspace: documents of pyhf, and the parameters in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .document import Place, Text, nearest
+from .schema import Document, HistFactory, ParameterConfig
+
+__all__ = ["Kind", "binned_yields", "inlined", "parameter_uses", "settings_of"]
+
+Kind = Literal["factor", "nuisance", "lumi", "free"]
+
+KINDS: dict[str, Kind] = {"normfactor": "factor", "lumi": "lumi", "normsys": "nuisance", "histosys": "nuisance"}
+"""What the parameters of modifiers of pyhf are here; those of others, one in each bin, stay where they are."""
+
+
+def inlined(text: Text, document: Document) -> Document:
+    """The document with those of pyhf in it, in place of the names of their files.
+
+    Raises:
+        WorkspaceError: If a file is not there, or is no workspace of pyhf; or a channel in it is not there.
+    """
+    channels = []
+    for index, channel in enumerate(document.channels):
+        if channel.histfactory is not None:
+            place: Place = ("channels", index, "histfactory")
+            content = _content(text, channel.histfactory, place)
+            _check(text, channel.histfactory, content, place)
+            binned = channel.histfactory.model_copy(update={"workspace": content})
+            channel = channel.model_copy(update={"histfactory": binned})
+        channels.append(channel)
+    return document.model_copy(update={"channels": channels})
+
+
+def parameter_uses(binned: HistFactory) -> Iterator[tuple[str, Kind, str]]:
+    """Parameters of the channels: the name in this document, the kind, and the name in that of pyhf."""
+    for channel in _channels(binned):
+        for sample in channel["samples"]:
+            for modifier in sample["modifiers"]:
+                if modifier["type"] in KINDS:
+                    own = modifier["name"]
+                    yield binned.parameters.get(own, own), KINDS[modifier["type"]], own
+
+
+def settings_of(binned: HistFactory) -> dict[str, ParameterConfig]:
+    """What the first measurement of a pyhf workspace says of the parameters, by their names in this document."""
+    kinds = {own: (name, kind) for name, kind, own in parameter_uses(binned)}
+    found = {}
+    for one in _document(binned)["measurements"][0]["config"].get("parameters", []):
+        if one["name"] not in kinds:
+            continue
+        name, kind = kinds[one["name"]]
+        wanted = ["inits", "bounds", "fixed", *(["auxdata", "sigmas"] if kind == "lumi" else [])]
+        given = {key: one[key] for key in wanted if key in one}
+        found[name] = ParameterConfig.model_validate({"name": name, **given})
+    return found
+
+
+def binned_yields(
+    pdf: Any, before: Mapping[Any, float], params: Sequence[Any], errors: np.ndarray
+) -> list[tuple[str, str, float, float, np.ndarray, set[str]]]:
+    """Expected events of each sample in each channel of a HistFactory model.
+
+    Args:
+        pdf: The model.
+        before: Values of the parameters before the fit.
+        params: The fitted parameters, which have the values of the best fit.
+        errors: Their errors, a tenth of which are the steps of derivatives.
+
+    Returns:
+        Channel, sample, the numbers before and after the fit, the derivatives of the latter ``(P,)``, and the names of the
+        parameters that it depends on.
+    """
+    import zfit
+
+    config = pdf.histfactory.config
+    places = {channel: config.channel_slices[channel] for channel in config.channels}
+
+    def sums(values: Mapping[Any, float]) -> np.ndarray:
+        with zfit.param.set_values(list(values), list(values.values()), clip=True):
+            counts = np.asarray(pdf.expected_by_sample())
+        return np.array([counts[:, place].sum(axis=1) for place in places.values()])
+
+    best = {one: float(one.value()) for one in params}
+    gradient = []
+    for one, error in zip(params, errors, strict=True):
+        step = 0.1 * float(error)
+        moved = [sums({**best, one: best[one] + side * step}) for side in (-1, 1)]
+        gradient.append((moved[1] - moved[0]) / (2 * step) if step > 0 else np.zeros_like(moved[0]))
+    first, last, slopes = sums(before), sums(best), np.array(gradient)
+    names = {one.name for one in pdf.get_params(floating=None)}
+    rows = []
+    for i, channel in enumerate(places):
+        present = [
+            sample["name"]
+            for one in pdf.histfactory.spec["channels"]
+            if one["name"] == channel
+            for sample in one["samples"]
+        ]
+        rows += [
+            (channel, name, float(first[i, j]), float(last[i, j]), slopes[:, i, j], names)
+            for j, name in enumerate(config.samples)
+            if name in present
+        ]
+    return rows
+
+
+def _document(binned: HistFactory) -> dict[str, Any]:
+    assert isinstance(binned.workspace, dict)
+    return binned.workspace
+
+
+def _channels(binned: HistFactory) -> list[dict[str, Any]]:
+    every = _document(binned)["channels"]
+    return [one for one in every if binned.channels is None or one["name"] in binned.channels]
+
+
+def _content(text: Text, binned: HistFactory, place: Place) -> dict[str, Any]:
+    if isinstance(binned.workspace, dict):
+        return binned.workspace
+    path = text.path.parent / Path(binned.workspace)
+    if not path.is_file():
+        raise text.error((*place, "workspace"), f"there is no file {str(path)!r}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise text.error((*place, "workspace"), f"{path.name!r} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise text.error((*place, "workspace"), f"{path.name!r} is no workspace of pyhf")
+    return content
+
+
+def _check(text: Text, binned: HistFactory, content: dict[str, Any], place: Place) -> None:
+    """What is read of it here; the rest is checked by pyhf."""
+    try:
+        names = [channel["name"] for channel in content["channels"]]
+        own = {m["name"] for channel in content["channels"] for s in channel["samples"] for m in s["modifiers"]}
+        [(m["type"], m["data"]) for channel in content["channels"] for s in channel["samples"] for m in s["modifiers"]]
+        measurements = [(one["config"]["poi"], one["name"]) for one in content["measurements"]]
+        content["observations"]
+    except (KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise text.error((*place, "workspace"), f"this is no workspace of pyhf: {reason}") from None
+    if not measurements:
+        raise text.error((*place, "workspace"), "this workspace of pyhf has no measurement")
+    for name in binned.channels or []:
+        if name not in names:
+            raise text.error(
+                (*place, "channels"), f"the workspace of pyhf has no channel {name!r}{nearest(name, names)}"
+            )
+    for name in binned.parameters:
+        if name not in own:
+            raise text.error((*place, "parameters", name), f"the workspace of pyhf has no {name!r}{nearest(name, own)}")

@@ -1,0 +1,96 @@
+"""Values of parameters of interest that are shown with a secret offset, until they are unblinded."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from scipy.stats import norm
+
+from ..limits import DiscoveryResult, LimitResult
+from ..results import FitSummary
+from ..scans import ContourScan, Impacts, ProfileScan
+from ..toys import ToyFits
+from .schema import Blinding
+
+__all__ = ["hidden", "offsets_of", "text_of"]
+
+
+def offsets_of(blinding: Blinding | None) -> dict[str, float]:
+    """The secret offset of each parameter that is blinded: a Gaussian number made of the seal and the name."""
+    if blinding is None:
+        return {}
+    digests = {name: hashlib.sha256(f"{blinding.seal}\n{name}".encode()).digest() for name in blinding.parameters}
+    shares = {name: (int.from_bytes(digest[:8], "big") + 0.5) / 2.0**64 for name, digest in digests.items()}
+    return {name: blinding.width * float(norm.ppf(share)) for name, share in shares.items()}
+
+
+def hidden(result: Any, offsets: Mapping[str, float]) -> Any:
+    """A result with the offsets added to the values of parameters; differences, errors and widths stay as they are.
+
+    Significances are left out, as they are the distance of the true value from zero.
+
+    Args:
+        result: A fit, scan, limit, significance, ranking or toys.
+        offsets: By name of the parameter.
+    """
+    if not offsets:
+        return result
+    match result:
+        case FitSummary():
+            table = result.parameters.copy()
+            for name, offset in offsets.items():
+                if name in table.index:
+                    table.loc[name, "value"] += offset
+            return replace(result, parameters=table, message=result.message and "see the result after unblinding")
+        case ProfileScan(parameter=name) if name in offsets:
+            return replace(result, values=result.values + offsets[name], best_fit=result.best_fit + offsets[name])
+        case ContourScan():
+            (first, second), (a, b) = result.values, (offsets.get(name, 0.0) for name in result.parameters)
+            best = (result.best_fit[0] + a, result.best_fit[1] + b)
+            return replace(result, values=(first + a, second + b), best_fit=best)
+        case LimitResult(poi=name) if name in offsets:
+            shift, scan = offsets[name], result.scan.copy()
+            scan.index = (scan.index + shift).rename(scan.index.name)
+            limits = tuple(limit + shift for limit in result.expected)
+            return replace(
+                result, observed=result.observed + shift, expected=limits, best_fit=result.best_fit + shift, scan=scan
+            )
+        case DiscoveryResult(poi=name) if name in offsets:
+            told = math.isclose(result.expected_at, result.best_fit)
+            return replace(
+                result,
+                best_fit=result.best_fit + offsets[name],
+                significance=math.nan,
+                p_value=math.nan,
+                expected_at=result.expected_at + offsets[name] if told else result.expected_at,
+                expected_significance=math.nan if told else result.expected_significance,
+                expected_p_value=math.nan if told else result.expected_p_value,
+            )
+        case Impacts(parameter=name, table=table) if set(offsets) & set(table.index):
+            moved = table.copy()
+            for one in set(offsets) & set(table.index):
+                moved.loc[one, "value"] += offsets[one]
+            return replace(result, table=moved)
+        case ToyFits():
+            truth = {name: value + offsets.get(name, 0.0) for name, value in result.truth.items()}
+            values = result.values + [offsets.get(name, 0.0) for name in result.values.columns]
+            return replace(result, truth=truth, values=values)
+    return result
+
+
+def text_of(result: Any, offsets: Mapping[str, float]) -> str:
+    """A result as text, which says why numbers are missing.
+
+    Args:
+        result: The result, made by `hidden`.
+        offsets: By name of the parameter.
+    """
+    text = str(result)
+    if not offsets:
+        return text
+    names = ", ".join(offsets)
+    return f"{text.replace('nan sigma, p = nan', 'hidden')}\n(blinded: values of {names} have a secret offset)"

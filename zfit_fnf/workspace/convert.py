@@ -1,0 +1,347 @@
+"""Datacards of combine and workspaces of pyhf as workspaces of this package; what cannot be converted is listed line by line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..common.optional import require
+from .datacard import Card, Process, ShapeRule, Systematic
+from .expressions import Expression
+
+__all__ = ["Conversion", "convert"]
+
+FILL_IN = "FILL-IN"
+"""In place of the names of files that only the user knows."""
+
+
+@dataclass
+class Conversion:
+    """A document that was converted.
+
+    Attributes:
+        document: The workspace.
+        left: What was not converted, and what was not exactly, in words that name the line.
+    """
+
+    document: dict[str, Any]
+    left: list[str] = field(default_factory=list)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write it as YAML; what was left is in comments at the top."""
+        yaml = require("yaml", extra="io")
+        notes = "".join(f"# {one}\n" for one in self.left)
+        head = f"# not converted, or not exactly:\n{notes}\n" if self.left else ""
+        text = yaml.safe_dump(self.document, sort_keys=False, allow_unicode=True, width=120)
+        Path(path).write_text(head + text, encoding="utf-8")
+
+
+def convert(path: str | os.PathLike[str]) -> Conversion:
+    r"""Convert a datacard (any text file), or a workspace of pyhf (``.json``).
+
+    Histograms of a datacard become channels of HistFactory, which are evaluated by pyhf. Shapes in RooFit workspaces are
+    replaced by entries that say where the events are, to be filled in.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If it is neither.
+
+    Example:
+        >>> conversion = convert("card.txt")
+        >>> conversion.write("analysis.yaml")
+        >>> print("\n".join(conversion.left))
+    """
+    source = Path(path)
+    return _of_pyhf(source) if source.suffix == ".json" else _OfCard(Card.read(source)).conversion(source.stem)
+
+
+# --- pyhf --------------------------------------------------------------------------------------------------------------
+
+
+def _of_pyhf(path: Path) -> Conversion:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no workspace {str(path)!r}")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        measurements = document["measurements"]
+        names = {modifier["name"]: modifier["type"] for _, modifier in _modifiers(document)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.name!r} is no workspace of pyhf: {error!r}") from None
+    left, converted = [], []
+    for measurement in measurements:
+        parameters = []
+        for one in measurement["config"]["parameters"]:
+            kind, scalar = names.get(one["name"]), all(len(one.get(key, [0])) == 1 for key in ("inits", "bounds"))
+            if kind in ("normfactor", "lumi", "normsys", "histosys") and scalar:
+                wanted = {"name", "inits", "bounds", "fixed", *(("auxdata", "sigmas") if kind == "lumi" else ())}
+                parameters.append({key: value for key, value in one.items() if key in wanted})
+            elif kind is not None:
+                left.append(f"measurement {measurement['name']}: the settings of {one['name']!r} stay in {path.name}")
+        config = {"poi": measurement["config"]["poi"], "parameters": parameters}
+        converted.append({"name": measurement["name"], "config": config})
+    channel = {"name": "histfactory", "histfactory": {"workspace": path.name}}
+    return Conversion({"version": 1, "name": path.stem, "channels": [channel], "measurements": converted}, left)
+
+
+def _modifiers(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for channel in document["channels"]:
+        for sample in channel["samples"]:
+            for modifier in sample["modifiers"]:
+                yield channel["name"], modifier
+
+
+# --- combine -----------------------------------------------------------------------------------------------------------
+
+
+class _OfCard:
+    """The conversion of a datacard."""
+
+    def __init__(self, card: Card):
+        self.card = card
+        self.left = {line: f"line {line}: {text}: {reason}" for line, text, reason in card.left}
+        self.settings: dict[str, dict[str, Any]] = {"r": {"name": "r", "inits": [1.0], "bounds": [[-20.0, 20.0]]}}
+        self.used: set[str] = set()
+
+    def conversion(self, name: str) -> Conversion:
+        """All of it."""
+        channels, binned = [], []
+        for channel in self.card.channels:
+            processes = [one for one in self.card.processes if one.channel == channel]
+            if any(self._is_unbinned(one) for one in processes):
+                channels.append(self._unbinned(channel, processes))
+            else:
+                binned.append((channel, processes))
+        if binned:
+            channels.append({"name": "binned", "histfactory": {"workspace": self._histfactory(binned)}})
+        for parameter, (line, mean, sigma) in self.card.params.items():
+            if parameter in self.used:
+                self.settings[parameter] = {"name": parameter, "auxdata": [mean], "sigmas": [sigma]}
+            else:
+                self._leave(line, f"param {parameter}", "nothing that was converted depends on it")
+        groups = {group: [one for one in members if one in self.used] for group, members in self.card.groups.items()}
+        config = {"poi": "r", "parameters": list(self.settings.values())}
+        document = {
+            "version": 1,
+            "name": name,
+            "channels": channels,
+            "measurements": [{"name": "combine", "config": config}],
+            "groups": {group: members for group, members in groups.items() if members},
+        }
+        return Conversion(document, [self.left[line] for line in sorted(self.left)])
+
+    def _leave(self, line: int, text: str, reason: str) -> None:
+        before = self.left.get(line)
+        note = f"line {line}: {text}: {reason}"
+        self.left[line] = note if before is None or note in before else f"{before}; {reason}"
+
+    def _is_unbinned(self, process: Process) -> bool:
+        rule = self.card.rule(process.name, process.channel)
+        return rule is not None and ":" in rule.nominal
+
+    # --- channels of events -------------------------------------------------------------------------------------------
+
+    def _unbinned(self, channel: str, processes: list[Process]) -> dict[str, Any]:
+        samples = []
+        for process in processes:
+            rule = self.card.rule(process.name, channel)
+            if rule is not None:
+                text = f"shapes {rule.process} {rule.channel} {rule.file} {rule.nominal}"
+                self._leave(
+                    rule.line, text, f"RooFit workspaces are not read; write where the events are for {FILL_IN}"
+                )
+            modifiers: list[dict[str, Any]] = [{"name": "r", "type": "normfactor"}] if process.is_signal else []
+            variations = []
+            for systematic, effect in self._effects(process):
+                self.used.add(systematic.name)
+                if systematic.kind == "lnN":
+                    modifiers.append({"name": systematic.name, "type": "lnN", "data": _factors(effect)})
+                else:
+                    modifiers.append({"name": systematic.name, "type": "shape"})
+                    for side, nu in (("up", 1), ("down", -1)):
+                        variations.append(
+                            {"at": {systematic.name: nu}, "file": f"{FILL_IN}_{systematic.name}_{side}.root"}
+                        )
+            modifiers += self._rate_modifiers(process, binned=False)
+            events = {
+                "nominal": {"file": f"{FILL_IN}_{process.name}.root", "weights": "weight"},
+                "variations": variations,
+            }
+            sample: dict[str, Any] = {"name": process.name, "events": events, "modifiers": modifiers}
+            if process.rate >= 0:
+                sample["yield"] = process.rate
+            samples.append(sample)
+        return {
+            "name": channel,
+            "observables": {FILL_IN.replace("-", "_"): {"range": [0.0, 1.0]}},
+            "data": {"file": f"{FILL_IN}_data.root"},
+            "samples": samples,
+        }
+
+    def _effects(self, process: Process) -> Iterator[tuple[Systematic, str]]:
+        column = self.card.processes.index(process)
+        for systematic in self.card.systematics:
+            if systematic.effects[column] not in ("-", "0"):
+                yield systematic, systematic.effects[column]
+
+    def _rate_modifiers(self, process: Process, *, binned: bool) -> list[dict[str, Any]]:
+        found = []
+        for line, (name, _, channel, of, value, *more) in self.card.rates:
+            if not (_matches(channel, process.channel) and _matches(of, process.name)):
+                continue
+            try:
+                start = float(value)
+            except ValueError:  # a formula, with its arguments as @0, @1 ...
+                formula = _formula(value, more[0].split(",") if more else [])
+                if binned or formula is None:
+                    self._leave(line, f"rateParam {name}", "a formula in a binned channel has no counterpart")
+                else:
+                    found.append({"name": name, "type": "expression", "data": formula})
+                    self.used |= set(re.findall(r"[A-Za-z_]\w*", formula))
+                continue
+            found.append({"name": name, "type": "normfactor"})
+            bounds = [float(one) for one in more[0].strip("[]").split(",")] if more else [0.0, max(10.0, 10.0 * start)]
+            self.settings[name] = {"name": name, "inits": [start], "bounds": [bounds]}
+            self.used.add(name)
+        return found
+
+    # --- channels of histograms ---------------------------------------------------------------------------------------
+
+    def _histfactory(self, binned: list[tuple[str, list[Process]]]) -> dict[str, Any]:
+        channels, observations = [], []
+        for channel, processes in binned:
+            samples = [self._sample(channel, process) for process in processes]
+            channels.append({"name": channel, "samples": samples})
+            observations.append({"name": channel, "data": self._observed(channel)})
+        config = {"poi": "r", "parameters": []}
+        return {
+            "version": "1.0.0",
+            "channels": channels,
+            "observations": observations,
+            "measurements": [{"name": "combine", "config": config}],
+        }
+
+    def _observed(self, channel: str) -> list[float]:
+        rule = self.card.rule("data_obs", channel)
+        if rule is None or rule.file == "FAKE":
+            return [self.card.observed[channel]]
+        return [float(one) for one in self._histogram(rule, rule.nominal, "data_obs", channel)[0]]
+
+    def _sample(self, channel: str, process: Process) -> dict[str, Any]:
+        rule = self.card.rule(process.name, channel)
+        values, variances, scale = np.array([process.rate]), np.zeros(1), 1.0
+        if rule is not None and rule.file != "FAKE":
+            values, variances = self._histogram(rule, rule.nominal, process.name, channel)
+            scale = process.rate / values.sum() if process.rate >= 0 and values.sum() else 1.0
+        modifiers: list[dict[str, Any]] = []
+        if process.is_signal:
+            modifiers.append({"name": "r", "type": "normfactor", "data": None})
+        for systematic, effect in self._effects(process):
+            self.used.add(systematic.name)
+            if systematic.kind == "lnN":
+                modifiers.append(self._normsys(systematic, effect))
+            else:
+                modifiers += self._shape(systematic, effect, rule, process, values, scale)
+        modifiers += [{**one, "data": None} for one in self._rate_modifiers(process, binned=True)]
+        modifiers += self._statistics(channel, process, scale * np.sqrt(variances))
+        return {"name": process.name, "data": (scale * values).tolist(), "modifiers": modifiers}
+
+    def _normsys(self, systematic: Systematic, effect: str) -> dict[str, Any]:
+        factors = _factors(effect)
+        if isinstance(factors, list):
+            text = f"{systematic.name} lnN {effect}"
+            self._leave(systematic.line, text, "converted as normsys, which interpolates otherwise within one sigma")
+        low, high = factors if isinstance(factors, list) else (1.0 / factors, factors)
+        return {"name": systematic.name, "type": "normsys", "data": {"lo": low, "hi": high}}
+
+    def _shape(
+        self,
+        systematic: Systematic,
+        effect: str,
+        rule: ShapeRule | None,
+        process: Process,
+        values: np.ndarray,
+        scale: float,
+    ) -> list[dict[str, Any]]:
+        """The yield by normsys, and the distribution of the nominal yield by histosys: two parts, as in combine."""
+        text = f"{systematic.name} {systematic.kind} {effect}"
+        if rule is None or rule.varied is None:
+            self._leave(systematic.line, text, f"there is no varied histogram of {process.name}")
+            return []
+        if float(effect) != 1.0:
+            self._leave(systematic.line, text, f"{process.name}: a shape that is scaled has no counterpart")
+            return []
+        sides = {}
+        for side, key in (("Up", "hi"), ("Down", "lo")):
+            path = rule.varied.replace("$SYSTEMATIC", f"{systematic.name}{side}")
+            try:
+                sides[key] = self._histogram(rule, path, process.name, process.channel)[0]
+            except (KeyError, ValueError) as error:
+                if systematic.kind == "shape?":
+                    return []
+                self._leave(systematic.line, text, str(error))
+                return []
+        total = values.sum()
+        ratios = {key: float(one.sum() / total) for key, one in sides.items()}
+        if min(ratios.values()) <= 0:
+            self._leave(systematic.line, text, f"a varied histogram of {process.name} has no positive sum")
+            return []
+        shapes = {f"{key}_data": (scale * one / ratios[key]).tolist() for key, one in sides.items()}
+        return [
+            {"name": systematic.name, "type": "normsys", "data": ratios},
+            {"name": systematic.name, "type": "histosys", "data": shapes},
+        ]
+
+    def _statistics(self, channel: str, process: Process, errors: np.ndarray) -> list[dict[str, Any]]:
+        line, signal = self.card.statistics.get(channel, self.card.statistics.get("*", (0, False)))
+        if not line or (process.is_signal and not signal) or not errors.any():
+            return []
+        self._leave(
+            line, "autoMCStats", "converted as staterror: Gaussian in all bins, whatever their number of events"
+        )
+        return [{"name": f"statistics_{channel}", "type": "staterror", "data": errors.tolist()}]
+
+    def _histogram(self, rule: ShapeRule, path: str, process: str, channel: str) -> tuple[np.ndarray, np.ndarray]:
+        """Contents of the bins, and their variances."""
+        name = path.replace("$PROCESS", process).replace("$CHANNEL", channel).replace("$MASS", "")
+        source = self.card.folder / rule.file
+        if not source.is_file():
+            raise FileNotFoundError(f"line {rule.line} of the datacard: there is no file {str(source)!r}")
+        with require("uproot", extra="io").open(source) as file:
+            try:
+                histogram = file[name]
+            except KeyError:
+                raise ValueError(f"line {rule.line}: {source.name!r} has no {name!r}") from None
+            values = np.asarray(histogram.values(), float)
+            variances = histogram.variances()
+        return values.ravel(), np.zeros(values.size) if variances is None else np.asarray(variances, float).ravel()
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
+
+
+def _factors(effect: str) -> Any:
+    """Of ``lnN``: one factor, or those at -1 and at +1."""
+    low, _, high = effect.partition("/")
+    return [float(low), float(high)] if high else float(low)
+
+
+def _formula(text: str, arguments: list[str]) -> str | None:
+    """A formula of combine, with its arguments by name, as an expression."""
+    filled = re.sub(r"@(\d+)", lambda found: arguments[int(found[1])] if int(found[1]) < len(arguments) else "?", text)
+    filled = re.sub(r"TMath::(\w+)", lambda found: found[1].lower(), filled.replace("^", "**"))
+    try:
+        Expression(filled)
+    except ValueError:
+        return None
+    return filled

@@ -1,0 +1,185 @@
+"""Datacards of combine, read line by line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Card", "Process", "ShapeRule", "Systematic"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One column of the table of rates.
+
+    Attributes:
+        channel: Its bin, in the words of a datacard.
+        name: Name of the process.
+        is_signal: Whether its number is not positive.
+        rate: The rate; -1 for the integral of the histogram.
+    """
+
+    channel: str
+    name: str
+    is_signal: bool
+    rate: float
+
+
+@dataclass(frozen=True)
+class ShapeRule:
+    """A line ``shapes``.
+
+    Attributes:
+        line: Its number.
+        process: The process, or ``*``.
+        channel: The channel, or ``*``.
+        file: The file; ``FAKE`` for none.
+        nominal: Path of the histogram.
+        varied: Path of the varied histograms, if there are any.
+    """
+
+    line: int
+    process: str
+    channel: str
+    file: str
+    nominal: str
+    varied: str | None
+
+    def fits(self, process: str, channel: str) -> bool:
+        """Whether it is meant for a process in a channel."""
+        return self.process in ("*", process) and self.channel in ("*", channel)
+
+
+@dataclass(frozen=True)
+class Systematic:
+    """A line of the table of systematic uncertainties.
+
+    Attributes:
+        line: Its number.
+        name: Name of the nuisance.
+        kind: ``lnN``, ``shape`` ...
+        effects: What it says for each process, in the order of the rates; ``-`` for nothing.
+    """
+
+    line: int
+    name: str
+    kind: str
+    effects: tuple[str, ...]
+
+
+@dataclass
+class Card:
+    """A datacard.
+
+    Attributes:
+        folder: What files are relative to.
+        channels: Names of the channels.
+        observed: Observed number of events of each; -1 for that of the histogram.
+        processes: Columns of the table of rates.
+        rules: Where shapes are.
+        systematics: Systematic uncertainties that act on processes.
+        params: Lines ``param``: mean and standard deviation, with the number of the line.
+        rates: Lines ``rateParam``: their words, with the number of the line.
+        groups: Members of each group.
+        statistics: Lines ``autoMCStats``: whether signals are included, by channel.
+        left: What could not be understood, ``(line, text, reason)``.
+    """
+
+    folder: Path
+    channels: list[str] = field(default_factory=list)
+    observed: dict[str, float] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+    rules: list[ShapeRule] = field(default_factory=list)
+    systematics: list[Systematic] = field(default_factory=list)
+    params: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    rates: list[tuple[int, list[str]]] = field(default_factory=list)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    statistics: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    left: list[tuple[int, str, str]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Card:
+        """Read a datacard.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it has no table of rates.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no datacard {str(path)!r}")
+        card, table = cls(path.parent), _Table()
+        for number, raw in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            text = raw.split("#")[0].strip()
+            if text and not re.fullmatch(r"-{3,}.*", text):
+                try:
+                    card._take(number, text, text.split(), table)
+                except (ValueError, IndexError) as error:
+                    card.left.append((number, text, f"it is not understood ({error})"))
+        if not card.processes:
+            raise ValueError(f"{path.name} has no rates of processes (lines 'bin', 'process', 'process' and 'rate')")
+        for one in card.systematics:
+            if len(one.effects) != len(card.processes):
+                raise ValueError(
+                    f"{path.name}, line {one.line}: {one.name} has {len(one.effects)} entries for {len(card.processes)} "
+                    "processes"
+                )
+        return card
+
+    def rule(self, process: str, channel: str) -> ShapeRule | None:
+        """Where the shape of a process in a channel is: as in combine, the most specific line."""
+        fitting = [one for one in self.rules if one.fits(process, channel)]
+        return min(fitting, key=lambda one: (one.channel == "*") + 2 * (one.process == "*"), default=None)
+
+    def _take(self, number: int, text: str, words: list[str], table: _Table) -> None:
+        match words:
+            case ["imax" | "jmax" | "kmax", *_]:
+                return
+            case ["shapes", process, channel, file, *paths]:
+                varied = paths[1] if len(paths) > 1 else None
+                self.rules.append(ShapeRule(number, process, channel, file, paths[0] if paths else "", varied))
+            case ["bin", *names] if table.observation is None and not self.channels:
+                self.channels = names
+            case ["observation", *counts]:
+                table.observation = number
+                self.observed = dict(zip(self.channels, map(float, counts), strict=True))
+            case ["bin", *names]:
+                table.bins = names
+            case ["process", *names]:
+                table.add(names)
+            case ["rate", *rates]:
+                self.processes = table.processes(rates)
+            case [name, "group", "=" | "+=", *members]:
+                self.groups.setdefault(name, []).extend(members)
+            case [channel, "autoMCStats", _, *more]:
+                self.statistics[channel] = (number, bool(more) and more[0] != "0")
+            case [name, "param", mean, sigma, *_] if "/" not in sigma:
+                self.params[name] = (number, float(mean), abs(float(sigma)))
+            case [_, "rateParam", *_]:
+                self.rates.append((number, words))
+            case [name, "lnN" | "shape" | "shape?", *effects]:
+                self.systematics.append(Systematic(number, name, words[1], tuple(effects)))
+            case _:
+                kind = words[1] if len(words) > 1 else words[0]
+                self.left.append((number, text, f"{kind!r} has no counterpart"))
+
+
+class _Table:
+    """The table of rates while it is read."""
+
+    def __init__(self) -> None:
+        self.observation: int | None = None
+        self.bins: list[str] = []
+        self._rows: list[list[str]] = []
+
+    def add(self, names: list[str]) -> None:
+        """One of the two lines that begin with ``process``."""
+        self._rows.append(names)
+
+    def processes(self, rates: list[str]) -> list[Process]:
+        """The columns; names and numbers of processes may come in either order."""
+        first, second = self._rows
+        numbered = all(re.fullmatch(r"-?\d+", one) for one in first)
+        names, numbers = (second, first) if numbered else (first, second)
+        columns = zip(self.bins, names, numbers, rates, strict=True)
+        return [Process(channel, name, int(index) <= 0, float(rate)) for channel, name, index, rate in columns]

@@ -1,0 +1,99 @@
+"""Events that a workspace describes, read and made into samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..samples import Sample, Simulation, Variation
+from ..samples.cuts import Cut
+from ..samples.event_files import find
+from .expressions import Expression, sorted_by_use
+from .schema import Events, Source
+
+__all__ = ["files_of", "read_events", "read_simulation", "sum_of_weights"]
+
+
+def files_of(source: Source, folder: Path) -> list[Path]:
+    """The files of a source, relative to the folder of the document.
+
+    Raises:
+        FileNotFoundError: If one is not there.
+    """
+    return [path for path, _ in find([str(folder / one) for one in source.file], source.tree)]
+
+
+def read_events(source: Source, columns: tuple[str, ...], folder: Path, name: str) -> Sample:
+    """The events of a source.
+
+    Args:
+        source: Where they are.
+        columns: Which columns are wanted, of the files or derived ones.
+        folder: What paths are relative to.
+        name: What messages call them.
+    """
+    derived = {one: Expression(text) for one, text in source.columns.items()}
+    weight = None if source.weights is None else Expression(source.weights)
+    cut = None if source.selection is None else Cut(source.selection)
+    wanted = {*columns, *(weight.names if weight else ()), *(cut.names if cut else ())}
+    order = sorted_by_use(derived, itself=True)
+    needed = set()
+    for one in reversed(order):
+        if one in wanted:
+            needed.add(one)
+            wanted |= set(derived[one].names)
+    raw = [one for one in wanted if one not in derived or one in derived[one].names]
+    files = [str(folder / one) for one in source.file]
+    arrays = dict(Sample.read(files, columns=sorted(raw) or None, tree=source.tree).columns)
+    n_events = len(next(iter(arrays.values())))
+    for one in order:
+        if one in needed:
+            values = {column: np.asarray(arrays[column], np.float64) for column in derived[one].names}
+            arrays[one] = np.broadcast_to(derived[one](values), (n_events,)).copy()
+    weights = _weights(weight, arrays, n_events, _factor(source))
+    passed = np.ones(n_events, bool) if cut is None else cut(arrays)
+    kept = {column: arrays[column][passed] for column in columns}
+    return Sample(kept, None if weights is None else weights[passed], name=name)
+
+
+def read_simulation(
+    events: Events, columns: tuple[str, ...], folder: Path, name: str, *, nuisances: tuple[str, ...] | None = None
+) -> Simulation:
+    """The simulation of a process.
+
+    Args:
+        events: Where it is.
+        columns: Which columns are wanted.
+        folder: What paths are relative to.
+        name: What messages call it.
+        nuisances: Which nuisances; by default all.
+    """
+    nominal = read_events(events.nominal, columns, folder, name)
+    variations = []
+    for variation in events.variations:
+        if nuisances is not None and not set(variation.at) <= set(nuisances):
+            continue
+        point = ", ".join(f"{one}={value:+g}" for one, value in variation.at.items())
+        sample = read_events(variation.source(events.nominal), columns, folder, f"{name} ({point})")
+        if variation.changes_weights_only:
+            variations.append(Variation(at=variation.at, weights=sample.weights))
+        else:
+            variations.append(Variation(sample, at=variation.at))
+    return Simulation(nominal, variations=tuple(variations))
+
+
+def sum_of_weights(source: Source, columns: tuple[str, ...], folder: Path, name: str) -> float:
+    """The yield that the events of a source stand for."""
+    return read_events(source, columns, folder, name).sum_weights
+
+
+def _factor(source: Source) -> float:
+    return float(Expression(source.scale)({}) if isinstance(source.scale, str) else source.scale)
+
+
+def _weights(weight: Expression | None, arrays: dict[str, np.ndarray], n: int, factor: float) -> np.ndarray | None:
+    if weight is None:
+        return None if factor == 1.0 else np.full(n, factor)
+    values = {column: np.asarray(arrays[column], np.float64) for column in weight.names}
+    return np.broadcast_to(weight(values), (n,)) * factor
