@@ -354,3 +354,59 @@ def test_an_end_that_means_nothing_is_refused(wide):
         _refuse_astray(params, [2.0, 3.0], none, inside)
     with pytest.raises(RuntimeError, match=r"9 errors off in 'shape', and where the calibrated fit goes nothing"):
         _refuse_astray(params, [0.05], np.array([0.0, 0.0, 9.0]), np.array([-1.0, -1.0, 4.0]))
+
+
+# --- sums with other likelihoods --------------------------------------------------------------------------------------
+
+
+def test_a_control_region_beside_it(calibrated):
+    """Of a HistFactory channel that measures the nuisance: value, derivatives, toys and the fit are those of both."""
+    pytest.importorskip("pyhf")
+    control = {
+        "channels": [
+            {
+                "name": "CR",
+                "samples": [
+                    {
+                        "name": "background",
+                        "data": [800.0, 500.0],
+                        "modifiers": [{"name": "shape", "type": "normsys", "data": {"hi": 1.2, "lo": 0.85}}],
+                    }
+                ],
+            }
+        ],
+        "observations": [{"name": "CR", "data": [870.0, 545.0]}],
+        "measurements": [{"name": "m", "config": {"poi": "", "parameters": []}}],
+        "version": "1.0.0",
+    }
+    beside = zfnf.pyhf.channel(control)
+    both = beside + calibrated
+    params = list(both.get_params())
+    assert sorted(p.name for p in params) == sorted(p.name for p in calibrated.get_params())
+    nu = next(p for p in params if p.name == "shape")
+    changes = []
+    for value in (0.2, 0.5):
+        nu.set_value(value)
+        beside.model[0].parameters[0].set_value(value)
+        changes.append([float(term.value()) for term in (both, calibrated, beside)])
+    once = 0.5 * (0.5**2 - 0.2**2)  # the constraint, which two of the three have once each and the sum has once
+    total, *parts = np.diff(changes, axis=0)[0]
+    assert total == pytest.approx(sum(parts) - once, abs=1e-8)
+    step, gradient, hessian = 1e-3, np.asarray(both.gradient(params)), np.asarray(both.hessian(params))
+    for index, parameter in enumerate(params):
+        start, sides = float(parameter.value()), []
+        h = step * (float(parameter.stepsize) if parameter.name == "nb" else 1.0)
+        for side in (-h, h):
+            parameter.set_value(start + side)
+            sides.append((float(both.value()), np.asarray(both.gradient(params))))
+        parameter.set_value(start)
+        assert gradient[index] * h == pytest.approx((sides[1][0] - sides[0][0]) / 2, rel=1e-3, abs=1e-6)
+        np.testing.assert_allclose(hessian[index] * h, (sides[1][1] - sides[0][1]) / 2, rtol=1e-3, atol=1e-5)
+    drawn = zfnf.toys.toy(both, seed=1)
+    assert [type(data).__name__ for data in drawn.data] == ["Data", "BinnedData"]
+    error = zfnf.Minuit().minimize(both).hesse()[nu]["error"]
+    assert error < 0.9 * zfnf.Minuit().minimize(calibrated).hesse()[nu]["error"]
+    again = loads(dumps(both.create_new(data=list(drawn.data))))
+    assert len(again.model) == 2
+    with pytest.raises(ValueError, match="calibrate the sum"):
+        both + calibrated

@@ -33,7 +33,7 @@ class CountingChannel:
 
     def __init__(self, model: Count, data: zfit.Data, *, extended: bool):
         assert extended
-        self.model, self.data, self.weights = model, data, np.zeros(0)
+        self.model, self.data, self.extended, self.number = model, data, extended, None
 
     @staticmethod
     def checked(model: Count, data, weights) -> zfit.Data:
@@ -43,19 +43,26 @@ class CountingChannel:
         return zfit.Data(np.full((1, 1), 0.5), weights=[float(data["n"])], obs=model.space)
 
     def is_current(self) -> bool:
-        return len(self.weights) > 0
+        return self.number is not None
 
     def precompute(self, max_memory: float) -> None:
         del max_memory
-        self.weights = np.asarray(self.data.weights, float)
+        self.number = float(self.data.samplesize)
 
     def terms(self):
-        yield rate_kernel(self.model), [(tf.constant(self.weights.sum()),)]
+        yield rate_kernel(self.model), [(tf.constant(self.number, tf.float64),)]
 
     def score_covariance(self, params, weigh, *, n_events=np.inf):
         del n_events
+        number, scores = self.scored(self.data, params)
+        return weigh(1.0) * number * np.outer(scores, scores)
+
+    def scored(self, data, params):
         expected, gradient = yield_gradient(self.model, params)
-        return weigh(self.weights).sum() * np.outer(gradient, gradient) / expected**2
+        return np.array([float(data.samplesize)]), gradient[None, :] / expected
+
+    def sums_of_weights(self):
+        return float(self.data.samplesize), float(self.data.samplesize)
 
     def n_expected(self) -> float:
         return float(self.model.get_yield().value())
@@ -69,6 +76,9 @@ class CountingChannel:
         return self.checked(self.model, {"n": self.n_expected()}, None)
 
     def refillable(self):
+        raise NotImplementedError
+
+    def refill(self, data):
         raise NotImplementedError
 
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"interop", "train", "diagnostics"},
     {"param", "state", "yields", "pdf", "arguments"},
     {"loss", "pickling", "minimum", "influence", "minimize", "profiles", "acceleration"},
-    {"toys", "calibration", "scans", "limits", "hepstats", "projections", "results"},
+    {"toys", "calibration", "scans", "limits", "hepstats", "projections", "pyhf", "results", "yield_tables"},
     {"doi", "plotting"},
     {"demo", "workspace", "report", "cli"},
 ]
@@ -108,6 +108,7 @@ def test_public_names():
         "pdf",
         "plotting",
         "projections",
+        "pyhf",
         "samples",
         "save",
         "scans",
@@ -117,7 +118,7 @@ def test_public_names():
         "train",
         "workspace",
     }
-    for name in set(zfit_fnf.__all__) - {"hepstats", "plotting"}:
+    for name in set(zfit_fnf.__all__) - {"hepstats", "plotting", "pyhf"}:
         assert getattr(zfit_fnf, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         zfit_fnf.nothing  # noqa: B018

@@ -111,7 +111,7 @@ def _table(
     errors = np.sqrt(np.maximum(np.diag(known), 0.0))
     tables = []
     for index, (channel, chosen) in enumerate(zip(nll.channels, rows, strict=True)):
-        model, x, weights = channel.model, _events(channel)[chosen], channel.data.weights
+        model, x, weights = channel.model, _events(channel)[chosen], getattr(channel.data, "weights", None)
         weights = 1.0 if weights is None else np.asarray(weights, float)[chosen, None]
         moved = weights * _scores(channel, x, params) @ known
         relative = np.divide(moved, errors, out=np.zeros_like(moved), where=errors > 0)

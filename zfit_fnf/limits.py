@@ -27,7 +27,7 @@ from scipy.stats import norm
 
 from .arguments import check_likelihood, check_minimizer, count, parameter_of, real
 from .common.warning import warn
-from .loss import scores
+from .loss import channels_of
 from .param import Nuisance, limits_of
 from .profiles import ProfileLikelihood
 from .scans import axis_title
@@ -381,9 +381,9 @@ def _n_relevant(nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter, at: Values, dat
     """
     with zfit.param.set_values(list(at), list(at.values())):
         moments = np.zeros(2)
-        for model, events in zip(nll.model, data, strict=True):
-            weights = np.ones(int(events.num_entries)) if events.weights is None else np.asarray(events.weights)
-            squares = scores(model, np.asarray(events.with_obs(model.obs).value()), [poi])[:, 0] ** 2
+        for channel, events in zip(channels_of(nll), data, strict=True):
+            weights, scores = channel.scored(events, [poi])
+            squares = scores[:, 0] ** 2
             moments += [weights @ squares, weights @ squares**2]
     return float(moments[0] ** 2 / moments[1]) if moments[1] > 0 else 0.0
 
@@ -420,11 +420,11 @@ def _check_range(poi: zfit.Parameter, value: float) -> None:
 
 
 def _check_weights(nll: zfit.loss.UnbinnedNLL) -> None:
-    for data in nll.data:
-        weights = np.ones(1) if data.weights is None else np.asarray(data.weights)
-        if np.sum(weights**2) > np.sum(weights) * (1 + 1e-6):
+    for channel in channels_of(nll):
+        total, squares = channel.sums_of_weights()
+        if squares > total * (1 + 1e-6):
             raise ValueError(
-                f"the weights of {data.name!r} make it fluctuate more than a Poisson number of events does (sum of "
-                f"squares {np.sum(weights**2):.6g}, sum {np.sum(weights):.6g}), so that asymptotic formulae do not "
+                f"the weights of {channel.data.name!r} make it fluctuate more than a Poisson number of events does (sum of "
+                f"squares {squares:.6g}, sum {total:.6g}), so that asymptotic formulae do not "
                 "hold. Use unweighted events, or a sample whose weights scale it down"
             )

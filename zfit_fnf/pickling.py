@@ -88,7 +88,28 @@ def _parameter(parameter: zfit.Parameter) -> Parts:
 
 
 def _space(space: zfit.Space) -> Parts:
+    if space.is_binned:
+        return _binned_space, {"edges": {axis.name: np.asarray(axis.edges) for axis in space.binning}}
     return make_space, {"ranges": space_ranges(space)}
+
+
+def _binned_space(edges: dict[str, np.ndarray]) -> zfit.Space:
+    axes = [zfit.binned.VariableBinning(values, name=name) for name, values in edges.items()]
+    return zfit.Space(list(edges), binning=axes)
+
+
+def _binned_pdf(pdf: zfit.pdf.BinnedFromUnbinnedPDF) -> Parts:
+    extended = pdf.get_yield() if pdf.is_extended else None
+    return type(pdf), {"pdf": pdf.pdfs[0], "space": pdf.space, "extended": extended}
+
+
+def _counts(data: zfit.data.BinnedData) -> Parts:
+    variances = None if data.variances() is None else np.asarray(data.variances())
+    return zfit.data.BinnedData.from_tensor, {
+        "space": data.space,
+        "values": np.asarray(data.values()),
+        "variances": variances,
+    }
 
 
 def _learned(pdf: LogSpacePDF) -> Parts:
@@ -122,7 +143,7 @@ def _constraint(constraint: BaseConstraint) -> Parts:
 
 def _loss(loss: BaseUnbinnedNLL) -> Parts:
     if hasattr(loss, "made_of"):
-        return type(loss), loss.made_of()
+        return type(loss), loss.made_of()  # those of this package
     arguments = {"model": list(loss.model), "data": list(loss.data), "constraints": list(loss.constraints)}
     return type(loss), {**arguments, "options": loss_options(loss)}
 
@@ -136,7 +157,9 @@ _PARTS: dict[type, Callable[[Any], Parts] | None] = {
     zfit.Space: _space,
     LogSpacePDF: _learned,
     zfit.pdf.BasePDF: _pdf,
+    zfit.pdf.BinnedFromUnbinnedPDF: _binned_pdf,
     zfit.Data: _events,
+    zfit.data.BinnedData: _counts,
     NuisanceConstraint: _nuisances,
     zfit.constraint.SimpleConstraint: _function_constraint,
     BaseConstraint: _constraint,

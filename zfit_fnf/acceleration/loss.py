@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..loss import (
+    NLL,
     Channel,
     Compiled,
     EventChunks,
@@ -24,6 +25,7 @@ from ..loss import (
     TermCalls,
     UnbinnedChannel,
     UnbinnedNLL,
+    combined,
     event_kernel,
     kept_by,
     outside_of_graphs,
@@ -39,7 +41,7 @@ from .polynomials import expansion_of
 __all__ = ["AcceleratedExtendedUnbinnedNLL", "AcceleratedNLL", "AcceleratedUnbinnedNLL", "LinearTerm", "accelerate"]
 
 
-def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL, *, max_memory: float | None = None) -> AcceleratedNLL:
+def accelerate(nll: LogSpaceNLL, *, max_memory: float | None = None) -> AcceleratedNLL:
     """A likelihood with the same parameters, minimum and interface, whose evaluations are much cheaper.
 
     Use it in place of ``nll`` wherever a likelihood is evaluated many times: fits, MINOS, scans, limits, toys. The result
@@ -67,13 +69,12 @@ def accelerate(nll: UnbinnedNLL | ExtendedUnbinnedNLL, *, max_memory: float | No
     """
     if isinstance(nll, AcceleratedNLL):
         return nll
-    kinds = {UnbinnedNLL: AcceleratedUnbinnedNLL, ExtendedUnbinnedNLL: AcceleratedExtendedUnbinnedNLL}
-    if type(nll) not in kinds:
-        raise TypeError(
-            f"accelerate takes losses of zfit_fnf.loss, UnbinnedNLL or ExtendedUnbinnedNLL; got {type(nll).__name__}"
-        )
-    options = {} if max_memory is None else {"max_memory": max_memory}
-    return kinds[type(nll)](nll.model, nll.data, constraints=nll.constraints, options={**nll.options, **options})
+    kind = next((kind for kind in _KINDS if kind.exact_kind is type(nll)), None)
+    if kind is None:
+        raise TypeError(f"accelerate takes losses of zfit_fnf.loss, like ExtendedUnbinnedNLL; got {type(nll).__name__}")
+    made_of = nll.made_of()
+    options = made_of["options"] if max_memory is None else {**made_of["options"], "max_memory": max_memory}
+    return kind(**{**made_of, "options": options})
 
 
 class AcceleratedNLL(LogSpaceNLL):
@@ -83,13 +84,28 @@ class AcceleratedNLL(LogSpaceNLL):
         report: What was done so far, an `AccelerationReport`.
     """
 
+    exact_kind: type[LogSpaceNLL]
+    """The class of the exact likelihood."""
+
+    precedence = 1
+
     _control: Control | None = None  # of the data and constraints as they are
     _correction: LinearTerm | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        methods = [expansion_of(model).methods().items() for model in self.model]
+        models = [channel.model for channel in self._channels if isinstance(channel, ExpandedChannel)]
+        methods = [expansion_of(model).methods().items() for model in models]
         self.report = AccelerationReport(dict(itertools.chain.from_iterable(methods)))
+
+    def sum_of(self, first: Any, second: Any) -> AcceleratedNLL:
+        """The sum of this likelihood, which is one of the two, and another one; accelerated."""
+        exact = (loss.exact() if isinstance(loss, AcceleratedNLL) else loss for loss in (first, second))
+        return accelerate(combined(*exact))
+
+    def exact(self) -> LogSpaceNLL:
+        """The exact likelihood."""
+        return self.exact_kind(**self.made_of())
 
     # --- what zfit calls ----------------------------------------------------------------------------------------------
 
@@ -179,7 +195,8 @@ class AcceleratedNLL(LogSpaceNLL):
 
     def n_exact_events(self) -> int:
         """Number of events that have none."""
-        return sum(int(data.num_entries) for data in self.data) - sum(e.n_events for e in self.expanded_events())
+        unbinned = (channel for channel in self.channels if isinstance(channel, UnbinnedChannel))
+        return sum(int(one.data.num_entries) for one in unbinned) - sum(e.n_events for e in self.expanded_events())
 
     def expand(self) -> None:
         """Make the polynomials around the current values of the parameters; a correction ends."""
@@ -204,10 +221,10 @@ class AcceleratedNLL(LogSpaceNLL):
             self._correction.follow_limits()
             yield self._correction, [()]
 
-    def make_channel(self, model: Any, data: Any) -> Channel:
+    def make_channel(self, model: Any, data: Any, *, extended: bool) -> Channel:
         """A channel, whose events have polynomials if it is unbinned."""
-        exact = super().make_channel(model, data)
-        return ExpandedChannel(model, data, extended=self.is_extended) if type(exact) is UnbinnedChannel else exact
+        exact = super().make_channel(model, data, extended=extended)
+        return ExpandedChannel(model, data, extended=extended) if type(exact) is UnbinnedChannel else exact
 
 
 class ExpandedChannel(UnbinnedChannel):
@@ -238,9 +255,26 @@ class ExpandedChannel(UnbinnedChannel):
 class AcceleratedUnbinnedNLL(AcceleratedNLL, zfit.loss.UnbinnedNLL):
     """An accelerated `UnbinnedNLL`; see `accelerate`."""
 
+    exact_kind = UnbinnedNLL
+
 
 class AcceleratedExtendedUnbinnedNLL(AcceleratedNLL, zfit.loss.ExtendedUnbinnedNLL):
     """An accelerated `ExtendedUnbinnedNLL`; see `accelerate`."""
+
+    exact_kind = ExtendedUnbinnedNLL
+
+
+class AcceleratedCombinedNLL(AcceleratedNLL, NLL):
+    """An accelerated `NLL`, of which the unbinned channels are accelerated; see `accelerate`."""
+
+    exact_kind = NLL
+
+
+_KINDS: tuple[type[AcceleratedNLL], ...] = (
+    AcceleratedUnbinnedNLL,
+    AcceleratedExtendedUnbinnedNLL,
+    AcceleratedCombinedNLL,
+)
 
 
 class LinearTerm(Term):

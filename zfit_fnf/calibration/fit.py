@@ -115,6 +115,10 @@ def _check(nll: Any) -> None:
         raise TypeError("this likelihood is calibrated already: calibrate the one that it was made from, .learned")
     if not isinstance(nll, LogSpaceNLL):
         raise TypeError(f"calibrate takes losses of zfit_fnf.loss, accelerated or not; got {type(nll).__name__}")
+    if binned := [model.name for model in nll.model if isinstance(model, zfit.pdf.BaseBinnedPDF)]:
+        raise TypeError(
+            f"the channels {binned} are binned: calibrate the likelihood of the others, and add these to it"
+        )
     if empty := [model.name for model, data in zip(nll.model, nll.data, strict=True) if not int(data.num_entries)]:
         raise ValueError(f"the data of {empty} have no events: there are no scores to calibrate")
 

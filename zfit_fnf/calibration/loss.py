@@ -12,7 +12,7 @@ stays where it is if the learned likelihood claims that they do. :math:`C` are t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,18 @@ import numpy as np
 import tensorflow as tf
 from zfit.core.loss import NONE
 
-from ..loss import Channel, LogSpaceNLL, Parameters, constraint_kernel, select
+from ..loss import (
+    Channel,
+    LogSpaceNLL,
+    OtherLikelihood,
+    Parameters,
+    as_term,
+    channel_kind,
+    combined,
+    constraint_kernel,
+    select,
+    sharing,
+)
 from ..minimum import assign
 from ..param import Nuisance, NuisanceConstraint, limits_of
 from .moments import Moments, inverse, root
@@ -127,7 +138,10 @@ class CalibratedNLL(LogSpaceNLL):
         learned: The likelihood of the learned densities.
         calibration: What is known about it.
         report: Where the errors come from, a `CalibrationReport`.
+        beside: A likelihood that was added to it, which needs no calibration; or none.
     """
+
+    precedence = 2
 
     def __init__(
         self,
@@ -137,13 +151,25 @@ class CalibratedNLL(LogSpaceNLL):
         *,
         constraints: Any = None,
         options: Any = None,
+        beside: LogSpaceNLL | None = None,
     ):
-        known = list(learned.constraints) if constraints is None else list(constraints)
+        self.learned, self.calibration, self.report, self.beside = learned, calibration, report, beside
+        self._parts = [learned] if beside is None else [learned, beside]
+        known = [one for part in self._parts for one in part.constraints] if constraints is None else list(constraints)
         known += [one for one in [calibration.constraint] if one is not None and one not in known]
         options = learned.options if options is None else options
-        super().__init__(learned.model, learned.data, constraints=known, options=options)
-        self.learned, self.calibration, self.report = learned, calibration, report
+        models, data = ([one for part in self._parts for one in getattr(part, name)] for name in ("model", "data"))
+        super().__init__(models, data, constraints=known, options=options)
         self._reference: Any = None  # what belongs to the present data
+
+    def kind_of(self, model: Any) -> type[Channel]:
+        """The class of channels for a model."""
+        return channel_kind(model)
+
+    def extended_flags(self, models: Sequence[Any]) -> list[bool]:
+        """For each of the models, whether the number of events is a part of the likelihood."""
+        del models
+        return [flag for part in self._parts for flag in part.extended]
 
     def create_new(
         self, model: Any = NONE, data: Any = NONE, fit_range: Any = NONE, constraints: Any = NONE, options: Any = NONE
@@ -160,22 +186,39 @@ class CalibratedNLL(LogSpaceNLL):
         Raises:
             ValueError: If another model is given.
         """
-        if model is not NONE and list(model) != list(self.model):
+        n = len(self.learned.model)
+        models, events = (
+            list(new if new is not NONE else own) for new, own in ((model, self.model), (data, self.data))
+        )
+        if models[:n] != list(self.learned.model):
             raise ValueError("a calibration belongs to its model: calibrate the likelihood of the other one")
-        given = {"fit_range": fit_range, "options": options, **({} if data is NONE else {"data": data})}
-        learned = self.learned.create_new(**given)
+        given = {"fit_range": fit_range, "options": options}
         return type(self)(
-            learned,
+            self.learned.create_new(data=events[:n], **given),
             self.calibration,
             self.report,
             constraints=self.constraints if constraints is NONE else constraints,
             options=None if options is NONE else options,
+            beside=self.beside and self.beside.create_new(model=models[n:], data=events[n:], **given),
         )
 
-    def __add__(self, other: Any) -> Any:
-        raise ValueError(
-            "calibrated likelihoods cannot be added, their finite simulation may be the same: calibrate the sum"
-        )
+    def sum_of(self, first: Any, second: Any) -> CalibratedNLL:
+        """The sum of this likelihood, which is one of the two, and another one, which is not calibrated.
+
+        Raises:
+            ValueError: If both are calibrated.
+        """
+        other = second if first is self else first
+        if isinstance(other, CalibratedNLL):
+            raise ValueError(
+                "calibrated likelihoods cannot be added, their finite simulation may be the same: calibrate the sum"
+            )
+        own, exact = sharing(self, as_term(other.exact() if hasattr(other, "exact") else other))
+        if isinstance(exact, OtherLikelihood):
+            return own.create_new(constraints=[*own.constraints, exact, *exact.constraints])
+        beside = exact if own.beside is None else combined(own.beside, exact)
+        constraints = [*own.constraints, *exact.constraints]
+        return type(self)(own.learned, own.calibration, own.report, constraints=constraints, beside=beside)
 
     def made_of(self) -> dict[str, Any]:
         """Arguments of the constructor, with which it is made again in another process."""
@@ -185,11 +228,14 @@ class CalibratedNLL(LogSpaceNLL):
             "report": self.report,
             "constraints": list(self.constraints),
             "options": self.options,
+            "beside": self.beside,
         }
 
-    def make_channel(self, model: Any, data: Any) -> Channel:
+    def make_channel(self, model: Any, data: Any, *, extended: bool) -> Channel:
         """A channel of this likelihood."""
-        return cast(Channel, _DrawnChannel(super().make_channel(model, data), self))
+        made = super().make_channel(model, data, extended=extended)
+        is_learned = any(model is own for own in self.learned.model)
+        return cast(Channel, _DrawnChannel(made, self)) if is_learned else made
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -211,16 +257,20 @@ class CalibratedNLL(LogSpaceNLL):
         origin, matrix = self._map()
         raw = origin + matrix @ z
         tau = np.clip(raw, *calibration.limits)
-        others = [one for one in params if one not in self._calibrated]
+        known = self.learned.get_params(floating=None)
+        others = [one for one in params if one in known and one not in self._calibrated]
         with self._at(tau):
             value, gradient = self._events_value_gradient([*calibration.params, *others])
         extra, at_tau, at_z = self._parabolas(z, tau)
         inner = np.where(raw == tau, gradient[: len(tau)] * calibration.errors + at_tau, 0.0)
         own = (matrix.T @ inner + at_z) / self._units
         slopes = dict(zip([*self._calibrated, *others], [*own, *gradient[len(tau) :]], strict=True))
-        of_constraints = constraints_value_gradient(self, params)
-        result = np.array([slopes[one] for one in params]) + of_constraints[1]
-        return tf.constant(value + extra + of_constraints[0], tf.float64), tf.constant(result, tf.float64)
+        plain = [constraints_value_gradient(self, params)]
+        if self.beside is not None:
+            plain.append(events_value_gradient(self.beside, params))
+        result = np.array([slopes.get(one, 0.0) for one in params]) + sum(slope for _, slope in plain)
+        total = value + extra + sum(term for term, _ in plain)
+        return tf.constant(total, tf.float64), tf.constant(result, tf.float64)
 
     def compute_hessian(self, params: Parameters) -> tf.Tensor:
         """The Hessian ``(P, P)``."""
@@ -236,7 +286,10 @@ class CalibratedNLL(LogSpaceNLL):
         own = matrix.T @ inner @ matrix + calibration.scores.T @ calibration.weight @ calibration.scores
         own /= np.outer(self._units, self._units)
         rows = [self._calibrated.index(one) if one in self._calibrated else len(own) for one in params]
-        return tf.constant(np.pad(own, (0, 1))[np.ix_(rows, rows)] + self.constraint_hessian(params), tf.float64)
+        total = np.pad(own, (0, 1))[np.ix_(rows, rows)] + self.constraint_hessian(params)
+        if self.beside is not None:
+            total += event_hessian(self.beside, params)
+        return tf.constant(total, tf.float64)
 
     def weighted_covariance(self, inverse_hessian: np.ndarray, params: Parameters, correction: Any) -> np.ndarray:
         """The Hessian has the covariance of the scores of weighted events in it already."""
@@ -262,7 +315,7 @@ class CalibratedNLL(LogSpaceNLL):
     def _checked_position(self) -> np.ndarray:
         if not tf.executing_eagerly():
             raise NotImplementedError('a calibrated likelihood is not traced: take method="minuit_minos"')
-        if unknown := [one.name for one in self.get_params() if one not in self._calibrated]:
+        if unknown := [one.name for one in self.learned.get_params() if one not in self._calibrated]:
             raise ValueError(
                 f"the parameters {unknown} were fixed when the likelihood was calibrated: calibrate it anew"
             )
@@ -301,9 +354,7 @@ class CalibratedNLL(LogSpaceNLL):
 
     def _events_value_gradient(self, params: Parameters) -> tuple[float, np.ndarray]:
         """Of the learned likelihood without its constraints, where the parameters are."""
-        value, gradient = self.learned.value_gradient(list(params), full=True)
-        term, slope = constraints_value_gradient(self.learned, params)
-        return float(value) - term, np.asarray(gradient) - slope
+        return events_value_gradient(self.learned, params)
 
     def _parabolas(self, z: np.ndarray, tau: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """That of the scores minus that of the learned likelihood, and their gradients by ``tau`` and ``z``."""
@@ -348,7 +399,25 @@ class _DrawnChannel:
 
 def event_hessian(nll: LogSpaceNLL, params: Parameters) -> np.ndarray:
     """Hessian ``(P, P)`` of a likelihood without its constraints."""
-    return np.asarray(nll.hessian(list(params))) - nll.constraint_hessian(params)
+    own = _of(nll, params)
+    rows = [own.index(one) if one in own else len(own) for one in params]
+    hessian = np.asarray(nll.hessian(own)) - nll.constraint_hessian(own)
+    return np.pad(hessian, (0, 1))[np.ix_(rows, rows)]
+
+
+def events_value_gradient(nll: LogSpaceNLL, params: Parameters) -> tuple[float, np.ndarray]:
+    """Value and gradient ``(P,)`` of a likelihood without its constraints."""
+    own = _of(nll, params)
+    value, gradient = nll.value_gradient(own, full=True)
+    term, slope = constraints_value_gradient(nll, own)
+    slopes = dict(zip(own, np.asarray(gradient) - slope, strict=True))
+    return float(value) - term, np.array([slopes.get(one, 0.0) for one in params])
+
+
+def _of(nll: LogSpaceNLL, params: Parameters) -> list[zfit.Parameter]:
+    """Those of some parameters that a likelihood depends on."""
+    known = nll.get_params(floating=None)
+    return [one for one in params if one in known]
 
 
 def constraints_value_gradient(nll: LogSpaceNLL, params: Parameters) -> tuple[float, np.ndarray]:

@@ -208,7 +208,8 @@ class _Rebased:
                 replica = self._replicas[index]
                 transfer.transfer.assign(replica.transfer)
                 transfer.place(replica.values)
-                self._channels = self._channels_of[index] or [self.make_channel(c.model, c.data) for c in own]
+                made = self._channels_of[index]
+                self._channels = made or [self.make_channel(c.model, c.data, extended=c.extended) for c in own]
                 results.append(getattr(super(), method)(*args, **options))
                 self._channels_of[index] = self._channels
         finally:

@@ -1,9 +1,11 @@
-"""Unbinned likelihoods of learned densities, and of any other PDFs: drop-in replacements of zfit's losses.
+"""Likelihoods of learned densities, and of any other PDFs: drop-in replacements of zfit's losses.
 
-`UnbinnedNLL` and `ExtendedUnbinnedNLL` never leave log space, compile once for each model, and constrain nuisances of
-themselves, see :mod:`zfit_fnf.loss.losses`.
+`UnbinnedNLL`, `ExtendedUnbinnedNLL` and `NLL`, for models of any kinds, never leave log space, compile once for each model, and
+constrain nuisances of themselves, see :mod:`zfit_fnf.loss.losses`. The sum of any two likelihoods is one, see
+:mod:`zfit_fnf.loss.combined`.
 """
 
+from .binned import BinnedChannel
 from .channels import (
     Channel,
     EventDensity,
@@ -15,6 +17,8 @@ from .channels import (
     drawn_events,
     scores,
 )
+from .combined import NLL, OtherLikelihood, as_term, combined, sharing
+from .constraints import ModelConstraint
 from .kernels import (
     MAX_MEMORY,
     Compiled,
@@ -38,6 +42,8 @@ from .losses import ExtendedUnbinnedNLL, LogSpaceNLL, UnbinnedNLL
 
 __all__ = [
     "MAX_MEMORY",
+    "NLL",
+    "BinnedChannel",
     "Channel",
     "Compiled",
     "EventChunks",
@@ -46,13 +52,17 @@ __all__ = [
     "EventTerm",
     "ExtendedUnbinnedNLL",
     "LogSpaceNLL",
+    "ModelConstraint",
+    "OtherLikelihood",
     "Parameters",
     "Term",
     "TermCalls",
     "UnbinnedChannel",
     "UnbinnedNLL",
+    "as_term",
     "channel_kind",
     "channels_of",
+    "combined",
     "constraint_kernel",
     "drawn_events",
     "event_kernel",
@@ -62,6 +72,7 @@ __all__ = [
     "rate_kernel",
     "scores",
     "select",
+    "sharing",
     "total",
     "total_hessian",
     "vector",

@@ -1,7 +1,7 @@
 r"""Channels: the measurements that a likelihood is a sum of, beside its auxiliary measurements.
 
 Losses, toys, Asimov sets and influences ask channels, and do not know of what kind their data are. `UnbinnedChannel` has
-events and any PDF.
+events and any PDF; counts in bins have :mod:`zfit_fnf.loss.binned`.
 """
 
 from __future__ import annotations
@@ -54,28 +54,28 @@ class Channel(Protocol):
 
     It does not change: where a loss gets another model or data set, it makes another channel.
 
-    Recipe. Another kind of data (binned, counts) is one module with a class that implements this protocol, registered for
+    Recipe. Another kind of data is one module with a class that implements this protocol, registered for
     the class of its models, for which losses then make it::
 
-        class BinnedChannel:
+        class CountingChannel:
             ...
 
         @channel_kind.register
-        def _(model: BinnedPDF) -> type[Channel]:
-            return BinnedChannel
+        def _(model: Count) -> type[Channel]:
+            return CountingChannel
 
     What :meth:`terms` gives are kernels, functions of zfit parameters that are compiled once and kept by the model, see
     :class:`~zfit_fnf.loss.kernels.Kernel` and :func:`~zfit_fnf.loss.kernels.kept_by`.
 
     Attributes:
         model: The PDF.
-        data: Its data, a `zfit.Data`.
-        weights: Weights ``(n,)`` of the events or bins, known from `precompute` on.
+        data: Its data, a `zfit.Data` or `zfit.data.BinnedData`.
+        extended: Whether the number of events is a part of the likelihood.
     """
 
     model: Any
     data: Any
-    weights: np.ndarray
+    extended: bool
 
     def __init__(self, model: Any, data: Any, *, extended: bool) -> None:
         """``extended``: whether the number of events is a part of the likelihood."""
@@ -104,6 +104,17 @@ class Channel(Protocol):
             n_events: Number of events from which it may be estimated.
         """
 
+    def sums_of_weights(self) -> tuple[float, float]:
+        """Sums of the weights of the data and of their squares."""
+
+    def scored(self, data: Any, params: Parameters) -> tuple[np.ndarray, np.ndarray]:
+        """Weights ``(n,)`` of events, or counts in bins, and their scores ``(n, P)``, derivatives of the logarithm of ``n p``.
+
+        Args:
+            data: Data of the channel's kind.
+            params: The parameters.
+        """
+
     def n_expected(self) -> float:
         """Expected number of events at the current parameters; of the data, if the model has no yield."""
 
@@ -114,7 +125,10 @@ class Channel(Protocol):
         """Data that stand for the expectation at the current parameters, where the gradient in ``params`` vanishes."""
 
     def refillable(self) -> zfit.Data:
-        """Data of the same kind whose contents can be replaced, by ``update_data``."""
+        """Data of the same kind whose contents can be replaced."""
+
+    def refill(self, data: Any) -> None:
+        """Replace the contents of the data, which are `refillable`, by those that were drawn."""
 
 
 @functools.singledispatch
@@ -155,7 +169,7 @@ class UnbinnedChannel:
         return checked_data(model, data, weights)
 
     def __init__(self, model: zfit.pdf.BasePDF, data: zfit.Data, *, extended: bool):
-        self.model, self.data, self._extended = model, data, extended
+        self.model, self.data, self.extended = model, data, extended
         self._forget()
 
     def _forget(self) -> None:
@@ -184,8 +198,7 @@ class UnbinnedChannel:
     def precompute(self, max_memory: float) -> None:
         """Compute what depends on the events alone, and keep at most ``max_memory`` bytes of it."""
         data = self.checked(self.model, self.data, None)  # those of SamplerData were not seen before
-        x, weights = np.asarray(data.value()), data.weights
-        self.weights = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+        x, self.weights = np.asarray(data.value()), _weights_of(data)
         self._event_terms = self._make_terms(x, self.weights, max_memory) if len(x) else []
         self._sum_weights = tf.constant(self.weights.sum())
         self._version = self._data_version()
@@ -200,14 +213,14 @@ class UnbinnedChannel:
         for kernel, events in self._event_terms:
             kernel.follow_limits()
             yield kernel, events
-        if self._extended:
+        if self.extended:
             yield rate_kernel(self.model), [(self._sum_weights,)]
 
     def score_covariance(
         self, params: Parameters, weigh: Callable[[np.ndarray], np.ndarray], *, n_events: float = np.inf
     ) -> np.ndarray:
         """As `Channel.score_covariance`, of all events or estimated from about ``n_events`` of them."""
-        offset = _log_yield_gradient(self.model, params) if self._extended else 0.0
+        offset = _log_yield_gradient(self.model, params) if self.extended else 0.0
         result, seen = np.zeros((len(params), len(params))), 0.0
         for kernel, events in self._event_terms:
             kernel.follow_limits()
@@ -220,6 +233,15 @@ class UnbinnedChannel:
                 result += scores.T @ (scores * weigh(weights)[:, None])
                 seen += np.count_nonzero(weights)
         return result * (np.count_nonzero(self.weights) / max(seen, 1.0))
+
+    def sums_of_weights(self) -> tuple[float, float]:
+        """Sums of the weights and of their squares."""
+        weights = _weights_of(self.data)
+        return float(weights.sum()), float(np.square(weights).sum())
+
+    def scored(self, data: zfit.Data, params: Parameters) -> tuple[np.ndarray, np.ndarray]:
+        """As `Channel.scored`."""
+        return _weights_of(data), scores(self.model, np.asarray(data.with_obs(self.model.obs).value()), params)
 
     def scores(self, x: np.ndarray, params: Parameters) -> np.ndarray:
         """Derivatives ``(n, P)`` of the logarithm of ``n p`` for some events, see `scores`."""
@@ -283,10 +305,18 @@ class UnbinnedChannel:
             guarantee_limits=True,
         )
 
+    def refill(self, data: zfit.Data) -> None:
+        """Replace the events of `refillable` data."""
+        self.data.update_data(data.value(), guarantee_limits=True)
+
     def _as_data(self, x: np.ndarray, weights: np.ndarray | None = None) -> zfit.Data:
         return zfit.Data.from_numpy(
             obs=self.model.norm, array=x, weights=weights, name="pseudo_data", guarantee_limits=True
         )
+
+
+def _weights_of(data: zfit.Data) -> np.ndarray:
+    return np.ones(int(data.num_entries)) if data.weights is None else np.asarray(data.weights, float)
 
 
 def _balanced(weights: np.ndarray, scores: np.ndarray, target: np.ndarray) -> np.ndarray:

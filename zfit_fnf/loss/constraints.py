@@ -12,24 +12,34 @@ from ..common.warning import warn
 from ..param import Nuisance, NuisanceConstraint, auxiliary_measurement
 from .zfit_hooks import table_order
 
-__all__ = ["FoundConstraint", "measured", "merged", "warn_of_free_nuisances"]
+__all__ = ["FoundConstraint", "ModelConstraint", "measured", "merged", "warn_of_free_nuisances"]
 
 
 class FoundConstraint(NuisanceConstraint):
     """The unit Gaussians that a likelihood adds unasked; an explicit constraint takes their place."""
 
 
-def merged(given: Sequence[BaseConstraint], params: Iterable[zfit.Parameter]) -> list[BaseConstraint]:
+class ModelConstraint(BaseConstraint):
+    """An auxiliary measurement that a model brings with it, as long as the likelihood has the model."""
+
+
+def merged(
+    given: Sequence[BaseConstraint], params: Iterable[zfit.Parameter], own: Iterable[BaseConstraint] = ()
+) -> list[BaseConstraint]:
     """Every constraint once, and the unit Gaussians of all nuisances that none of them is a measurement of.
 
     Args:
         given: Constraints, those that were found before among them.
         params: Independent parameters of the models.
+        own: Auxiliary measurements that models bring with them, of parameters that no constraint measures otherwise.
 
     Returns:
         The constraints: objects that were given, as far as possible.
     """
-    others = list({id(c): c for c in given if not isinstance(c, NuisanceConstraint)}.values())
+    others = list({id(c): c for c in given if not isinstance(c, (NuisanceConstraint, ModelConstraint))}.values())
+    for constraint in own:
+        measured_already = {parameter for c in others for parameter in auxiliary_measurement(c).measured}
+        others += [] if measured_already.issuperset(auxiliary_measurement(constraint).measured) else [constraint]
     explicit = [c for c in given if isinstance(c, NuisanceConstraint) and not isinstance(c, FoundConstraint)]
     stated = tuple(dict.fromkeys(nu for c in explicit for nu in c.nuisances))
     covered = measured([*explicit, *others])

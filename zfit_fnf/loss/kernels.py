@@ -16,7 +16,6 @@ from typing import Any
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
-from zfit.core.constraint import BaseConstraint
 
 from ..common import chunks
 from ..param import NuisanceConstraint, read_once
@@ -317,8 +316,10 @@ def yield_gradient(model: zfit.pdf.BasePDF, params: Parameters) -> tuple[float, 
     return float(expected), np.asarray(select(gradient, kernel.params, params))
 
 
-def constraint_kernel(constraint: BaseConstraint) -> Kernel | NuisanceTerm:
-    """The kernel of a constraint, one for the life of the constraint."""
+def constraint_kernel(constraint: Any) -> Any:
+    """The kernel of a constraint, one for the life of the constraint; its method ``as_term`` makes it, if it has one."""
+    if hasattr(constraint, "as_term"):
+        return kept_by(constraint, "constraint", constraint.as_term)
     if isinstance(constraint, NuisanceConstraint):
         return kept_by(constraint, "constraint", lambda: NuisanceTerm(constraint))
 

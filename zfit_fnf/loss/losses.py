@@ -11,20 +11,19 @@ A loss is a sum of channels (:mod:`zfit_fnf.loss.channels`) and constraints, and
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 from zfit.core.constraint import BaseConstraint
-from zfit.core.loss import BaseLoss
 
 from ..common.warning import warn
 from ..pdf import FNFPDF, components
 from .channels import Channel, TermCalls, channel_kind
-from .constraints import merged, warn_of_free_nuisances
-from .inputs import as_list, checked_constraints, checked_models, checked_options, common_options, data_and_weights
+from .constraints import ModelConstraint, merged, warn_of_free_nuisances
+from .inputs import as_list, checked_constraints, checked_models, checked_options, data_and_weights
 from .kernels import (
     MAX_MEMORY,
     Parameters,
@@ -44,6 +43,13 @@ before_first_evaluation(warn_of_free_nuisances)
 class LogSpaceNLL(EagerLoss):
     """Likelihood that is a sum of kernels and never leaves log space; base class of the losses of this package."""
 
+    precedence = 0
+    """Of two likelihoods that are added, the one with the higher precedence makes the sum, by ``sum_of(first, second)``."""
+
+    def sum_of(self, first: Any, second: Any) -> Any:
+        """The sum of this likelihood, which is one of the two, and another one."""
+        raise NotImplementedError
+
     def __init__(
         self,
         model: Any,
@@ -59,8 +65,9 @@ class LogSpaceNLL(EagerLoss):
                 "fit_range= is not supported: cut the data, and give the narrower range to the model as obs="
             )
         models = checked_models(model)
-        kinds = [channel_kind(one) for one in models]
-        if self.is_extended and (plain := [pdf.name for pdf in models if not pdf.is_extended]):
+        kinds = [self.kind_of(one) for one in models]
+        counted = zip(models, self.extended_flags(models), strict=True)
+        if plain := [pdf.name for pdf, extended in counted if extended and not pdf.is_extended]:
             raise ValueError(f"an extended likelihood needs a yield for {plain}: give them extended=")
         given = zip(kinds, models, data_and_weights(models, data, weights), strict=True)
         super().__init__(
@@ -69,29 +76,38 @@ class LogSpaceNLL(EagerLoss):
             constraints=checked_constraints(constraints),
             options=checked_options(options),
         )
-        self._channels = [self.make_channel(*pair) for pair in zip(self.model, self.data, strict=True)]
+        triples = zip(self.model, self.data, self.extended, strict=True)
+        self._channels = [self.make_channel(one, events, extended=extended) for one, events, extended in triples]
         self._warned: set[str] = set()
 
-    def merge_constraints(self, constraints: list[BaseConstraint]) -> list[BaseConstraint]:
-        """Each auxiliary measurement once, those of the nuisances included."""
-        is_yield = None if self.is_extended else False
-        params = [p for model in self.model for p in model.get_params(floating=None, is_yield=is_yield)]
-        return merged(checked_constraints(constraints), params)
-
-    def __add__(self, other: Any) -> Any:
-        if not isinstance(other, BaseLoss):
-            return NotImplemented
-        if type(other) is not type(self):
-            raise ValueError(
-                f"only likelihoods of one kind can be added; got {type(self).__name__} and {type(other).__name__}. "
-                "Losses of zfit_fnf take any PDF of zfit; accelerate the sum instead of its terms"
+    def kind_of(self, model: Any) -> type[Channel]:
+        """The class of channels for a model."""
+        if isinstance(model, zfit.pdf.BaseBinnedPDF):
+            raise TypeError(
+                f"model= of {type(self).__name__} is a PDF of unbinned events; got the binned {model.name!r}. "
+                "zfit_fnf.loss.NLL takes models of all kinds"
             )
-        return self.create_new(
-            self.model + other.model,
-            self.data + other.data,
-            constraints=self.constraints + other.constraints,
-            options=common_options(self.options, other.options),
-        )
+        return channel_kind(model)
+
+    def extended_flags(self, models: Sequence[Any]) -> list[bool]:
+        """For each of the models, whether the number of events is a part of the likelihood."""
+        return [self.is_extended] * len(models)
+
+    @property
+    def extended(self) -> list[bool]:
+        """For each channel, whether the number of events is a part of the likelihood."""
+        return self.extended_flags(self.model)
+
+    def merge_constraints(self, constraints: list[BaseConstraint]) -> list[BaseConstraint]:
+        """Each auxiliary measurement once, those of the nuisances and of the models included."""
+        own = [constraint for model in self.model for constraint in getattr(model, "auxiliary_measurements", ())]
+        return merged(checked_constraints(constraints), self.model_params(floating=None), own)
+
+    def made_of(self) -> dict[str, Any]:
+        """Arguments of the constructor, with which it is made again in another process."""
+        models, data = list(self.model), list(self.data)
+        constraints = [one for one in self.constraints if not isinstance(one, ModelConstraint)]
+        return {"model": models, "data": data, "constraints": constraints, "options": self.options}
 
     @classmethod
     def get_repr(cls) -> Any:
@@ -134,8 +150,8 @@ class LogSpaceNLL(EagerLoss):
         for index, (model, data) in enumerate(zip(self.model, self.data, strict=True)):
             known = self._channels[index]
             if known.model is not model or known.data is not data:
-                self.data[index] = channel_kind(model).checked(model, data, None)
-                self._channels[index] = self.make_channel(model, self.data[index])
+                self.data[index] = self.kind_of(model).checked(model, data, None)
+                self._channels[index] = self.make_channel(model, self.data[index], extended=known.extended)
         return self._channels
 
     def precomputed_channels(self) -> list[Channel]:
@@ -147,9 +163,9 @@ class LogSpaceNLL(EagerLoss):
                     channel.precompute(self._memory_for(channel.data))
         return channels
 
-    def make_channel(self, model: Any, data: Any) -> Channel:
+    def make_channel(self, model: Any, data: Any, *, extended: bool) -> Channel:
         """A channel of this likelihood."""
-        return channel_kind(model)(model, data, extended=self.is_extended)
+        return self.kind_of(model)(model, data, extended=extended)
 
     def _memory_for(self, data: Any) -> float:
         """Bytes for what is precomputed of one of the data sets."""
@@ -210,8 +226,8 @@ class LogSpaceNLL(EagerLoss):
         constraint = inverse_hessian @ self.constraint_hessian(params) @ inverse_hessian
         if correction == WeightCorr.ASYMPTOTIC:
             return inverse_hessian @ self.score_covariance(params, np.square) @ inverse_hessian + constraint
-        weights = np.concatenate([channel.weights for channel in self.precomputed_channels()])
-        scale = np.square(weights).sum() / weights.sum() if len(weights) else 1.0
+        total_weight, squares = np.sum([channel.sums_of_weights() for channel in self.precomputed_channels()], axis=0)
+        scale = squares / total_weight if total_weight else 1.0
         # D is the Hessian of the data times a number: no inverse is needed, which there is none of at a limit.
         return scale * (inverse_hessian - constraint) + constraint
 

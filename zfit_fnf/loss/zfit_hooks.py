@@ -34,6 +34,7 @@ __all__ = [
     "EXPECTED",
     "EagerLoss",
     "WeightCorr",
+    "add_by",
     "before_first_evaluation",
     "composed_function",
     "differences",
@@ -203,6 +204,11 @@ class EagerLoss(BaseUnbinnedNLL):
         """The Hessian ``(P, P)``."""
         raise NotImplementedError
 
+    @property
+    def extended(self) -> Sequence[bool]:
+        """For each model, whether the number of events is a part of the likelihood."""
+        raise NotImplementedError
+
     def merge_constraints(self, constraints: list[BaseConstraint]) -> list[BaseConstraint]:
         """Each auxiliary measurement once, of the constraints that a user has given."""
         raise NotImplementedError
@@ -240,14 +246,25 @@ class EagerLoss(BaseUnbinnedNLL):
     ) -> Any:
         """As zfit's, which walks through all models in every evaluation, which takes longer than the rest of it."""
         if floating is not None and extract_independent is not True:
-            return super()._get_params(floating, is_yield, extract_independent, autograd=autograd)
+            return self._all_params(floating, is_yield, extract_independent, autograd)
         _ = self.constraints  # may be new
         key = (is_yield, extract_independent, autograd)
         if key not in self._known_params:
-            params = super()._get_params(None, is_yield, extract_independent, autograd=autograd)
+            params = self._all_params(None, is_yield, extract_independent, autograd)
             self._known_params[key] = type(params)(sorted(params, key=table_order)) if extract_independent else params
         known = self._known_params[key]
         return known - [p for p in known if floating is not None and p.floating != floating]
+
+    def _all_params(self, floating: Any, is_yield: Any, extract_independent: Any, autograd: Any) -> Any:
+        options = {"floating": floating, "extract_independent": extract_independent, "autograd": autograd}
+        of_constraints = (c.get_params(is_yield=False, **options) for c in self.constraints)
+        return self.model_params(is_yield=is_yield, **options).union(*of_constraints)
+
+    def model_params(self, *, is_yield: bool | None = None, **options: Any) -> Any:
+        """Parameters of the models, without the yields of those whose number of events is not fitted."""
+        flags = (is_yield if extended else False for extended in self.extended)
+        first, *others = (m.get_params(is_yield=flag, **options) for m, flag in zip(self.model, flags, strict=True))
+        return first.union(*others)
 
     def _call_value(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         del args, kwargs  # its own model, data and constraints
@@ -287,6 +304,22 @@ def before_first_evaluation(tell: Callable[[Any], None]) -> None:
         return zfits_own(loss, **options)
 
     BaseLoss.check_precompile = check_precompile
+
+
+def add_by(add: Callable[[Any, Any], Any]) -> None:
+    """Have a function add likelihoods of different kinds, which zfit refuses, and all that are ours."""
+    for owner in (BaseLoss, zfit.loss.SimpleLoss):
+        owner.__add__ = _added_by(add, owner.__add__)
+
+
+def _added_by(add: Callable[[Any, Any], Any], zfits_own: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    @functools.wraps(zfits_own)
+    def __add__(loss: Any, other: Any) -> Any:
+        if isinstance(other, BaseLoss) and (isinstance(loss, EagerLoss) or type(loss) is not type(other)):
+            return add(loss, other)
+        return zfits_own(loss, other)
+
+    return __add__
 
 
 def _ask_our_losses(zfits_own: Callable[..., Any]) -> Callable[..., Any]:

@@ -184,8 +184,8 @@ def refill(loss: zfit.loss.UnbinnedNLL, experiment: PseudoExperiment) -> None:
         loss: Made by `refillable`.
         experiment: The toy.
     """
-    for data, events in zip(loss.data, experiment.data, strict=True):
-        data.update_data(events.value(), guarantee_limits=True)
+    for channel, data in zip(channels_of(loss), experiment.data, strict=True):
+        channel.refill(data)
     zfit.param.set_values(experiment.observed)
 
 

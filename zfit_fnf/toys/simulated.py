@@ -128,6 +128,8 @@ def _events(
     channel: Channel, pools: list[_Pool | None], rng: np.random.Generator, seeds: Iterator[np.ndarray]
 ) -> zfit.Data:
     model = channel.model
+    if isinstance(model, zfit.pdf.BaseBinnedPDF):
+        return channel.draw(rng, seeds)
     total = float(model.get_yield().value()) if model.is_extended else channel.n_expected()
     expected = total * sum_shares(model)
     numbers: Any = (
