@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 import zfit_fnf as zfnf
-from zfit_fnf.densities.claims import ResponseTable
+from zfit_fnf.densities.claims import Claim, ResponseTable
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.densities.ratio import polynomials
 from zfit_fnf.train import choice
@@ -87,6 +87,9 @@ def trained(events, n, seed):
 @pytest.mark.filterwarnings("ignore:.*still improving")
 def test_a_composition_is_followed_by_a_log_ratio():
     model = trained(composition, 100_000, 1)
+    record = model.history["nu"]
+    assert record.claim.missed == 0.0
+    assert record.claim.claimed == pytest.approx(record.claim.confirmed, rel=0.1)
     assert [ratio.nuisances for ratio in model.ratios] == [("nu",)]
     grid = np.linspace(-8, 8, 2001)
     gaps = {}
@@ -154,6 +157,16 @@ def test_a_shift_is_followed_by_a_map_alone():
     assert "map" in str(table)
 
 
+def test_a_map_that_does_not_follow_is_named():
+    rng = np.random.default_rng(5)
+    flow = zfnf.train.fit_flow(composition(rng, 20_000, 0.0), obs=["y"], schedule=SHORT, progress=False)
+    variations = [zfnf.Variation(composition(rng, 20_000, nu), at={"nu": nu}) for nu in (1.0, -1.0)]
+    with pytest.warns(UserWarning, match=r"its map follows \d+% of the effect only"):
+        model = zfnf.train.fit_deformation(flow, variations, map=True, ratio=False, schedule=SHORT, progress=False)
+    assert 0.2 < model.history["nu"].claim.missed < 1.0
+    assert "its map follows" in str(model.history)
+
+
 def test_what_is_asked_for():
     events = {"y": np.random.default_rng(0).normal(size=500)}
     flow = zfnf.Flow(["y"])
@@ -172,10 +185,12 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
     judgement.candidates = SimpleNamespace(affordable=False, thinned=False)
     judgement.with_map, judgement.alone = object(), SimpleNamespace(significant=True)
     judgement.beside, judgement.map_gain = SimpleNamespace(significant=True), (1.0, 1.0)
-    judgement._claim, judgement._factors = (lambda *_: None), (lambda: None)
+    judgement._claim, judgement._factors = (lambda *_: Claim("map", 0.0, 0.0, 0.0)), (lambda: None)
+    judgement._missed = lambda keep_map: 0.25
     untried = judgement.choice(True, "auto", False)
     assert untried.keep_map
     assert untried.learned is None
+    assert untried.claim.missed == 0.25
     assert "no log-ratio was tried" in untried.notes[0]
     with pytest.warns(UserWarning, match="integrates to one within 2e-3"):
         assert judgement.choice(True, True, False).learned is judgement.beside

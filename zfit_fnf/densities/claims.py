@@ -31,12 +31,14 @@ class Claim:
         confirmed: Mean product of the score and the change of the density, which events that the score was not learned
             from show; without noise it is what is claimed.
         noise: What a response without effect claims after such a training, as far as events tell.
+        missed: Share of the effect, of what held-out events gain in log-likelihood, that a log-ratio follows and this does not.
     """
 
     kind: str
     claimed: float
     confirmed: float
     noise: float
+    missed: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ __all__ = ["LogRatio", "bounded", "default_degree"]
 
 _STEEPNESS = 0.45  # of the sigmoid of a logistic coordinate; 0.5 gives its distribution function, tails want less
 _MOST_TERMS = 130
-_HIGHEST_DEGREE = 16
+_HIGHEST_DEGREE = 24
 
 
 class LogRatio(Model):
@@ -79,7 +79,7 @@ class LogRatio(Model):
 
 
 def default_degree(n_inputs: int) -> int:
-    """Total degree at which there are about a hundred polynomials: 16 in one variable, 14 in two, 7 in three."""
+    """Total degree at which there are about a hundred polynomials, but 24 in one variable; 14 in two, 7 in three."""
     degree = 1
     while degree < _HIGHEST_DEGREE and math.comb(n_inputs + degree + 1, n_inputs) <= _MOST_TERMS:
         degree += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ MAP_SIGNIFICANT = 5.0
 
 _JUDGED = 100_000  # events of each sample that a judgement is learned from
 _NEARLY_ALL = 0.95
+_NEARLY_ONE = 0.99  # trust from which a map is left alone
 
 
 @dataclass(frozen=True)
@@ -180,17 +181,21 @@ class _Judgement:
             if use_ratio == "auto" and not (learned.significant or (keep and not keep_map)):
                 notes = [*notes, f"no log-ratio, for which the evidence is {learned.evidence:.1f} nats"]
                 learned = None
+        if learned is not None and not keep:
+            learned = learned.shrunk()
         factors = self._factors() if keep_map and learned is None and not keep else None
         if factors is not None:
             notes = [
                 *notes,
-                f"its map is multiplied by {', '.join(f'{f:.2f}' for f in factors)}, as held-out events want",
+                f"its map is multiplied by {', '.join(f'{f:.2f}' for f in factors)}: events confirm no more",
             ]
         claims = self._claim(keep_map, learned, factors, _KINDS[keep_map, learned is not None])
+        if learned is None:
+            claims = replace(claims, missed=self._missed(keep_map))
         if learned is not None and self.candidates.thinned:
             contrast = self.candidates.contrasts(None)[1 if keep_map else 0]
             assert contrast is not None
-            learned = learn(contrast)
+            learned = learn(contrast) if keep else learn(contrast).shrunk()
         return Choice(claims, keep_map, learned, factors, notes)
 
     def _judge_map(self, use_ratio: bool | str) -> tuple[bool, list[str]]:
@@ -221,10 +226,19 @@ class _Judgement:
         """Log-likelihoods of the held-out events."""
         return contrast.log_likelihoods((learned or learn(contrast, ratio=False)).without_held_out)
 
+    def _missed(self, keep_map: bool) -> float:
+        """Share of what a log-ratio gains that the map does not, zero if held-out events leave that open."""
+        ratio_alone = self._held_out(self.without, self.alone)
+        of_map = self._held_out(self.with_map) if keep_map and self.with_map is not None else self.none
+        (best, _), (lacking, error) = _difference(ratio_alone, self.none), _difference(ratio_alone, of_map)
+        return lacking / best if lacking > MAP_SIGNIFICANT * error and lacking > 0.0 else 0.0
+
     def _factors(self) -> np.ndarray | None:
         """Factors that make the map smaller where held-out events say that it is too large, by two standard deviations."""
         found, errors = shares(self._scored(True, None, [2]), self.candidates.points)
         factors = np.where(found < 1.0 - 2.0 * errors, np.clip(found, 0.0, 1.0), 1.0)
+        if 0.0 < self.alone.trust < _NEARLY_ONE:
+            factors = factors * self.alone.trust
         return None if np.all(factors == 1.0) else factors
 
     def _claim(self, keep_map: bool, learned: Learned | None, factors: np.ndarray | None, kind: str) -> Claim:

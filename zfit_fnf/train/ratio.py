@@ -4,12 +4,13 @@ The weights maximise the likelihood of :mod:`.contrast` times a Gaussian prior. 
 degree of a polynomial in each variable, from an amplitude of its own for each monomial; amplitudes and falls maximise the
 *evidence*, the integral of the two over all weights. Noise has no evidence: for a nuisance without effect the best
 amplitude is zero, for a small effect the weights are shrunk, for a large one they are free. A ratio is kept where its
-evidence is significant and what either half of the events learns makes the other half more probable.
+evidence is significant and what either half of the events learns makes the other half more probable; of what is just
+significant only a part is believed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import lapack
@@ -53,6 +54,18 @@ class Learned:
     def significant(self) -> bool:
         """Whether the events confirm it."""
         return self.evidence > SIGNIFICANT and self.crossed > 0.0
+
+    @property
+    def trust(self) -> float:
+        """Factor by which a small effect is made smaller, so that it is rather under- than overestimated.
+
+        It is one for large effects, and falls to zero where an effect ceases to be significant.
+        """
+        return 1.0 - SIGNIFICANT / self.evidence if self.significant else 0.0
+
+    def shrunk(self) -> Learned:
+        """The same with its weights multiplied by :attr:`trust`."""
+        return replace(self, weights=self.trust * self.weights)
 
 
 def learn(contrast: Contrast, *, ratio: bool = True) -> Learned:
