@@ -123,9 +123,8 @@ def test_a_nuisance_without_effect_claims_nothing(without_effect, settings):
     np.testing.assert_array_equal(model.log_prob(events, nu={"nu": 1.0}), model.log_prob(events))
     assert any("pruned" in note for note in model.history["nu"].notes)
     claim = model.history["nu"].claim
-    assert (claim.kind, claim.claimed) == ("pruned", 0.0)
-    # 1000 to 5000 events of each sample show nothing, with an error of about 1e-4 for each number that is learned.
-    assert abs(claim.confirmed) < 2e-3
+    assert (claim.kind, claim.claimed, claim.confirmed) == ("pruned", 0.0, 0.0)
+    assert 0.0 <= claim.noise < 0.02  # of a map of 4 numbers, each learned with an error of 1e-2
     assert model.response_table(10_000).to_dataframe().loc["nu", "claimed"] == 1.0
 
 

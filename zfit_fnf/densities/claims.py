@@ -30,7 +30,8 @@ class Claim:
         claimed: Mean square of the score that the response has, per event.
         confirmed: Mean product of the score and the change of the density, which events that the score was not learned
             from show; without noise it is what is claimed.
-        noise: What a response without effect claims after such a training, as far as events tell.
+        noise: What a response without effect claims after such a training, as far as events tell; of one that was pruned, what
+            it claimed.
         missed: Share of the effect, of what held-out events gain in log-likelihood, that a log-ratio follows and this does not.
     """
 

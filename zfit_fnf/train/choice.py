@@ -255,7 +255,7 @@ class _Judgement:
         whole = self._scored(keep_map, None if learned is None else learned.weights, [0, 1, 2])
         whole = whole if factors is None else whole.scaled(factors)
         found = claim(kind, whole, judged, points, share=1.0 if keep_map else 0.5)
-        return Claim(kind, 0.0, found.confirmed, found.noise) if kind == "pruned" else found
+        return Claim(kind, 0.0, 0.0, found.claimed) if kind == "pruned" else found
 
     def _scored(self, use_map: bool, weights: np.ndarray | None, folds: Sequence[int]) -> Scored:
         """Events of some folds with the coefficients of a map, a log-ratio or both."""
