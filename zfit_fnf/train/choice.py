@@ -28,7 +28,8 @@ MAP_SIGNIFICANT = 5.0
 
 _JUDGED = 100_000  # events of each sample that a judgement is learned from
 _NEARLY_ALL = 0.95
-_NEARLY_ONE = 0.99  # trust from which a map is left alone
+_MOSTLY = 0.8  # share of a map that is no noise, from which it is left alone
+_TRUSTED = 0.9  # and trust in the effect
 
 
 @dataclass(frozen=True)
@@ -234,10 +235,10 @@ class _Judgement:
         return lacking / best if lacking > MAP_SIGNIFICANT * error and lacking > 0.0 else 0.0
 
     def _factors(self) -> np.ndarray | None:
-        """Factors that make the map smaller where held-out events say that it is too large, by two standard deviations."""
+        """Factors that make a map smaller that is mostly noise, as held-out events say, or of an effect just significant."""
         found, errors = shares(self._scored(True, None, [2]), self.candidates.points)
-        factors = np.where(found < 1.0 - 2.0 * errors, np.clip(found, 0.0, 1.0), 1.0)
-        if 0.0 < self.alone.trust < _NEARLY_ONE:
+        factors = np.where(found < np.minimum(1.0 - 3.0 * errors, _MOSTLY), np.clip(found, 0.0, 1.0), 1.0)
+        if 0.0 < self.alone.trust < _TRUSTED:
             factors = factors * self.alone.trust
         return None if np.all(factors == 1.0) else factors
 
