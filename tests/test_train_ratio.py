@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_a_slope_is_learned(effect):
     odd = 0.5 * np.log((1 + effect * t) / (1 - effect * t))
     # Half the difference of two samples: an error of 0.0035 for each of the few numbers that matter, here up to 4.
     np.testing.assert_allclose(values[:, 0], odd, atol=0.035)
+
+
+def test_negative_weights():
+    """A third of the events have the weight -1: fewer effective events, and curvatures that are not positive everywhere."""
+    sample = contrast(0.5, 3000, 4, n_dim=2)
+    rng = np.random.default_rng(0)
+    signed = [replace(s, weights=np.where(rng.random(3000) < 0.33, -1.0, 1.0) / 9.0) for s in sample.samples]
+    found = learn(Contrast(signed, sample.monomials, 2, 4))
+    assert np.isfinite(found.weights).all()
+    # 333 effective events of each sample with an information of 1/12: evidence for the slope, not for much else.
+    assert found.weights[0, 0] == pytest.approx(0.5 / np.sqrt(3), abs=0.25)
 
 
 def test_halves_that_contradict_each_other_confirm_nothing():

@@ -74,7 +74,7 @@ class Quadratic:
         solved = np.linalg.solve(block, right)
         cross = self.curvature[np.ix_(kept, others)]
         gradient = self.gradient[kept] - cross @ solved[:, -1]
-        return Quadratic(gradient, self.curvature[np.ix_(kept, kept)] + cross @ solved[:, :-1]), solved
+        return Quadratic(gradient, _not_negative(self.curvature[np.ix_(kept, kept)] + cross @ solved[:, :-1])), solved
 
 
 class Contrast:
@@ -191,3 +191,12 @@ class Contrast:
         if place not in self._kept:
             self._kept[place] = polynomials(tf.constant(bounded), self.degrees).numpy()
         return self._kept[place]
+
+
+def _not_negative(curvature: np.ndarray) -> np.ndarray:
+    """A symmetric matrix without its negative eigenvalues, which it has where few events have negative weights."""
+    curvature = 0.5 * (curvature + curvature.T)
+    sizes, directions = np.linalg.eigh(curvature)
+    if sizes[0] >= -1e-9 * sizes[-1]:
+        return curvature
+    return (directions * np.maximum(sizes, 0.0)) @ directions.T
