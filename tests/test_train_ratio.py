@@ -168,13 +168,14 @@ def test_a_shift_is_followed_by_a_map_alone():
     assert "map" in str(table)
 
 
+@pytest.mark.filterwarnings("ignore:.*still improving")
 def test_a_map_that_does_not_follow_is_named():
     rng = np.random.default_rng(5)
-    flow = zfnf.train.fit_flow(composition(rng, 20_000, 0.0), obs=["y"], schedule=SHORT, progress=False)
-    variations = [zfnf.Variation(composition(rng, 20_000, nu), at={"nu": nu}) for nu in (1.0, -1.0)]
+    flow = zfnf.train.fit_flow(composition(rng, 80_000, 0.0), obs=["y"], schedule=SHORT, progress=False)
+    variations = [zfnf.Variation(composition(rng, 80_000, nu), at={"nu": nu}) for nu in (1.0, -1.0)]
     with pytest.warns(UserWarning, match=r"its map follows \d+% of the effect only"):
         model = zfnf.train.fit_deformation(flow, variations, map=True, ratio=False, schedule=SHORT, progress=False)
-    assert 0.2 < model.history["nu"].claim.missed < 1.0
+    assert 0.1 < model.history["nu"].claim.missed < 1.0
     assert "its map follows" in str(model.history)
 
 
@@ -195,7 +196,7 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
     judgement = object.__new__(choice._Judgement)
     judgement.candidates = SimpleNamespace(affordable=False, thinned=False)
     judgement.with_map, judgement.alone = object(), SimpleNamespace(significant=True)
-    judgement.beside, judgement.map_gain = SimpleNamespace(significant=True), (1.0, 1.0)
+    judgement.beside, judgement.map_gain = SimpleNamespace(significant=True, shrunk=lambda: "shrunk"), (1.0, 1.0)
     judgement._claim, judgement._factors = (lambda *_: Claim("map", 0.0, 0.0, 0.0)), (lambda: None)
     judgement._missed = lambda keep_map: 0.25
     untried = judgement.choice(True, "auto", False)
@@ -204,7 +205,7 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
     assert untried.claim.missed == 0.25
     assert "no log-ratio was tried" in untried.notes[0]
     with pytest.warns(UserWarning, match="integrates to one within 2e-3"):
-        assert judgement.choice(True, True, False).learned is judgement.beside
+        assert judgement.choice(True, True, False).learned == "shrunk"
 
 
 def scored(rng, n, effect, noise):
