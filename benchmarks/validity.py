@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--ratio", type=float, default=1.0, help="simulated events of each sample per data event")
     parser.add_argument("--minos", action="store_true", help="intervals of MINOS too, which take most of the time")
+    parser.add_argument("--minutes", type=float, default=np.inf, help="of CPU for each case, after which it ends")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -231,6 +232,8 @@ def main() -> None:
         seeds = np.random.SeedSequence([args.seed, CASES.index(case)]).generate_state(args.repetitions)
         repetitions, failed = [], []
         for seed in seeds:
+            if time.process_time() - started > 60 * args.minutes:
+                break
             try:
                 repetitions.append(experiment.repeat(args.ratio, int(seed), minos=args.minos))
             except (RuntimeError, ValueError) as error:
@@ -240,7 +243,7 @@ def main() -> None:
             "repetitions": len(repetitions),
             "failed": failed,
             **summary(repetitions),
-            "cpu_seconds_per_repetition": (time.process_time() - started) / args.repetitions,
+            "cpu_seconds_per_repetition": (time.process_time() - started) / max(len(repetitions) + len(failed), 1),
         }
     print(json.dumps(report, indent=2))
     if args.json:

@@ -11,11 +11,13 @@ import pytest
 from analytic import GaussianDeformation, GaussianFlow
 
 import zfit_fnf as zfnf
-from zfit_fnf import Simulation, Variation
-from zfit_fnf.calibration.closure import measure
+from zfit_fnf import Sample, Simulation, Variation
+from zfit_fnf.calibration.closure import Measurement
 from zfit_fnf.calibration.fit import _refuse_astray
 from zfit_fnf.calibration.moments import inverse
 from zfit_fnf.calibration.processes import processes_of
+from zfit_fnf.densities.transfer import Transfer
+from zfit_fnf.doi.pdf import DoIPDF
 from zfit_fnf.pickling import dumps, loads
 
 SIGNAL = {"shape": ((0.05, -0.2), (0.0, 0.02))}
@@ -143,7 +145,8 @@ def test_covariance_of_the_closure_is_that_of_repeated_simulation(wide):
     nll, params = wide[0].nll, wide[0].parameters
     zfit.param.set_values(params, [1.0, N_BACKGROUND, SHAPE])
     found = [
-        measure(nll, processes_of(nll, simulate(2000, seed=(5, k))), params, n_draws=2000, seed=0) for k in range(30)
+        Measurement(nll, processes_of(nll, simulate(2000, seed=(5, k))), params, n_draws=2000, seed=0)()
+        for k in range(30)
     ]
     expected = np.mean([one.covariance - one.sources["SumPDF", "draws of the model"] for one in found], axis=0)
     observed = np.cov([one.bias for one in found], rowvar=False)
@@ -198,7 +201,13 @@ def test_scans_impacts_and_minos_take_it(wide, calibrated):
     result.hesse()
     scan = zfnf.scans.profile(calibrated, result, made.mu, n_sigma=1.0, n_points=3, progress=False)
     np.testing.assert_allclose(scan.delta, [1.0, 0.0, 1.0], atol=0.1)  # nearly a parabola
-    assert "mcstat_0" in zfnf.scans.impacts(calibrated, result, made.mu, progress=False).table.index
+    ranking = zfnf.scans.impacts(calibrated, result, made.mu, progress=False)
+    assert "mcstat_0" in ranking.table.index
+    # The part of the error that comes from the simulation: all of what the report says, but for directions left out.
+    of_simulation = calibrated.report.table.loc["mu", "simulation"]
+    assert ranking.groups.loc["mcstat", "observed"] == pytest.approx(of_simulation, rel=0.15)
+    with pytest.raises(TypeError, match=r"give nll\.learned"):
+        zfnf.influence.of_events(calibrated, result)
     sides = result.errors([made.mu])[0][made.mu]
     assert sides["upper"] == pytest.approx(result.params[made.mu]["hesse"]["error"], rel=0.1)
 
@@ -282,8 +291,87 @@ def test_variations_of_the_same_events_are_taken_together(wide):
     assert [point.paired for point in own[0].points] == [False, True]
     assert [point.paired for point in own[1].points] == [False, False, False]
     zfit.param.set_values(wide[0].parameters, [1.0, N_BACKGROUND, 0.5])
-    closure = measure(wide[0].nll, own, wide[0].parameters, n_draws=2000, seed=0)
+    closure = Measurement(wide[0].nll, own, wide[0].parameters, n_draws=2000, seed=0)()
     assert ("signal", "nominal and 1 variations of its events") in closure.sources
+
+
+def test_models_of_folds_are_judged_by_what_they_have_not_seen(wide):
+    """Two models that are 20 % and 10 % too wide; each has its own half of the simulation."""
+    made, (exact, errors) = wide
+    signals = [
+        zfnf.pdf.FNFPDF(
+            signal(stretch=stretch),
+            {"shape": made.shape},
+            extended=zfnf.modified_yield(N_SIGNAL, [made.mu]),
+            name="signal",
+        )
+        for stretch in (1.2, 1.1)
+    ]
+    models = [zfnf.pdf.SumPDF([one, made.nll.model[0].pdfs[1]]) for one in signals]
+    folded = zfnf.pdf.FoldedPDF(models)
+    nll = zfnf.loss.ExtendedUnbinnedNLL(folded, made.nll.data[0])
+    parts = [zfnf.loss.ExtendedUnbinnedNLL(model, made.nll.data[0]) for model in models]
+    values = []
+    for shape in (0.0, 0.7):
+        zfit.param.set_values(made.parameters, [1.1, N_BACKGROUND, shape])
+        values.append([float(one.value(full=True)) for one in (nll, *parts)])
+    (mean, *each) = np.diff(values, axis=0)[0]
+    assert mean == pytest.approx(np.mean(each), rel=1e-9)
+    assert folded.sample(500).n_events == 500
+    halves = [simulate(100_000, seed=(20, fold)) for fold in range(2)]
+    simulations = {name: [half[name] for half in halves] for name in ("signal", "background")}
+    trusted = zfnf.calibrate(nll, simulations, n_draws=30_000)
+    calibrated_values, own = made.fit(trusted)
+    assert np.abs((calibrated_values - exact) / errors).max() < 0.5
+    np.testing.assert_allclose(own, errors, rtol=0.15)
+    assert trusted.report.sources.loc[("signal", "nominal"), "events"] == 200_000
+    with pytest.raises(ValueError, match=r"'signal' is one of 2 fold\(s\), and its simulation is in 1 part"):
+        zfnf.calibrate(nll, halves[0])
+    with pytest.raises(ValueError, match="different parameters"):
+        zfnf.pdf.FoldedPDF([models[0], problem().nll.model[0]])
+
+
+def test_weighted_data_count_what_they_are_worth(wide, calibrated):
+    """Every other event with the weight two: half of the statistics, the same simulation."""
+    data = observe(1)["y"][::2]
+    nll = zfnf.loss.ExtendedUnbinnedNLL(wide[0].nll.model[0], {"y": data}, weights=np.full(len(data), 2.0))
+    weighted = zfnf.calibrate(nll, simulate(10_000, seed=2), n_draws=30_000).report.table
+    np.testing.assert_allclose(
+        weighted["statistical"][:2], np.sqrt(2.0) * calibrated.report.table["statistical"][:2], rtol=0.2
+    )
+
+
+def test_channels_are_calibrated_together(wide):
+    """A control channel of the background's shape, as large as ten times the data, fixes the nuisance."""
+    made, rng = wide[0], np.random.default_rng(15)
+    number = zfit.Parameter("n_control", 40_000.0, 0, 1e6, stepsize=200)
+    control = zfnf.pdf.FNFPDF(background(), {"shape": made.shape}, extended=number, name="control")
+    both = made.nll + zfnf.loss.ExtendedUnbinnedNLL(control, draw(background(), SHAPE, 40_000, rng))
+    simulations = {**simulate(20_000, seed=16), "control": simulate(200_000, seed=17)["background"]}
+    report = zfnf.calibrate(both, simulations, n_draws=30_000).report
+    assert ("control", "shape=+1") in report.sources.index
+    row = report.table.loc["shape"]
+    assert (
+        row["error"]
+        < 0.5 * zfnf.calibrate(made.nll, simulate(20_000, seed=16), n_draws=30_000).report.table.loc["shape", "error"]
+    )
+    assert abs(row["value"] - SHAPE) < 4 * row["error"]
+
+
+def test_limits_and_hepstats_take_it(wide, calibrated):
+    made = wide[0]
+    values, errors = made.fit(calibrated)
+    limit = zfnf.limits.upper_limit(calibrated, made.mu, n_asimov=4000, seed=1)
+    # Far from zero the limit is that of a Gaussian.
+    assert (limit.observed - values[0]) / errors[0] == pytest.approx(1.64, abs=0.15)
+    pytest.importorskip("hepstats")
+    from hepstats.hypotests import Discovery
+    from hepstats.hypotests.parameters import POI
+
+    calculator = zfnf.hepstats.AsymptoticCalculator(calibrated, zfnf.Minuit(), n_asimov=4000)
+    null = values[0] - 3.0 * errors[0]
+    _, significance = Discovery(calculator, POI(made.mu, null)).result(printlevel=0)
+    assert significance == pytest.approx(3.0, abs=0.3)
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -321,6 +409,11 @@ def test_mistakes_in_likelihoods_are_named(wide, calibrated):
         zfnf.calibrate(calibrated, good)
     with pytest.raises(TypeError, match=r"takes losses of zfit_fnf\.loss"):
         zfnf.calibrate(made.nll.model[0], good)
+    flow = zfnf.Flow(["y"], seed=1)
+    simulated = zfnf.pdf.FlowPDF(flow, extended=100.0)
+    mapped = zfnf.loss.ExtendedUnbinnedNLL(DoIPDF(simulated, Transfer(["y"])), {"y": np.zeros(5)})
+    with pytest.raises(TypeError, match="likelihood of a Distribution of Interest"):
+        zfnf.calibrate(mapped, good)
     with pytest.raises(ValueError, match="have no events"):
         zfnf.calibrate(made.nll.create_new(data={"y": np.zeros(0)}), good)
     made.nb.floating = False
@@ -410,3 +503,19 @@ def test_a_control_region_beside_it(calibrated):
     assert len(again.model) == 2
     with pytest.raises(ValueError, match="calibrate the sum"):
         both + calibrated
+
+
+def test_events_of_the_training_are_refused(wide):
+    """A flow remembers in its session which events have trained it."""
+    rng = np.random.default_rng(18)
+    trained, fresh = ({"y": rng.normal(size=400)} for _ in range(2))
+    flow = zfnf.Flow(["y"], seed=1)
+    flow.events = (Sample(trained), np.arange(40))
+    number = zfit.Parameter("n_flow", 100.0, 0, 1e4)
+    nll = zfnf.loss.ExtendedUnbinnedNLL(zfnf.pdf.FlowPDF(flow, extended=number, name="p"), {"y": np.zeros(5)})
+    mixed = {"y": np.concatenate([fresh["y"][:200], trained["y"][:200]])}
+    with pytest.raises(
+        ValueError, match=r"160 of the 400 events of the sample 'nominal' of 'p' have trained its density"
+    ):
+        processes_of(nll, {"p": Simulation(mixed)})
+    assert len(processes_of(nll, {"p": Simulation(fresh)})[0].points) == 1

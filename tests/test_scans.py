@@ -5,12 +5,14 @@ from __future__ import annotations
 import zfit
 import numpy as np
 import pytest
-from likelihoods import gaussian_mean
+import tensorflow as tf
+from likelihoods import counting, gaussian_mean
 
 import zfit_fnf.loss
 from zfit_fnf import profiles, scans
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import nuisance
+from zfit_fnf.yields import normsys
 
 N, SLOPE = 400, 0.08
 
@@ -176,23 +178,56 @@ class TestImpacts:
         # The data fix mu + SLOPE scale; nothing but the constraint measures the nuisance.
         row = ranking.table.loc[scale.name]
         assert row["error"] == pytest.approx(1.0, rel=1e-3)
-        assert (row["down"], row["up"]) == pytest.approx((SLOPE, -SLOPE), rel=1e-3)
+        for kind in ("", "prefit_", "observed_"):
+            assert (row[f"{kind}down"], row[f"{kind}up"]) == pytest.approx((SLOPE, -SLOPE), rel=1e-3)
+        assert row["covariance"] == pytest.approx(-SLOPE, rel=1e-3)
         assert ranking.error == pytest.approx(np.hypot(1 / np.sqrt(N), SLOPE), rel=1e-3)
         assert "impacts on mu" in str(ranking)
+        statistical, systematic = ranking.groups.loc["statistical"], ranking.groups.loc["systematic"]
+        assert tuple(statistical) == pytest.approx((SLOPE, 1 / np.sqrt(N), 1 / np.sqrt(N)), rel=1e-3)
+        assert tuple(systematic) == pytest.approx((1 / np.sqrt(N), SLOPE, SLOPE), rel=1e-3)
+
+    def test_definitions_of_an_asymmetric_rate(self):
+        """One count: a nuisance that makes 400 expected events 480 or 360 moves 20 mu by -80 or +40, however it is moved."""
+        counter = counting([420], s=20.0, b=400.0, change=(0.9, 1.2), low=-20.0)
+        (rate,) = counter.nuisances
+        result = Minuit().minimize(counter.nll)
+        ranking = scans.impacts(counter.nll, result, "mu", groups={"theory": [rate]}, progress=False)
+        row = ranking.table.loc["rate"]
+        assert row["error"] == pytest.approx(1.0, rel=1e-3)
+        for kind in ("", "prefit_", "observed_"):
+            assert (row[f"{kind}down"], row[f"{kind}up"]) == pytest.approx((2.0, -4.0), rel=2e-3)
+        factor, ends = normsys(rate, down=0.9, up=1.2), tf.constant([-1e-4, 1e-4], tf.float64)
+        slope = 20.0 * float(np.diff([factor(end) for end in tf.unstack(ends)])[0]) / 2e-4
+        assert row["covariance"] == pytest.approx(-slope, rel=1e-3)
+        theory = ranking.groups.loc["theory"]
+        assert theory["impact"] == pytest.approx(slope, rel=1e-3)
+        assert theory["frozen"] == pytest.approx(np.sqrt(420) / 20, rel=1e-3)
+        assert theory["observed"] == pytest.approx(3.0, rel=2e-3)
+
+    def test_groups_are_checked(self, fitted):
+        measurement, result, _ = fitted
+        for groups, kind, message in (
+            ({"theory": "scale"}, TypeError, "lists of nuisances by name"),
+            ({"theory": ["mu"]}, ValueError, "whose impacts are not asked for"),
+            ({"statistical": ["scale"]}, ValueError, "cannot be called 'statistical'"),
+        ):
+            with pytest.raises(kind, match=message):
+                scans.impacts(measurement.nll, result, "mu", groups=groups, progress=False)
 
     def test_minimiser_where_newton_fails(self, fitted, monkeypatch):
         measurement, result, _ = fitted
         monkeypatch.setattr(profiles, "_NEWTON_STEPS", 0)
         minimizer = Counting()
         ranking = scans.impacts(measurement.nll, result, measurement.mu, minimizer=minimizer, progress=False)
-        assert minimizer.calls == 4  # up and down, by the error after the fit and before it
+        assert minimizer.calls == 6  # up and down, by the error after the fit and before it, and by the outcome
         assert ranking.table["up"].iloc[0] == pytest.approx(-SLOPE, rel=1e-2)
 
     def test_failed_fits_are_not_numbers(self, fitted, monkeypatch):
         measurement, result, _ = fitted
         monkeypatch.setattr(profiles, "_NEWTON_STEPS", 0)
         ranking = scans.impacts(measurement.nll, result, measurement.mu, minimizer=Counting(fails=True), progress=False)
-        assert np.isnan(ranking.table[["down", "up", "prefit_down", "prefit_up"]].to_numpy()).all()
+        assert np.isnan(ranking.table.filter(regex="down|up").to_numpy()).all()
 
     def test_no_nuisances(self, fitted):
         measurement, result, _ = fitted
@@ -235,6 +270,15 @@ class TestImpacts:
         assert row["error"] == pytest.approx(information**-0.5, rel=1e-3)
         assert (row["down"], row["up"]) == pytest.approx((0.1 * information**-0.5, -0.1 * information**-0.5), rel=1e-3)
         assert (row["prefit_down"], row["prefit_up"]) == pytest.approx((0.1, -0.1), rel=1e-3)
+        assert row["covariance"] == pytest.approx(-0.1 * information**-0.5, rel=1e-3)
+        # The auxiliary measurement is one of two that know the nuisance.
+        assert (row["observed_down"], row["observed_up"]) == pytest.approx(
+            (0.1 / information, -0.1 / information), rel=1e-3
+        )
+        frozen, impact, _ = ranking.groups.loc["systematic"]
+        assert (frozen, impact) == pytest.approx((N**-0.5, 0.1 * information**-0.5), rel=1e-3)
+        total = np.hypot(ranking.groups.loc["systematic", "observed"], ranking.groups.loc["statistical", "observed"])
+        assert total == pytest.approx(ranking.error)
 
     def test_any_parameter_may_be_moved(self, fitted):
         measurement, result, error = fitted

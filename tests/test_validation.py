@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import zfit
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -92,7 +93,7 @@ def test_right_densities_pass(response):
 
 def test_the_report_says_what_was_done(response):
     report = validate(response, simulate(response, 500, 1), level=CONSERVATIVE, n_data=2000)
-    assert set(report.table["test"]) == {"classifier", "integral transform", "closure", "normalisation"}
+    assert set(report.table["test"]) == {"classifier", "mean", "width", "skewness", "closure", "normalisation"}
     assert str(report).startswith("passed: ")
     assert "for 2000 events" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["passed"]
@@ -128,7 +129,11 @@ def test_a_spurious_response_is_found_and_its_bias_predicted(response):
 def test_one_per_cent_of_width_is_found(flow):
     events = flow.sample(100_000, seed=3)
     report = validate(flow, Simulation({"y1": 1.02 * events["y1"], "y2": events["y2"]}))
-    assert any("'y1'" in problem for problem in report.problems)
+    assert any("'y1' is +2" in problem for problem in report.problems)
+    row = report.table.query("test == 'width' and of == 'y1'").iloc[0]
+    # The width of 100k events is known to 0.0022, that of the ranks among 1.6M events adds little; four of these.
+    assert row["value"] == pytest.approx(0.02, abs=0.0092)
+    assert row["p_value"] < 1e-6
 
 
 def test_a_function_that_is_not_normalised_is_found():
@@ -165,6 +170,42 @@ def test_factors_of_a_model_are_tested_by_name(response):
     assert set(report.table["process"]) == {"signal, p(y1, y2)", "other, p(y1, y2)"}
     with pytest.raises(ValueError, match=r"called \['third'\]"):
         validate(model, {"signal": simulate(response, 500, 1), "third": Simulation(response.flow.sample(500, seed=9))})
+
+
+@pytest.fixture(scope="module")
+def likelihood(response):
+    """5000 events of the density, fitted."""
+    shape = {name: zfnf.nuisance(name) for name in "ab"}
+    number = zfit.Parameter("n", 5000.0, 0, 1e5, stepsize=70)
+    model = zfnf.pdf.FNFPDF(response, shape, extended=number, name="signal")
+    nll = zfnf.loss.ExtendedUnbinnedNLL(model, response.sample(5000, nu={"a": 0.3}, seed=11))
+    zfnf.Minuit().minimize(nll)
+    return nll, shape
+
+
+def test_a_likelihood_is_tested_where_its_fit_ended(response, likelihood):
+    report = validate(likelihood[0], {"signal": simulate(response, 500, 1)}, level=CONSERVATIVE)
+    assert report.passed
+    assert report.n_data == 5000
+    value = report.table.set_index("test")["value"]
+    assert value["far events"] < 5e-3  # one in a thousand is expected, five events of 5000
+    assert value["information"] == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.filterwarnings("ignore:nuisance 'a' is at:UserWarning")
+def test_data_and_nuisances_where_nothing_was_simulated_are_found(response, likelihood):
+    nll, shape = likelihood
+    x = np.asarray(nll.data[0].value()).copy()
+    x[:100] = [8.0, 8.0]
+    strange = nll.create_new(data={"y1": x[:, 0], "y2": x[:, 1]})
+    before = float(shape["a"].value())
+    shape["a"].set_value(1.5)
+    report = validate(strange, {"signal": simulate(response, 500, 1)}, level=CONSERVATIVE)
+    shape["a"].set_value(before)
+    found = " ".join(report.problems)
+    assert "the fit has 'a' at 1.5, outside of where the density was trained" in found
+    assert "2 % of the data are where simulation hardly ever is" in found or "2.1 % of the data" in found
+    assert "of its error more than expected" in found
 
 
 def test_the_two_sample_test_knows_its_level():

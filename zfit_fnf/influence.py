@@ -53,6 +53,10 @@ def of_events(nll: LogSpaceNLL, result: FitResult, *, n: int = 10) -> pd.DataFra
     """
     if not isinstance(nll, LogSpaceNLL):
         raise TypeError(f"influences are known for likelihoods of zfit_fnf.loss; got {nll!r}")
+    if hasattr(nll, "learned"):
+        raise TypeError(
+            "influences are those on the fit of the learned likelihood: give nll.learned, and its own result"
+        )
     n = integer(n, "n= (the number of events)", low=1)
     params = list(result.params)
     covariance = result.covariance(params)

@@ -71,7 +71,21 @@ class BestFit:
         self.lowest = float(nll.value(full=True))  # full: as precise as it has to be, also of an accelerated likelihood
         self.gradient, self.hessian = minimum.gradient, minimum.hessian
         # What weights do to errors is not in them.
-        self.errors = dict(zip(self.params, np.sqrt(np.diag(curvature.covariance)).tolist(), strict=True))
+        self.covariance = curvature.covariance
+        self.errors = dict(zip(self.params, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+
+    def covariance_of(self, first: zfit.Parameter, second: zfit.Parameter) -> float:
+        """Covariance of two parameters."""
+        return float(self.covariance[self.params.index(first), self.params.index(second)])
+
+    def frozen_error(self, parameter: zfit.Parameter, frozen: Sequence[zfit.Parameter]) -> float:
+        """Error of a parameter with others fixed at the best fit; not a number at a limit."""
+        if not np.isfinite(self.errors[parameter]):
+            return np.nan
+        free = [i for i, one in enumerate(self.params) if one not in frozen and np.isfinite(self.errors[one])]
+        inverse = np.linalg.inv(self.hessian[np.ix_(free, free)])
+        index = free.index(self.params.index(parameter))
+        return float(np.sqrt(inverse[index, index]))
 
     def width(self, parameter: zfit.Parameter, n_sigma: float) -> float:
         """Distance at which the likelihood has risen as it does within so many errors; from a limit, towards the inside."""

@@ -8,8 +8,8 @@ evaluation. Points where a few Newton steps are not enough are left to a minimis
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -96,7 +96,7 @@ class ContourScan:
 
 @dataclass(frozen=True, eq=False)
 class Impacts:
-    """How much nuisances move a parameter, made by `impacts`.
+    r"""How much nuisances move a parameter, made by `impacts`.
 
     Attributes:
         parameter: Name of the parameter.
@@ -104,28 +104,36 @@ class Impacts:
         error: Its error by the Hessian.
         table: One row for each nuisance, the largest impact first: its best fit ``value`` and ``error`` (in standard
             deviations of the auxiliary measurement, so that ``error`` is also how much the data constrain it), its ``pull``
-            (distance to what that measurement found), the change of the parameter with the nuisance fixed one ``error``
-            ``down`` and ``up``, and with it fixed one standard deviation of the auxiliary measurement away,
-            ``prefit_down`` and ``prefit_up``. Not numbers where there is no error, at a limit, or no such measurement.
+            (distance to what that measurement found), and changes of the parameter by several definitions: with the
+            nuisance fixed one ``error`` ``down`` and ``up``; the same by the covariance of the fit, ``covariance``; with it
+            fixed one standard deviation of the auxiliary measurement away, ``prefit_down`` and ``prefit_up``; with the
+            outcome of that measurement shifted by one standard deviation, and nothing fixed, ``observed_down`` and
+            ``observed_up``. Not numbers where there is no error, at a limit, or no such measurement.
+        groups: One row for each group of nuisances, ``statistical`` and ``systematic``: the ``frozen`` error with the
+            nuisances of the group fixed at their best fit, and the ``impact`` :math:`\sqrt{\sigma^2 - \sigma_{frozen}^2}`; the
+            root of the summed squares of the changes with shifted ``observed`` outcomes. ``systematic`` are all nuisances, and
+            ``statistical`` is the error with all of them frozen, or what these changes leave of the variance. Groups
+            that are correlated have impacts that do not add up; changes with shifted outcomes do.
     """
 
     parameter: str
     title: str
     error: float
     table: pd.DataFrame
+    groups: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_dataframe(self) -> pd.DataFrame:
         """The table."""
         return self.table.copy()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields for JSON; the rows of the table by nuisance."""
-        return {**vars(self), "table": self.table.to_dict(orient="index")}
+        """The fields for JSON; rows of tables by nuisance and by group."""
+        tables = {name: getattr(self, name).to_dict(orient="index") for name in ("table", "groups")}
+        return {**vars(self), **tables}
 
     def __str__(self) -> str:
-        return (
-            f"impacts on {self.parameter}, whose error is {self.error:.4g}\n{self.table.to_string(float_format='%.4g')}"
-        )
+        tables = [table.to_string(float_format="%.4g") for table in (self.table, self.groups) if len(table)]
+        return "\n".join([f"impacts on {self.parameter}, whose error is {self.error:.4g}", *tables])
 
 
 def profile(
@@ -239,12 +247,20 @@ def impacts(
     param: zfit.Parameter | str,
     *,
     nuisances: Sequence[zfit.Parameter | str] | None = None,
+    groups: Mapping[str, Sequence[zfit.Parameter | str]] | None = None,
     minimizer: zfit.minimize.BaseMinimizer | None = None,
     progress: bool = True,
 ) -> Impacts:
-    """Change of a parameter when each nuisance is fixed one error away, and all others are fitted again.
+    r"""Change of a parameter with each nuisance, by several definitions, and with groups of them.
 
-    The error is that after the fit, as in all rankings, and for comparison that before it.
+    * The nuisance is fixed one error away, that after the fit as in most rankings, or that before it, and all others are
+      fitted again: what the parameter would be if the nuisance were there.
+    * The same by the covariance of the fit, :math:`V_{\mu\nu} / \sigma_\nu`: for a parabolic likelihood it is that number, up and
+      down alike.
+    * The outcome of the auxiliary measurement is shifted by its standard deviation, and all parameters are fitted: the part
+      of the error that comes from that measurement. For a parabolic likelihood it is :math:`V_{\mu\nu}`, smaller than the
+      others where the data constrain the nuisance, and the squares of those parts and of the statistical one add up to the
+      variance (arXiv:2307.04007).
 
     All parameters are restored at the end.
 
@@ -253,11 +269,14 @@ def impacts(
         result: Its best fit.
         param: The parameter, or its name.
         nuisances: Which nuisances; by default all that were fitted, but the parameter itself.
+        groups: Nuisances by the name of their group, such as ``{"theory": ["pdf", "scale"]}``; for a calibrated likelihood
+            the group ``mcstat`` is its finite simulation.
         minimizer: As for `profile`.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: As for `profile`, or if there is no nuisance.
+        TypeError: If ``groups`` are no nuisances by name.
+        ValueError: As for `profile`, or if there is no nuisance; if a group has others than those that are ranked.
 
     Example:
         >>> print(impacts(nll, result, mu))
@@ -273,19 +292,80 @@ def impacts(
         raise ValueError("there are no nuisances that could have an impact: the fit has none made by zfit_fnf.nuisance")
     if param in moved:
         raise ValueError(f"{param.name!r} has no impact on itself: leave it out of nuisances=")
+    members = _members(nll, groups, moved)
     with preserved(nll):
         best_fit = BestFit(nll, result)
+        free = ConditionalMinima(best_fit, [], minimizer)
         rows = {
-            one.name: _impact(ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param)
+            one.name: {
+                **_impact(ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param),
+                "covariance": best_fit.covariance_of(param, one) / best_fit.errors[one],
+                **_observed_impact(free, one, param),
+            }
             for one in tqdm(moved, desc=f"impacts on {param.name}", disable=not progress)
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
-    return Impacts(param.name, axis_title(param), best_fit.errors[param], table.loc[order])
+    by_group = _by_group(best_fit, param, {**members, "systematic": moved}, table)
+    return Impacts(param.name, axis_title(param), best_fit.errors[param], table.loc[order], by_group)
+
+
+def _members(nll: Any, groups: Any, moved: Sequence[zfit.Parameter]) -> dict[str, list[zfit.Parameter]]:
+    """The nuisances of each group, those of finite simulation among them."""
+    given = {} if groups is None else groups
+    if not isinstance(given, Mapping) or any(isinstance(one, (str, zfit.Parameter)) for one in given.values()):
+        raise TypeError(f'groups= are lists of nuisances by name, {{"theory": ["pdf", "scale"]}}; got {groups!r}')
+    if taken := {"statistical", "systematic"}.intersection(given):
+        raise ValueError(f"a group cannot be called {sorted(taken)[0]!r}: that is a row of its own")
+    of_simulation = [one for one in getattr(nll, "simulation_nuisances", ()) if one in moved]
+    members = {"mcstat": of_simulation} if of_simulation else {}
+    for name, group in given.items():
+        members[name] = [parameter_of(nll, one, f"each of the group {name!r}") for one in group]
+        if strange := [one.name for one in members[name] if one not in moved]:
+            raise ValueError(f"the group {name!r} has {strange}, whose impacts are not asked for")
+    return members
+
+
+def _by_group(
+    best_fit: BestFit, param: zfit.Parameter, members: Mapping[str, list[zfit.Parameter]], table: pd.DataFrame
+) -> pd.DataFrame:
+    """The table of groups."""
+    total = best_fit.errors[param]
+    shifts = 0.5 * (table["observed_up"] - table["observed_down"])
+    rows = {}
+    for name, group in members.items():
+        frozen = best_fit.frozen_error(param, group)
+        observed = float(np.sqrt(np.square(shifts[[one.name for one in group]]).sum(skipna=False)))
+        rows[name] = {"frozen": frozen, "impact": _rest(total, frozen), "observed": observed}
+    everything = rows["systematic"]
+    rows["statistical"] = {
+        "frozen": _rest(total, everything["frozen"]),
+        "impact": everything["frozen"],
+        "observed": _rest(total, everything["observed"]),
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _rest(total: float, part: float) -> float:
+    """What is left of a variance, as an error."""
+    return float(np.sqrt(max(total**2 - part**2, 0.0))) if np.isfinite(total - part) else np.nan
+
+
+def _observed_impact(minima: ConditionalMinima, moved: zfit.Parameter, param: zfit.Parameter) -> dict[str, float]:
+    """Changes of the parameter with a shifted outcome of the auxiliary measurement."""
+    names = {"observed_down": -1.0, "observed_up": 1.0}
+    if not isinstance(moved, Nuisance):
+        return dict.fromkeys(names, np.nan)
+    outcome, changes = float(moved.observed.value()), {}
+    for name, step in names.items():
+        moved.observed.set_value(outcome + step)
+        changes[name] = minima.position([])[param] - minima.best[param]
+    moved.observed.set_value(outcome)
+    return changes
 
 
 def _impact(minima: ConditionalMinima, moved: zfit.Parameter, error: float, param: zfit.Parameter) -> dict[str, float]:
-    """A row of the table of impacts."""
+    """Those columns of the table of impacts for which the nuisance is fixed."""
     value, (low, high) = minima.best[moved], limits_of(moved)
     is_nuisance = isinstance(moved, Nuisance)
 

@@ -12,12 +12,15 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 from scipy.special import logsumexp
 
-from ..loss import EventDensity, drawn_events, scores
+from ..loss import EventChunks, EventDensity, drawn_events, event_kernel, scores
 from ..pdf import columns, sum_components
 from ..state import seeded
 from .processes import Process, SimulatedPoint
 
-__all__ = ["Draws", "SimulatedMeans", "at_point"]
+__all__ = ["Draws", "ScoredEvents", "SimulatedMeans", "at_point"]
+
+
+_MEMORY = 1e9  # bytes for precomputed events of all samples
 
 
 def at_point(process: Process, k: int | None) -> AbstractContextManager[Any]:
@@ -25,6 +28,24 @@ def at_point(process: Process, k: int | None) -> AbstractContextManager[Any]:
     if k is None or not process.params:
         return nullcontext()
     return zfit.param.set_values(list(process.params), process.interpolation.points[k].tolist())
+
+
+class ScoredEvents:
+    """Events whose scores are asked for again and again: what depends on them alone is computed once.
+
+    Args:
+        model: The model.
+        x: Events ``(n, n_obs)`` in the order of its observables.
+        share: Of the memory for precomputed events.
+    """
+
+    def __init__(self, model: zfit.pdf.BasePDF, x: np.ndarray, share: float):
+        self._model, self._x = model, x
+        self._chunks = EventChunks(event_kernel(model), x, max_memory=share * _MEMORY)
+
+    def __call__(self, params: Sequence[zfit.Parameter]) -> np.ndarray:
+        """Scores ``(n, P)`` where the parameters are."""
+        return scores(self._model, self._x, params, (event_kernel(self._model), self._chunks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +65,9 @@ class SimulatedMeans:
 
     @classmethod
     def of(
-        cls, model: zfit.pdf.BasePDF, points: Sequence[SimulatedPoint], params: Sequence[zfit.Parameter]
+        cls, points: Sequence[SimulatedPoint], events: Sequence[ScoredEvents], params: Sequence[zfit.Parameter]
     ) -> SimulatedMeans:
-        """Of samples ``points``, where the parameters are."""
+        """Of samples ``points`` with their ``events``, where the parameters are."""
         together = [k for k, point in enumerate(points) if k == 0 or point.paired]
         name = "nominal" if len(together) == 1 else f"nominal and {len(together) - 1} variations of its events"
         groups = [(name, together), *((points[k].name, [k]) for k in range(len(points)) if k not in together)]
@@ -54,7 +75,7 @@ class SimulatedMeans:
         for _, rows in groups:
             residuals = {}
             for k in rows:
-                one = scores(model, points[k].x, params)
+                one = events[k](params)
                 values[k] = points[k].shares @ one
                 residuals[k] = points[k].shares[:, None] * (one - values[k])
             for pair in itertools.product(rows, rows):
@@ -70,39 +91,49 @@ class SimulatedMeans:
 class Draws:
     """Events drawn from all components of a model at all points, each with its weight for each of these densities.
 
-    Component and point are ``(index, k)``; ``k`` is ``None`` where the parameters are.
+    Component and point are ``(index, k)``; ``k`` is ``None`` where the parameters are. Events are drawn once; `move` follows
+    the parameters.
+
+    Args:
+        model: The model.
+        processes: Its components, with their points.
+        n_draws: Number of events, about.
+        seed: Seed of them.
+        share: Of the memory for precomputed events.
     """
 
-    def __init__(self, x: np.ndarray, shares: dict[tuple[int, int | None], np.ndarray], values: np.ndarray):
-        self.n, self._shares, self._values = len(x), shares, values
-
-    @classmethod
-    def of(
-        cls,
-        model: zfit.pdf.BasePDF,
-        processes: Sequence[Process],
-        params: Sequence[zfit.Parameter],
-        n_draws: int,
-        seed: int,
-    ) -> Draws:
+    def __init__(self, model: zfit.pdf.BasePDF, processes: Sequence[Process], n_draws: int, seed: int, share: float):
+        self._processes = {one.index: one for one in processes}
         keys = [(one.index, k) for one in processes for k in (None, *range(len(one.points)))]
-        n, components = -(-n_draws // len(keys)), sum_components(model)
-        by_index = {one.index: one for one in processes}
+        components, each = sum_components(model), -(-n_draws // len(keys))
         with seeded(seed) as seeds:
             events = []
             for index, k in keys:
-                with at_point(by_index[index], k):
-                    events.append(drawn_events(model, components[index], n, next(seeds)))
+                with at_point(self._processes[index], k):
+                    events.append(drawn_events(model, components[index], each, next(seeds)))
         x = np.concatenate(events)
-        densities = [EventDensity(one, np.asarray(columns(x, model.obs, one.obs))) for one in components]
-        log_p = {}
-        for index, k in keys:
-            with at_point(by_index[index], k):
-                log_p[index, k] = densities[index]()
-        log_q = logsumexp(list(log_p.values()), axis=0)
-        ratios = {key: np.exp(one - log_q) for key, one in log_p.items()}
-        shares = {key: ratio / ratio.sum() for key, ratio in ratios.items()}
-        return cls(x, shares, scores(model, x, params))
+        self.n = len(x)
+        self._scored = ScoredEvents(model, x, share)
+        self._densities = [EventDensity(one, np.asarray(columns(x, model.obs, one.obs))) for one in components]
+        self._log_p: dict[tuple[int, int | None], np.ndarray] = {key: self._at(*key) for key in keys}
+        self._log_q = logsumexp(list(self._log_p.values()), axis=0)
+        self._shares: dict[tuple[int, int | None], np.ndarray] = {}
+        self._values = np.zeros((len(x), 0))
+
+    def move(self, params: Sequence[zfit.Parameter]) -> None:
+        """Weights and scores of the events where the parameters are now."""
+        for index, k in self._log_p:
+            process = self._processes[index]
+            others = [one for one in process.pdf.get_params() if one not in process.params]
+            if k is None or others:  # a density at a point of all its nuisances stays what it was
+                self._log_p[index, k] = self._at(index, k)
+        ratios = {key: np.exp(one - self._log_q) for key, one in self._log_p.items()}
+        self._shares = {key: ratio / ratio.sum() for key, ratio in ratios.items()}
+        self._values = self._scored(params)
+
+    def _at(self, index: int, k: int | None) -> np.ndarray:
+        with at_point(self._processes[index], k):
+            return self._densities[index]()
 
     def mean(self, index: int, k: int | None) -> np.ndarray:
         """Mean score ``(P,)`` of a component at a point."""

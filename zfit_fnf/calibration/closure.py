@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from ..loss import LogSpaceNLL, yield_gradient
-from ..pdf import SumPDF
-from .averages import Draws, SimulatedMeans
+from ..pdf import SumPDF, folds_of
+from .averages import Draws, ScoredEvents, SimulatedMeans
 from .moments import inverse
 from .processes import Process
 
-__all__ = ["Closure", "measure"]
+__all__ = ["DRAWS", "Closure", "Measurement"]
 
 DRAWS = "draws of the model"
 """What the events that are drawn from the densities are called among the sources of uncertainty."""
@@ -54,6 +54,17 @@ class Closure:
         """Covariance ``(P, P)`` of the bias."""
         return np.sum([np.zeros_like(self.promised), *self.sources.values()], axis=0)
 
+    def times(self, share: float) -> Closure:
+        """That of scores which are a share of these."""
+        return Closure(
+            share * self.bias,
+            share * self.promised,
+            share * self.slope,
+            {source: share**2 * matrix for source, matrix in self.sources.items()},
+            [(share**2 * weight, matrix) for weight, matrix in self.slope_noise],
+            self.sizes,
+        )
+
     def noise(self, inverse: np.ndarray) -> np.ndarray:
         """Information ``(P, P)`` that the noise of the simulated slopes pretends, for scores of an inverse covariance."""
         return np.sum(
@@ -61,10 +72,8 @@ class Closure:
         )
 
 
-def measure(
-    nll: LogSpaceNLL, processes: Sequence[Process], params: Sequence[zfit.Parameter], *, n_draws: int, seed: int
-) -> Closure:
-    """The closure at the current values of the parameters.
+class Measurement:
+    """Measures the closure again and again, wherever the parameters are.
 
     Args:
         nll: The likelihood.
@@ -73,65 +82,90 @@ def measure(
         n_draws: Events to draw from the densities of each channel.
         seed: Seed of these.
     """
-    parts = [
-        _channel(nll, index, [one for one in processes if one.channel == index], params, n_draws, seed + index)
-        for index in range(len(nll.model))
-    ]
-    return Closure(
-        np.sum([part.bias for part in parts], axis=0),
-        np.sum([part.promised for part in parts], axis=0),
-        np.sum([part.slope for part in parts], axis=0),
-        {source: matrix for part in parts for source, matrix in part.sources.items()},
-        [noise for part in parts for noise in part.slope_noise],
-        {source: size for part in parts for source, size in part.sizes.items()},
-    )
+
+    def __init__(
+        self,
+        nll: LogSpaceNLL,
+        processes: Sequence[Process],
+        params: Sequence[zfit.Parameter],
+        *,
+        n_draws: int,
+        seed: int,
+    ):
+        self._nll, self._processes, self._params = nll, processes, params
+        share = 1.0 / sum(1 + len(one.points) for one in processes)
+        self._models = {
+            (index, fold): model for index, whole in enumerate(nll.model) for fold, model in enumerate(folds_of(whole))
+        }
+        self._draws = {
+            place: Draws(model, self._in(place), n_draws, seed + turn, share)
+            for turn, (place, model) in enumerate(self._models.items())
+        }
+        self._events = {
+            one: [ScoredEvents(self._models[one.channel, one.fold], point.x, share) for point in one.points]
+            for one in processes
+        }
+
+    def _in(self, place: tuple[int, int]) -> list[Process]:
+        return [one for one in self._processes if (one.channel, one.fold) == place]
+
+    def __call__(self) -> Closure:
+        """The closure at the current values of the parameters: of folds, that of their mean score."""
+        parts = [self._measured(place) for place in self._models]
+        keys = dict.fromkeys(key for part in parts for key in part.sources)
+        return Closure(
+            np.sum([part.bias for part in parts], axis=0),
+            np.sum([part.promised for part in parts], axis=0),
+            np.sum([part.slope for part in parts], axis=0),
+            {key: np.sum([part.sources[key] for part in parts if key in part.sources], axis=0) for key in keys},
+            [noise for part in parts for noise in part.slope_noise],
+            {key: _together([part.sizes[key] for part in parts if key in part.sizes]) for key in keys},
+        )
+
+    def _measured(self, place: tuple[int, int]) -> Closure:
+        """Of one model, with its share in the mean."""
+        nll, params, drawn, model = self._nll, self._params, self._draws[place], self._models[place]
+        whole, processes = nll.model[place[0]], self._in(place)
+        n_data = float(nll.data[place[0]].samplesize) if not model.is_extended else None
+        numbers, gradients = expected_numbers(model, params, n_data)
+        drawn.move(params)
+        promised = drawn.information(numbers, centred=not model.is_extended)
+        # The mean score of all processes together is known where the scores are taken, which tells what the draws are off by.
+        bias = -yield_gradient(model, params)[1] if model.is_extended else np.zeros(len(params))
+        slope, residual = np.zeros_like(promised), np.zeros((drawn.n, len(params)))
+        sources, sizes = {}, {(whole.name, DRAWS): (drawn.n, float(drawn.n))}
+        noise: list[tuple[np.ndarray, np.ndarray]] = []
+        for process, number, gradient in zip(processes, numbers, gradients, strict=True):
+            bias = bias + number * drawn.mean(process.index, None)
+            residual += number * drawn.residuals(process.index, None)
+            if not process.points:
+                continue
+            measured = SimulatedMeans.of(process.points, self._events[process], params)
+            closure = measured.values - [drawn.mean(process.index, k) for k in range(len(process.points))]
+            kept = _standing_out(process, measured, closure, inverse(promised))
+            nu = [float(parameter.value()) for parameter in process.params]
+            weights = process.interpolation.weights(nu)
+            chosen = np.array([[float(one is parameter) for parameter in params] for one in process.params])
+            slopes = process.interpolation.slopes(nu, kept) @ chosen.reshape(-1, len(params))
+            factors = number * slopes + process.interpolation.weights(nu, kept)[:, None] * gradient
+            bias = bias + number * weights @ closure
+            slope = slope + closure.T @ factors
+            for k, weight in enumerate(weights):
+                residual -= number * weight * drawn.residuals(process.index, k)
+            for label, rows in measured.groups:
+                sources[process.name, label] = number**2 * measured.covariance(weights, rows)
+                first = process.points[rows[0]]
+                sizes[process.name, label] = len(first.x), first.effective_size
+            noise += [
+                (np.outer(factors[k], factors[other]), covariance)
+                for (k, other), covariance in measured.covariances.items()
+            ]
+        sources[whole.name, DRAWS] = residual.T @ residual
+        return Closure(bias, promised, slope, sources, noise, sizes).times(1.0 / len(folds_of(whole)))
 
 
-def _channel(
-    nll: LogSpaceNLL,
-    index: int,
-    processes: Sequence[Process],
-    params: Sequence[zfit.Parameter],
-    n_draws: int,
-    seed: int,
-) -> Closure:
-    model = nll.model[index]
-    n_data = float(nll.data[index].samplesize) if not model.is_extended else None
-    numbers, gradients = expected_numbers(model, params, n_data)
-    drawn = Draws.of(model, processes, params, n_draws, seed)
-    promised = drawn.information(numbers, centred=not model.is_extended)
-    # The mean score of all processes together is known where the scores are taken, which tells what the draws are off by.
-    bias = -yield_gradient(model, params)[1] if model.is_extended else np.zeros(len(params))
-    slope, residual = np.zeros_like(promised), np.zeros((drawn.n, len(params)))
-    sources, sizes = {}, {(model.name, DRAWS): (drawn.n, float(drawn.n))}
-    noise: list[tuple[np.ndarray, np.ndarray]] = []
-    for process, number, gradient in zip(processes, numbers, gradients, strict=True):
-        bias = bias + number * drawn.mean(process.index, None)
-        residual += number * drawn.residuals(process.index, None)
-        if not process.points:
-            continue
-        measured = SimulatedMeans.of(model, process.points, params)
-        closure = measured.values - [drawn.mean(process.index, k) for k in range(len(process.points))]
-        kept = _standing_out(process, measured, closure, inverse(promised))
-        nu = [float(parameter.value()) for parameter in process.params]
-        weights = process.interpolation.weights(nu)
-        chosen = np.array([[float(one is parameter) for parameter in params] for one in process.params])
-        slopes = process.interpolation.slopes(nu, kept) @ chosen.reshape(-1, len(params))
-        factors = number * slopes + process.interpolation.weights(nu, kept)[:, None] * gradient
-        bias = bias + number * weights @ closure
-        slope = slope + closure.T @ factors
-        for k, weight in enumerate(weights):
-            residual -= number * weight * drawn.residuals(process.index, k)
-        for label, rows in measured.groups:
-            sources[process.name, label] = number**2 * measured.covariance(weights, rows)
-            first = process.points[rows[0]]
-            sizes[process.name, label] = len(first.x), first.effective_size
-        noise += [
-            (np.outer(factors[k], factors[other]), covariance)
-            for (k, other), covariance in measured.covariances.items()
-        ]
-    sources[model.name, DRAWS] = residual.T @ residual
-    return Closure(bias, promised, slope, sources, noise, sizes)
+def _together(sizes: Sequence[tuple[int, float]]) -> tuple[int, float]:
+    return sum(n for n, _ in sizes), sum(effective for _, effective in sizes)
 
 
 def _standing_out(process: Process, measured: SimulatedMeans, closure: np.ndarray, weight: np.ndarray) -> np.ndarray:

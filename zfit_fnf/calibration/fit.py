@@ -15,7 +15,8 @@ from ..loss import LogSpaceNLL
 from ..minimize import Minuit
 from ..minimum import step_inside
 from ..param import NuisanceConstraint, limits_of, nuisance
-from .closure import Closure, measure
+from ..pdf import components
+from .closure import Closure, Measurement
 from .loss import (
     CalibratedExtendedUnbinnedNLL,
     CalibratedNLL,
@@ -59,7 +60,8 @@ def calibrate(
         nll: A likelihood of learned densities, accelerated or not.
         simulations: By name of the process (the ``name=`` of its PDF) its simulation: ``nominal``, the nominal sample, and
             ``variations``, a list of `Variation`; expected event numbers are those of the likelihood, only the shapes count.
-            Densities of zfit need none.
+            Densities of zfit need none. For a `FoldedPDF`, one simulation for each fold, or the process that
+            ``fit_process(..., folds=2)`` has made: each event is judged by a model that has not seen it.
         n_draws: Events to draw from the densities of each channel, for what they promise.
         seed: Seed of these.
 
@@ -81,15 +83,17 @@ def calibrate(
     n_draws, processes = count(n_draws, "n_draws=", least=1000), processes_of(nll, simulations)
     params = list(nll.get_params())
     start, errors = _learned_fit(nll, params)
+    # Beyond what was simulated no scores are taken.
     edges = _simulated_range(params, processes)
+    point, path, share = np.clip(start, *edges), list[float](), 1.0
+    zfit.param.set_values(params, point)
+    measurement = Measurement(nll, processes, params, n_draws=n_draws, seed=seed)
 
     def measured(point: np.ndarray) -> tuple[Closure, Moments]:
         zfit.param.set_values(params, point)
-        closure = measure(nll, processes, params, n_draws=n_draws, seed=seed)
+        closure = measurement()
         return closure, _moments(nll, params, errors, closure)
 
-    # Beyond what was simulated no scores are taken.
-    point, path, share = np.clip(start, *edges), list[float](), 1.0
     while True:
         closure, moments = measured(point)
         total = errors * np.sqrt(np.diag(moments.covariance))
@@ -118,6 +122,12 @@ def _check(nll: Any) -> None:
     if binned := [model.name for model in nll.model if isinstance(model, zfit.pdf.BaseBinnedPDF)]:
         raise TypeError(
             f"the channels {binned} are binned: calibrate the likelihood of the others, and add these to it"
+        )
+    if any(hasattr(part, "simulated") for model in nll.model for part in components(model)):  # a DoIPDF
+        raise TypeError(
+            "this is the likelihood of a Distribution of Interest: its map takes data to simulation and follows the data "
+            "themselves, so that the scores of simulated events say nothing of it. Its uncertainties are those of replicas "
+            "and map variations; calibrate the likelihood of the densities, without a map"
         )
     if empty := [model.name for model, data in zip(nll.model, nll.data, strict=True) if not int(data.num_entries)]:
         raise ValueError(f"the data of {empty} have no events: there are no scores to calibrate")
@@ -275,7 +285,7 @@ def _report(
         len(calibration.nuisances),
         moments.left_out,
         n_iterations,
-        tuple(_notes(loss, processes, table)),
+        tuple(dict.fromkeys(_notes(loss, processes, table))),
     )
 
 

@@ -171,6 +171,11 @@ class CalibratedNLL(LogSpaceNLL):
         del models
         return [flag for part in self._parts for flag in part.extended]
 
+    @property
+    def simulation_nuisances(self) -> tuple[Nuisance, ...]:
+        """The nuisances that stand for the finite simulation."""
+        return tuple(self.calibration.nuisances)
+
     def create_new(
         self, model: Any = NONE, data: Any = NONE, fit_range: Any = NONE, constraints: Any = NONE, options: Any = NONE
     ) -> CalibratedNLL:
@@ -188,7 +193,8 @@ class CalibratedNLL(LogSpaceNLL):
         """
         n = len(self.learned.model)
         models, events = (
-            list(new if new is not NONE else own) for new, own in ((model, self.model), (data, self.data))
+            list(own if new is NONE else new if isinstance(new, (list, tuple)) else [new])
+            for new, own in ((model, self.model), (data, self.data))
         )
         if models[:n] != list(self.learned.model):
             raise ValueError("a calibration belongs to its model: calibrate the likelihood of the other one")

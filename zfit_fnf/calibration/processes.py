@@ -10,14 +10,15 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 
 from ..loss import LogSpaceNLL
-from ..pdf import FNFPDF, LogSpacePDF, components, space_ranges, sum_components
+from ..pdf import FNFPDF, LogSpacePDF, components, folds_of, space_ranges, sum_components
 from ..samples import Sample, Simulation, check_inside, check_trainable
-from ..samples.pairing import fingerprint, same_events
+from ..samples.pairing import fingerprint, same_events, shared_rows
 from .interpolation import Interpolation
 
 __all__ = ["Process", "SimulatedPoint", "processes_of"]
 
 _FEWEST = 100  # events of a simulated sample
+_SHARED = 0.01  # of the events of a sample, from which on they are those of the training
 _PAIRED = 10.0  # standard deviations of the correlation of two independent samples, above which rows are paired
 
 
@@ -48,7 +49,8 @@ class Process:
     Attributes:
         name: Name of the PDF.
         channel: Index of the channel.
-        index: Which of the components of the channel's model it is.
+        fold: Which of the models of the channel it is in, where these were learned from parts of the simulation.
+        index: Which of the components of that model it is.
         pdf: The component.
         params: The parameter of each nuisance that was simulated, in the order of ``interpolation.nuisances``.
         points: The simulated samples, the nominal one first; empty for a density that was not learned.
@@ -57,6 +59,7 @@ class Process:
 
     name: str
     channel: int
+    fold: int
     index: int
     pdf: zfit.pdf.BasePDF
     params: tuple[zfit.Parameter, ...]
@@ -64,12 +67,12 @@ class Process:
     interpolation: Interpolation
 
 
-def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Simulation]) -> list[Process]:
+def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Any]) -> list[Process]:
     """The components of all channels with their simulation.
 
     Args:
         nll: The likelihood.
-        simulations: By name of the component; each with a ``nominal`` sample and ``variations``.
+        simulations: By name of the component a `Simulation`, or one for each fold.
 
     Raises:
         TypeError: If the simulations are not such a mapping, or a model is conditional.
@@ -77,20 +80,50 @@ def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Simulation]) -> lis
             range, a sample too few events or those of the training.
     """
     given: Any = simulations  # whatever it is, until it is checked
-    if not isinstance(given, Mapping) or not all(isinstance(one, Simulation) for one in given.values()):
+    if not isinstance(given, Mapping) or not all(_unseen(one) for one in given.values()):
         raise TypeError(
             'simulations= maps the names of the processes to their Simulation, e.g. {"signal": Simulation(nominal, '
-            f"variations)}}; got {simulations!r}"
+            "variations)}, or of a FoldedPDF to one for each fold, such as fit_process(..., folds=2) gives; got "
+            f"{simulations!r:.300}"
         )
-    named = [(i, j, pdf) for i, model in enumerate(nll.model) for j, pdf in enumerate(sum_components(model))]
-    _check_names(named, simulations)
+    named = [
+        (i, k, j, pdf)
+        for i, model in enumerate(nll.model)
+        for k, fold in enumerate(folds_of(model))
+        for j, pdf in enumerate(sum_components(fold))
+    ]
+    _check_names([pdf for _, k, _, pdf in named if k == 0], simulations)
     known = {parameter.name: parameter for parameter in nll.get_params(floating=None)}
-    return [_process(nll, i, j, pdf, simulations.get(pdf.name), known) for i, j, pdf in named]
+    return [
+        _process(nll, (i, k, j), pdf, _of_fold(given.get(pdf.name), pdf.name, k, len(folds_of(nll.model[i]))), known)
+        for i, k, j, pdf in named
+    ]
 
 
-def _check_names(named: Sequence[tuple[int, int, zfit.pdf.BasePDF]], simulations: Mapping[str, Simulation]) -> None:
-    names = [pdf.name for _, _, pdf in named]
-    learned = [pdf.name for _, _, pdf in named if any(isinstance(part, LogSpacePDF) for part in components(pdf))]
+def _unseen(given: Any) -> list[Simulation]:
+    """The simulation that each fold has not seen; none, if that is something else."""
+    if isinstance(given, Simulation):
+        return [given]
+    parts = [part for _, part in given.folds] if getattr(given, "folds", ()) else given
+    is_list = isinstance(parts, Sequence) and all(isinstance(part, Simulation) for part in parts)
+    return list(parts) if is_list else []
+
+
+def _of_fold(given: Any, name: str, fold: int, n_folds: int) -> Simulation | None:
+    if given is None:
+        return None
+    parts = _unseen(given)
+    if len(parts) != n_folds:
+        raise ValueError(
+            f"the model that has {name!r} is one of {n_folds} fold(s), and its simulation is in {len(parts)} part(s): give one "
+            "Simulation for each model of the FoldedPDF, which that model has not seen"
+        )
+    return parts[fold]
+
+
+def _check_names(named: Sequence[zfit.pdf.BasePDF], simulations: Mapping[str, Any]) -> None:
+    names = [pdf.name for pdf in named]
+    learned = [pdf.name for pdf in named if any(isinstance(part, LogSpacePDF) for part in components(pdf))]
     if repeated := sorted({name for name in learned if names.count(name) > 1}):
         raise ValueError(f"several components are called {repeated}: give each PDF another name=")
     if missing := [name for name in learned if name not in simulations]:
@@ -101,8 +134,7 @@ def _check_names(named: Sequence[tuple[int, int, zfit.pdf.BasePDF]], simulations
 
 def _process(
     nll: LogSpaceNLL,
-    channel: int,
-    index: int,
+    place: tuple[int, int, int],
     pdf: zfit.pdf.BasePDF,
     simulation: Simulation | None,
     known: Mapping[str, Any],
@@ -110,7 +142,7 @@ def _process(
     deformed = [part for part in components(pdf) if isinstance(part, FNFPDF)]
     bound = {name: parameter for part in deformed for name, parameter in part.params.items()}
     if simulation is None:
-        return Process(pdf.name, channel, index, pdf, (), (), Interpolation((), np.zeros((1, 0)), {}))
+        return Process(pdf.name, *place, pdf, (), (), Interpolation((), np.zeros((1, 0)), {}))
     variations = list(simulation.variations)
     names = tuple(dict.fromkeys(name for variation in variations for name in variation.at))
     if missing := [name for name in bound if name not in names]:
@@ -125,11 +157,13 @@ def _process(
     _check_windows(pdf.name, variations, deformed)
     points = np.array([[variation.at.get(name, 0.0) for name in names] for variation in variations])
     interpolation = Interpolation(
-        names, np.concatenate([np.zeros((1, len(names))), points.reshape(-1, len(names))]), _orders(deformed)
+        names,
+        np.concatenate([np.zeros((1, len(names))), points.reshape(len(variations), len(names))]),
+        _orders(deformed),
     )
-    samples = simulation.samples(nll.model[channel].obs, process=pdf.name)
+    samples = simulation.samples(nll.model[place[0]].obs, process=pdf.name)
     given = list(zip(["nominal", *(str(variation.name) for variation in variations)], samples, strict=True))
-    return Process(pdf.name, channel, index, pdf, params, tuple(_points(nll.model[channel], pdf, given)), interpolation)
+    return Process(pdf.name, *place, pdf, params, tuple(_points(nll.model[place[0]], pdf, given)), interpolation)
 
 
 def _check_windows(name: str, variations: Sequence[Any], deformed: Sequence[FNFPDF]) -> None:
@@ -186,8 +220,17 @@ def _check_not_trained_with(sample: Any, pdf: zfit.pdf.BasePDF, name: str) -> No
     for part in components(pdf):
         flow: Any = getattr(part, "_flow", None)
         mark = getattr(getattr(flow, "history", None), "fingerprint", None)
-        if mark and same_events(mark, fingerprint(sample, flow.obs + flow.cond), sample.effective_size):
+        columns = [] if flow is None else [*flow.obs, *flow.cond]
+        if mark and same_events(mark, fingerprint(sample, columns), sample.effective_size):
+            shared = sample.n_events
+        elif getattr(flow, "events", None) is not None:  # trained in this session: some of the events may be the same
+            trained, held_out = flow.events
+            seen = np.delete(np.arange(trained.n_events), held_out)
+            shared = shared_rows(sample, trained, columns, seen)
+        else:
+            continue
+        if shared > _SHARED * sample.n_events:
             raise ValueError(
-                f"the sample {name!r} of {pdf.name!r} has the events that its density was trained with, which say nothing "
-                "about how wrong it is: hold some out"
+                f"{shared} of the {sample.n_events} events of the sample {name!r} of {pdf.name!r} have trained its density "
+                "(same rows), and say nothing about how wrong it is: hold some out, Simulation.split"
             )

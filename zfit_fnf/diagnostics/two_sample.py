@@ -12,6 +12,7 @@ from ..common.optional import require
 from ..samples import Sample, as_sample, check_trainable
 
 _FOLDS = 2
+_FOLDS_OF_TOYS, _CODES = 5, 64  # of `held_out_log_odds`: trees do not need finer values
 
 
 def two_sample_auc(
@@ -97,6 +98,41 @@ def held_out_scores(
         classifier.fit(x[train], label[train], sample_weight=w[train])
         score[test] = classifier.predict_proba(x[test])[:, 1]
     return score, label, w, fold
+
+
+def held_out_log_odds(
+    first: np.ndarray, second: np.ndarray, weights: np.ndarray, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-odds of the first of two samples for the events ``(n, d)`` of both, by trees that have not seen the event.
+
+    Made to be called often: values are ordered into few classes beforehand, by quantiles of the second sample.
+
+    Args:
+        first: Events without weights.
+        second: Events.
+        weights: Weights of these; both samples have the same weight in all.
+        seed: Seed of the split and of the trees.
+    """
+    ensemble = require("sklearn.ensemble", extra="diagnostics")
+    levels = np.linspace(0.0, 1.0, _CODES + 1)[1:-1]
+    codes = np.stack(
+        [
+            np.searchsorted(np.quantile(known, levels), values)
+            for known, values in zip(second.T, np.concatenate([first, second]).T, strict=True)
+        ],
+        axis=1,
+    ).astype(float)
+    label = np.repeat([1, 0], [len(first), len(second)])
+    w = np.concatenate([np.ones(len(first)), weights * len(first) / weights.sum()])
+    fold = np.random.default_rng(seed).permutation(len(codes)) % _FOLDS_OF_TOYS
+    log_odds = np.zeros(len(codes))
+    for held in range(_FOLDS_OF_TOYS):
+        trees = ensemble.HistGradientBoostingClassifier(
+            max_leaf_nodes=8, learning_rate=0.05, early_stopping=True, random_state=seed
+        )
+        trees.fit(codes[fold != held], label[fold != held], sample_weight=w[fold != held])
+        log_odds[fold == held] = trees.decision_function(codes[fold == held])
+    return log_odds[: len(first)], log_odds[len(first) :]
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

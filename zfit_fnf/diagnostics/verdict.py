@@ -4,7 +4,7 @@ Every sample of a process, nominal or moved, is compared with events that the de
 
 * a *classifier* between the two, for differences of any kind (:func:`~zfit_fnf.diagnostics.two_sample_test`);
 * the *probability integral transform* of each observable given those before it, taken to a normal distribution, of which the
-  mean, width and skewness are known (Neyman's smooth test);
+  *mean*, *width* and *skewness* are known: three tests, each as powerful for a wrong width, say, as a test can be;
 * the *score closure*: the mean derivative of the log-density with respect to each nuisance, which is what a fit adds up. Its
   deviation from what the density promises, in units of the error of a fit to ``n_data`` events, predicts the bias of the fit;
 * the *normalisation*, by importance sampling.
@@ -26,16 +26,21 @@ from scipy.special import eval_hermitenorm, factorial, ndtri
 
 from ..common.checks import integer, number
 from ..interop.callable import check_normalisation
+from ..loss import LogSpaceNLL
 from ..samples import Sample, Simulation, check_trainable
+from .fitted import REMEDIES, tests_of_fit
 from .subjects import Subject, subjects_of
 from .two_sample import two_sample_test
 
 __all__ = ["ValidationReport", "validate"]
 
-_MOMENTS = 3  # Hermite polynomials of the smooth test
+_MOMENTS = {"mean": 1.0, "width": 1.0 / np.sqrt(2.0), "skewness": np.sqrt(6.0)}
+"""What the first Hermite polynomials of the transformed events tell, and in which units: of widths, relative, as it is."""
+
 _STEP = 0.05  # standard deviations between which a score is a difference
 _FEWEST = 100.0  # effective events, below which a test says nothing
 _DRAWS = 4  # events of the density for each simulated one
+_RANKED = 16  # the same for ranks among them, whose noise adds to that of the simulation
 _FOR_CLASSIFIER = 100_000  # simulated events, beyond which trees gain little
 
 
@@ -46,8 +51,10 @@ class ValidationReport:
     Attributes:
         problems: What is wrong, by how much, and what to do about it, in sentences.
         untested: Pairs of nuisances without joint samples, by process: whether they interact is not known.
-        table: One row for each test: ``process``, ``point``, ``test``, ``of`` (what is tested), ``value`` (the statistic; of the
-            closure, the predicted bias of a fit in errors), its p-value and whether it is a ``problem``.
+        table: One row for each test: ``process``, ``point``, ``test``, ``of`` (what is tested), ``value`` (of the
+            closure, the predicted bias of a fit in errors; of ``mean``, ``width`` and ``skewness``, what they are off by; the
+            integral), its p-value (none, or zero, of what is not a matter of
+            chance) and whether it is a ``problem``.
         level: Probability of a false alarm.
         n_data: Number of data events that the biases are for.
     """
@@ -91,17 +98,19 @@ def validate(
     simulation: Simulation | Mapping[str, Simulation],
     *,
     level: float = 0.01,
-    n_data: int = 10_000,
+    n_data: int | None = None,
     seed: int = 0,
 ) -> ValidationReport:
     """Whether simulation that the training has not seen could come from a learned density.
 
     Args:
-        model: A `Flow`, a `Deformation` (or any `ShapeResponse`), a `FittedProcess`, or a PDF made of them.
+        model: A `Flow`, a `Deformation` (or any `ShapeResponse`), a `FittedProcess`, a PDF made of them, or a likelihood
+            of such PDFs, whose parameters are where its fit ended: then also whether nuisances and data are where the
+            densities are known, and whether scores scatter as much as the information claims.
         simulation: Its simulation; for a PDF by name of the process. A variation in which several nuisances move tests
             their interaction.
         level: Probability that a density that is right does not pass.
-        n_data: Number of data events for which biases are predicted.
+        n_data: Number of data events for which biases are predicted; by default those of the likelihood, or 10,000.
         seed: Seed of all that is random.
 
     Raises:
@@ -113,20 +122,28 @@ def validate(
         >>> report = validate(deformation, Simulation(held_out, held_out_variations))
         >>> report.passed, report.problems
     """
-    level, n_data = number(level, "level=", above=0.0), integer(n_data, "n_data=", low=1)
+    # Of a calibrated likelihood, the learned densities are what is validated.
+    nll: Any = getattr(model, "learned", model) if isinstance(model, LogSpaceNLL) else None
+    level = number(level, "level=", above=0.0)
+    if n_data is None:
+        n_data = 10_000 if nll is None else max(int(sum(data.num_entries for data in nll.data)), 1)
+    n_data = integer(n_data, "n_data=", low=1)
     named = isinstance(simulation, Mapping)
     given: dict[str, Any] = dict(simulation) if isinstance(simulation, Mapping) else {"": simulation}
     if wrong := [type(one).__name__ for one in given.values() if not isinstance(one, Simulation)]:
         raise TypeError(f"simulation= is a Simulation, or one for each process by its name; got {wrong[0]}")
-    subjects = list(subjects_of(model, given if named else None))
+    parts: list[Any] = [model] if nll is None else list(nll.model)
+    subjects = [subject for part in parts for subject in subjects_of(part, given if named else None)]
     if not subjects or (named and (unknown := sorted(set(given) - {one.process for one in subjects}))):
         raise ValueError(f"there is no learned density called {unknown if subjects else list(given)} in {model!r:.100}")
     rows, untested = list[tuple[Any, ...]](), list[str]()
     for index, subject in enumerate(subjects):
         rows += _tests(subject, given[subject.process], n_data, np.random.SeedSequence([seed, index]))
         untested += _untested(subject, given[subject.process])
+    if nll is not None:
+        rows += tests_of_fit(nll, seed)
     table = pd.DataFrame(rows, columns=["process", "point", "test", "of", "value", "p_value"])
-    table["problem"] = _rejected(table["p_value"].to_numpy(), level)
+    table["problem"] = _rejected(table["p_value"].fillna(1.0).to_numpy(), level)
     problems = tuple(_sentence(row, n_data) for row in table[table["problem"]].itertuples())
     return ValidationReport(problems, tuple(untested), table, level, n_data)
 
@@ -150,7 +167,7 @@ def _tests(
         promised = Sample({column: drawn[column].to_numpy() for column in subject.columns}, weights, "promised")
         for test, of, value, p_value in itertools.chain(
             _classifier(sample, promised, subject, second),
-            _integral_transforms(sample, promised, subject, at),
+            _integral_transforms(sample, subject, at, table, first + 1),
             _closure(sample, promised, subject, at, n_data),
             _normalisation(table, promised, subject, at, second),
         ):
@@ -175,26 +192,31 @@ def _shares(sample: Sample) -> np.ndarray:
 
 
 def _integral_transforms(
-    sample: Sample, promised: Sample, subject: Subject, at: Mapping[str, float]
+    sample: Sample, subject: Subject, at: Mapping[str, float], conditions: pd.DataFrame, seed: int
 ) -> Iterator[tuple[Any, ...]]:
     uniform, more = subject.uniform(sample, at), 0.0
-    if uniform is None:  # ranks among the events of the density, of each observable alone
-        ordered = [np.sort(promised.columns[name]) for name in subject.flow.obs]
+    if uniform is None:  # ranks among events of the density, of each observable alone
+        drawn = subject.sample(conditions, at, n=_RANKED * sample.n_events, seed=seed)
+        weights = _shares(sample) if subject.flow.cond else np.full(sample.n_events, 1.0 / sample.n_events)
+        known = [(drawn[name].to_numpy(), np.tile(weights / _RANKED, _RANKED)) for name in subject.flow.obs]
         uniform = np.stack(
-            [
-                (np.searchsorted(known, sample.columns[name]) + 0.5) / (len(known) + 1)
-                for known, name in zip(ordered, subject.flow.obs, strict=True)
-            ],
-            axis=1,
+            [_ranks(sample.columns[name], *one) for name, one in zip(subject.flow.obs, known, strict=True)], axis=1
         )
-        more = sample.effective_size / promised.n_events
+        more = 1.0 / _RANKED
     shares = _shares(sample)
     for name, values in zip(subject.flow.obs, uniform.T, strict=True):
         normal = ndtri(np.clip(values, 1e-15, 1 - 1e-15))
-        orders = np.arange(1, _MOMENTS + 1)
-        moments = np.array([shares @ eval_hermitenorm(k, normal) / np.sqrt(factorial(k)) for k in orders])
-        statistic = float(moments @ moments / (np.square(shares).sum() * (1.0 + more)))
-        yield "integral transform", name, statistic, float(stats.chi2.sf(statistic, _MOMENTS))
+        for order, (what, unit) in enumerate(_MOMENTS.items(), start=1):
+            found = float(shares @ eval_hermitenorm(order, normal) / np.sqrt(factorial(order)))
+            deviation = abs(found) / np.sqrt(np.square(shares).sum() * (1.0 + more))
+            yield what, name, found * unit, float(2 * stats.norm.sf(deviation))
+
+
+def _ranks(values: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Distribution function of weighted events, at other values."""
+    order = np.argsort(known)
+    below = np.concatenate([[0.0], np.cumsum(weights[order])])
+    return (below[np.searchsorted(known[order], values)] + 0.5 * weights.mean()) / (1.0 + weights.mean())
 
 
 def _closure(
@@ -257,19 +279,23 @@ def _rejected(p_values: np.ndarray, level: float) -> np.ndarray:
 
 
 _REMEDIES = {
+    **REMEDIES,
     "classifier": "a classifier tells simulation from the density: train it longer, or with more events",
-    "integral transform": "the distribution of {of!r} is not the one that is simulated: train longer, check columns and ranges",
+    "mean": "the mean of {of!r} is {value:+.2g} widths from the promised one: train longer, check columns and ranges",
+    "width": "{of!r} is {percent:+.2g} % wider than promised: train longer, check columns and ranges",
+    "skewness": "the skewness of {of!r} is off by {value:+.2g}: train longer, check columns and ranges",
     "closure": "a fit of {of!r} to {n_data} events would be off by {value:+.2g} errors",
     "normalisation": "the density integrates to {value:.4g}",
 }
 
 
 def _sentence(row: Any, n_data: int) -> str:
-    what = _REMEDIES[row.test].format(of=row.of, value=row.value, n_data=n_data)
+    what = _REMEDIES[row.test].format(of=row.of, value=row.value, percent=100 * row.value, n_data=n_data)
     joint = row.point.count("=") > 1
     remedy = (
         ". Add the interaction: fit_deformation(..., interactions=[...])"
         if joint and row.test != "normalisation"
         else ""
     )
-    return f"{row.process} at {row.point}: {what} (p = {row.p_value:.1g}){remedy}"
+    where = f"{row.process} at {row.point}" if row.process else row.point
+    return f"{where}: {what}" + (f" (p = {row.p_value:.1g})" if row.p_value > 0 else "") + remedy

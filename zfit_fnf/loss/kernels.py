@@ -349,7 +349,7 @@ def select(values: tf.Tensor, own: Parameters, params: Parameters) -> tf.Tensor:
     """Rows by parameter of ``own``, in the order of ``params``; zero for a parameter that is not among them."""
     position = {parameter: index for index, parameter in enumerate(own)}
     padded = tf.pad(values, [[0, 1]] + [[0, 0]] * (values.shape.rank - 1))
-    return tf.gather(padded, [position.get(parameter, len(own)) for parameter in params])
+    return tf.gather(padded, np.array([position.get(parameter, len(own)) for parameter in params], int))
 
 
 def n_bytes(nest: Any) -> int:

@@ -15,6 +15,7 @@ from .base import (
 )
 from .drawing import drawn, plainly
 from .flow import FNFPDF, FlowPDF
+from .folds import FoldedPDF, folds_of
 from .spaces import UNBOUNDED, Ranges, columns, conditions, outputs, space_ranges
 from .sums import ConditionalProductPDF, SumPDF, sum_components, sum_shares
 
@@ -23,6 +24,7 @@ __all__ = [
     "UNBOUNDED",
     "ConditionalProductPDF",
     "FlowPDF",
+    "FoldedPDF",
     "LogSpacePDF",
     "Ranges",
     "SumPDF",
@@ -30,6 +32,7 @@ __all__ = [
     "components",
     "conditions",
     "drawn",
+    "folds_of",
     "is_compilable",
     "log_density",
     "outputs",

@@ -4,21 +4,26 @@ Nothing is fitted, scanned or trained here. Files are written by `zfit_fnf.plott
 """
 
 from . import doi
+from .diagnostics import closure, goodness_of_fit, p_values, uncertainty_split
 from .fits import contour, correlation, impacts, limit, profile, pulls, toy_pulls, training
 from .histograms import Bins
 from .projections import projection, variations
 
 __all__ = [
     "Bins",
+    "closure",
     "contour",
     "correlation",
     "doi",
+    "goodness_of_fit",
     "impacts",
     "limit",
+    "p_values",
     "profile",
     "projection",
     "pulls",
     "toy_pulls",
     "training",
+    "uncertainty_split",
     "variations",
 ]

@@ -10,7 +10,7 @@ from ..common.chunks import ROWS, slices
 from .columns import check_weights, show
 from .sample import Sample
 
-__all__ = ["check_ratio", "fingerprint", "integers_of", "same_events", "uniform_by"]
+__all__ = ["check_ratio", "fingerprint", "integers_of", "same_events", "shared_rows", "uniform_by"]
 
 _COUNT = 4
 _ROUNDING = 2e-7  # of single-precision weights, with a margin
@@ -41,6 +41,18 @@ def same_events(first: Sequence[float], second: Sequence[float], effective_size:
     if len(first) != _COUNT or len(second) != _COUNT:
         return False
     return bool(np.abs(np.subtract(first, second)).max() < _ROUNDING / np.sqrt(effective_size))
+
+
+def shared_rows(sample: Sample, other: Sample, columns: Sequence[str], rows: np.ndarray | slice) -> int:
+    """How many events of a sample are among some rows of another one, value by value.
+
+    Args:
+        sample: The events.
+        other: The other ones.
+        columns: The columns that count.
+        rows: Which of these.
+    """
+    return int(np.isin(_hashed(sample.array(columns)), _hashed(other.array(columns, rows))).sum())
 
 
 def check_ratio(nominal: Sample, weights: np.ndarray, name: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ..loss import Channel, channels_of, drawn_events
 from ..param import auxiliary_measurement
 from ..pdf import FNFPDF, components, space_ranges, sum_components, sum_shares
-from ..samples import Simulation, as_sample, check_inside, check_trainable
+from ..samples import Simulation, check_inside, check_trainable
 from ..state import current_values, preserved, seeded
 from .experiments import PseudoExperiment, Values, checked_number, checked_seed, set_truth
 
@@ -88,10 +88,9 @@ def _pool(
         name: float(bound[name].value()) if name in bound else by_name.get(name, 0.0)
         for name in {*simulation.nuisances, *bound}
     }
-    samples = [("nominal", {}, simulation.nominal), *((str(v.name), v.at, v.events) for v in simulation.variations)]
-    for name, point, events in samples:
+    points: dict[str, Any] = {"nominal": {}, **{str(one.name): one.at for one in simulation.variations}}
+    for (name, point), sample in zip(points.items(), simulation.samples(model.obs, process=pdf.name), strict=True):
         if all(np.isclose(value, point.get(nuisance, 0.0), atol=1e-9) for nuisance, value in at.items()):
-            sample = as_sample(events, model.obs, name=f"{pdf.name}, {name}")
             check_trainable(sample)
             check_inside(sample, space_ranges(model.norm))
             shares = np.ones(sample.n_events) if sample.weights is None else np.asarray(sample.weights, float)
@@ -102,7 +101,7 @@ def _pool(
             return _Pool(sample.array(model.obs), shares / shares.sum())
     where = ", ".join(f"{name} = {value:g}" for name, value in sorted(at.items()))
     raise ValueError(
-        f"{pdf.name!r} was not simulated at {where}, only at {[name for name, _, _ in samples]}: give params= one of these "
+        f"{pdf.name!r} was not simulated at {where}, only at {list(points)}: give params= one of these "
         "points, or a Variation at this one"
     )
 

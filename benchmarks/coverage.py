@@ -1,0 +1,71 @@
+"""Coverage of HESSE and MINOS: of a likelihood and of its calibrated form, for toys of the model and of simulation.
+
+    python benchmarks/coverage.py --toys 300 --json coverage.json
+
+The model is that of `validity.py` with 10k events, its density that of one of its cases; toys of simulation are drawn from a
+sample of 400k events at ``shift = 1``, which nothing has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+
+import zfit
+import numpy as np
+from validity import YIELDS, Experiment
+
+import zfit_fnf as zfnf
+
+
+def main() -> None:
+    """Print the coverage as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--toys", type=int, default=300)
+    parser.add_argument("--case", default="gaussian")
+    parser.add_argument("--ratio", type=float, default=3.0, help="simulated events of each sample per data event")
+    parser.add_argument("--minos", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    experiment, rng = Experiment(args.case), np.random.default_rng(args.seed)
+    sizes = {process.name: round(args.ratio * YIELDS[process.name]) for process in experiment.processes}
+    for process in experiment.processes:
+        experiment.responses[process.name].learn(process.simulate(sizes[process.name], rng))
+    nuisances = list(experiment.nuisances.values())
+    truth = {experiment.mu: 1.0, experiment.nb: YIELDS["background"], nuisances[0]: 1.0, nuisances[1]: 0.0}
+    at = {"shift": 1.0}
+    data = [process.draw(at, rng.poisson(YIELDS[process.name]), rng)["y"] for process in experiment.processes]
+    nll = zfnf.loss.ExtendedUnbinnedNLL(experiment.model, {"y": np.concatenate(data)})
+    held_out = {process.name: process.simulate(sizes[process.name], rng) for process in experiment.processes}
+    large = {
+        process.name: zfnf.Simulation(
+            process.draw({}, 1000, rng), (zfnf.Variation(process.draw(at, 400_000, rng), at=at),)
+        )
+        for process in experiment.processes
+    }
+    zfit.param.set_values(truth)
+    report, methods = {}, ("hesse", "minos") if args.minos else ("hesse",)
+    trusted = zfnf.calibrate(nll, held_out, n_draws=30_000, seed=args.seed)
+    for name, loss, simulations in (
+        ("learned, toys of the model", nll, None),
+        ("calibrated, toys of the model", trusted, None),
+        ("learned, toys of simulation", nll, large),
+        ("calibrated, toys of simulation", trusted, large),
+    ):
+        started = time.process_time()
+        found = zfnf.toys.coverage(
+            loss, args.toys, of=list(truth), params=truth, simulations=simulations, methods=methods, progress=False
+        )
+        print(f"{name}, {time.process_time() - started:.0f} s\n{found}", flush=True)
+        report[name] = found.to_dict()
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
