@@ -61,16 +61,14 @@ def main(
 
 def density(process: str, shift: zfnf.Nuisance, n: int, steps: int, seed: int) -> zfnf.pdf.ConditionalProductPDF:
     """p(x) p(y | x) of a process, learned from simulated events at the nominal point and at one standard deviation."""
-    nominal = TOY.simulate(process, n, seed=seed)
     variations = [
         zfnf.Variation(TOY.simulate(process, n, {"shift": side}, seed=seed + number), at={"shift": side})
         for number, side in enumerate((-1.0, +1.0), start=1)
     ]
-    factors = []
+    simulation = zfnf.Simulation(TOY.simulate(process, n, seed=seed), variations)
+    schedule, factors = zfnf.Schedule(steps=steps, batch_size=1024, warmup=50), []
     for obs, cond in ((Y, X), (X, [])):
-        settings = {"schedule": zfnf.Schedule(steps=steps, batch_size=1024, warmup=50), "seed": seed}
-        flow = zfnf.train.fit_flow(nominal, obs=obs, cond=cond, **settings)
-        learned = zfnf.train.fit_deformation(flow, variations, **settings)
+        learned = zfnf.train.fit_process(simulation, obs=obs, cond=cond, schedule=schedule, seed=seed)
         factors.append(zfnf.pdf.FNFPDF(learned, params={"shift": shift}))
     return zfnf.pdf.ConditionalProductPDF(factors, name=process)
 

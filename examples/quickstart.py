@@ -47,21 +47,27 @@ def main(
 ) -> tuple[zfit.result.FitResult, zfnf.limits.LimitResult]:
     """Simulate, train, fit, and set a limit."""
     simulate(out, events, seed)
-    settings = {"weights": "w", "schedule": zfnf.Schedule(steps=steps, warmup=50, averaging=0.98), "seed": seed}
-    flow = zfnf.train.fit_flow(out / "signal.root", obs=OBS, **settings)
-    other = zfnf.train.fit_flow(out / "background.root", obs=OBS, **settings)
-    variations = [
+    sides = [
         zfnf.Variation(out / "signal_jes_up.root", at={"jes": +1}),
         zfnf.Variation(out / "signal_jes_down.root", at={"jes": -1}),
     ]
-    deformation = zfnf.train.fit_deformation(flow, variations, **settings)
+    simulations = {
+        "signal": zfnf.Simulation(out / "signal.root", sides, weights="w"),
+        "background": zfnf.Simulation(out / "background.root", weights="w"),
+    }
+    typer.echo(f"{simulations['signal']}\n")
+    schedule = zfnf.Schedule(steps=steps, warmup=50, averaging=0.98)
+    learned = {
+        name: zfnf.train.fit_process(simulation, obs=OBS, schedule=schedule, seed=seed)
+        for name, simulation in simulations.items()
+    }
 
     mu, jes, lumi = zfit.Parameter("mu", 1.0, 0.0, 5.0), zfnf.nuisance("jes"), zfnf.nuisance("lumi")
-    rates = [mu, zfnf.lnN(lumi, 1.02), zfnf.normsys(jes, deformation.yields["jes"])]
-    n_sig = zfnf.modified_yield(flow.sum_weights, rates)
-    n_bkg = zfnf.modified_yield(other.sum_weights, [zfnf.lnN(lumi, 1.02)])
-    signal = zfnf.pdf.FNFPDF(deformation, params={"jes": jes}, extended=n_sig, name="signal")
-    background = zfnf.pdf.FlowPDF(other, extended=n_bkg, name="background")
+    rates = [mu, zfnf.lnN(lumi, 1.02), zfnf.normsys(jes, learned["signal"].yields["jes"])]
+    n_sig = zfnf.modified_yield(learned["signal"].sum_weights, rates)
+    n_bkg = zfnf.modified_yield(learned["background"].sum_weights, [zfnf.lnN(lumi, 1.02)])
+    signal = zfnf.pdf.FNFPDF(learned["signal"], params={"jes": jes}, extended=n_sig, name="signal")
+    background = zfnf.pdf.FlowPDF(learned["background"], extended=n_bkg, name="background")
     model = zfnf.pdf.SumPDF([background, signal])
     nll = zfnf.loss.ExtendedUnbinnedNLL(model, zfnf.Sample.read(out / "data.root"))
     result = zfnf.Minuit().minimize(nll)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,32 @@ def test_what_was_trained_is_kept(fitted, monkeypatch):
     assert again.flow is stopped.value.model
     expected = fitted.deformation.log_prob(PROBES, nu={"jes": 0.7})
     np.testing.assert_array_equal(again.deformation.log_prob(PROBES, nu={"jes": 0.7}), expected)
+
+
+def test_folds_and_replicas(fitted):
+    simulation = zfnf.Simulation(TABLE | {"number": np.arange(N)}, weights="w")
+    settings = SETTINGS | {"obs": ["y"], "seed": 3, "schedule": zfnf.Schedule(steps=20, batch_size=512)}
+    with ThreadPoolExecutor(2) as executor:
+        process = fit_process(simulation, trained=fitted.flow, folds=2, n_bootstrap=1, executor=executor, **settings)
+    assert process.model is fitted.flow
+    seen = [set(held_out.sample(["number"]).columns["number"]) for _, held_out in process.folds]
+    assert seen[0] | seen[1] == set(range(N))
+    assert not seen[0] & seen[1]
+    models = [*(model for model, _ in process.folds), *process.replicas]
+    assert len({tuple(model.log_prob(PROBES)) for model in models}) == 3
+    assert "2 fold(s), 1 bootstrap replica(s)" in str(process)
+    # A fold is what the function learns from its part of the events.
+    train, _ = simulation.folds(2, 3)[0]
+    settings["seed"] = int(np.random.SeedSequence(3).generate_state(3)[0])
+    np.testing.assert_array_equal(models[0].log_prob(PROBES), fit_process(train, **settings).flow.log_prob(PROBES))
+
+
+def test_interrupted_folds_leave_the_density(fitted, monkeypatch):
+    monkeypatch.setattr("zfit_fnf.train.process._Job.model", lambda job: 1 / 0)
+    simulation = zfnf.Simulation(TABLE, SIDES, weights="w")
+    with pytest.raises(zfnf.train.TrainingStopped, match=r"The density is in \.model") as stopped:
+        fit_process(simulation, obs=["y"], trained=fitted.deformation, folds=2, **SETTINGS)
+    np.testing.assert_array_equal(stopped.value.model.log_prob(PROBES), fitted.deformation.log_prob(PROBES))
 
 
 def test_weights_without_effect_have_exactly_none():

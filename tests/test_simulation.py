@@ -114,6 +114,17 @@ def test_parts(n, sizes):
     assert numbers(simulation().split(n, seed=4)[0]) != numbers(parts[0])
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_folds(n):
+    folds = simulation(paired_by="number").folds(n, seed=1)
+    parts = simulation(paired_by="number").split(n, seed=1)
+    for (train, held_out), part in zip(folds, parts, strict=True):
+        assert numbers(held_out) == numbers(part)
+        for seen, unseen, everything in zip(numbers(train), numbers(held_out), numbers(simulation()), strict=True):
+            assert seen | unseen == everything
+            assert not seen & unseen
+
+
 def test_numbered_events_stay_together_in_samples_of_other_lengths():
     parts = simulation(paired_by="number").split(2, seed=1)
     for part in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tensorflow as tf
 from zfit_fnf import Sample, Schedule, Variation, load, save
 from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.train import fit_deformation, fit_flow
+from zfit_fnf.train.findings import same_on_both_sides
 from zfit_fnf.train.score_correction import vanish_at
 
 N = 4000
@@ -130,3 +132,21 @@ def test_polynomials_that_vanish(names, powers, points):
         )
     elsewhere = transform.basis(tf.constant([0.4] * len(names), tf.float64))
     assert np.abs(elsewhere).max() > 0.01
+
+
+def alike(up, down):
+    """What is said of samples at +1 and -1, as many events as the nominal ones."""
+    sources = [
+        SimpleNamespace(at={"jes": nu}, sample=Sample({"y": y}, name=f"jes={nu:+g}"))
+        for nu, y in ((1.0, up), (-1.0, down))
+    ]
+    return " ".join(same_on_both_sides(Sample({"y": Y}), sources, ["y"]))
+
+
+def test_sides_with_the_same_effect_are_told():
+    first, second = np.random.default_rng(1).normal(size=(2, N))
+    assert "'jes=+1' and 'jes=-1' differ from the nominal one in the same direction" in alike(first + 0.3, second + 0.3)
+    assert "same direction" in alike(1.3 * first, 1.3 * second)
+    # Effects of their own sign, on one side only, and none: 3 sigma of 4000 events are 0.05.
+    for up, down in ((0.3, -0.3), (0.3, 0.1), (0.3, 0.0), (0.0, 0.0)):
+        assert not alike(first + up, second + down)

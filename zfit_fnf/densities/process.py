@@ -23,11 +23,16 @@ class FittedProcess:
         flow: The nominal density.
         deformation: The density with its nuisances; `None` for a process without variations.
         simulation: What they were learned from.
+        folds: Pairs of a density and simulation that it has not seen: together the folds are all of the simulation. Such pairs
+            judge the training, and calibrate a likelihood, without further events.
+        replicas: Densities that were learned from bootstrap replicas of the simulation; their spread is its statistical error.
     """
 
     flow: Flow
     deformation: Deformation | None
     simulation: Simulation
+    folds: tuple[tuple[Flow | Deformation, Simulation], ...] = ()
+    replicas: tuple[Flow | Deformation, ...] = ()
 
     @property
     def model(self) -> Flow | Deformation:
@@ -56,4 +61,6 @@ class FittedProcess:
         return Histories(nominal | ({} if self.deformation is None else self.deformation.history))
 
     def __str__(self) -> str:
-        return f"{self.model!r}\n\n{self.simulation}\n\n{self.history}"
+        more = {"fold(s)": len(self.folds), "bootstrap replica(s)": len(self.replicas)}
+        beside = "".join(f", {count} {name}" for name, count in more.items() if count)
+        return f"{self.model!r}{beside}\n\n{self.simulation}\n\n{self.history}"

@@ -169,22 +169,35 @@ class Simulation:
             >>> train, held_out = signal.split(0.8, seed=1)
             >>> first, second = signal.split(2, seed=1)
         """
+        return tuple(map(self._of, self._rows_of_parts(n, seed)))
+
+    def folds(self, n: int, seed: int = 0) -> tuple[tuple[Simulation, Simulation], ...]:
+        """For each of the parts of `split`: all events but those of the part, to train on, and the part, held out.
+
+        Args:
+            n: Number of parts.
+            seed: Seed of the choice.
+
+        Example:
+            >>> for train, held_out in signal.folds(2, seed=1): ...
+        """
+        parts = self._rows_of_parts(integer(n, "the number of folds", low=2), seed)
+        everything = [np.arange(sample.n_events) for sample in self._whole]
+        return tuple((self._of(list(map(np.setdiff1d, everything, part))), self._of(part)) for part in parts)
+
+    def _rows_of_parts(self, n: float, seed: int) -> list[list[np.ndarray]]:
+        """Rows of each sample in each part."""
         if isinstance(n, (int, np.integer)):
             edges = np.linspace(0.0, 1.0, integer(n, "the number of parts", low=2) + 1)
         else:
-            share = number(n, "the share of the first part", above=0.0, high=1.0)
-            if share == 1.0:
-                raise ValueError(
-                    "a share of 1 leaves nothing for the second part: give one below, or a number of parts"
-                )
-            edges = np.array([0.0, share, 1.0])
+            edges = np.array([0.0, number(n, "the share of the first part", above=0.0, high=1.0), 1.0])
         places = self._places(integer(seed, "seed", low=0))
         if self.paired_by is None:  # sizes that are exact
             places = [(np.argsort(np.argsort(place)) + 0.5) / len(place) for place in places]
-        parts = []
-        for low, high in itertools.pairwise(edges):
-            parts.append(self._of([np.flatnonzero((place >= low) & (place < high)) for place in places]))
-        return tuple(parts)
+        return [
+            [np.flatnonzero((place >= low) & (place < high)) for place in places]
+            for low, high in itertools.pairwise(edges)
+        ]
 
     def resampled(self, seed: int) -> Simulation:
         """A bootstrap replica: Poisson(1) copies of each generated event, as weights; the same for rows that are paired.
@@ -270,6 +283,11 @@ class Simulation:
             "nuisances": list(self.nuisances),
             "samples": [{**row, "at": at} for row, at in zip(records, points, strict=True)],
         }
+
+    def __repr__(self) -> str:
+        nominal = self.nominal if isinstance(self.nominal, (str, os.PathLike, Sample)) else type(self.nominal).__name__
+        of = f" of {', '.join(self.nuisances)}" if self.variations else ""
+        return f"<Simulation: nominal {nominal!s}, {len(self.variations)} variation(s){of}>"
 
     def __str__(self) -> str:
         return self.to_dataframe().to_string(float_format=lambda value: f"{value:.6g}")

@@ -16,7 +16,7 @@ from ..densities.polynomial_map import Response
 from ..densities.ratio import LogRatio
 from ..samples import Variation
 from ..samples.pairing import fingerprint
-from .findings import copies, nominal_ones, odd_yields, samples_without_effect
+from .findings import copies, nominal_ones, odd_yields, same_on_both_sides, samples_without_effect
 from .plan import Plan
 from .schedule import Schedule
 from .score_correction import vanish_at
@@ -90,8 +90,13 @@ class Assembly:
             name: yield_ratio(group, sources, flow.sum_weights, mirror) for (name,), group in plan.singles.items()
         }
         marks = {key: fingerprint(source.sample, flow.obs + flow.cond) for key, source in sources.items()}
-        without_effect = samples_without_effect(sources, marks, flow.history.fingerprint if flow.history else [])
+        known = flow.history.fingerprint if flow.history else []
+        if nominal is not None:
+            known = fingerprint(nominal.source.sample, flow.obs + flow.cond)
+        without_effect = samples_without_effect(sources, marks, known)
         findings = [*nominal_ones(sources, without_effect), *copies(sources, marks, without_effect)]
+        if nominal is not None and not findings:
+            findings = same_on_both_sides(nominal.source.sample, list(sources.values()), flow.obs)
         return cls(flow, plan, sources, without_effect, yields, [*findings, *odd_yields(yields)], nominal, wanted)
 
     def keep(self, trained: Deformation | None) -> None:

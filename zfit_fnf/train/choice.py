@@ -21,7 +21,7 @@ from .contrast import Contrast, ContrastSample
 from .ratio import SIGNIFICANT, Learned, learn
 from .sources import EventSource
 
-__all__ = ["Candidates", "Choice", "choose"]
+__all__ = ["Candidates", "Choice", "choose", "samples_of"]
 
 MAP_SIGNIFICANT = 5.0
 """Standard deviations by which held-out events have to speak for a map."""
@@ -83,7 +83,9 @@ class Candidates:
         densities = [self.without if self.without.moves or self.without.ratios else None]
         densities += [] if self.with_map is None else [self.with_map]
         events, at = [self.nominal, *self.sources], [source.at for source in self.sources]
-        read = [_samples(source, held, at, densities, most) for source, held in zip(events, self.held_out, strict=True)]
+        read = [
+            samples_of(source, held, at, densities, most) for source, held in zip(events, self.held_out, strict=True)
+        ]
         contrasts = [
             Contrast([samples[i] for samples in read], self.points.monomials, self.ratio.n_dim, self.ratio.degree)
             for i in range(len(densities))
@@ -291,7 +293,7 @@ def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return float(difference.sum()), float(np.sqrt(np.square(difference).sum()) + 1e-9)
 
 
-def _samples(
+def samples_of(
     source: EventSource,
     held: np.ndarray,
     points: Sequence[Mapping[str, float]],

@@ -29,6 +29,7 @@ from .plan import Plan, named_seed
 from .schedule import Schedule, TrainingStopped, checked_schedule
 from .score_correction import correct_score, scale
 from .sources import EventSource, no_weights_beside
+from .weights import by_weights
 
 __all__ = ["fit_deformation", "train_response"]
 
@@ -60,6 +61,9 @@ def fit_deformation(
     Every nuisance is learned alone, from its own variations, so that adding one never retrains another. Interactions
     follow, each from the joint samples of its two nuisances, with everything else frozen. After its networks, the few
     numbers that place a response on its samples are fitted to all events at once (:mod:`zfit_fnf.train.score_correction`).
+
+    A nuisance whose variations are other weights of the nominal events moves nothing: its response is a log-ratio in any
+    case, learned by regression of the known ratio of the weights (:mod:`zfit_fnf.train.weights`).
 
     A variation that holds the nominal events themselves, in any order, and with weights that differ by a constant factor
     only, changes the yield at most: the response is exactly zero there. The flow has to be one that was trained here.
@@ -253,15 +257,17 @@ def train_response(task: Task) -> Trained:
     """Learn a map, then a log-ratio beside it or in its place; keep what the events confirm."""
     started = time.monotonic()
     response, label = task.response, label_of(task.response.nuisances)
-    if task.wanted.map is False:
+    nothing = Response(**{**response.config(), "hidden": []})
+    candidates = None if task.nominal is None else _candidates(task, nothing)
+    choice = None if candidates is None else by_weights(candidates, keep=task.keep)
+    if choice is not None or task.wanted.map is False:
         history = History(label, **_sizes(task.sources))
     else:
         history = _train_map(task, label)
-    if task.nominal is None:
+    if candidates is None:
         return response, history, None
-    nothing = Response(**{**response.config(), "hidden": []})
-    candidates = _candidates(task, nothing)
-    choice = choose(candidates, use_map=task.wanted.map, use_ratio=task.wanted.ratio, keep=task.keep)
+    if choice is None:
+        choice = choose(candidates, use_map=task.wanted.map, use_ratio=task.wanted.ratio, keep=task.keep)
     ratio = None
     if choice.learned is not None:
         ratio = candidates.ratio

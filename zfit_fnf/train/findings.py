@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ..densities.deformation import YieldRatio
 from ..densities.history import History
+from ..samples import Sample
 from ..samples.pairing import same_events
 from .sources import EventSource
 
-__all__ = ["copies", "nominal_ones", "odd_yields", "pruned_ones", "samples_without_effect"]
+__all__ = ["copies", "nominal_ones", "odd_yields", "pruned_ones", "same_on_both_sides", "samples_without_effect"]
+
+_LOOKED_AT = 100_000  # events of each sample, evenly spread
 
 
 def samples_without_effect(
@@ -52,6 +57,48 @@ def copies(
         if same_events(marks[a], marks[b], sources[a].sample.effective_size)
     ]
     return [f"samples {', '.join(copies)} hold the same events. Are they the right files?"] if copies else []
+
+
+def same_on_both_sides(nominal: Sample, sources: Sequence[EventSource], obs: Sequence[str]) -> list[str]:
+    """Nuisances whose two sides differ from the nominal sample alike, by means and widths of the observables.
+
+    What is even in the nuisance is six standard deviations from zero, what is odd less than three, or a fifth of that.
+
+    Args:
+        nominal: The nominal events.
+        sources: Those of the variations.
+        obs: The observables.
+    """
+    by_point = {tuple(source.at.items()): source.sample for source in sources if len(source.at) == 1}
+    pairs = [(up, by_point.get(((name, -value),))) for ((name, value),), up in by_point.items() if value > 0.0]
+    if not (pairs := [(up, down) for up, down in pairs if down is not None]):
+        return []
+    centre, width = nominal.array(obs).mean(axis=0), nominal.array(obs).std(axis=0)
+
+    def moments(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(None, None, max(1, sample.n_events // _LOOKED_AT))
+        z = np.clip((sample.array(obs, rows) - centre) / width, -5.0, 5.0)
+        values = np.concatenate([z, z**2], axis=1)
+        weights = np.ones(len(z)) if sample.weights is None else np.asarray(sample.weights, np.float64)[rows]
+        mean = weights @ values / weights.sum()
+        return mean, np.square(weights) @ np.square(values - mean) / weights.sum() ** 2
+
+    middle, of_middle = moments(nominal)
+    alike = []
+    for up, down in pairs:
+        assert down is not None
+        (high, of_high), (low, of_low) = moments(up), moments(down)
+        even, odd, noise = 0.5 * (high + low) - middle, 0.5 * (high - low), 0.25 * (of_high + of_low)
+        if (np.abs(even) > 6.0 * np.sqrt(noise + of_middle)).any() and (
+            np.abs(odd) < np.maximum(3.0 * np.sqrt(noise), 0.2 * np.abs(even))
+        ).all():
+            alike.append(f"{up.name!r} and {down.name!r}")
+    if not alike:
+        return []
+    return [
+        f"samples {', '.join(alike)} differ from the nominal one in the same direction: is one of them the wrong file, or "
+        "normalised to another nominal sample? If not, the nuisance has hardly any linear effect"
+    ]
 
 
 def odd_yields(yields: Mapping[str, YieldRatio]) -> list[str]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..common.parallel import Executor
+import numpy as np
+
+from ..common.checks import integer
+from ..common.parallel import Executor, run
 from ..densities.deformation import Deformation
 from ..densities.flows import Flow
 from ..densities.process import FittedProcess
@@ -28,6 +32,9 @@ def fit_process(
     seed: int = 0,
     executor: Executor | None = None,
     trained: Flow | Deformation | None = None,
+    folds: int = 1,
+    n_bootstrap: int = 0,
+    progress: bool = True,
     **settings: Any,
 ) -> FittedProcess:
     """Learn the density of one process from its simulation: :func:`fit_flow`, then :func:`fit_deformation`.
@@ -38,10 +45,14 @@ def fit_process(
         cond: Columns it is conditional on.
         ranges: Physical ``(low, high)`` of the observables that have them.
         seed: Seed of everything random.
-        executor: ``concurrent.futures`` executor to train the responses in parallel.
+        executor: ``concurrent.futures`` executor to train responses in parallel, then folds and replicas.
         trained: ``.model`` of an interrupted training, which goes on with what is missing.
+        folds: With two or more, as many further densities, each learned without a part of the events: cross-fitting, which
+            takes as long again for each.
+        n_bootstrap: Number of further densities, each learned from a bootstrap replica of the simulation.
+        progress: Show progress bars.
         settings: Any other argument of :func:`fit_flow` or :func:`fit_deformation`, such as ``interactions``; what both
-            have, ``schedule``, ``hidden`` and ``progress``, is for both.
+            have, ``schedule`` and ``hidden``, is for both.
 
     Returns:
         The densities with their histories.
@@ -62,21 +73,69 @@ def fit_process(
     of_flow, of_deformation = (_settings_of(function, settings) for function in (fit_flow, fit_deformation))
     if unknown := sorted(set(settings) - set(of_flow) - set(of_deformation)):
         raise TypeError(f"fit_process has no argument {unknown[0]!r}{_near(unknown[0])}")
-    flow, ready = _trained(trained)
-    if flow is None:
-        flow = fit_flow(simulation, obs=obs, cond=cond, ranges=ranges, seed=seed, **of_flow)
-    if not simulation.variations:
-        return FittedProcess(flow, None, simulation)
+    folds, n_bootstrap = integer(folds, "folds", low=1), integer(n_bootstrap, "n_bootstrap", low=0)
+    of_flow |= {"obs": obs, "cond": cond, "ranges": ranges}
+    job = _Job(simulation, of_flow, of_deformation, seed, progress)
+    process = job.trained(_trained(trained), executor)
+    seeds = np.random.SeedSequence(integer(seed, "seed", low=0)).generate_state(folds + n_bootstrap).tolist()
+    pairs = simulation.folds(folds, seed) if folds > 1 else ()
+    parts = [*(train for train, _ in pairs), *(simulation.resampled(one) for one in seeds[folds:])]
+    if not parts:
+        return process
+    jobs = [
+        replace(job, simulation=part, seed=one, progress=progress and executor is None)
+        for part, one in zip(parts, [*seeds[: len(pairs)], *seeds[folds:]], strict=True)
+    ]
+    text = "folds and replicas" if progress and executor is not None else ""
     try:
-        deformation = fit_deformation(flow, simulation, seed=seed, executor=executor, trained=ready, **of_deformation)
-    except TrainingStopped as stopped:
-        if stopped.model is None:
-            stopped.carry(flow, "The nominal density is in .model; fit_process(..., trained=stopped.model) goes on")
-        raise
-    return FittedProcess(flow, deformation, simulation)
+        found = {id(one): model for one, model in run(_Job.model, jobs, executor=executor, progress=text)}
+    except (Exception, KeyboardInterrupt) as error:
+        stopped = TrainingStopped(f"the training of folds and replicas has stopped: {error!r}")
+        stopped.carry(
+            process.model, "The density is in .model; fit_process(..., trained=stopped.model) goes on with them"
+        )
+        raise stopped from error
+    models = [found[id(one)] for one in jobs]
+    return replace(
+        process,
+        folds=tuple((model, held_out) for model, (_, held_out) in zip(models, pairs, strict=False)),
+        replicas=tuple(models[len(pairs) :]),
+    )
 
 
-_OWN = ("nominal", "variations", "flow", "weights", "obs", "cond", "ranges", "seed", "executor", "trained")
+@dataclass(frozen=True)
+class _Job:
+    """All that a density is learned from, in this process or another."""
+
+    simulation: Simulation
+    of_flow: dict[str, Any]
+    of_deformation: dict[str, Any]
+    seed: int
+    progress: bool
+
+    def model(self) -> Flow | Deformation:
+        return self.trained((None, None), None).model
+
+    def trained(self, ready: tuple[Flow | None, Deformation | None], executor: Executor | None) -> FittedProcess:
+        """The process, by what is there already and the rest."""
+        flow, deformation = ready
+        common: dict[str, Any] = {"seed": self.seed, "progress": self.progress}
+        if flow is None:
+            flow = fit_flow(self.simulation, **self.of_flow, **common)
+        if not self.simulation.variations:
+            return FittedProcess(flow, None, self.simulation)
+        try:
+            deformation = fit_deformation(
+                flow, self.simulation, executor=executor, trained=deformation, **self.of_deformation, **common
+            )
+        except TrainingStopped as stopped:
+            if stopped.model is None:
+                stopped.carry(flow, "The nominal density is in .model; fit_process(..., trained=stopped.model) goes on")
+            raise
+        return FittedProcess(flow, deformation, self.simulation)
+
+
+_OWN = ("nominal", "variations", "flow", "weights", "obs", "cond", "ranges", "seed", "executor", "trained", "progress")
 
 
 def _settings_of(function: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
