@@ -1,10 +1,12 @@
-"""Distributions of Interest on distorted data, against what is known exactly: the parameters, their errors, and the map.
+"""Both steps of a Distribution of Interest against what is known exactly, on distortions that are not in the package.
 
-    python benchmarks/doi.py --seed 1 --models models --replicas 8 --json doi.json
+    python benchmarks/doi.py --events 100000 --seeds 3 --json doi.json
+    python benchmarks/doi.py --quick
 
-Data are the yardstick toy at shift = 0.5 and squeeze = -0.5. Step 1 is compared with the exact likelihood of all observables
-for which the distortion is known, and the profile likelihood with the exact one of ``x`` alone, which no map changes. What
-is known is printed stage by stage, the report at the end.
+The densities of simulation are exact, so that nothing is measured but the map. No map of ``y`` changes what ``x`` says, and it
+can undo almost all that ``y`` says: the profile likelihood is compared with the exact one of ``x`` alone, and with the
+efficient bound of the profile itself. With one observable and no conditions, where the increasing map between two densities
+is the only one, a nuisance of position and width is fitted behind several increasing distortions.
 """
 
 from __future__ import annotations
@@ -13,229 +15,167 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
-from toy_models import GEOMETRIES, NUISANCES, SECTORS, Learned, in_order, mixture, train
+from exact_models import exact_mixture
 
 import zfit_fnf as zfnf
 from zfit_fnf.datasets import ShiftSqueeze
-from zfit_fnf.diagnostics import two_sample_auc
-from zfit_fnf.doi import (
-    MapVariations,
-    ProfiledFit,
-    TransferFit,
-    bootstrap,
-    ensemble,
-    fit_transfer,
-    profile,
-    scenarios,
-)
-from zfit_fnf.minimize import Minuit
+from zfit_fnf.doi import fit_transfer, profile
+from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF
 
 TRUTH = {"shift": 0.5, "squeeze": -0.5}
-DISTORTIONS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "other": {"rotation": -0.5, "shear": 0.06, "radius": (0.9, 0.6), "steepness": 1.0},
-    "none": {"rotation": 0.0, "shear": 0.0},
-}
-"""The paper's distortion, one that nothing was tuned on, and none at all."""
-
 X, Y = list(ShiftSqueeze.x), list(ShiftSqueeze.y)
-N_POINTS = 10_000  # of each process, at which the map is compared with the exact one
-N_CLASSIFIED = 50_000  # events of each sample
+
+Distortion = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Stages:
-    """What every stage costs and finds."""
-
-    def __init__(self) -> None:
-        self.cpu_seconds: dict[str, float] = {}
-
-    def __call__(self, name: str, function: Callable[[], Any]) -> Any:
-        """Run a stage."""
-        started = time.process_time()
-        result = function()
-        self.cpu_seconds[name] = round(time.process_time() - started, 1)
-        return result
-
-    def say(self, **found: Any) -> dict[str, Any]:
-        """Print what is known by now."""
-        print(json.dumps({**found, "cpu_seconds": self.cpu_seconds}), flush=True)
-        return found
+def bent(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A stretch that grows with the distance from the centre, and a drift with ``x``."""
+    return np.sinh(0.7 * y) / 0.7 + np.stack([0.2 * np.tanh(x[:, 1]), 0.1 * x[:, 0]], axis=1)
 
 
-def read_or_train(folder: Path, toy: ShiftSqueeze, n_simulated: int, seed: int) -> Learned:
-    """The densities in a folder; they are trained and left there if there are none."""
-    files = {
-        (process, sector): folder / f"{process}_{sector.replace('|', '_')}.fnf"
-        for process in toy.processes
-        for sector in SECTORS
-    }
-    if all(file.exists() for file in files.values()):
-        return Learned({key: zfnf.load(file) for key, file in files.items()})
-    learned = train(toy, n_simulated=n_simulated, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    for key, file in files.items():
-        zfnf.save(learned.deformations[key], file)
-    return learned
+def mixed(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A leakage of one observable into the other that depends on ``x``, and a saturation."""
+    leak = 0.25 / (1.0 + x[:, 0] ** 2)
+    return np.stack([y[:, 0] + leak * y[:, 1], y[:, 1] - 0.3 * np.tanh(y[:, 0])], axis=1)
 
 
-def step_1(fit: TransferFit, toy: ShiftSqueeze, data: pd.DataFrame) -> dict[str, Any]:
-    """The global fit, against the exact ones with the distortion known, and of ``x`` alone.
+def scaled(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A scale and a resolution that depend on ``x``."""
+    return y * (1.0 + 0.15 * np.tanh(x)) + 0.1 * np.sin(2.0 * y[:, ::-1])
 
-    A free map leaves nothing of what ``y`` says about the parameters, so that these two scatter around each other by
-    ``sqrt(9.4^2 - 6.1^2) / 6.1 = 1.2`` standard errors of the former, whatever the map.
-    """
-    exact, of_x = toy.fit(data, distorted=True), toy.fit(data, of="x")
-    values, errors = in_order(fit.values), in_order(fit.errors)
-    of_x_values, of_x_errors = in_order(of_x.values), in_order(of_x.errors)
+
+CASES: dict[str, tuple[ShiftSqueeze, Distortion]] = {
+    "bent": (ShiftSqueeze(center_a=(-0.2, 0.3), center_b=(0.4, -0.2), frequency=1.0, rho=0.5), bent),
+    "mixed": (
+        ShiftSqueeze(center_a=(-0.3, 0.2), center_b=(0.6, -0.1), shift_x=0.25, squeeze_x=0.25, shift_y=0.35, rho=0.6),
+        mixed,
+    ),
+    "scaled": (ShiftSqueeze(sigma_a=(0.7, 0.8), sigma_b=(0.8, 0.5), squeeze_y=0.3, frequency=1.8, slope=0.5), scaled),
+}
+"""Geometries and distortions."""
+
+MONOTONE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sinh": lambda y: np.sinh(1.2 * y) / 1.2,
+    "asinh": lambda y: np.arcsinh(2.0 * y) / 2.0,
+    "cubic": lambda y: y + 0.1 * y**3,
+    "exponential": lambda y: np.exp(0.5 * y),
+    "wave": lambda y: y + 0.3 * np.sin(2.0 * y),
+}
+"""Distortions of one observable."""
+
+
+def observed(case: str, n: int, seed: int) -> pd.DataFrame:
+    """Distorted data."""
+    toy, distortion = CASES[case]
+    data = toy.observe(n, TRUTH, seed=seed)
+    moved = distortion(data[Y].to_numpy(), data[X].to_numpy())
+    return data.assign(**dict(zip(Y, moved.T, strict=True)))
+
+
+def study(case: str, n: int, seed: int) -> dict[str, Any]:
+    """Both steps of one data set."""
+    toy, data = CASES[case][0], observed(case, n, seed)
+    model, _ = exact_mixture(toy)
+    of_x = toy.fit(data, of="x")
+    started = time.process_time()
+    fit = fit_transfer(model, data, obs=Y, cond=X, seed=seed, progress=False)
+    cpu = {"step 1": time.process_time() - started}
+    started = time.process_time()
+    profiled = profile(fit, seed=seed)
+    cpu["step 2"] = time.process_time() - started
+    loss = profiled.loss()
+    result = zfnf.Minuit().minimize(loss)
+    result.hesse()
+    table = profiled.bounds.to_dataframe()
+    rows = {}
+    for name, parameter in profiled.parameters.items():
+        value, error = result.params[parameter]["value"], result.params[parameter]["hesse"]["error"]
+        rows[name] = {
+            "error / x only": error / of_x.errors[name],
+            "error / efficient": error / table.loc[name, "efficient"],
+            "efficient / x only": table.loc[name, "efficient"] / of_x.errors[name],
+            "difference to x only": (value - of_x.values[name]) / of_x.errors[name],
+            "pull": (value - TRUTH[name]) / error,
+        }
+        rows[name]["rises"] = rises(loss, parameter, error)
     return {
-        "valid": fit.valid,
-        "problems": fit.problems,
-        "rounds": fit.rounds,
-        "fitted": values.tolist(),
-        "difference_to_known_in_sigma": ((values - in_order(exact.values)) / in_order(exact.errors)).tolist(),
-        "difference_of_x_only_to_known_in_sigma": (
-            (of_x_values - in_order(exact.values)) / in_order(exact.errors)
-        ).tolist(),
-        "difference_to_x_only_in_sigma": ((values - of_x_values) / of_x_errors).tolist(),
-        "frozen_error_ratio": (errors / in_order(exact.errors)).tolist(),
-    }
-
-
-def step_2(profiled: ProfiledFit, result: zfit.result.FitResult, toy: ShiftSqueeze, data: pd.DataFrame) -> dict:
-    """The profile likelihood, against the exact one of ``x``."""
-    exact = toy.fit(data, of="x")
-    fitted = {parameter.name: found for parameter, found in result.params.items()}
-    values = np.array([fitted[name]["value"] for name in NUISANCES])
-    errors = np.array([fitted[name]["hesse"]["error"] for name in NUISANCES])
-    return {
+        "case": case,
+        "seed": seed,
         "valid": profiled.valid,
         "problems": profiled.problems,
-        "window": profiled.window,
-        "checks": [asdict(check) for check in profiled.checks],
-        "fitted": values.tolist(),
-        "errors": errors.tolist(),
-        "difference_to_x_only_in_sigma": ((values - in_order(exact.values)) / in_order(exact.errors)).tolist(),
-        "error_ratio": (errors / in_order(exact.errors)).tolist(),
+        "goodness": profiled.goodness,
+        "parameters": rows,
+        "checks": [(check.amortised, check.refitted) for check in profiled.checks],
+        "cpu_seconds": cpu,
     }
 
 
-def the_map(maps: MapVariations, toy: ShiftSqueeze, seed: int) -> dict[str, dict[str, Any]]:
-    """Distance of the map to the exact one in local widths of ``y``, and how often its bands cover that, by process."""
-    found = {}
-    for process in toy.processes:
-        simulation = toy.simulate(process, N_POINTS, TRUTH, seed=900_000 + seed)
-        y, x = simulation[Y].to_numpy(), simulation[X].to_numpy()
-        distorted = toy.distort(y, x, process)
-        data = simulation.assign(**dict(zip(Y, distorted.T, strict=True)))
-        moved = evaluate(maps, data, process)
-        width = np.sqrt(np.diagonal(toy.moments(x, process, TRUTH)[1], axis1=1, axis2=2))
-        distance, shortest = moved.value - y, optimal_transport(toy, distorted, x, process)
-        bands = {"statistical": moved.statistical, "systematic": moved.systematic, "total": moved.total}
-        found[process] = {
-            "rms_distance": rms(distance / width),
-            "rms_distance_without_map": rms((distorted - y) / width),
-            "rms_distance_of_optimal_transport": rms((shortest - y) / width),
-            "rms_distance_to_optimal_transport": rms((moved.value - shortest) / width),
-            "rms_band": {name: rms(band / width) for name, band in bands.items()},
-            "covered": float(np.mean(np.abs(distance) < moved.total)),
-        }
+def rises(loss: Any, parameter: zfit.Parameter, error: float) -> list[float]:
+    """Rise of the amortised likelihood one error to both sides, the other parameters at their best fit; 0.5 or more."""
+    value, lowest, found = float(parameter.value()), float(loss.value(full=False)), []
+    for sign in (-1.0, 1.0):
+        with zfit.param.set_values([parameter], [value + sign * error]):
+            found.append(float(loss.value(full=False)) - lowest)
     return found
 
 
-def evaluate(maps: MapVariations, data: pd.DataFrame, process: str) -> zfnf.doi.Uncertainty:
-    """Where data are in simulation, with its uncertainties."""
-    return maps.evaluate(lambda variation: variation.to_simulation(data, process=process)[Y].to_numpy())
-
-
-def optimal_transport(toy: ShiftSqueeze, data: np.ndarray, x: np.ndarray, process: str) -> np.ndarray:
-    """Where the shortest map takes data ``(n, 2)`` that makes them what simulation is at the truth.
-
-    Given ``x``, both are Gaussian. This map is as likely as the exact one, event by event: only what is common to
-    both can be measured.
-    """
-    mean, covariance = toy.moments(x, process, TRUTH)
-    distortion = np.stack([toy.distort(np.tile(axis, (len(x), 1)), x, process) for axis in np.eye(2)], axis=2)
-    distorted = distortion @ covariance @ distortion.transpose(0, 2, 1)
-    root = square_root(distorted)
-    inverse = np.linalg.inv(root)
-    stretch = inverse @ square_root(root @ covariance @ root) @ inverse
-    centred = data - np.einsum("nij,nj->ni", distortion, mean)
-    return mean + np.einsum("nij,nj->ni", stretch, centred)
-
-
-def square_root(matrices: np.ndarray) -> np.ndarray:
-    """Of positive matrices ``(n, d, d)``."""
-    lengths, directions = np.linalg.eigh(matrices)
-    return (directions * np.sqrt(lengths)[:, None]) @ directions.transpose(0, 2, 1)
-
-
-def rms(values: np.ndarray) -> float | None:
-    """Root mean square; none if a band has no replicas."""
-    result = float(np.sqrt(np.mean(np.square(values))))
-    return result if np.isfinite(result) else None
-
-
-def auc(maps: MapVariations, toy: ShiftSqueeze, seed: int) -> float:
-    """Of a classifier between fresh data and fresh simulation at the best fit, corrected by the map."""
-    data = toy.observe(N_CLASSIFIED, TRUTH, distorted=True, seed=910_000 + seed)
-    corrected = [
-        maps.best.to_data(
-            toy.simulate(process, N_CLASSIFIED // 2, maps.best.values, seed=920_000 + seed), process=process
-        )
-        for process in toy.processes
-    ]
-    return two_sample_auc(data, pd.concat(corrected), [*X, *Y], seed=seed)
+def one_observable(label: str, n: int, seed: int) -> dict[str, Any]:
+    """A nuisance that moves ``x`` and stretches ``y``, whose data are distorted by an increasing function."""
+    rng, truth = np.random.default_rng([seed, len(label)]), 0.5
+    x, y = rng.normal(0.3 * truth, 1.0, n), np.exp(0.2 * truth) * rng.normal(size=n)
+    data = {"x": x, "y": MONOTONE[label](y)}
+    jes = zfnf.nuisance("jes")
+    mean = zfit.param.ComposedParameter("mean", lambda jes: 0.3 * jes, params={"jes": jes})
+    width = zfit.param.ComposedParameter("width", lambda jes: np.e ** (0.2 * jes), params={"jes": jes})
+    p_x = zfit.pdf.Gauss(mean, 1.0, obs=zfit.Space("x", -UNBOUNDED, UNBOUNDED))
+    p_y = zfit.pdf.Gauss(0.0, width, obs=zfit.Space("y", -UNBOUNDED, UNBOUNDED))
+    fit = fit_transfer(ConditionalProductPDF([p_y, p_x], name="one"), data, obs=["y"], seed=seed, progress=False)
+    profiled = profile(fit, seed=seed)
+    result = zfnf.Minuit().minimize(profiled.loss())
+    result.hesse()
+    of_x = {"value": 0.3 * x.sum() / (0.09 * n + 1.0), "error": 1.0 / np.sqrt(0.09 * n + 1.0)}
+    found = result.params[profiled.parameters["jes"]]
+    return {
+        "distortion": label,
+        "valid": profiled.valid,
+        "problems": profiled.problems,
+        "goodness": profiled.goodness,
+        "difference to x only": (found["value"] - of_x["value"]) / of_x["error"],
+        "error / x only": found["hesse"]["error"] / of_x["error"],
+        "start": (fit.values["jes"] - of_x["value"]) / of_x["error"],
+    }
 
 
 def main() -> None:
-    """Run the study and print its JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--geometry", choices=GEOMETRIES, default="default")
-    parser.add_argument("--distortion", choices=DISTORTIONS, default="default")
-    parser.add_argument("--events", type=int, default=100_000, help="events of data")
-    parser.add_argument("--replicas", type=int, default=8, help="replicas; fewer than two make no statistical band")
-    parser.add_argument("--models", type=Path, required=True, help="folder of densities; trained if there are none")
-    parser.add_argument("--simulated", type=int, default=2_000_000, help="simulated events per sample, to train them")
+    """Run the studies and print the JSON, one line for each and the whole at the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--seeds", type=int, default=3, help="data sets of each case")
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--monotone", nargs="*", choices=MONOTONE, default=list(MONOTONE))
+    parser.add_argument("--quick", action="store_true", help="20 000 events, one seed, one case and one distortion")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    toy, stage = replace(GEOMETRIES[args.geometry], **DISTORTIONS[args.distortion]), Stages()
-    model, _ = mixture(stage("models", lambda: read_or_train(args.models, toy, args.simulated, args.seed)))
-    data = toy.observe(args.events, TRUTH, distorted=True, seed=args.seed)
-    report = {name: getattr(args, name) for name in ("seed", "geometry", "distortion", "events", "replicas")}
-
-    fit = stage("step 1", lambda: fit_transfer(model, data, obs=Y, cond=X, seed=args.seed, progress=False))
-    report |= stage.say(step_1=step_1(fit, toy, data))
-
-    profiled = stage("step 2", lambda: profile(fit, seed=args.seed, progress=False))
-    nll = profiled.loss()
-    result = stage("migrad", lambda: Minuit().minimize(nll))
-    stage("hesse", lambda: result.hesse(method="hesse_np", name="hesse"))
-    report |= stage.say(step_2=step_2(profiled, result, toy, data))
-
-    # In this process and one after the other, where the CPU time can be read.
-    with ThreadPoolExecutor(1) as executor:
-        fit = stage(
-            "replicas", lambda: bootstrap(fit, args.replicas, seed=args.seed, executor=executor, progress=False)
-        )
-    profiled = replace(profiled, fit=fit)  # the map follows the parameters for all replicas in the same way
-    maps = scenarios(profiled, result)
-    report |= stage.say(map=stage("map", lambda: the_map(maps, toy, args.seed)))
-    report |= stage.say(auc=stage("classifier", lambda: auc(maps, toy, args.seed)))
-    if args.replicas > 1:
-        average = stage("ensemble", lambda: ensemble(profiled, progress=False))
-        found = {name: getattr(average, name) for name in ("values", "errors", "spread", "k_eff")}
-        report |= stage.say(ensemble=found | {"problems": [replica.problems for replica in fit.replicas]})
-
-    report["cpu_seconds"] = stage.cpu_seconds
+    if args.quick:
+        args = argparse.Namespace(**{**vars(args), "events": 20_000, "seeds": 1})
+        args.cases, args.monotone = args.cases[:1], args.monotone[:1]
+    report: dict[str, Any] = {"events": args.events, "cases": [], "one_observable": []}
+    seeds = range(args.first, args.first + args.seeds)
+    for label in args.monotone:
+        for seed in seeds:
+            report["one_observable"].append(one_observable(label, args.events // 5, seed))
+            print(json.dumps(report["one_observable"][-1]), flush=True)
+    for case in args.cases:
+        for seed in seeds:
+            report["cases"].append(study(case, args.events, seed))
+            print(json.dumps(report["cases"][-1]), flush=True)
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))

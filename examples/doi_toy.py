@@ -42,12 +42,11 @@ def main(
     # 2. Data, and the map that takes them to simulation: fitted together with the nuisance, and again for replicas.
     data = TOY.observe(events, TRUTH, distorted=True, seed=seed)
     schedule = zfnf.Schedule(steps=max(steps // 2, 1), batch_size=512, learning_rate=1e-2, patience=None)
-    networks = {"hidden": (16, 16), "schedule": schedule, "seed": seed}
-    fit = zfnf.doi.fit_transfer(model, data, obs=Y, cond=X, n_layers=2, **networks)
+    fit = zfnf.doi.fit_transfer(model, data, obs=Y, cond=X, n_layers=2, hidden=(16, 16), schedule=schedule, seed=seed)
     fit = zfnf.doi.bootstrap(fit, replicas, seed=seed)
 
-    # 3. How the map follows the nuisance, learned once. After that, the profile likelihood is one like any other.
-    profiled = zfnf.doi.profile(fit, n_checks=1, **networks)
+    # 3. How the map follows the nuisance, found once. After that, the profile likelihood is one like any other.
+    profiled = zfnf.doi.profile(fit, seed=seed)
     result = zfnf.Minuit().minimize(profiled.loss())
     result.hesse()
 

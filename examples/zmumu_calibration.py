@@ -47,7 +47,7 @@ def main(
     )
     fit = zfnf.doi.bootstrap(fit, replicas, seed=seed, progress=False)
     # Step 2: how the map follows the resolution; then the likelihood of the resolution alone is a profile.
-    profiled = zfnf.doi.profile(fit, n_checks=0, hidden=(4,), schedule=schedule, seed=seed, progress=False)
+    profiled = zfnf.doi.profile(fit, n_checks=0, seed=seed)
     result = zfnf.Minuit().minimize(profiled.loss())
     result.hesse()
 

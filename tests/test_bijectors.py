@@ -8,14 +8,14 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zfit_fnf.densities.bijectors import Affine, LogisticMixture, PhysicalRanges, RationalQuadraticSpline
+from zfit_fnf.densities.bijectors import Affine, Bent, LogisticMixture, PhysicalRanges, RationalQuadraticSpline
 
 DENSITIES = {
     "one logistic": LogisticMixture(1),
     "mixture": LogisticMixture(8),
     "spline": RationalQuadraticSpline(8),
 }
-MAPS = {**DENSITIES, "affine": Affine()}
+MAPS = {**DENSITIES, "affine": Affine(), "bent": Bent(6)}
 RANGES = [(-np.inf, np.inf), (0.0, np.inf), (-np.inf, 2.0), (-1.0, 3.0)]
 
 
@@ -92,6 +92,11 @@ def test_values_on_an_edge_stay_finite(limits):
 def test_the_affine_law_is_the_identity_at_zero_and_does_not_overflow():
     u = tf.constant([-3.0, 0.5], tf.float64)
     np.testing.assert_array_equal(Affine().inverse(u, tf.zeros((2, 2), tf.float64))[0], u)
+    np.testing.assert_array_equal(Bent(6).inverse(u, tf.zeros((2, 9), tf.float64))[0], u)
+    affine = tf.constant([[0.3, -1.0]] * 2, tf.float64)
+    np.testing.assert_allclose(
+        Bent(6).inverse(u, tf.concat([affine, tf.zeros((2, 7), tf.float64)], axis=1))[0], Affine().inverse(u, affine)[0]
+    )
     assert np.all(np.isfinite(Affine().inverse(u, tf.constant([[1e4, 0.0]] * 2, tf.float64))[0]))
 
 

@@ -126,7 +126,7 @@ def test_the_quick_demonstration_of_a_map_is_right(tmp_path):
     assert results["auc"] < 0.53  # 8000 events scatter by 0.005
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == {
         *(f"{kind}_{process}" for kind in ("field", "displacement", "morphing") for process in "AB"),
-        *("postfit_y1", "postfit_y2", "likelihoods", "ellipse", "impacts"),
+        *("postfit_y1", "postfit_y2", "likelihoods", "spectrum", "ellipse", "impacts"),
     }
 
 

@@ -6,6 +6,7 @@ where it likes. With the map fixed both measure the nuisance; the profile likeli
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
 
@@ -13,11 +14,14 @@ import zfit
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from scipy import optimize
 
 import zfit_fnf as zfnf
 from zfit_fnf.densities.transfer import Transfer
 from zfit_fnf.doi import ensemble, fit_transfer, profile
+from zfit_fnf.doi.regression import Regression
+from zfit_fnf.doi.rows import behind
 from zfit_fnf.doi.step1 import Replica
 from zfit_fnf.doi.step2 import ProfileProblem
 from zfit_fnf.limits import upper_limit
@@ -55,14 +59,17 @@ def fitted(data):
 
 @pytest.fixture(scope="module")
 def profiled(fitted):
-    return profile(fitted, n_checks=1, **NETWORKS)
+    return profile(fitted, seed=1)
 
 
 @pytest.fixture(scope="module")
-def stuck(fitted):
-    """A profile whose map does not follow the nuisance, because its training was too short."""
-    idle = replace(SCHEDULE, steps=1, learning_rate=1e-9)
-    return profile(fitted, n_checks=1, **{**NETWORKS, "schedule": idle})
+def stuck(profiled):
+    """A profile whose map does not follow the nuisance."""
+    transfer = copy.deepcopy(profiled.transfer)
+    for weights in transfer.displacement.weights:
+        weights.assign(tf.zeros_like(weights))
+    pdf = behind(profiled.fit.model, transfer, params=profiled.parameters)
+    return replace(profiled, transfer=transfer, pdf=pdf, problems=("does not follow",))
 
 
 def test_global_fit(fitted, data):
@@ -83,26 +90,38 @@ def test_profile_is_the_likelihood_of_x(profiled, data):
     assert result.params["jes"]["value"] == pytest.approx(data["x"].sum() / (N + 1), abs=0.2 * error)
 
 
-def test_map_that_does_not_follow_is_found_out(stuck, data):
-    (check,) = stuck.checks
-    shift, centre = check.shift["jes"], stuck.fit.values["jes"]
-    assert check.amortised == pytest.approx(0.5 * (2 * N + 1) * shift**2, rel=0.03)
-    expected = of_x(data, centre + shift) - of_x(data, centre)
-    # Two trainings with minibatches: each misses the maximum in the two parameters of the map by a part of 1/2 each.
-    assert check.refitted == pytest.approx(expected, abs=0.7)
-    assert check.difference > 3.0
-    assert not check.passed
+def test_bounds(profiled):
+    """A shift of ``y`` can be undone by a map, one of ``x`` cannot: half of the information is absorbed."""
+    table = profiled.bounds.to_dataframe().loc["jes"]
+    # Scores of 2000 events have a spread of 1/sqrt(2N) = 2 % in their squares, 1 % in the error.
+    assert table["fixed"] == pytest.approx(1.0 / np.sqrt(2 * N + 1), rel=0.04)
+    assert table["profiled"] == pytest.approx(1.0 / np.sqrt(N + 1), rel=0.06)
+    assert table["efficient"] == pytest.approx(1.0 / np.sqrt(N + 1), rel=0.06)
+    assert table["absorbed"] == pytest.approx(0.5, abs=0.06)
+    assert profiled.bounds.lost == ()
+
+
+def test_map_that_does_not_follow_is_found_out(fitted, monkeypatch):
+    """The check refits the map, whatever the amortised one does."""
+    problem = ProfileProblem(fitted)
+    monkeypatch.setattr(Regression, "directions", lambda self: np.zeros((self.cross.shape[1], 1)))
+    monkeypatch.setattr(ProfileProblem, "_add_quadratic", lambda self, regression: None)
+    stuck = problem.solve(fitted, window={"jes": 0.1}, n_checks=1, seed=1)
     assert not stuck.valid
-    assert "train longer or with larger networks" in str(stuck)
+    for check in stuck.checks:
+        shift = check.shift["jes"]
+        assert check.amortised == pytest.approx(0.5 * (2 * N + 1) * shift**2, rel=0.1)
+        # What a refit gains is what ``y`` says, half of the curvature, but for the ridge and for what 2000 events scatter.
+        assert check.difference == pytest.approx(0.5 * N * shift**2, rel=0.12)
+        assert not check.passed
 
 
 def test_narrow_windows(fitted):
     """A profile likelihood that is known for half a standard error only is of no use."""
-    problem = ProfileProblem(fitted, hidden=(4,), schedule=SCHEDULE)
-    problem._amortise = lambda *args, **kwargs: fitted.history
-    half = 0.5 * fitted.errors["jes"]
-    narrow = problem.solve(fitted, window={"jes": half}, n_checks=0, seed=1, progress=False)
-    assert narrow.problems == ("the window reaches 0.5 standard errors of the profile likelihood only",)
+    narrow = profile(fitted, window={"jes": 0.5 * fitted.errors["jes"]}, n_checks=0)
+    (problem,) = narrow.problems
+    # With the map fixed the error is smaller by the square root of two.
+    assert problem == "the window reaches 0.4 standard errors of the profile likelihood only"
 
 
 # --- the ensemble ------------------------------------------------------------------------------------------------------
@@ -118,7 +137,9 @@ def replicas(stuck, data):
     for index, shift in enumerate(SHIFTS):
         transfer = Transfer(**fit.transfer.config())
         transfer.standardise(zfnf.samples.as_sample(data, ["y"]))
-        transfer.trainable_variables[0].assign([0.0, shift / data["y"].std(ddof=0)])  # log-scale and shift
+        bias = np.zeros(transfer.trainable_variables[0].shape)
+        bias[1] = shift / data["y"].std(ddof=0)  # after the log-scale
+        transfer.trainable_variables[0].assign(bias)
         replicas.append(Replica((0, index), transfer.weights_list(), fit.values))
     return replace(stuck, fit=replace(fit, replicas=tuple(replicas)))
 
@@ -180,7 +201,7 @@ def test_limit_beside_the_map():
     events = pd.DataFrame({"x": x, "y": rng.normal(0.5, 1.0, len(x))})
     model, mu = search(with_y=True)
     fit = fit_transfer(model, events, obs=["y"], shared=True, n_layers=1, **NETWORKS)
-    profiled = profile(fit, n_checks=1, **NETWORKS)
+    profiled = profile(fit, seed=1)
     assert profiled.valid, profiled
     limit = upper_limit(profiled.loss(), mu, n_asimov=1000)
     of_x, mu_of_x = search(with_y=False)

@@ -13,6 +13,7 @@ from matplotlib.quiver import Quiver
 
 from zfit_fnf.doi.variations import Eigenvariations, MapVariations, Uncertainty
 from zfit_fnf.plotting import doi as doi_plotting
+from zfit_fnf.plotting.unfolding import spectrum
 from zfit_fnf.scans import ContourScan
 
 GRID = {"y1": [-1.0, 1.0], "y2": [0.0, 1.0, 2.0]}
@@ -99,7 +100,7 @@ class TestDisplacement:
 
     def test_without_members_there_is_no_statistical_band(self, ax, maps):
         self.draw(replace(maps, replicas=()), ax)
-        assert legend(ax) == ["total", "best fit", "truth"]
+        assert legend(ax) == ["systematic", "best fit", "truth"]
 
 
 class TestPostfit:
@@ -179,3 +180,22 @@ def test_impacts_are_shifts_with_each_mode(ax):
     assert names == ["1: +0.71 jer +0.71 jes", "2: +0.71 jer \N{MINUS SIGN}0.71 jes", "statistical"]
     with pytest.raises(ValueError, match="one number"):
         doi_plotting.impacts(Uncertainty(np.zeros(2), np.zeros((0, 2)), np.zeros((2, 2, 2))), MODES, ax=ax)
+
+
+def test_spectrum():
+    """The spectrum with its bands, and the correlations between bins."""
+    rng, edges = np.random.default_rng(1), np.array([0.0, 1.0, 3.0, 4.0])
+    replicas = 100.0 + 5.0 * rng.normal(size=(30, 1)) * [1.0, 1.0, -1.0]
+    band = Uncertainty(np.full(3, 100.0), replicas, np.zeros((1, 2, 3)), None, {"mass": edges})
+    left, right = spectrum(band, expected=np.array([100.0, 110.0, 95.0]), label="generator")
+    assert left.get_xlim() == (0.0, 4.0)
+    assert [text for text in legend(left) if text.startswith("generator, chi2 = ")]
+    np.testing.assert_allclose(
+        right.collections[0].get_array(), np.outer([1.0, 1.0, -1.0], [1.0, 1.0, -1.0]), atol=1e-9
+    )
+    without = spectrum(replace(band, replicas=np.zeros((0, 3))), expected=np.full(3, 100.0))
+    assert legend(without[0]) == ["systematic", "unfolded data", "expected"]
+    with pytest.raises(ValueError, match=r"of one observable; the band has bins of \['a', 'b'\]"):
+        spectrum(replace(band, edges={"a": edges, "b": edges}))
+    with pytest.raises(ValueError, match=r"expected= has the shape \(2,\)"):
+        spectrum(band, expected=np.zeros(2))

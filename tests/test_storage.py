@@ -23,12 +23,12 @@ from stored_models import (
     refused,
     rewritten,
     set_in,
-    shaken,
     transfer,
 )
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, storage
+from zfit_fnf.densities.displacement import Displacement
 from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.densities.transfer import ProfiledTransfer
 from zfit_fnf.storage.registry import class_of, entries
@@ -139,8 +139,9 @@ class TestTransfers:
         assert "transfer of a, b | x for each of A, B: 2 layer(s)" in str(storage.inspect(tmp_path / "m.fnf"))
 
     def test_profiled_transfer(self, tmp_path):
-        moves = Response(["axis 0", "axis 1"], ((1, 0), (0, 1), (1, 1)), n_dim=2, n_context=3, hidden=(4,))
-        follows = PolynomialMap([shaken(moves)], windows=dict.fromkeys(["axis 0", "axis 1"], (-1.5, 1.5)))
+        follows = Displacement(((1, 0), (0, 1), (1, 1)), n_dim=2, n_cond=1, n_maps=2, n_functions=5)
+        for number, variable in enumerate(follows.variables):
+            variable.assign(0.05 * np.random.default_rng(number).normal(size=variable.shape))
         axes = np.array([[0.1, 0.02], [-0.03, 0.2]])
         made = ProfiledTransfer(transfer(), follows, centre={"mu": 1.1, "jes": -0.2}, axes=axes)
         storage.save(made, tmp_path / "m.fnf")
@@ -148,20 +149,27 @@ class TestTransfers:
         u, context = tf.constant(np.random.default_rng(0).normal(size=(2, 20, 3)))
         theta = tf.constant([1.2, 0.1], tf.float64)
         for moved, expected in zip(
-            again.inverse(u[:, :2], context, theta), made.inverse(u[:, :2], context, theta), strict=True
+            again.inverse(u[:, :2], context, theta, "B"), made.inverse(u[:, :2], context, theta, "B"), strict=True
         ):
             np.testing.assert_array_equal(moved, expected)
         assert again.centre == made.centre
-        assert "follows mu from 1.1, jes from -0.2" in str(storage.inspect(tmp_path / "m.fnf"))
+        text = str(storage.inspect(tmp_path / "m.fnf"))
+        assert "follows mu from 1.1, jes from -0.2" in text
+        assert "displacement by 5 functions of each of 2 coordinate(s), 2 map(s)" in text
         for change, message in (
             ({"centre": {"mu": 1.0}}, "its arguments need [1, 1]"),
-            ({"transfer": 2, "deformation": 0}, "refers to model 2 as a Transfer"),
+            ({"transfer": 1, "displacement": 0}, "refers to model 1 as a Transfer"),
         ):
             refused(rewritten(tmp_path / "m.fnf", tmp_path / "n.fnf", set_in("profiled_transfer", **change)), message)
 
+    def test_displacements_of_another_transfer(self, tmp_path):
+        follows = Displacement(((1,),), n_dim=2, n_cond=1, n_maps=1, n_functions=5)
+        made = ProfiledTransfer(transfer(), follows, centre={"mu": 1.1}, axes=np.array([[1.0]]))
+        storage.save(made, tmp_path / "m.fnf")
+        refused(tmp_path / "m.fnf", "has a displacement of (2, 1, 1) coordinates, conditions and maps")
+
     def test_axes_that_are_none(self, tmp_path):
-        moves = Response(["axis 0"], ((1,),), n_dim=2, n_context=3, hidden=(4,))
-        follows = PolynomialMap([moves], windows={"axis 0": (-1.5, 1.5)})
+        follows = Displacement(((1,),), n_dim=2, n_cond=1, n_maps=2, n_functions=5)
         made = ProfiledTransfer(transfer(), follows, centre={"mu": 1.1}, axes=np.array([[1.0]]))
         made._axes.assign([[0.0]])
         storage.save(made, tmp_path / "m.fnf")

@@ -66,10 +66,9 @@ def test_profile_and_ensemble(profiled, data, tmp_path):
     same_fit(profile_again.fit, profiled.fit)
     assert profile_again.window == profiled.window
     assert profile_again.checks == profiled.checks
-    assert (profile_again.history, profile_again.problems) == (profiled.history, profiled.problems)
-    with pytest.warns(UserWarning, match="not valid"):  # nor is the one that was stored
-        reloaded = profile_again.loss()
-    np.testing.assert_allclose(likelihood(reloaded), likelihood(profiled.loss()), rtol=0, atol=1e-9)
+    assert profile_again.bounds.to_dict() == profiled.bounds.to_dict()
+    assert profile_again.problems == profiled.problems
+    np.testing.assert_allclose(likelihood(profile_again.loss()), likelihood(profiled.loss()), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(

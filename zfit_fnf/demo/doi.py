@@ -21,12 +21,13 @@ from zfit.result import FitResult
 from .. import scans, storage
 from ..common.files import own_files
 from ..diagnostics import two_sample_auc
-from ..doi import ProfiledFit, TransferFit, bootstrap, ensemble, fit_transfer, predicted, profile, scenarios
+from ..doi import ProfiledFit, TransferFit, bootstrap, ensemble, fit_transfer, predicted, profile, scenarios, unfolded
 from ..doi.ensemble import Ensemble
 from ..doi.variations import MapVariations, Uncertainty
 from ..minimize import Minuit
 from ..plotting import doi as doi_plotting
 from ..plotting.style import figure
+from ..plotting.unfolding import spectrum
 from ..projections import component_samples
 from ..samples import Sample
 from ..train.schedule import Schedule
@@ -59,10 +60,8 @@ class DoISettings:
         base: Events, and training of the simulation model.
         n_replicas: Bootstrap replicas.
         n_layers: Layers of the map.
-        hidden: Hidden layers of the networks of the map and of how it follows the parameters; by default those of
-            `fit_transfer` and `profile`.
+        hidden: Hidden layers of the networks of the map; by default those of `fit_transfer`.
         fit: Training of the map; by default that of `fit_transfer`.
-        profile: Training of how it follows the parameters; by default that of `profile`.
         n_checks: Points where the profile is compared with a refitted map.
     """
 
@@ -71,7 +70,6 @@ class DoISettings:
     n_layers: int = 3
     hidden: tuple[int, ...] | None = None
     fit: Schedule | None = None
-    profile: Schedule | None = None
     n_checks: int = 2
 
 
@@ -91,7 +89,6 @@ QUICK = DoISettings(
     n_layers=2,
     hidden=(16, 16),
     fit=Schedule(steps=300, batch_size=512, learning_rate=1e-2, patience=None),
-    profile=Schedule(steps=200, batch_size=512, learning_rate=1e-2, patience=None),
     n_checks=1,
 )
 
@@ -188,15 +185,8 @@ def analyse(
     fit: TransferFit, model: Model, settings: DoISettings, stage: Stages, *, seed: int, progress: bool
 ) -> DoIFindings:
     """Step 2, and all results of the profile likelihood."""
-    with stage("step 2", "learning how the map follows the parameters"):
-        profiled = profile(
-            fit,
-            n_checks=settings.n_checks,
-            hidden=settings.hidden,
-            schedule=settings.profile,
-            seed=seed,
-            progress=progress,
-        )
+    with stage("step 2", "finding how the map follows the parameters"):
+        profiled = profile(fit, n_checks=settings.n_checks, seed=seed)
     nll = profiled.loss()
     with stage("fit", "fitting the profile likelihood: MIGRAD, HESSE, MINOS"):
         result = Minuit().minimize(nll)
@@ -364,6 +354,8 @@ def draw_plots(folder: Path, findings: DoIFindings, settings: DoISettings, seed:
     with figure(folder / "likelihoods.png", (6, 5.5)) as fig:
         replicas = findings.average.minima
         doi_plotting.likelihoods(*findings.contours, replicas=replicas, truth=truth, ax=fig.subplots())
+    with figure(folder / "spectrum.png", (9.5, 3.8)) as fig:
+        spectrum(maps.evaluate(unfolded(findings.data, {"y1": BINS["y1"]})), axes=fig.subplots(1, 2))
     with figure(folder / "ellipse.png", (5, 4.5)) as fig:
         doi_plotting.ellipse(maps.eigenvariations, TOY.nuisances, truth=truth, ax=fig.subplots())
     with figure(folder / "impacts.png", (7, 3.5)) as fig:

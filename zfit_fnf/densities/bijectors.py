@@ -6,7 +6,7 @@ through the nominal to the data; *inverse* takes data towards the base, in one p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 
 __all__ = [
     "Affine",
+    "Bent",
     "ConditionalBijector",
     "LogisticMixture",
     "Mixture",
@@ -199,6 +200,72 @@ class Affine(Univariate):
         return tf.clip_by_value(parameters[..., 0], -50.0, 50.0)
 
 
+class Bent(Univariate):
+    """Affine bijector whose slope changes smoothly between knots; ``Affine`` where its further parameters are zero.
+
+    The slope is the mean of ``K + 1`` slopes ``exp(s + d_k)`` with the weights of a partition of unity, differences of
+    logistic functions around the ``K`` knots. Its integral is a sum of softplus functions: infinitely differentiable, increasing
+    whatever the parameters are, straight beyond the last knots.
+
+    Args:
+        n_knots: ``K``, at least two, evenly spaced over ``(-3, 3)``.
+    """
+
+    def __init__(self, n_knots: int):
+        self.n_knots, self.n_parameters = n_knots, n_knots + 3
+        self._knots = np.linspace(-3.0, 3.0, n_knots)
+        self._width = 0.6 * (self._knots[1] - self._knots[0])
+
+    def inverse(self, u: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data to base, and ``log dz/du``; shape of ``u``."""
+        slopes, knots = self._slopes(parameters), tf.constant(self._knots, u.dtype)
+        steps, x = slopes[..., 1:] - slopes[..., :-1], (u[..., None] - knots) / self._width
+        bends = self._width * (tf.math.softplus(x) - tf.math.softplus(-knots / self._width))
+        above = tf.sigmoid(x)
+        pieces = tf.concat([1.0 - above[..., :1], above[..., :-1] - above[..., 1:], above[..., -1:]], axis=-1)
+        z = slopes[..., 0] * u + tf.reduce_sum(steps * bends, axis=-1) + parameters[..., 1]
+        return z, tf.math.log(tf.reduce_sum(slopes * pieces, axis=-1))
+
+    def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+        """Base to data: between the lines of the smallest and of the largest slope."""
+        slopes, left = self._slopes(parameters), z - parameters[..., 1]
+        ends = left / tf.reduce_min(slopes, axis=-1), left / tf.reduce_max(slopes, axis=-1)
+        return solve_increasing(lambda u: self.inverse(u, parameters), z, tf.minimum(*ends), tf.maximum(*ends))
+
+    def _slopes(self, parameters: tf.Tensor) -> tf.Tensor:
+        return tf.exp(tf.clip_by_value(parameters[..., :1] + parameters[..., 2:], -50.0, 50.0))
+
+
+def solve_increasing(
+    function: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], z: tf.Tensor, low: tf.Tensor, high: tf.Tensor
+) -> tf.Tensor:
+    """Where increasing functions take the values ``z``, elementwise: Newton steps inside a shrinking bracket.
+
+    Args:
+        function: Returns values and the logarithms of their slopes.
+        z: The values.
+        low: Below the solution, or there.
+        high: Above it, or there.
+    """
+    tolerance = tf.constant(8.0 * np.finfo(z.dtype.as_numpy_dtype).eps, z.dtype)
+
+    def unfinished(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
+        del low, high
+        return tf.reduce_any(tf.abs(change) > tolerance * (1.0 + tf.abs(u)))
+
+    def step(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        del change
+        value, log_slope = function(u)
+        low, high = tf.where(value < z, u, low), tf.where(value < z, high, u)
+        newton = u - (value - z) * tf.exp(-log_slope)
+        following = tf.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
+        return low, high, following, following - u
+
+    # A bisection gains one bit a step, Newton doubles the digits: 60 steps are enough whatever the function.
+    start = (low, high, 0.5 * (low + high), tf.ones_like(z))
+    return tf.while_loop(unfinished, step, start, maximum_iterations=60, parallel_iterations=1)[2]
+
+
 def logistic_log_prob(z: tf.Tensor) -> tf.Tensor:
     """Log-density of the standard logistic distribution, the base of every flow."""
     return -z - 2.0 * tf.math.softplus(-z)
@@ -252,30 +319,14 @@ class LogisticMixture(Univariate):
         return log_below - log_above, log_density - log_below - log_above
 
     def forward(self, z: tf.Tensor, mixture: Mixture) -> tf.Tensor:
-        """Base to data: solves ``logit F(u) = z`` by Newton steps inside a shrinking bracket.
+        """Base to data: solves ``logit F(u) = z``.
 
         The quantile of a mixture lies between the smallest and the largest quantile of its components.
         """
         _, mean, scale = mixture
         quantiles = mean + scale * z[..., None]
         low, high = tf.reduce_min(quantiles, axis=-1), tf.reduce_max(quantiles, axis=-1)
-        tolerance = tf.constant(8.0 * np.finfo(z.dtype.as_numpy_dtype).eps, z.dtype)
-
-        def unfinished(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
-            del low, high
-            return tf.reduce_any(tf.abs(change) > tolerance * (1.0 + tf.abs(u)))
-
-        def step(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            del change
-            value, log_slope = self.inverse(u, mixture)
-            low, high = tf.where(value < z, u, low), tf.where(value < z, high, u)
-            newton = u - (value - z) * tf.exp(-log_slope)
-            following = tf.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
-            return low, high, following, following - u
-
-        # A bisection gains one bit a step, Newton doubles the digits: 60 steps are enough whatever the mixture.
-        start = (low, high, 0.5 * (low + high), tf.ones_like(z))
-        return tf.while_loop(unfinished, step, start, maximum_iterations=60, parallel_iterations=1)[2]
+        return solve_increasing(lambda u: self.inverse(u, mixture), z, low, high)
 
     def draw(self, uniform: tf.Tensor, mixture: Mixture) -> tf.Tensor:
         """Sample from two uniform numbers ``(..., 2)`` each: the first chooses a component, without any equation to solve."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from ..common.checks import LARGEST, MOST_COMPONENTS
+from ..common.checks import DEEPEST, LARGEST, MOST_COMPONENTS
 from ..storage.registry import class_of, register
 from ..storage.schema import (
     Array,
@@ -42,6 +42,7 @@ __all__ = [
     "AutoregressiveEntry",
     "CoordinatesEntry",
     "DeformationEntry",
+    "DisplacementEntry",
     "FlowEntry",
     "LogRatioEntry",
     "PolynomialMapEntry",
@@ -55,6 +56,7 @@ __all__ = [
 ]
 
 HIGHEST_DEGREE, MOST_TERMS = 64, 100_000
+HIGHEST_SUM, FRAME = 12, 24  # of displacements: degree of their functions, and functions of a frame
 """Limits of the polynomials of a log-ratio."""
 
 PROBES = 16
@@ -335,13 +337,15 @@ class TransferEntry(CoordinatesEntry):
     processes: Names
     n_layers: Layers
     hidden: Widths
+    n_knots: Count = 0  # files from before layers could bend have none
 
     def layout(self) -> Iterator[Array]:
         """The standardisation, and the weights of the network of each layer."""
         yield from super().layout()
         n_dim, n_context = len(self.obs), len(self.cond) + len(self.processes)
         for layer in range(self.n_layers):
-            yield from network_arrays(f"layers.{layer}.network", n_dim, n_context, 2, self.hidden)
+            n_parameters = 2 + (self.n_knots + 1 if self.n_knots > 1 else 0)
+            yield from network_arrays(f"layers.{layer}.network", n_dim, n_context, n_parameters, self.hidden)
 
     def new(self, parts: Parts) -> Any:
         """The transfer."""
@@ -354,13 +358,40 @@ class TransferEntry(CoordinatesEntry):
 
 
 @register
+class DisplacementEntry(Entry):
+    """See :class:`~zfit_fnf.densities.displacement.Displacement`."""
+
+    model: ClassVar[str | type] = "densities.displacement.Displacement"
+    kind: Literal["displacement"] = "displacement"
+    powers: Annotated[list[list[Power]], Field(min_length=1)]
+    n_dim: Annotated[int, Field(ge=1, le=DEEPEST)]
+    n_cond: Annotated[int, Field(ge=0, le=DEEPEST)]
+    n_maps: Annotated[int, Field(ge=1, le=LARGEST)]
+    n_functions: Annotated[int, Field(ge=1, le=MOST_TERMS)]
+
+    def layout(self) -> Iterator[Array]:
+        """The weights of the fields of each coordinate, and its frame."""
+        for j in range(self.n_dim):
+            of_fields = min(self.n_functions, math.comb(self.n_cond + j + 1 + HIGHEST_SUM, HIGHEST_SUM))
+            of_frame = min(FRAME, math.comb(self.n_cond + j + HIGHEST_SUM, HIGHEST_SUM))
+            yield Array(f"weights.{j}", (self.n_maps, len(self.powers), of_fields), "F64", f"weights.{j}")
+            yield Array(f"frames.{j}", (self.n_maps, 2, of_frame), "F64", f"frames.{j}")
+
+    def summary(self, entries: Sequence[Entry]) -> list[str]:
+        """The number of functions."""
+        return [
+            f"displacement by {self.n_functions} functions of each of {self.n_dim} coordinate(s), {self.n_maps} map(s)"
+        ]
+
+
+@register
 class ProfiledTransferEntry(Entry):
     """See :class:`~zfit_fnf.densities.transfer.ProfiledTransfer`."""
 
     model: ClassVar[str | type] = "densities.transfer.ProfiledTransfer"
     kind: Literal["profiled_transfer"] = "profiled_transfer"
     transfer: Reference
-    deformation: Reference
+    displacement: Reference
     centre: dict[Text, float]
 
     @classmethod
@@ -376,18 +407,18 @@ class ProfiledTransferEntry(Entry):
 
     def references(self) -> list[int]:
         """The two maps."""
-        return [self.transfer, self.deformation]
+        return [self.transfer, self.displacement]
 
     def make(self, parts: Parts) -> Any:
         """The map."""
-        from ..densities.polynomial_map import check_dimensions
-
         transfer = parts.model(self.transfer, "densities.transfer.Transfer")
-        deformation = parts.model(self.deformation, "densities.polynomial_map.PolynomialMap")
-        check_dimensions(deformation.responses, len(transfer.obs), len(transfer.cond) + len(transfer.processes))
-        if len(deformation.nuisances) != len(self.centre):
-            raise ValueError(f"has {len(self.centre)} parameters, but a map that follows {len(deformation.nuisances)}")
-        return class_of(self.model)(transfer, deformation, centre=self.centre, axes=parts.arrays["axes"])
+        displacement = parts.model(self.displacement, "densities.displacement.Displacement")
+        own = (displacement.n_dim, displacement.n_cond, displacement.n_maps)
+        if own != (expected := (len(transfer.obs), len(transfer.cond), transfer.n_maps)):
+            raise ValueError(f"has a displacement of {own} coordinates, conditions and maps; expected {expected}")
+        if len(displacement.axes) != len(self.centre):
+            raise ValueError(f"has {len(self.centre)} parameters, but a map that follows {len(displacement.axes)}")
+        return class_of(self.model)(transfer, displacement, centre=self.centre, axes=parts.arrays["axes"])
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
         """The parameters, and where the map has been fitted."""

@@ -4,8 +4,8 @@ r"""The measured quantity of a Distribution of Interest: an invertible map from 
     p(y | x, c, \nu) = p_\mathrm{sim}(T_\phi(y; x, c) | x, c, \nu) \; |\det \partial T_\phi / \partial y|
 
 (arXiv:2602.13184). A :class:`Transfer` is the map :math:`T_\phi`. How it has to move with the parameters, so that it stays
-the best one for each of their values, is a polynomial map in front of it: a :class:`ProfiledTransfer` is
-:math:`T(y; \theta) = T_\phi(T_\psi(y; \theta - \hat\theta))`, as a density with nuisances is a flow behind a deformation.
+the best one for each of their values, is a :class:`~zfit_fnf.densities.displacement.Displacement` behind it: a
+:class:`ProfiledTransfer` is :math:`T(y; \theta) = T_\psi(T_\phi(y); \theta - \hat\theta)`.
 
 As for all bijectors here, *inverse* takes data to simulation (in one pass), *forward* simulation to data.
 """
@@ -20,12 +20,12 @@ import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import DEEPEST, integer, names
-from .bijectors import Affine, ConditionalBijector
+from .bijectors import Affine, Bent, ConditionalBijector
 from .coordinates import Coordinates
+from .displacement import Displacement
 from .flows import AutoregressiveLayer, in_chunks
 from .model import Model
 from .networks import hidden_widths
-from .polynomial_map import PolynomialMap
 
 __all__ = ["ProfiledTransfer", "Transfer"]
 
@@ -44,6 +44,7 @@ class Transfer(Coordinates, ConditionalBijector):
         standardisation: ``(mean, width)`` of columns in unbounded coordinates; default ``(0, 1)``, until
             :meth:`standardise` learns it.
         n_layers: Number of layers.
+        n_knots: Where the slope of each coordinate can change, in every layer; with none, layers are affine in it.
         hidden: Widths of the hidden layers of each network; default two layers of ``max(32, 16 d)``.
         seed: Seed of the initial weights.
 
@@ -63,6 +64,7 @@ class Transfer(Coordinates, ConditionalBijector):
         ranges: Mapping[str, tuple[float, float]] | None = None,
         standardisation: Mapping[str, tuple[float, float]] | None = None,
         n_layers: int = 3,
+        n_knots: int = 6,
         hidden: Sequence[int] | None = None,
         seed: int = 0,
     ):
@@ -71,9 +73,11 @@ class Transfer(Coordinates, ConditionalBijector):
         seed = integer(seed, "seed", low=0)
         self.processes = names(processes, "processes", '["signal", "background"]')
         self.hidden = hidden_widths(hidden, len(self.obs), least=32)
+        self.n_knots = integer(n_knots, "n_knots", low=0, high=DEEPEST)
+        law = Bent(self.n_knots) if self.n_knots > 1 else Affine()
         n_context = len(self.cond) + len(self.processes)
         self.layers = [
-            AutoregressiveLayer(Affine(), len(self.obs), n_context, self.hidden, int(layer_seed), zero_init=True)
+            AutoregressiveLayer(law, len(self.obs), n_context, self.hidden, int(layer_seed), zero_init=True)
             for layer_seed in np.random.SeedSequence(seed).generate_state(n_layers)
         ]
 
@@ -116,14 +120,26 @@ class Transfer(Coordinates, ConditionalBijector):
         """What the networks are conditional on: standardised conditions ``(n, m)`` and the process, one-hot."""
         if not self.processes:
             return c
+        one_hot = np.zeros(len(self.processes))
+        one_hot[self.index(process)] = 1.0
+        return tf.concat(
+            [c, tf.fill((tf.shape(c)[0], 1), tf.constant(1.0, c.dtype)) * tf.constant(one_hot, c.dtype)], axis=1
+        )
+
+    @property
+    def n_maps(self) -> int:
+        """Number of maps: one for each process, or one for all."""
+        return max(1, len(self.processes))
+
+    def index(self, process: str | None) -> int:
+        """Number of the map of a process."""
+        if not self.processes:
+            return 0
         if process not in self.processes:
             raise ValueError(
                 f"each process has its own map: process= must be one of {list(self.processes)}, got {process!r}"
             )
-        one_hot = np.array([float(name == process) for name in self.processes])
-        return tf.concat(
-            [c, tf.fill((tf.shape(c)[0], 1), tf.constant(1.0, c.dtype)) * tf.constant(one_hot, c.dtype)], axis=1
-        )
+        return self.processes.index(process)
 
     def precompute(self, context: tf.Tensor) -> list[Any]:
         """What the networks make of the context alone."""
@@ -151,6 +167,7 @@ class Transfer(Coordinates, ConditionalBijector):
             "processes": self.processes,
             "ranges": self.ranges,
             "n_layers": len(self.layers),
+            "n_knots": self.n_knots,
             "hidden": self.hidden,
         }
 
@@ -166,20 +183,20 @@ def _turned(u: tf.Tensor, index: int) -> tf.Tensor:
 
 
 class ProfiledTransfer(Model):
-    """A transfer that follows the parameters: ``T(y; theta) = T_phi(T_psi(y; theta - centre))``.
+    """A transfer that follows the parameters: ``T(y; theta) = T_psi(T_phi(y); theta - centre)``.
 
     Args:
         transfer: The map ``T_phi``, the best one at the centre.
-        deformation: The map ``T_psi``, polynomial in the shifts along the axes.
+        displacement: The map ``T_psi`` behind it, polynomial in the shifts along the axes.
         centre: Values of the parameters where ``T_psi`` is the identity, by name.
-        axes: Matrix ``(P, P)`` whose columns are shifts of the parameters by one unit of the deformation's nuisances.
+        axes: Matrix ``(P, P)`` whose columns are shifts of the parameters by one unit of the displacement's shifts.
     """
 
     def __init__(
-        self, transfer: Transfer, deformation: PolynomialMap, *, centre: Mapping[str, float], axes: np.ndarray
+        self, transfer: Transfer, displacement: Displacement, *, centre: Mapping[str, float], axes: np.ndarray
     ):
         super().__init__()
-        self.transfer, self.deformation = transfer, deformation
+        self.transfer, self.displacement = transfer, displacement
         self.parameters = tuple(centre)
         n = len(self.parameters)
         self._centre, self._axes, self._inverse_axes = (
@@ -192,6 +209,11 @@ class ProfiledTransfer(Model):
         """Values of the parameters where ``T_psi`` is the identity, by name."""
         return dict(zip(self.parameters, self._centre.numpy().tolist(), strict=True))
 
+    @property
+    def axes(self) -> np.ndarray:
+        """Shifts of the parameters by one unit of the displacement's shifts, as columns ``(P, P)``."""
+        return self._axes.numpy()
+
     def place(self, centre: Mapping[str, float], axes: np.ndarray | None = None) -> None:
         """Set the centre, and other axes if there are any."""
         self._centre.assign([centre[name] for name in self.parameters])
@@ -199,31 +221,35 @@ class ProfiledTransfer(Model):
             self._axes.assign(axes)
             self._inverse_axes.assign(np.linalg.inv(axes))
 
-    def at(self, shift: tf.Tensor) -> tf.Tensor:
-        """Parameters ``(P,)`` at a shift ``(P,)`` along the axes; float64."""
-        return self._centre + tf.linalg.matvec(self._axes, shift)
-
     def basis(self, theta: tf.Tensor) -> tf.Tensor:
         """Monomials ``(M,)`` at the parameters ``theta (P,)``; float64."""
-        return self.deformation.basis(tf.linalg.matvec(self._inverse_axes, theta - self._centre))
+        return self.displacement.basis(tf.linalg.matvec(self._inverse_axes, theta - self._centre))
 
-    def inverse(self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inverse(
+        self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor, process: str | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to simulation ``(n, d)`` and its log-determinant ``(n,)``."""
-        coefficients = self.deformation.coefficients(u, context)
-        u, psi_log_det = self.deformation.inverse(u, context, coefficients, self.basis(theta))
-        u, phi_log_det = self.transfer.inverse(u, self.transfer.precompute(context))
-        return u, psi_log_det + phi_log_det
+        v, phi_log_det = self.transfer.inverse(u, self.transfer.precompute(context))
+        coefficients = self.coefficients(v, context, process)
+        moved, psi_log_det = self.displacement.inverse(v, coefficients, self.basis(theta))
+        return moved, phi_log_det + psi_log_det
 
-    def forward(self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
+    def forward(self, u: tf.Tensor, context: tf.Tensor, theta: tf.Tensor, process: str | None = None) -> tf.Tensor:
         """Simulation to data ``(n, d)``."""
-        u = self.transfer.forward(u, self.transfer.precompute(context))
-        return self.deformation.forward(u, context, self.basis(theta))
+        conditions = context[:, : len(self.transfer.cond)]
+        v = self.displacement.forward(u, conditions, self.basis(theta), self.transfer.index(process))
+        return self.transfer.forward(v, self.transfer.precompute(context))
+
+    def coefficients(self, v: tf.Tensor, context: tf.Tensor, process: str | None) -> tf.Tensor:
+        """Coefficients of ``T_psi`` for events that ``T_phi`` has taken to ``v``."""
+        conditions = context[:, : len(self.transfer.cond)]
+        return self.displacement.coefficients(v, conditions, self.transfer.index(process))
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct the same map."""
         return {
             "transfer": self.transfer,
-            "deformation": self.deformation,
+            "displacement": self.displacement,
             "centre": self.centre,
-            "axes": self._axes.numpy(),
+            "axes": self.axes,
         }

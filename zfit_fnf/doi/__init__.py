@@ -1,5 +1,6 @@
 """Distributions of Interest: the measured quantity is an invertible map from data to simulation."""
 
+from .bounds import Bounds
 from .ensemble import Ensemble, ensemble
 from .histograms import predicted, unfolded
 from .pdf import DoIPDF
@@ -9,6 +10,7 @@ from .step2 import Check, ProfiledFit, profile
 from .variations import Eigenvariations, MapVariation, MapVariations, Uncertainty, scenarios
 
 __all__ = [
+    "Bounds",
     "Check",
     "DoIPDF",
     "Eigenvariations",

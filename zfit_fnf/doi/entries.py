@@ -16,6 +16,7 @@ from ..samples import as_sample
 from ..storage.registry import register
 from ..storage.schema import Array, Count, Entry, Names, Parts, Reference, Schema, Text, plain
 from ..train.schedule import Schedule
+from .bounds import MATRICES, Bounds
 from .ensemble import Ensemble, rebased_loss
 from .rows import behind
 from .step1 import GlobalProblem, Replica, TransferFit
@@ -160,16 +161,21 @@ class ProfiledFitEntry(Entry):
     fit: Reference
     transfer: Reference
     window: dict[Text, float]
+    goodness: dict[Text, float]
     checks: list[Check]
-    history: Record
     problems: list[str]
 
     @classmethod
-    def fields_of(cls, model: Any, index_of: Callable[[Any], int]) -> dict[str, Any]:
-        """The fields."""
-        names = ("transfer", "window", "checks", "history", "problems")
+    def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The profile, and the matrices of its bounds."""
         fields = {"kind": "profiled_fit", "fit": index_of(model.fit)}
-        return plain({**fields, **{name: getattr(model, name) for name in names}}, index_of)
+        fields |= {name: getattr(model, name) for name in ("transfer", "window", "goodness", "checks", "problems")}
+        return plain(fields, index_of), {name: getattr(model.bounds, name) for name in MATRICES}
+
+    def layout(self) -> Iterator[Array]:
+        """Information about the parameters, of each kind."""
+        for name in MATRICES:
+            yield Array(name, (len(self.window),) * 2, "F64", "")
 
     def references(self) -> list[int]:
         """The global fit, and the map."""
@@ -188,8 +194,9 @@ class ProfiledFitEntry(Entry):
             transfer=transfer,
             pdf=behind(fit.model, transfer, params=fit.parameters),
             window=dict(self.window),
+            bounds=Bounds(tuple(self.window), **{name: parts.arrays[name] for name in MATRICES}),
+            goodness=dict(self.goodness),
             checks=tuple(self.checks),
-            history=self.history,
             problems=tuple(self.problems),
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.checks import flag
 from ..samples import as_sample
 from .variations import MapVariation, MapVariations, check_map_variations
 
@@ -46,11 +47,16 @@ def predicted(
     def histogram(variation: MapVariation) -> np.ndarray:
         return np.histogramdd(values, edges, weights=weights * np.exp(variation.log_rate(events) - reference))[0]
 
+    histogram.edges = dict(zip(columns, edges, strict=True))  # type: ignore[attr-defined]
     return histogram
 
 
 def unfolded(
-    data: Any, columns: Mapping[str, Sequence[float] | np.ndarray], *, weights: Any = None
+    data: Any,
+    columns: Mapping[str, Sequence[float] | np.ndarray],
+    *,
+    weights: Any = None,
+    counting: bool = True,
 ) -> Callable[[MapVariation], np.ndarray]:
     """Numbers of events of data in bins of where simulation has them.
 
@@ -61,16 +67,21 @@ def unfolded(
         data: The events, with all observables of the model.
         columns: Bin edges by observable: one axis of the histogram each.
         weights: Weights of the events: a column or an array.
+        counting: Whether the statistical uncertainty includes that of the numbers of events, so that it is
+            one of what the experiment would find if it were repeated; without it, the numbers are those of *these* events,
+            and only the map is uncertain.
 
     Example:
         >>> result = maps.evaluate(unfolded(data, {"y1": np.linspace(-3, 3, 31)}))
         >>> result.value, result.covariance()
     """
     edges = _edges(columns)
+    flag(counting, "counting=")
 
     def histogram(variation: MapVariation) -> np.ndarray:
         sample = as_sample(data, list(dict.fromkeys([*variation.pdf.obs, *columns])), weights=weights)
         own = np.ones(sample.n_events) if sample.weights is None else sample.weights
+        own = own * variation.counts(sample) if counting else own
         total = np.zeros([len(edge) - 1 for edge in edges])
         for process, shares in variation.shares(sample).items():
             moved = variation.to_simulation(sample, process=str(process))
@@ -78,6 +89,7 @@ def unfolded(
             total += np.histogramdd([np.asarray(v) for v in values], edges, weights=own * shares.to_numpy())[0]
         return total
 
+    histogram.edges = dict(zip(columns, edges, strict=True))  # type: ignore[attr-defined]
     return histogram
 
 

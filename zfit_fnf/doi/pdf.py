@@ -26,7 +26,7 @@ from ..pdf import (
     space_ranges,
 )
 
-__all__ = ["DoIPDF", "UnmappedEvents"]
+__all__ = ["DoIPDF", "MappedEvents"]
 
 
 class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
@@ -109,7 +109,7 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
 
     # --- events: first what does not depend on the map, then the rest -----------------------------------------------
 
-    def precompute_unmapped(self, x: tf.Tensor) -> UnmappedEvents:
+    def precompute_unmapped(self, x: tf.Tensor) -> MappedEvents:
         """Quantities of events ``(n, n_obs)`` that depend neither on parameters nor on the map."""
         u, c, log_jacobian = self._transfer.encode(
             self._columns(x, self._transfer.obs), self._columns(x, self._transfer.cond)
@@ -119,32 +119,32 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
             precompute_conditions(factor, self._columns(x, factor.obs)) if in_place else ()
             for factor, in_place in zip(self._moving, self._in_place, strict=True)
         ]
-        return UnmappedEvents(x, u, self._transfer.context(c, self._process), log_jacobian, fixed, still)
+        return MappedEvents(x, u, self._transfer.context(c, self._process), log_jacobian, fixed, still)
+
+    def mapped(self, events: MappedEvents) -> MappedEvents:
+        """The events where ``T_phi`` takes them; ``u`` and the Jacobian are then those behind it."""
+        u, log_det = self._transfer.inverse(events.u, self._transfer.precompute(events.context))
+        return events._replace(u=u, log_jacobian=events.log_jacobian + log_det)
 
     def log_density_at(
-        self, events: UnmappedEvents, u: tf.Tensor, log_det: tf.Tensor | float = 0.0, *, networks: Any = None
+        self, events: MappedEvents, u: tf.Tensor | None = None, log_det: tf.Tensor | float = 0.0
     ) -> tf.Tensor:
-        """Log-density ``(n,)`` float64 of events that ``T_psi`` has taken to ``u``; networks run in its dtype.
+        """Log-density ``(n,)`` float64 of events behind ``T_phi``; networks run in the dtype of ``u``.
 
         Args:
-            events: The events.
-            u: Their standardised observables behind ``T_psi``.
+            events: The mapped events.
+            u: Their standardised observables where ``T_psi`` takes them, if it does.
             log_det: Log-determinant of ``T_psi``.
-            networks: Outputs of the networks of ``T_phi`` for the context, if these are known already.
         """
-        return self._log_product(*self._simulated(events, u, log_det, networks))
+        return self._log_product(*self._simulated(events, events.u if u is None else u, log_det))
 
     def simulated(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The observables of events ``(n, n_obs)`` where simulation has them, by name."""
-        events = self.precompute_unmapped(x)
-        y = self._transfer.decode(self._transfer.inverse(events.u, self._transfer.precompute(events.context))[0])
+        y = self._transfer.decode(self.mapped(self.precompute_unmapped(x)).u)
         return dict(zip(self._transfer.obs, tf.unstack(y, axis=1), strict=True))
 
-    def _simulated(
-        self, events: UnmappedEvents, u: tf.Tensor, log_det: tf.Tensor | float, networks: Any = None
-    ) -> tuple[Any, Any, tf.Tensor]:
+    def _simulated(self, events: MappedEvents, u: tf.Tensor, log_det: tf.Tensor | float) -> tuple[Any, Any, tf.Tensor]:
         """The factors' precomputed events in simulation, and the log-determinant of the whole map."""
-        u, phi_log_det = self._transfer.inverse(u, networks or self._transfer.precompute(events.context))
         y = self._transfer.decode(tf.cast(u, tf.float64))
         back = self._transfer.encode(y, tf.cast(self._columns(events.x, self._transfer.cond), tf.float64))[2]
         columns = dict(zip(self.obs, tf.unstack(events.x, axis=1), strict=True))
@@ -153,25 +153,23 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         for factor, in_place, fixed in zip(self._moving, self._in_place, events.fixed, strict=True):
             x = tf.stack([columns[o] for o in factor.obs], axis=1)
             moving.append(precompute_with(factor, x, fixed) if in_place else precompute(factor, x))
-        return moving, events.still, log_det + phi_log_det + events.log_jacobian - tf.cast(back, u.dtype)
+        return moving, events.still, log_det + events.log_jacobian - tf.cast(back, u.dtype)
 
     def _log_product(self, moving: Any, still: Any, log_det: tf.Tensor) -> tf.Tensor:
         factors = zip([*self._moving, *self._still], [*moving, *still], strict=True)
         return tf.add_n([log_density(factor, part) for factor, part in factors]) + tf.cast(log_det, tf.float64)
 
     def _precompute(self, x: tf.Tensor) -> Any:
-        events = self.precompute_unmapped(x)
+        events = self.mapped(self.precompute_unmapped(x))
         if self._profiled:
-            coefficients = self._profiled.deformation.coefficients(events.u, events.context)
-            return events, coefficients, self._transfer.precompute(events.context)
+            return events, self._profiled.coefficients(events.u, events.context, self._process)
         return self._simulated(events, events.u, 0.0)
 
     def _log_shape(self, precomputed: Any) -> tf.Tensor:
         if not self._profiled:
             return self._log_product(*precomputed)
-        events, coefficients, networks = precomputed
-        moved = self._profiled.deformation.inverse(events.u, events.context, coefficients, self._basis())
-        return self.log_density_at(events, *moved, networks=networks)
+        events, coefficients = precomputed
+        return self.log_density_at(events, *self._profiled.displacement.inverse(events.u, coefficients, self._basis()))
 
     def _basis(self) -> tf.Tensor:
         assert self._profiled
@@ -186,10 +184,9 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         columns = given | dict(zip(outputs(self._simulation), tf.unstack(simulated, axis=1), strict=True))
         y, x = (_stacked(columns, names, simulated) for names in (self._transfer.obs, self._transfer.cond))
         u, c, _ = self._transfer.encode(y, x)
-        networks_see = self._transfer.context(c, self._process)
-        u = self._transfer.forward(u, self._transfer.precompute(networks_see))
         if self._profiled:
-            u = self._profiled.deformation.forward(u, networks_see, self._basis())
+            u = self._profiled.displacement.forward(u, c, self._basis(), self._transfer.index(self._process))
+        u = self._transfer.forward(u, self._transfer.precompute(self._transfer.context(c, self._process)))
         columns.update(zip(self._transfer.obs, tf.unstack(self._transfer.decode(u), axis=1), strict=True))
         return _stacked(columns, self.outputs, simulated)
 
@@ -202,14 +199,14 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         return tf.gather(x, [self.obs.index(name) for name in names], axis=1) if names else x[:, :0]
 
 
-class UnmappedEvents(NamedTuple):
-    """Events of a `DoIPDF`: the quantities that do not depend on its map, computed once.
+class MappedEvents(NamedTuple):
+    """Events of a `DoIPDF`, before its map or behind it.
 
     Attributes:
-        x: All columns ``(n, n_obs)``.
-        u: Standardised observables ``(n, d)``.
+        x: All columns ``(n, n_obs)`` as observed.
+        u: Standardised observables ``(n, d)``, those that the map takes or those that it gives.
         context: Standardised conditions of the networks ``(n, m)``.
-        log_jacobian: Log-determinant of the standardisation ``(n,)``.
+        log_jacobian: Log-determinant of all that has led to ``u``, ``(n,)``.
         fixed: For each factor that the map moves, the precomputed quantities of conditions that stay in place.
         still: Precomputed events of the factors that the map does not touch.
     """

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -25,11 +25,14 @@ from ..param import Nuisance, limits_of
 from ..pdf import LogSpacePDF, components, space_ranges
 from ..pickling import dumps, loads
 from ..samples import Sample
-from .step1 import GlobalProblem, Replica, TransferFit
+from .step1 import GlobalProblem, Replica, TransferFit, poisson_counts
+from .step2 import ProfiledFit
 
 __all__ = ["EnsembleStopped", "bootstrap"]
 
 _PROBES = 16  # events by which a model is recognised
+
+_Fit = TypeVar("_Fit", TransferFit, ProfiledFit)
 
 
 class EnsembleStopped(RuntimeError):
@@ -45,21 +48,21 @@ class EnsembleStopped(RuntimeError):
 
 
 def bootstrap(
-    fit: TransferFit,
+    fit: _Fit,
     n_replicas: int,
     *,
     seed: int = 0,
     executor: Executor | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
-) -> TransferFit:
+) -> _Fit:
     """Repeat a global fit with Poisson(1) weights of the events.
 
     Each replica starts from other networks, so that the spread of the maps contains the randomness of the training. Replicas
     that the fit or the folder has already are not made again.
 
     Args:
-        fit: The fit, which stays as it is.
+        fit: The global fit or its profile, which stays as it is.
         n_replicas: Number of replicas of the returned fit; at least two are needed for a spread.
         seed: Seed of the weights, and of the trainings.
         executor: A ``concurrent.futures`` executor; by default processes on this machine, one for each core. (A script that
@@ -81,8 +84,11 @@ def bootstrap(
     Example:
         >>> doi = bootstrap(doi, 8, seed=1, folder="replicas")
     """
+    if isinstance(fit, ProfiledFit):
+        options: dict[str, Any] = {"seed": seed, "executor": executor, "folder": folder, "progress": progress}
+        return replace(fit, fit=bootstrap(fit.fit, n_replicas, **options))  # type: ignore[call-arg]
     if not isinstance(fit, TransferFit):
-        raise TypeError(f"bootstrap takes a fit made by fit_transfer; got {type(fit).__name__}")
+        raise TypeError(f"bootstrap takes a fit made by fit_transfer or profile; got {type(fit).__name__}")
     n_replicas, seed = integer(n_replicas, "n_replicas=", low=1), integer(seed, "seed=", low=0)
     check_executor(executor)
     wanted = [(seed, index) for index in range(n_replicas)]
@@ -122,7 +128,7 @@ def _made(
 def _replica(payload: bytes, label: tuple[int, int]) -> Replica:
     """One replica, in whichever process this is."""
     problem, sample = _problem(payload)
-    counts = np.random.default_rng(label).poisson(1.0, sample.n_events)
+    counts = poisson_counts(label, sample.n_events)
     rows = np.flatnonzero(counts)
     weights = counts[rows] * (1.0 if sample.weights is None else sample.weights[rows])
     columns = {name: values[rows] for name, values in sample.columns.items()}

@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from ..common.chunks import GRAPH, slices
 from ..densities.transfer import ProfiledTransfer, Transfer
-from ..loss import EventChunks, ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel, yield_gradient
+from ..loss import EventChunks, ExtendedUnbinnedNLL, UnbinnedNLL, drawn_events, event_kernel, yield_gradient
 from ..param import Nuisance
-from ..pdf import FNFPDF, SumPDF, components, space_ranges
+from ..pdf import FNFPDF, SumPDF, components, space_ranges, sum_shares
 from ..samples import Sample
+from ..state import seeded
 from ..train.loop import Batch
 from ..train.schedule import Schedule
 from .pdf import DoIPDF
@@ -30,6 +31,7 @@ __all__ = [
     "floating",
     "make_loss",
     "mixture",
+    "model_sample",
     "nuisance_ranges",
     "parts_of",
     "precomputed_rows",
@@ -91,6 +93,20 @@ def responsibilities(pdf: zfit.pdf.BasePDF, log_p: Sequence[tf.Tensor]) -> list[
 def make_loss(pdf: zfit.pdf.BasePDF, sample: Sample) -> zfit.loss.UnbinnedNLL:
     """The likelihood of data, extended if the model is."""
     return (ExtendedUnbinnedNLL if pdf.is_extended else UnbinnedNLL)(pdf, sample)
+
+
+def model_sample(pdf: zfit.pdf.BasePDF, n: int, seed: int) -> Sample | None:
+    """Weighted events of a model at the current parameters, as many of each of its components; none if one cannot be drawn."""
+    parts = parts_of(pdf)
+    shares = np.asarray(sum_shares(pdf), float) if isinstance(pdf, SumPDF) else np.ones(1)
+    each = -(-n // len(parts))
+    try:
+        with seeded(seed) as seeds:
+            x = np.concatenate([drawn_events(pdf, part, each, next(seeds)) for part in parts])
+    except NotImplementedError:
+        return None
+    weights = np.repeat(np.maximum(shares, 0.0) / each, each)
+    return Sample(dict(zip(pdf.obs, x.T, strict=True)), weights, f"events of {pdf.name}")
 
 
 def floating(pdf: zfit.pdf.BasePDF) -> list[zfit.Parameter]:

@@ -28,7 +28,7 @@ from ..pdf import UNBOUNDED, outputs, space_ranges
 from ..samples import Sample, as_sample, check_inside
 from ..train.loop import Maximiser
 from ..train.schedule import Schedule
-from .pdf import UnmappedEvents
+from .pdf import MappedEvents
 from .rows import (
     Rows,
     behind,
@@ -45,10 +45,11 @@ from .rows import (
     responsibilities,
 )
 
-__all__ = ["GlobalProblem", "Replica", "TransferFit", "fit_transfer"]
+__all__ = ["GlobalProblem", "Replica", "TransferFit", "fit_transfer", "poisson_counts"]
 
 _ROUNDS, _TAIL = 4, 0.8  # repeats of the end of the training, at most, and where that end begins
-_STILL = 0.2  # standard errors: a minimum that moves less has stopped
+_STILL = 0.2  # standard errors with the map fixed: a minimum that moves less has stopped
+_ASTRAY = 3.0  # of them: one that moves by so much at last is not a start; the profile judges smaller moves
 _FEW = 2.0  # events per weight
 _EDGE = 1e-6  # of a range: events closer to its edge have been pushed there
 _LOOKED_AT = 8192  # of the events, for pushes
@@ -82,7 +83,8 @@ class TransferFit:
         pdf: The model of data: every component behind the map.
         data: The events.
         transfer: The map.
-        values: Best fit of the parameters, by name.
+        values: Minimum in the parameters with the map fixed, by name: a start, as the map could absorb a part of any shift of
+            theirs; the profile has the estimates.
         covariance: Their covariance with the map fixed, in the order of `values`.
         nll: Negative log-likelihood at the minimum.
         rounds: Moves of the minimum, in standard errors, when the end of the training was repeated.
@@ -125,7 +127,7 @@ class TransferFit:
         return make_loss(self.pdf, self.data)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Best-fit ``value`` and ``error`` with the map fixed: a row for each parameter."""
+        """Start ``value`` and ``error`` with the map fixed: a row for each parameter."""
         return pd.DataFrame({"value": self.values, "error": self.errors})
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,13 +148,19 @@ class TransferFit:
 
     def __str__(self) -> str:
         rows = {name: (f"{value:.5g}", f"{self.errors[name]:.2g}") for name, value in self.values.items()}
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=["best fit", "error, map fixed"]).to_string()
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=["start", "error, map fixed"]).to_string()
         state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
         replicas = f"{len(self.replicas)} replicas" if self.replicas else "no replicas: no statistical band"
         return (
             f"global fit of {self.data.n_events} events with {self.transfer!r}, {replicas}\n{state}\n{table}\n"
-            f"NLL {self.nll:.2f}; the minimum moved by {', '.join(f'{move:.2f}' for move in self.rounds)} sigma at last"
+            f"NLL {self.nll:.2f}; the minimum moved by {', '.join(f'{move:.2f}' for move in self.rounds)} such errors at last\n"
+            "the map can follow the parameters: estimates and errors are those of zfit_fnf.doi.profile"
         )
+
+
+def poisson_counts(seed: Sequence[int], n: int) -> np.ndarray:
+    """How often each of ``n`` events counts in the replica of a seed."""
+    return np.random.default_rng(seed).poisson(1.0, n).astype(float)
 
 
 def fit_transfer(
@@ -309,7 +317,7 @@ class GlobalProblem:
 
         def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
             unmapped = tf.nest.pack_sequence_as(structure, columns)
-            log_p = [part.log_density_at(events, events.u) for part, events in zip(parts, unmapped, strict=True)]
+            log_p = [part.log_density_at(part.mapped(events)) for part, events in zip(parts, unmapped, strict=True)]
             value = mixture(self.pdf, log_p)
             if self.penalty:
                 value -= self.penalty * self._displacement(unmapped, log_p)
@@ -322,13 +330,13 @@ class GlobalProblem:
 
         return log_likelihood
 
-    def _displacement(self, unmapped: Sequence[UnmappedEvents], log_p: Sequence[tf.Tensor]) -> tf.Tensor:
+    def _displacement(self, unmapped: Sequence[MappedEvents], log_p: Sequence[tf.Tensor]) -> tf.Tensor:
         """Squared displacement of each event, averaged over the processes that may have made it."""
         squared = [tf.reduce_sum(tf.square(self._moved(events) - events.u), axis=-1) for events in unmapped]
         shares = responsibilities(self.pdf, [tf.stop_gradient(part) for part in log_p])
         return tf.add_n([share * tf.cast(s, tf.float64) for share, s in zip(shares, squared, strict=True)])
 
-    def _moved(self, events: UnmappedEvents) -> tf.Tensor:
+    def _moved(self, events: MappedEvents) -> tf.Tensor:
         return self.transfer.inverse(events.u, self.transfer.precompute(events.context))[0]
 
     def _minimise(self, sample: Sample) -> FitResult:
@@ -348,8 +356,10 @@ class GlobalProblem:
             problems.append("Minuit did not converge")
         if at_limit := [parameter.name for parameter in self.params if parameter.at_limit]:
             problems.append(f"at a limit: {', '.join(at_limit)}")
-        if moves[-1] > _STILL:
-            problems.append(f"the minimum still moves by {moves[-1]:.2f} sigma after {len(moves)} rounds: train longer")
+        if moves[-1] > _ASTRAY:
+            problems.append(
+                f"the minimum still moves by {moves[-1]:.1f} errors after {len(moves)} rounds: train longer"
+            )
         problems += [
             f"nuisance {name!r} is at {value:.3g}, outside of the range ({low:g}, {high:g}) of its deformation"
             for name, (value, low, high) in nuisance_ranges(self.model).items()

@@ -1,30 +1,19 @@
 r"""Step 2: the amortised profile, i.e. how the best map moves with the parameters.
 
-For every value of the parameters there is a best map. ``T_psi``, in front of the map ``T_phi`` that is best at
-:math:`\hat\theta`, learns all of them at once: it maximises the log-likelihood averaged over a window of
-:math:`\delta\theta = \theta - \hat\theta`. The likelihood with the moving map is then the profile likelihood, in which the
-map no longer appears.
-
-The gain is of second order in :math:`\delta\theta`, while the log-likelihood of an event changes in first
-order with any displacement :math:`\Delta` of it: a sum over events of fluctuations of both signs, which would drown the
-gain. This first variation,
-
-.. math::
-    \delta \ell_i = \sum_c r_{ic} \, \big[ \nabla \log p_c(y_i) \cdot \Delta_c(y_i) + \nabla \cdot \Delta_c(y_i) \big],
-    \qquad r_{ic} = \frac{n_c \, p_c(y_i)}{\sum_{c'} n_{c'} p_{c'}(y_i)},
-
-with the densities at :math:`\hat\theta`, is therefore subtracted event by event. Its sum over the data vanishes for every
-displacement if :math:`T_\phi` is a maximum, so that only noise is lost; and where :math:`T_\phi` is not quite a maximum,
-``T_psi`` learns the motion of the maximum, not its position. Shifts are drawn in pairs of both signs, which removes
-the rest of first order.
+For every value of the parameters there is a best map. ``T_psi``, behind the map ``T_phi`` that is best at
+:math:`\hat\theta`, is all of them at once: a displacement that is a polynomial in :math:`\delta\theta = \theta - \hat\theta`.
+Its linear part is the least favourable direction, the solution of a regression (:mod:`zfit_fnf.doi.regression`). The gradient
+of the likelihood at shifted parameters says what the linear part misses, and a second regression, with the same
+factorisation, gives the quadratic part. The likelihood with the moving map is then the profile likelihood, in
+which the map no longer appears.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -33,34 +22,33 @@ import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import integer
-from ..common.chunks import GRAPH, slices
 from ..common.warning import warn
-from ..densities.history import History
-from ..densities.polynomial_map import PolynomialMap, Response
+from ..densities.displacement import Displacement
 from ..densities.transfer import ProfiledTransfer
-from ..train.loop import Batch, Maximiser
-from ..train.schedule import Schedule
-from .rows import (
-    Rows,
-    behind,
-    default_schedule,
-    make_loss,
-    mixture,
-    parts_of,
-    precomputed_rows,
-    precomputed_structure,
-    responsibilities,
-)
+from ..loss import scores
+from ..samples import Sample
+from .bounds import Bounds, constraint_hessian
+from .goodness import goodness_of_fit
+from .regression import MOST, EventsBehind, Regression
+from .rows import behind, make_loss, model_sample
 from .step1 import TransferFit
-from .window import axes_of_errors, axes_of_window, headroom_of, inside, low_discrepancy_shifts
+from .window import axes_of_covariance, axes_of_window, headroom_of, of_constraints
 
 __all__ = ["Check", "ProfileProblem", "ProfiledFit", "profile"]
 
-_RISE = 4.5  # of the profile likelihood towards the edges of the window: three standard errors
-_WIDEN, _WIDENINGS = 4.0, 2  # at the most, each time, and how often
+_FIELDS = 400  # displacement fields, at most
+_EVENTS_PER_FIELD = 20.0
+_DRAWN_PER_FIELD = 160  # events of the model: directions from so many lose half a per cent of the information
 _LARGEST_PRODUCT = 5  # parameters: with more of them, shifts enter squared but not multiplied
-_SHORT = 0.8  # of that: a window that ends there is too narrow
+_SHORT = 2.4  # standard errors of the profile likelihood: a window that ends there is too narrow
+_NODE = 0.7  # of the window: where the quadratic part is found
 _AT = 0.8  # of the window: where maps are refitted
+_STEPS = 3  # of a refit
+_STEP = 0.02  # of a shift, for slopes
+_FIRM = 1e-3  # ridge, at least, of what is found from the gradients of the data
+_CHUNKS = 4  # of events, for the quadratic part
+_IMPROBABLE = 1e-5  # of a test of goodness of fit
+_NARROW = 0.93  # of the efficient error
 _TOLERANCE = (0.5, 0.15)  # of the rise of the profile likelihood at a check: absolute, relative
 
 
@@ -72,11 +60,13 @@ class Check:
         shift: Of the parameters, from the best fit of step 1, by name.
         amortised: Rise of the negative log-likelihood with the amortised map.
         refitted: Rise with the map refitted there, compared to one refitted at the best fit in the same way.
+        slopes: Slope of both along the shift, in units of the slope that their rise would give to a parabola.
     """
 
     shift: dict[str, float]
     amortised: float
     refitted: float
+    slopes: tuple[float, float]
 
     @property
     def difference(self) -> float:
@@ -85,9 +75,12 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is less than 0.5 plus 15 % of the rise with the refitted map."""
+        """Whether rises differ by less than 0.5 plus 15 % of the refitted one, and slopes by as much of theirs."""
         absolute, relative = _TOLERANCE
-        return abs(self.difference) < absolute + relative * abs(self.refitted)
+        rise = abs(self.refitted)
+        # The rise of a parabola is half its slope: what is tolerated of one is half of what is of the other.
+        slopes = abs(self.slopes[0] - self.slopes[1])
+        return abs(self.difference) < absolute + relative * rise and slopes < 2.0 * (absolute + relative * rise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +91,11 @@ class ProfiledFit:
         fit: The global fit that it starts from.
         transfer: The map, as a function of the parameters.
         pdf: The model of data.
-        window: Half width of the range where the map was trained, around the best fit of step 1, by name.
+        window: Half width of the range where the map is known, around the best fit of step 1, by name.
+        bounds: What data can say about each parameter beside a free map.
+        goodness: Probabilities that events of the model differ from the data by as much as they do, by name of the test;
+            empty if the model cannot be sampled.
         checks: Comparisons with maps that were refitted.
-        history: Of the training.
         problems: Problems of the profile; none if it is valid.
     """
 
@@ -108,8 +103,9 @@ class ProfiledFit:
     transfer: ProfiledTransfer
     pdf: zfit.pdf.BasePDF
     window: dict[str, float]
+    bounds: Bounds
+    goodness: dict[str, float]
     checks: tuple[Check, ...]
-    history: History
     problems: tuple[str, ...]
 
     @property
@@ -141,20 +137,26 @@ class ProfiledFit:
         return pd.DataFrame(rows, columns=[*self.window, "amortised", "refitted", "missed"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the maps, the model and the events, ready for JSON."""
+        """Everything but the map, the model and the events, ready for JSON."""
         return {
             "fit": self.fit.to_dict(),
             "window": self.window,
-            "checks": [asdict(check) for check in self.checks],
             "valid": self.valid,
             "problems": list(self.problems),
-            "history": self.history.to_dict(),
+            "bounds": self.bounds.to_dict(),
+            "goodness": self.goodness,
+            "checks": [{**asdict(check), "passed": check.passed} for check in self.checks],
         }
 
     def __str__(self) -> str:
         state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
         window = ", ".join(f"{name} +-{half:.3g}" for name, half in self.window.items())
-        lines = [f"amortised profile of {', '.join(self.window)}", state, f"window: {window}"]
+        lines = [f"amortised profile of {', '.join(self.window)}", state, f"window: {window}", str(self.bounds)]
+        if self.goodness:
+            tests = ", ".join(f"{name} {p:.2g}" for name, p in self.goodness.items())
+            lines.append(
+                f"probabilities that the model, at the start, is right and the data differ by as much: {tests}"
+            )
         if self.checks:
             lines += ["rise of the NLL at shifts of the parameters:", self.to_dataframe().to_string(index=False)]
         return "\n".join(lines)
@@ -165,31 +167,28 @@ def profile(
     *,
     window: Mapping[str, float] | None = None,
     n_checks: int = 3,
-    hidden: Sequence[int] | None = None,
-    schedule: Schedule | None = None,
+    n_fields: int | None = None,
     seed: int = 0,
-    progress: bool = True,
 ) -> ProfiledFit:
-    """Learn how the map of a global fit moves with the parameters.
+    """How the map of a global fit moves with the parameters, and with it the profile likelihood.
 
     Args:
         fit: The global fit.
-        window: Half width of the range of each parameter around its best fit, by name; by default six standard errors
-            with the map fixed, widened until the profile likelihood has risen by three standard errors at its edges.
-        n_checks: At how many random shifts inside of the window the map is refitted, for comparison.
-        hidden: Widths of the hidden layers; default two of ``max(64, 16 d)``.
-        schedule: Length and speed of the training; default 500 steps.
+        window: Half width of the range of each parameter around its best fit, by name; by default four standard errors of
+            the profile likelihood.
+        n_checks: At how many random shifts inside of the window the map is refitted, for comparison; beside
+            them, both ends of the axis along which map and parameters are hardest to tell apart. With none, the goodness of
+            the fit is not tested either.
+        n_fields: Number of displacement fields that the map may move by; by default 400, or one for each twenty events.
         seed: Seed of everything random.
-        progress: Whether to show progress bars.
 
     Returns:
         The profile likelihood. Print it, and look at ``valid``: the profile is not valid if the map stays too far below the
         maximum at a check.
 
     Raises:
-        ValueError: If the global fit has no covariance, or the window names an unknown parameter, lacks one, or leaves the
-            range where the deformations of the model were trained.
-        TrainingStopped: If the training diverges or is interrupted.
+        ValueError: If the window names an unknown parameter, lacks one, or leaves the range where the deformations of the
+            model were trained; and if the map absorbs all that is known about a parameter.
 
     Example:
         >>> profiled = profile(doi, seed=1)
@@ -200,240 +199,250 @@ def profile(
     if window is not None and not isinstance(window, Mapping):
         raise TypeError(f"window= is a half width by name of the parameter, for {list(fit.values)}; got {window!r}")
     n_checks, seed = integer(n_checks, "n_checks=", low=0), integer(seed, "seed=", low=0)
-    problem = ProfileProblem(fit, hidden=hidden, schedule=schedule, seed=seed)
-    return problem.solve(fit, window=window, n_checks=n_checks, seed=seed, progress=progress)
+    if n_fields is not None:
+        n_fields = integer(n_fields, "n_fields=", low=1)
+    return ProfileProblem(fit, n_fields=n_fields).solve(fit, window=window, n_checks=n_checks, seed=seed)
 
 
 class ProfileProblem:
     """The amortised profile of one global problem: compiled for the first fit, and not again for others.
 
-    It works on a copy of the map of a fit, and every solution gets a copy of the trained ``T_psi``.
+    It works on a copy of the map of a fit, and every solution gets a copy of ``T_psi``.
 
     Args:
         fit: A solution of the global problem.
-        hidden: As for `profile`.
-        schedule: As for `profile`.
-        seed: Of the networks' initial weights.
+        n_fields: As for `profile`.
     """
 
-    def __init__(
-        self,
-        fit: TransferFit,
-        *,
-        hidden: Sequence[int] | None = None,
-        schedule: Schedule | None = None,
-        seed: int = 0,
-    ):
+    def __init__(self, fit: TransferFit, *, n_fields: int | None = None):
         self.params = fit.problem.params
-        self.schedule = schedule or _default_schedule(fit)
-        transfer = copy.deepcopy(fit.transfer)  # checks refit it
-        self._fixed_pdf = behind(fit.model, transfer)
-        response = Response(
-            axes := [f"axis {index}" for index in range(len(self.params))],
-            _powers(len(self.params)),
-            n_dim=len(transfer.obs),
-            n_context=len(transfer.cond) + len(transfer.processes),
-            hidden=hidden,
-            seed=seed,
+        self._transfer = copy.deepcopy(fit.transfer)
+        self._fixed_pdf = behind(fit.model, self._transfer)
+        self._powers = np.array(_powers(len(self.params)))
+        n_dim, n_maps = len(fit.transfer.obs), fit.transfer.n_maps
+        wanted = n_fields or int(np.clip(fit.data.effective_size / _EVENTS_PER_FIELD, 8, _FIELDS))
+        self._displacement = Displacement(
+            tuple(map(tuple, self._powers.tolist())),
+            n_dim=n_dim,
+            n_cond=len(fit.transfer.cond),
+            n_maps=n_maps,
+            n_functions=max(2, wanted // (n_dim * n_maps)),
         )
-        self.deformation = PolynomialMap([response], windows=dict.fromkeys(axes, (-1.5, 1.5)))
-        self.transfer = ProfiledTransfer(
-            transfer,
-            self.deformation,
-            centre={parameter.name: 0.0 for parameter in self.params},
-            axes=np.eye(len(self.params)),
-        )
-        named = {parameter.name: parameter for parameter in self.params}
-        self.pdf = behind(fit.model, self.transfer, params=named)
-        self._start = self.deformation.weights_list()
-        self._amortise = Maximiser(self._log_likelihood(), self.deformation.trainable_variables, schedule=self.schedule)
-        self._point = tf.Variable(tf.zeros(len(self.params), tf.float64), trainable=False)
-        # The comparison has its own schedule, so that it reveals a training that was too short.
-        self._refit = Maximiser(
-            self._log_likelihood_at_point(),
-            transfer.trainable_variables,
-            schedule=_default_schedule(fit),
-        )
-        self._first_variation = tf.function(self._events_first_variation, autograph=False)
+        self._events = EventsBehind(self._fixed_pdf, self._transfer, self._displacement)
+        self._constraints = make_loss(self._fixed_pdf, fit.data).constraints
 
-    def solve(
-        self, fit: TransferFit, *, window: Mapping[str, float] | None, n_checks: int, seed: int, progress: bool
-    ) -> ProfiledFit:
-        """Learn the map around a solution of the global problem.
+    def solve(self, fit: TransferFit, *, window: Mapping[str, float] | None, n_checks: int, seed: int) -> ProfiledFit:
+        """The profile around a solution of the global problem.
 
         Args:
             fit: The solution.
             window: As for `profile`.
             n_checks: As for `profile`.
-            seed: Of the shifts and of the shuffling.
-            progress: Whether to show progress bars.
+            seed: Of the order of the events and of the checks.
 
         Raises:
             ValueError: As for `profile`.
-            TrainingStopped: As for `profile`.
         """
         centre = np.array(list(fit.values.values()))
-        axes = axes_of_window(fit, window) if window else axes_of_errors(fit)
-        headroom = headroom_of(fit, axes, chosen=window is not None)
+        self._centre = centre
         zfit.param.set_values(self.params, centre)
-        self.transfer.transfer.assign(fit.transfer.weights_list())
-        columns = [*precomputed_rows(self._fixed_pdf, fit.data), *self._variation_rows(fit)]
-        for widening in range(_WIDENINGS + 1):
-            self.transfer.place(fit.values, axes)
-            self.deformation.assign(self._start)
-            shifts = low_discrepancy_shifts(axes, headroom, seed)
-            source = [_ShiftedRows(fit.data, columns, shifts, self.schedule.batch_size)]
-            history = self._amortise("profile", source, seed=seed, progress=progress)
-            reach = self._reach(fit, axes, headroom)
-            if window or widening == _WIDENINGS or np.all(reach > 1.0):
-                break
-            axes = axes * np.clip(1.2 / reach, 1.0, _WIDEN)
-        checks = self._checks(fit, axes, headroom, n_checks, seed=seed, progress=progress)
+        self._transfer.assign(fit.transfer.weights_list())
+        regression, drawn = self._regression(fit, seed)
+        prior = constraint_hessian(self._constraints, self.params)
+        bounds = Bounds.of(tuple(fit.values), regression, prior, self._displacement)
+        if not np.isfinite(bounds.covariance).all():
+            raise ValueError(
+                f"the profile likelihood has no covariance: a map absorbs all that data say about {list(bounds.lost)}, which "
+                "have no constraint. Fix them (floating = False), or move fewer observables"
+            )
+        self._tilt = self._events.gradient(np.zeros(self._displacement.n_fields))
+        self._penalty = regression.penalty()
+        moves = bounds.covariance @ (regression.directions().T @ self._tilt)
+        if window:
+            axes = axes_of_window(fit, window)
+        else:
+            axes = axes_of_covariance(bounds.covariance, prior, moves)
+        headroom = headroom_of(fit, axes, bounds.errors["profiled"], chosen=window is not None)
+        self._axes, self._headroom = axes, headroom
+        self._weights = np.zeros((len(self._powers), self._displacement.n_fields))
+        self._weights[: len(axes)] = (regression.directions() @ axes).T
+        self._add_quadratic(regression)
+        checks = self._checks(fit, regression, bounds, n_checks, seed)
+        goodness = goodness_of_fit(fit.transfer.obs, fit.data, drawn, seed) if n_checks and drawn else {}
         zfit.param.set_values(self.params, centre)
-        deformation = copy.deepcopy(self.deformation)
-        transfer = ProfiledTransfer(fit.transfer, deformation, centre=fit.values, axes=axes)
+        displacement = self._displaced()
+        transfer = ProfiledTransfer(fit.transfer, displacement, centre=fit.values, axes=axes)
+        half = np.minimum(np.abs(axes).sum(axis=1), headroom)
         return ProfiledFit(
             fit=fit,
             transfer=transfer,
             pdf=behind(fit.model, transfer, params=fit.parameters),
-            window=dict(zip(fit.values, np.minimum(np.abs(axes).sum(axis=1), headroom).tolist(), strict=True)),
+            window=dict(zip(fit.values, half.tolist(), strict=True)),
+            bounds=bounds,
+            goodness=goodness,
             checks=tuple(checks),
-            history=history,
-            problems=tuple(_problems(fit, checks, reach)),
+            problems=tuple(self._problems(fit, checks, bounds, goodness)),
         )
 
-    # --- objectives -----------------------------------------------------------------------------------------------
+    def _regression(self, fit: TransferFit, seed: int) -> tuple[Regression, Sample | None]:
+        """On events of the model, of which there are enough, and these; on the data themselves if it cannot be sampled.
 
-    def _log_likelihood(self) -> Callable[..., tf.Tensor]:
-        """Log-density of minibatches at both signs of a shift, minus its first variation with the displacement."""
-        structure = precomputed_structure(self._fixed_pdf)
+        Directions that were found from the data would follow their fluctuations, and move the estimates with them. The
+        events that the likelihood is evaluated on are the data afterwards.
+        """
+        n, total = min(MOST, _DRAWN_PER_FIELD * self._displacement.n_fields), float(fit.data.sum_weights)
+        drawn = model_sample(self._fixed_pdf, n, seed)
+        self._events.take(drawn or fit.data, total, seed, frames=True)
+        regression = Regression.of(self._events, scores(self._fixed_pdf, self._events.x, self.params))
+        if drawn:
+            self._events.take(fit.data, total, seed, frames=False)
+        return regression, drawn
 
-        def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
-            *flat, shares, gradients, shift = columns
-            unmapped = tf.nest.pack_sequence_as(structure, flat)
-            # The model has one value of the parameters at a time: all events of a minibatch share the first shift.
-            sides = [self._shifted(unmapped, shares, gradients, sign * shift[0]) for sign in (1.0, -1.0)]
-            return 0.5 * (sides[0] + sides[1])
+    # --- the likelihood at one point -------------------------------------------------------------------------------
 
-        return log_likelihood
-
-    def _shifted(self, unmapped: Any, shares: tf.Tensor, gradients: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
-        self._set_parameters(tf.cast(shift, tf.float64))
-        basis, log_p, first = self.deformation.basis(shift), [], tf.zeros_like(shares[:, 0])
-        for index, (part, events) in enumerate(zip(parts_of(self._fixed_pdf), unmapped, strict=True)):
-            coefficients = self.deformation.coefficients(events.u, events.context)
-            u, log_slopes = self.deformation.inverse_layer(events.u, coefficients, basis)
-            log_p.append(part.log_density_at(events, u, tf.reduce_sum(log_slopes, axis=-1)))
-            first += tf.reduce_sum(gradients[:, index] * (u - events.u), axis=-1)
-            first += shares[:, index] * tf.reduce_sum(tf.math.expm1(log_slopes), axis=-1)
-        return mixture(self._fixed_pdf, log_p) - tf.cast(first, tf.float64)
-
-    def _log_likelihood_at_point(self) -> Callable[..., tf.Tensor]:
-        """Log-density of minibatches at one shift, where the parameters have been set to already."""
-        structure = precomputed_structure(self._fixed_pdf)
-
-        def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
-            unmapped, log_p = tf.nest.pack_sequence_as(structure, columns), []
-            for part, events in zip(parts_of(self._fixed_pdf), unmapped, strict=True):
-                basis = self.deformation.basis(tf.cast(self._point, events.u.dtype))
-                coefficients = self.deformation.coefficients(events.u, events.context)
-                log_p.append(
-                    part.log_density_at(
-                        events, *self.deformation.inverse(events.u, events.context, coefficients, basis)
-                    )
-                )
-            return mixture(self._fixed_pdf, log_p)
-
-        return log_likelihood
-
-    def _set_parameters(self, shift: tf.Tensor) -> None:
-        for parameter, value in zip(self.params, tf.unstack(self.transfer.at(shift)), strict=True):
+    def _move_to(self, shift: np.ndarray) -> None:
+        for parameter, value in zip(self.params, self._centre + self._axes @ shift, strict=True):
             parameter.assign(value)
 
-    def _variation_rows(self, fit: TransferFit) -> list[np.ndarray]:
-        """Share ``(n, C)`` of each component in each event, and the gradients ``(n, C, d)`` of the mixture."""
-        x = fit.data.array(fit.pdf.obs)
-        chunks = [self._first_variation(tf.constant(x[rows])) for rows in slices(len(x), GRAPH)]
-        return [
-            np.concatenate([np.asarray(part, np.float32) for part in column]) for column in zip(*chunks, strict=True)
-        ]
+    def _along(self, shift: np.ndarray) -> np.ndarray:
+        """Weights ``(K,)`` of the fields at a shift along the axes."""
+        return np.prod(shift**self._powers, axis=1) @ self._weights
 
-    def _events_first_variation(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        parts = parts_of(self._fixed_pdf)
-        unmapped = [part.precompute_unmapped(x) for part in parts]
-        u = [events.u for events in unmapped]
-        with tf.GradientTape() as tape:
-            tape.watch(u)
-            log_p = [part.log_density_at(events, y) for part, events, y in zip(parts, unmapped, u, strict=True)]
-            value = mixture(self._fixed_pdf, log_p)
-        return (
-            tf.stack(responsibilities(self._fixed_pdf, log_p), axis=1),
-            tf.stack(tape.gradient(value, u), axis=1),
-        )
+    def _value(self, shift: np.ndarray, weights: np.ndarray) -> float:
+        """Negative log-likelihood at a shift, with these weights of the fields."""
+        self._move_to(shift)
+        value = -self._events.value(weights)
+        if self._fixed_pdf.is_extended:
+            expected = float(tf.reshape(self._fixed_pdf.get_yield().value(), ()))
+            value += expected - self._events.sum_weights * np.log(expected)
+        return value + sum(float(tf.reshape(constraint.value(), ())) for constraint in self._constraints)
+
+    def _objective(self, shift: np.ndarray, weights: np.ndarray) -> float:
+        """What the best motion of the map minimises.
+
+        The fit of step 1 is not quite a maximum; the slope that this leaves is taken out, so that the map moves with the
+        parameters only. The ridge is that of the regression.
+        """
+        return self._value(shift, weights) + self._tilt @ weights + 0.5 * self._penalty @ weights**2
+
+    # --- the quadratic part ----------------------------------------------------------------------------------------
+
+    def _add_quadratic(self, regression: Regression) -> None:
+        """From the gradients at both signs of shifts along each axis, and then of pairs of axes."""
+        n = len(self._axes)
+        pairs = list(itertools.combinations(range(n), 2)) if len(self._powers) > 2 * n else []
+        nodes = [*np.eye(n), *(np.eye(n)[i] + np.eye(n)[j] for i, j in pairs)]
+        n_chunks = _CHUNKS if n > 2 else None
+        share = self._events.share(n_chunks)
+        self._move_to(np.zeros(n))
+        at_centre = self._events.gradient(np.zeros(self._displacement.n_fields), n_chunks)
+        found: list[np.ndarray] = []
+        for number, node in enumerate(nodes):
+            if number == n:
+                self._weights[n : 2 * n] = found
+            shift = _NODE * node * self._room(_NODE * node)
+            size = np.abs(shift).max()
+            both = []
+            for sign in (1.0, -1.0):
+                self._move_to(sign * shift)
+                both.append(self._events.gradient(self._along(sign * shift), n_chunks))
+            curvature = regression.solve(0.5 * (both[0] + both[1]) - at_centre, least=_FIRM) / share / size**2
+            found.append(curvature * self._helps(shift, curvature * size**2))
+        self._weights[n:] = found
+
+    def _helps(self, shift: np.ndarray, missing: np.ndarray) -> bool:
+        """Whether what is to be added at both signs of a shift makes the likelihood larger there."""
+        gains = []
+        for sign in (1.0, -1.0):
+            own = self._along(sign * shift)
+            gains.append(self._objective(sign * shift, own) - self._objective(sign * shift, own + missing))
+        return sum(gains) > 0.0
+
+    def _room(self, shift: np.ndarray) -> float:
+        """Factor, at most one, by which a shift has to be shortened to stay inside of the headroom."""
+        moved = np.abs(self._axes @ shift)
+        return float(min(1.0, np.min(self._headroom / np.maximum(moved, 1e-300))))
+
+    def _displaced(self) -> Displacement:
+        """A copy of the displacement, with the weights."""
+        made, start = copy.deepcopy(self._displacement), 0
+        for index in range(made.n_maps):
+            for weights in made.weights:
+                stop = start + weights.shape[2]
+                values = weights.numpy()
+                values[index] = self._weights[:, start:stop]
+                weights.assign(values)
+                start = stop
+        return made
 
     # --- how good it is -------------------------------------------------------------------------------------------
 
-    def _reach(self, fit: TransferFit, axes: np.ndarray, headroom: np.ndarray) -> np.ndarray:
-        """Standard errors of the profile likelihood that each axis of the window reaches, in units of three."""
-        nll = make_loss(self.pdf, fit.data)
-        lowest = self._value(nll, np.zeros(len(axes)))
-        reach = []
-        for axis in np.eye(len(axes)):
-            point = inside(axis, axes, headroom)
-            rises = [self._value(nll, sign * point) - lowest for sign in (1.0, -1.0)]
-            cut = np.linalg.norm(point) < 0.99  # by the range of a deformation: there is nothing to be widened
-            reach.append(np.inf if cut else np.sqrt(max(min(rises), 1e-3) / _RISE))
-        return np.array(reach)
-
-    def _value(self, nll: zfit.loss.UnbinnedNLL, shift: np.ndarray) -> float:
-        self._set_parameters(tf.constant(shift))
-        return float(nll.value(full=False))
-
     def _checks(
-        self, fit: TransferFit, axes: np.ndarray, headroom: np.ndarray, n_checks: int, *, seed: int, progress: bool
+        self, fit: TransferFit, regression: Regression, bounds: Bounds, n_checks: int, seed: int
     ) -> list[Check]:
         if not n_checks:
             return []
-        directions = np.random.default_rng([seed, 1]).normal(size=(n_checks, len(axes)))
+        directions = np.random.default_rng([seed, 1]).normal(size=(n_checks, len(self._axes)))
+        degenerate = np.linalg.solve(self._axes, bounds.degenerate)
+        one = len(degenerate) == 1  # of which both ends are all that there is
+        directions = np.concatenate([directions[: 0 if one else None], [degenerate, -degenerate]])
         directions *= _AT / np.linalg.norm(directions, axis=1, keepdims=True)
-        points = np.concatenate([np.zeros((1, len(axes))), inside(directions, axes, headroom)])
-        source = [Rows(fit.data, precomputed_rows(self._fixed_pdf, fit.data))]
-        amortised, refitted = [], []
-        for number, point in enumerate(points):
-            self.transfer.transfer.assign(fit.transfer.weights_list())
-            amortised.append(self._value(make_loss(self.pdf, fit.data), point))
-            self._point.assign(point)
-            self._refit(f"check {number}", source, seed=seed, progress=progress)
-            refitted.append(self._value(make_loss(self.pdf, fit.data), point))
-        shifts = points @ axes.T
-        return [
-            Check(dict(zip(fit.values, shift.tolist(), strict=True)), high - amortised[0], low - refitted[0])
-            for shift, high, low in zip(shifts[1:], amortised[1:], refitted[1:], strict=True)
-        ]
+        nothing = np.zeros(len(self._axes))
+        lowest, checks = self._value(nothing, self._along(nothing)), []
+        for direction in directions:
+            point = direction * self._room(direction)
+            own, weights = self._along(point), self._refitted(regression, point)
+            rise = self._value(point, own) - lowest
+            missed = self._objective(point, own) - self._objective(point, weights)
+            ends = [(1.0 + sign * _STEP) * point for sign in (1.0, -1.0)]
+            amortised = [self._objective(end, self._along(end)) for end in ends]
+            refitted = [self._objective(end, weights) for end in ends]
+            slopes = [(up - down) / (2 * _STEP) for up, down in (amortised, refitted)]
+            shift = dict(zip(fit.values, (self._axes @ point).tolist(), strict=True))
+            checks.append(Check(shift, float(rise), float(rise - missed), (float(slopes[0]), float(slopes[1]))))
+        return checks
 
+    def _refitted(self, regression: Regression, shift: np.ndarray) -> np.ndarray:
+        """The fields' weights at the maximum of the likelihood at a shift, by Fisher scoring; a step may be shortened."""
+        weights = self._along(shift)
+        lowest = self._objective(shift, weights)
+        for _ in range(_STEPS):
+            slope = self._events.gradient(weights) - self._tilt - self._penalty * weights
+            step = regression.solve(slope, least=_FIRM)
+            for size in (1.0, 0.5, 0.2, 0.05):
+                value = self._objective(shift, weights + size * step)
+                if value < lowest:
+                    lowest, weights = value, weights + size * step
+                    break
+        return weights
 
-@dataclass(eq=False)
-class _ShiftedRows(Rows):
-    """Events as rows of arrays, and a shift that is the same for all events of a step.
-
-    Attributes:
-        shifts: The shifts ``(n, P)``, used one after the other.
-        per_step: Events of a step.
-    """
-
-    shifts: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
-    per_step: int = 1
-    _used: int = 0
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        *columns, weights = super().batch(rows)
-        steps = self._used + np.arange(len(rows)) // self.per_step
-        self._used = int(steps[-1]) + 1
-        return (*columns, self.shifts[steps % len(self.shifts)], weights)
-
-
-def _default_schedule(fit: TransferFit) -> Schedule:
-    return replace(default_schedule(fit.data), steps=500)
+    def _problems(
+        self, fit: TransferFit, checks: Sequence[Check], bounds: Bounds, goodness: Mapping[str, float]
+    ) -> list[str]:
+        problems = list(fit.problems)
+        if worst := [f"{name} {p:.1g}" for name, p in goodness.items() if p < _IMPROBABLE]:
+            problems.append(
+                f"data do not have the density of the model behind the map (probabilities: {', '.join(worst)}): the map is "
+                "too stiff or was not trained for long enough, or something that it does not move is wrong"
+            )
+        errors = bounds.errors
+        if np.any(narrow := errors["profiled"] < _NARROW * errors["efficient"]):
+            names = [name for name, is_narrow in zip(bounds.names, narrow, strict=True) if is_narrow]
+            problems.append(
+                f"the errors of {', '.join(names)} are too small, as the map follows by few fields: use n_fields="
+            )
+        for check in checks:
+            if not check.passed:
+                at = ", ".join(f"{name} {shift:+.3g}" for name, shift in check.shift.items())
+                problems.append(
+                    f"at {at} the NLL rises by {check.amortised:.2f}, but by {check.refitted:.2f} with a refitted map"
+                )
+        lengths = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(bounds.covariance), self._axes), axis=0)
+        cut = np.array([self._room(axis) < 0.99 for axis in np.eye(len(lengths))])
+        if np.any(short := (lengths < _SHORT) & ~cut & ~of_constraints(self._axes / lengths, bounds.prior)):
+            reach = lengths[short].min()
+            problems.append(f"the window reaches {reach:.1f} standard errors of the profile likelihood only")
+        return problems
 
 
 def _powers(n: int) -> tuple[tuple[int, ...], ...]:
@@ -442,17 +451,3 @@ def _powers(n: int) -> tuple[tuple[int, ...], ...]:
     pairs = itertools.combinations(range(n), 2) if n <= _LARGEST_PRODUCT else ()
     rows = [*linear, *(2 * linear), *(linear[i] + linear[j] for i, j in pairs)]
     return tuple(tuple(row.tolist()) for row in rows)
-
-
-def _problems(fit: TransferFit, checks: Sequence[Check], reach: np.ndarray) -> list[str]:
-    problems = list(fit.problems)
-    for check in checks:
-        if not check.passed:
-            at = ", ".join(f"{name} {shift:+.3g}" for name, shift in check.shift.items())
-            problems.append(
-                f"at {at} the NLL rises by {check.amortised:.2f}, but only by {check.refitted:.2f} with a refitted map: "
-                "train longer or with larger networks"
-            )
-    if np.any(reach < _SHORT):
-        problems.append(f"the window reaches {3 * reach.min():.1f} standard errors of the profile likelihood only")
-    return problems

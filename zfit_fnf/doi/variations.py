@@ -9,8 +9,10 @@ map alone, the eigenvectors carry the uncertainty of the parameters, and the tot
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import zfit  # before tensorflow, which it silences
@@ -19,11 +21,15 @@ import pandas as pd
 import tensorflow as tf
 from zfit.result import FitResult
 
+from ..common.files import complete
 from ..densities.flows import in_chunks
 from ..densities.transfer import ProfiledTransfer
+from ..minimize import Minuit
 from ..pdf import log_density, precompute
-from ..samples import as_sample
+from ..samples import Sample, as_sample
+from ..state import preserved
 from .rows import behind, parts_of, responsibilities
+from .step1 import poisson_counts
 from .step2 import ProfiledFit
 
 __all__ = [
@@ -46,6 +52,8 @@ class MapVariation:
         transfer: The map as a function of the parameters.
         pdf: The model of data with this map.
         parameters: The parameters of the model, by name.
+        data: The events of the fit.
+        seed: Of the weights of the events, for the map of a replica.
     """
 
     name: str
@@ -53,19 +61,35 @@ class MapVariation:
     transfer: ProfiledTransfer
     pdf: zfit.pdf.BasePDF
     parameters: Mapping[str, zfit.Parameter]
+    data: Sample
+    seed: tuple[int, int] | None = None
+
+    def counts(self, events: Any) -> np.ndarray:
+        """How often each event counts ``(n,)``: once, but Poisson(1) times for a replica.
+
+        Events of the fit count as often as in the fit of the replica; others are independent of it. Averages over
+        data that are weighted by it contain the counting statistics.
+        """
+        sample = as_sample(events, self.pdf.obs)
+        if self.seed is None:
+            return np.ones(sample.n_events)
+        own = sample.n_events == self.data.n_events and np.array_equal(
+            sample.array(self.pdf.obs), self.data.array(self.pdf.obs)
+        )
+        return poisson_counts(self.seed if own else (*self.seed, 1), sample.n_events)
 
     def to_simulation(self, data: Any, *, process: str | None = None) -> pd.DataFrame:
         """Take data to where simulation has them; arguments as for `Transfer.to_simulation`."""
         theta = tf.constant(list(self.values.values()), tf.float64)
         return self.transfer.transfer.moved(
-            lambda u, context: self.transfer.inverse(u, context, theta)[0], data, process
+            lambda u, context: self.transfer.inverse(u, context, theta, process)[0], data, process
         )
 
     def to_data(self, simulation: Any, *, process: str | None = None) -> pd.DataFrame:
         """Correct simulated events; arguments as for `Transfer.to_data`."""
         theta = tf.constant(list(self.values.values()), tf.float64)
         return self.transfer.transfer.moved(
-            lambda u, context: self.transfer.forward(u, context, theta), simulation, process
+            lambda u, context: self.transfer.forward(u, context, theta, process), simulation, process
         )
 
     def log_rate(self, events: Any) -> np.ndarray:
@@ -175,7 +199,8 @@ class MapVariations:
         value = np.asarray(function(self.best), float)
         replicas = np.array([np.asarray(function(one), float) for one in self.replicas]).reshape(-1, *value.shape)
         shifts = [[np.asarray(function(side), float) - value for side in sides] for sides in self.moved]
-        return Uncertainty(value, replicas, np.array(shifts).reshape(-1, 2, *value.shape))
+        edges = {name: np.asarray(edge, float) for name, edge in getattr(function, "edges", {}).items()}
+        return Uncertainty(value, replicas, np.array(shifts).reshape(-1, 2, *value.shape), self.eigenvariations, edges)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +211,8 @@ class Uncertainty:
         value: At the best fit.
         replicas: For each replica ``(B, ...)``; empty without any.
         shifts: Change with each eigenvector, one standard deviation down and up ``(P, 2, ...)``.
+        eigenvariations: The eigenvectors.
+        edges: Bin edges by observable, if the numbers are a histogram: one axis each.
     """
 
     _NAMES: ClassVar = ("value", "statistical", "systematic", "total")
@@ -193,6 +220,8 @@ class Uncertainty:
     value: np.ndarray
     replicas: np.ndarray
     shifts: np.ndarray
+    eigenvariations: Eigenvariations | None = None
+    edges: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def systematic(self) -> np.ndarray:
@@ -208,52 +237,113 @@ class Uncertainty:
 
     @property
     def total(self) -> np.ndarray:
-        """Both in quadrature; that of the parameters alone without replicas."""
-        return np.hypot(self.systematic, np.nan_to_num(self.statistical))
+        """Both in quadrature; NaN with fewer than two replicas, when only `systematic` is known."""
+        return np.hypot(self.systematic, self.statistical)
 
-    def covariance(self) -> np.ndarray:
-        """Total covariance ``(k, k)`` of the ``k`` numbers, flattened."""
-        half = self._half().reshape(len(self.shifts), -1)
-        matrix = half.T @ half
-        if len(self.replicas) > 1:
-            deviation = (self.replicas - self.replicas.mean(axis=0)).reshape(len(self.replicas), -1)
-            matrix += deviation.T @ deviation / (len(self.replicas) - 1)
-        return matrix
+    def covariance(self, source: str | int | None = None) -> np.ndarray:
+        """Covariance ``(k, k)`` of the ``k`` numbers, flattened.
+
+        Args:
+            source: ``"statistical"``, ``"systematic"``, the name of a parameter (what the numbers have in common with it, all
+                that would be gone if it were known), or the number of an eigenvector; by default all together. Parameters are
+                correlated: the covariances of their names do not add up to the systematic one, those of the
+                eigenvectors do.
+
+        Raises:
+            ValueError: If there are no replicas for what is statistical, or the source is unknown.
+        """
+        half = self._half().reshape(len(self.shifts), self.value.size)
+        if source is None:
+            return self.covariance("systematic") + self.covariance("statistical")
+        if source == "statistical":
+            if len(self.replicas) < 2:
+                raise ValueError("without two replicas there is no statistical covariance: make some with bootstrap")
+            deviation = (self.replicas - self.replicas.mean(axis=0)).reshape(len(self.replicas), self.value.size)
+            return deviation.T @ deviation / (len(self.replicas) - 1)
+        if source == "systematic":
+            return half.T @ half
+        if isinstance(source, int) and 0 <= source < len(half):
+            return np.outer(half[source], half[source])
+        if self.eigenvariations is None or source not in self.eigenvariations.names:
+            names = list(self.eigenvariations.names) if self.eigenvariations else []
+            raise ValueError(
+                f'source= is "statistical", "systematic", one of {names} or a number below {len(half)}; got {source!r}'
+            )
+        # A standard deviation of the parameter moves the others with it, by their covariance with it.
+        own = (
+            self.eigenvariations.deviations * self.eigenvariations.directions[self.eigenvariations.names.index(source)]
+        )
+        moved = own @ half / np.linalg.norm(own)
+        return np.outer(moved, moved)
+
+    def chi2(self, expected: np.ndarray) -> float:
+        """Squared distance from expected numbers in the shape of `value`, with the covariance of all sources."""
+        difference = np.ravel(self.value - np.asarray(expected, float))
+        return float(difference @ np.linalg.pinv(self.covariance(), hermitian=True) @ difference)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The numbers, flattened: ``value``, ``statistical``, ``systematic`` and ``total``, a row for each."""
-        return pd.DataFrame({name: np.ravel(getattr(self, name)) for name in self._NAMES})
+        """The numbers, flattened, a row for each: bin edges if there are any, then value and uncertainties."""
+        columns: dict[str, np.ndarray] = {}
+        grids = np.meshgrid(*(np.arange(len(edge) - 1) for edge in self.edges.values()), indexing="ij")
+        for (name, edge), index in zip(self.edges.items(), grids, strict=True):
+            columns |= {f"{name} low": edge[index.ravel()], f"{name} high": edge[index.ravel() + 1]}
+        return pd.DataFrame(columns | {name: np.ravel(getattr(self, name)) for name in self._NAMES})
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the table of `to_dataframe`."""
+        with complete(Path(path)) as draft:
+            self.to_dataframe().to_csv(draft, index=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers and their uncertainties in the shape of `value`, ready for JSON."""
-        return {name: getattr(self, name).tolist() for name in self._NAMES}
+        """The numbers and their uncertainties in the shape of `value`, bin edges and covariances, ready for JSON.
+
+        Without replicas, ``statistical`` and ``total`` are missing.
+        """
+        known = self._NAMES if len(self.replicas) > 1 else ("value", "systematic")
+        sources: list[str | int] = ["systematic", *range(len(self.shifts))]
+        sources += list(self.eigenvariations.names) if self.eigenvariations else []
+        sources += ["statistical"] if len(self.replicas) > 1 else []
+        return {
+            **{name: getattr(self, name).tolist() for name in known},
+            "edges": {name: edge.tolist() for name, edge in self.edges.items()},
+            "covariance": {
+                f"eigenvector {source}" if isinstance(source, int) else source: self.covariance(source).tolist()
+                for source in sources
+            },
+        }
 
     def __str__(self) -> str:
-        return self.to_dataframe().to_string()
+        missing = "" if len(self.replicas) > 1 else "\nno replicas: only the systematic part is known"
+        return self.to_dataframe().to_string() + missing
 
     def _half(self) -> np.ndarray:
         """Half the difference between the two sides of each eigenvector ``(P, ...)``."""
         return 0.5 * (self.shifts[:, 1] - self.shifts[:, 0])
 
 
-def scenarios(profiled: ProfiledFit, result: FitResult) -> MapVariations:
+def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVariations:
     """The maps that propagate uncertainties: best fit, replicas, and one standard deviation along each eigenvector.
 
     Args:
         profiled: The profile, of a fit with replicas if there is to be a statistical uncertainty.
-        result: A fit of its loss: the best fit and the covariance of the parameters.
+        result: A fit of its loss: the best fit and the covariance of the parameters; by default it is made here.
 
     Raises:
         TypeError: If the arguments are not a profile and the result of a fit.
         ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters.
 
     Example:
-        >>> maps = scenarios(profiled, result)
+        >>> maps = scenarios(profiled)
         >>> band = maps.evaluate(lambda variation: variation.to_data(events, process="B").to_numpy())
         >>> band.value, band.statistical, band.systematic, band.total
     """
     if not isinstance(profiled, ProfiledFit):
         raise TypeError(f"scenarios takes a profile made by zfit_fnf.doi.profile; got {type(profiled).__name__}")
+    if result is None:
+        loss = profiled.loss()
+        with preserved(loss):
+            zfit.param.set_values(list(profiled.parameters.values()), list(profiled.fit.values.values()))
+            result = Minuit().minimize(loss)
     if not isinstance(result, FitResult):
         raise TypeError(f"scenarios takes the result of a fit of profiled.loss(); got {type(result).__name__}")
     if {parameter.name for parameter in result.params} != set(profiled.parameters):
@@ -263,7 +353,7 @@ def scenarios(profiled: ProfiledFit, result: FitResult) -> MapVariations:
     best = dict(zip(eigen.names, eigen.values.tolist(), strict=True))
 
     def nominal(name: str, values: dict[str, float]) -> MapVariation:
-        return MapVariation(name, values, profiled.transfer, profiled.pdf, profiled.parameters)
+        return MapVariation(name, values, profiled.transfer, profiled.pdf, profiled.parameters, profiled.fit.data)
 
     replicas = []
     for index, replica in enumerate(profiled.fit.replicas):
@@ -271,7 +361,9 @@ def scenarios(profiled: ProfiledFit, result: FitResult) -> MapVariations:
         transfer.transfer.assign(replica.transfer)
         transfer.place(replica.values)
         pdf = behind(profiled.fit.model, transfer, params=profiled.parameters)
-        replicas.append(MapVariation(f"replica {index}", best, transfer, pdf, profiled.parameters))
+        replicas.append(
+            MapVariation(f"replica {index}", best, transfer, pdf, profiled.parameters, profiled.fit.data, replica.seed)
+        )
     moved = tuple(
         (
             nominal(f"eigenvector {index} down", eigen.moved(index, -1.0)),

@@ -5,25 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.stats import qmc
 
 from .rows import nuisance_ranges
 from .step1 import TransferFit
 
-__all__ = ["axes_of_errors", "axes_of_window", "headroom_of", "inside", "low_discrepancy_shifts"]
+__all__ = ["axes_of_covariance", "axes_of_window", "headroom_of", "of_constraints"]
 
-_N_SIGMA = 6.0  # half width of the window, in standard errors with the map fixed; half as many when it is free
+_N_SIGMA = 4.0  # half width of the window, in standard errors of the profile likelihood
+_OF_CONSTRAINTS = 2.0  # where data say nothing
+_NOTHING = 0.95  # of the information is that of constraints
 _LEAST = 0.5  # standard errors: headroom that is left to a parameter at the edge of its range
-_POINTS = 14  # log2 of the number of shifts
 
 
-def axes_of_errors(fit: TransferFit) -> np.ndarray:
-    """Principal axes of the standardised covariance as columns, several standard errors long."""
-    if not np.isfinite(fit.covariance).all():
-        raise ValueError("the global fit has no covariance to choose a window from: give window=")
-    errors = np.sqrt(np.diag(fit.covariance))
-    lengths, directions = np.linalg.eigh(fit.covariance / np.outer(errors, errors))
-    return _N_SIGMA * errors[:, None] * directions * np.sqrt(lengths)
+def axes_of_covariance(covariance: np.ndarray, prior: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Principal axes of the standardised covariance as columns, several standard errors long.
+
+    An axis about which data say next to nothing is shorter: there is nothing to be found out far away.
+
+    Args:
+        covariance: Of the profile likelihood ``(P, P)``.
+        prior: Information of the constraints ``(P, P)``.
+        moves: Expected distance ``(P,)`` of its minimum from the start, by which the axes are longer.
+    """
+    errors = np.sqrt(np.diag(covariance))
+    variances, directions = np.linalg.eigh(covariance / np.outer(errors, errors))
+    axes = errors[:, None] * directions * np.sqrt(variances)
+    lengths = np.where(of_constraints(axes, prior), _OF_CONSTRAINTS, _N_SIGMA)
+    return axes * (lengths + np.abs(directions.T @ (moves / errors)) / np.sqrt(variances))
+
+
+def of_constraints(axes: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Whether axes of one standard error ``(P, P)`` owe nearly all of their information to constraints, ``(P,)``."""
+    return np.einsum("ik,ij,jk->k", axes, prior, axes) > _NOTHING
 
 
 def axes_of_window(fit: TransferFit, window: Mapping[str, float]) -> np.ndarray:
@@ -33,10 +46,10 @@ def axes_of_window(fit: TransferFit, window: Mapping[str, float]) -> np.ndarray:
     return np.diag([window[name] for name in fit.values])
 
 
-def headroom_of(fit: TransferFit, axes: np.ndarray, *, chosen: bool) -> np.ndarray:
+def headroom_of(fit: TransferFit, axes: np.ndarray, errors: np.ndarray, *, chosen: bool) -> np.ndarray:
     """How far ``(P,)`` each parameter may move to both sides within its limits and the trained range of deformations."""
     ranges, headroom = nuisance_ranges(fit.model), []
-    for (name, parameter), reach in zip(fit.parameters.items(), np.abs(axes).sum(axis=1), strict=True):
+    for (name, parameter), reach, error in zip(fit.parameters.items(), np.abs(axes).sum(axis=1), errors, strict=True):
         value, low, high = ranges.get(name, (fit.values[name], -np.inf, np.inf))
         if chosen and (value - reach < low or value + reach > high):
             raise ValueError(
@@ -45,17 +58,5 @@ def headroom_of(fit: TransferFit, axes: np.ndarray, *, chosen: bool) -> np.ndarr
             )
         limits = [float(edge) for edge in (parameter.lower, parameter.upper) if edge is not None]
         to_edge = [abs(edge - value) for edge in (low, high, *limits)]
-        headroom.append(max(min([np.inf, *to_edge]), _LEAST * fit.errors[name]))
+        headroom.append(max(min([np.inf, *to_edge]), _LEAST * error))
     return np.array(headroom)
-
-
-def inside(shifts: np.ndarray, axes: np.ndarray, headroom: np.ndarray) -> np.ndarray:
-    """Shifts ``(..., P)`` along the axes, clipped so that no parameter exceeds its headroom."""
-    moved = np.clip(shifts @ axes.T, -headroom, headroom)
-    return moved @ np.linalg.inv(axes).T
-
-
-def low_discrepancy_shifts(axes: np.ndarray, headroom: np.ndarray, seed: int) -> np.ndarray:
-    """Low-discrepancy shifts in the window."""
-    cube = qmc.Sobol(len(axes), seed=seed).random_base2(_POINTS)
-    return inside(2.0 * cube - 1.0, axes, headroom).astype(np.float32)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Truth",
+    "bands_of",
     "displacement",
     "eigenvector_label",
     "ellipse",
@@ -119,7 +120,7 @@ def displacement(
     band = maps.evaluate(lambda variation: moved(variation.to_simulation(points, process=process)))
     x = points[name].to_numpy()
     ax.axhline(0.0, color="grey", linewidth=0.8)
-    for width, colour, label in _bands(band):
+    for width, colour, label in bands_of(band):
         ax.fill_between(x, band.value - width, band.value + width, color=colour, linewidth=0, label=label)
     ax.plot(x, band.value, color=BLUE, linewidth=1.8, label="best fit")
     if truth is not None:
@@ -176,7 +177,7 @@ def postfit(
     own = np.ones(sample.n_events) if sample.weights is None else sample.weights
     observed = np.histogramdd(values, [panels, edges], weights=own)[0]
     variances = np.histogramdd(values, [panels, edges], weights=own**2)[0]
-    bands = _bands(band)
+    bands = bands_of(band)
     for index, (ax, ax_pulls) in enumerate(axes.T):
         expected = band.value[index]
         for width, colour, label in bands:
@@ -190,7 +191,7 @@ def postfit(
         ax.set(title=f"{low:g} < {across} < {high:g}", ylabel=f"events / {per_bin(edges)}", xlim=(edges[0], edges[-1]))
         ax.set_ylim(0, None)
         statistical = expected if sample.weights is None else variances[index]
-        draw_pulls(edges, observed[index], expected, statistical + band.total[index] ** 2, ax_pulls)
+        draw_pulls(edges, observed[index], expected, statistical + bands_of(band)[0][0][index] ** 2, ax_pulls)
         ax_pulls.set(xlabel=column, xlim=(edges[0], edges[-1]))
     axes[0, 0].legend(frameon=False, fontsize="small")
     return axes
@@ -435,12 +436,11 @@ def _arrows(
     ax.quiver(*begin, *step, angles="xy", scale_units="xy", scale=1.0, width=width, **style)
 
 
-def _bands(band: Uncertainty) -> list[tuple[np.ndarray, str, str]]:
+def bands_of(band: Uncertainty) -> list[tuple[np.ndarray, str, str]]:
     """Half widths, colours and labels of the bands, the widest first."""
-    bands = [(band.total, _TOTAL, "total")]
-    if np.isfinite(band.statistical).all():
-        bands.append((band.statistical, _STATISTICAL, "statistical"))
-    return bands
+    if np.isnan(band.statistical).any():
+        return [(band.systematic, _TOTAL, "systematic")]
+    return [(band.total, _TOTAL, "total"), (band.statistical, _STATISTICAL, "statistical")]
 
 
 def _draw_truth(ax: Axes, parameters: Sequence[str], truth: Mapping[str, float] | None) -> None:

@@ -1,0 +1,309 @@
+r"""How the best map moves with the parameters, as a least-squares problem.
+
+A displacement :math:`h` of the events behind the map changes the log-density of one of them, to first order, by
+
+.. math::
+    \delta\ell_i[h] = \sum_c r_{ic} \, \big[ \nabla \log p_c(v_i) \cdot h_c(v_i) + \nabla \cdot h_c(v_i) \big],
+    \qquad r_{ic} = \frac{n_c \, p_c(v_i)}{\sum_{c'} n_{c'} p_{c'}(v_i)} .
+
+With the scores :math:`s_i` of the parameters, the likelihood has the curvature :math:`\sum_i (s_i + \delta\ell_i[h])^2` when the
+map moves by ``h`` with a parameter. The map that is best for each value moves by the ``h`` that makes it smallest, the
+*least favourable direction*; what is left is the information of the profile likelihood. For fields that are linear in
+their weights this is linear regression, with one factorisation for any number of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import tensorflow as tf
+
+from ..common.chunks import GRAPH, slices
+from ..densities.displacement import Displacement, log_slope
+from ..densities.transfer import Transfer
+from ..samples import Sample
+from .pdf import MappedEvents
+from .rows import mixture, parts_of, responsibilities
+
+__all__ = ["MOST", "EventsBehind", "Regression"]
+
+MOST = 131_072
+"""Events from which directions are found, at most."""
+
+_FOLDS = 4
+_RIDGES = np.geomspace(1e-6, 1.0, 13)  # of the diagonal of the normal matrix
+_SMALLEST = 1e-3  # of the width of a coordinate: residuals below it do not make a frame narrower
+
+
+class EventsBehind:
+    """Events where ``T_phi`` takes them, and what displacements there do to their likelihood; compiled once.
+
+    Of many events a random part is taken, and counts for all: directions are properties of densities.
+
+    Args:
+        pdf: The model of data behind the fixed map.
+        transfer: That map, ``T_phi``.
+        displacement: The fields; their weights are not used here, but given with each call.
+    """
+
+    def __init__(self, pdf: zfit.pdf.BasePDF, transfer: Transfer, displacement: Displacement):
+        self._pdf, self._transfer, self._displacement = pdf, transfer, displacement
+        self._maps = [transfer.index(part.name if transfer.processes else None) for part in parts_of(pdf)]
+        self._sizes = [len(displacement.degrees_of(j)) for j in range(displacement.n_dim)]
+        self._chunks: list[_Chunk] = []
+        self.x, self.sum_weights = np.zeros((0, len(pdf.obs))), 0.0
+        self._prepared = tf.function(self._prepare, autograph=False, reduce_retracing=True)
+        self._fields = tf.function(self._all_fields, autograph=False, reduce_retracing=True)
+        self._value = tf.function(self._log_likelihood, autograph=False, reduce_retracing=True)
+        self._gradient = tf.function(self._gradient_of, autograph=False, reduce_retracing=True)
+        self._rows = tf.function(self._first_variation, autograph=False, reduce_retracing=True)
+
+    def take(self, sample: Sample, total: float, seed: int, *, frames: bool) -> None:
+        """Take the events of a sample in random order, at most 131 072 of them.
+
+        Args:
+            sample: The events.
+            total: What their weights are scaled to sum to.
+            seed: Of the order.
+            frames: Whether to fit the frames of the displacement to them.
+        """
+        order = np.random.default_rng([seed, 2]).permutation(sample.n_events)[:MOST]
+        self.x = sample.array(self._pdf.obs)[order]
+        weights = np.ones(len(order)) if sample.weights is None else sample.weights[order]
+        self.sum_weights, weights = total, weights * (total / weights.sum())
+        prepared = [self._prepared(tf.constant(self.x[rows])) for rows in slices(len(order), GRAPH)]
+        given = [tf.constant(weights[rows]) for rows in slices(len(order), GRAPH)]
+        if frames:
+            self._fit_frames(prepared, given)
+        self._chunks = []  # those of earlier events make room
+        self._chunks = [
+            _Chunk(events, self._fields(events), shares, gradients, own)
+            for (events, shares, gradients), own in zip(prepared, given, strict=True)
+        ]
+
+    def share(self, n_chunks: int | None) -> float:
+        """Share of the first chunks in the summed weights of all events."""
+        return sum(float(tf.reduce_sum(chunk.weights)) for chunk in self._chunks[:n_chunks]) / self.sum_weights
+
+    def value(self, weights: np.ndarray) -> float:
+        """Sum of the log-densities at the current parameters, events displaced by fields with these weights ``(K,)``."""
+        given = tf.constant(weights)
+        return float(sum(self._value(chunk, given).numpy() for chunk in self._chunks))
+
+    def gradient(self, weights: np.ndarray, n_chunks: int | None = None) -> np.ndarray:
+        """Gradient ``(K,)`` of that sum, over the first chunks of events, by the weights."""
+        given = tf.constant(weights)
+        return np.sum([self._gradient(chunk, given).numpy() for chunk in self._chunks[:n_chunks]], axis=0)
+
+    def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """First variations ``(n, K)`` with each field, and the weights of the events, chunk after chunk."""
+        return ((self._rows(chunk).numpy(), chunk.weights.numpy()) for chunk in self._chunks)
+
+    def _fit_frames(self, prepared: Sequence[Any], weights: Sequence[tf.Tensor]) -> None:
+        for index in range(self._transfer.n_maps):
+            mine = [number for number, own in enumerate(self._maps) if own == index]
+            v, c, shares = (
+                np.concatenate(parts)
+                for parts in zip(
+                    *(
+                        (
+                            events[mine[0]].u.numpy(),
+                            self._conditions(events[mine[0]]).numpy(),
+                            own.numpy() * np.sum([shares[number].numpy() for number in mine], axis=0),
+                        )
+                        for (events, shares, _), own in zip(prepared, weights, strict=True)
+                    ),
+                    strict=True,
+                )
+            )
+            fit_frames(self._displacement, index, v, c, shares)
+
+    # --- graphs ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self, x: tf.Tensor) -> tuple[list[MappedEvents], list[tf.Tensor], list[tf.Tensor]]:
+        """The events, the shares of the components in them, and the gradients of the mixture by their places."""
+        parts = parts_of(self._pdf)
+        events = tf.nest.map_structure(_single, [part.mapped(part.precompute_unmapped(x)) for part in parts])
+        places = [of_part.u for of_part in events]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(places)
+            log_p = [part.log_density_at(*pair) for part, *pair in zip(parts, events, places, strict=True)]
+            value = mixture(self._pdf, log_p)
+        shares = [_single(share) for share in responsibilities(self._pdf, log_p)]
+        return events, shares, tape.gradient(value, places)
+
+    def _conditions(self, events: MappedEvents) -> tf.Tensor:
+        return events.context[:, : len(self._transfer.cond)]
+
+    def _all_fields(self, events: Sequence[MappedEvents]) -> list[list[tuple[tf.Tensor, tf.Tensor]]]:
+        """Fields and slopes of each map; all its components have their events at the same places."""
+        first = [events[self._maps.index(index)] for index in range(self._transfer.n_maps)]
+        return [self._displacement.functions(one.u, self._conditions(one), index) for index, one in enumerate(first)]
+
+    def _log_likelihood(self, chunk: _Chunk, weights: tf.Tensor) -> tf.Tensor:
+        by_map = tf.split(_single(weights), self._sizes * self._transfer.n_maps)
+        log_p, d = [], len(self._sizes)
+        for part, index, events in zip(parts_of(self._pdf), self._maps, chunk.events, strict=True):
+            own = list(zip(chunk.fields[index], by_map[index * d : (index + 1) * d], strict=True))
+            moved = events.u + tf.stack([tf.linalg.matvec(values, w) for (values, _), w in own], axis=1)
+            log_det = tf.add_n([log_slope(tf.linalg.matvec(slopes, w)) for (_, slopes), w in own])
+            log_p.append(part.log_density_at(events, moved, log_det))
+        return tf.reduce_sum(chunk.weights * mixture(self._pdf, log_p))
+
+    def _gradient_of(self, chunk: _Chunk, weights: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            value = self._log_likelihood(chunk, weights)
+        return tape.gradient(value, weights)
+
+    def _first_variation(self, chunk: _Chunk) -> tf.Tensor:
+        columns = []
+        for index, fields in enumerate(chunk.fields):
+            mine = [number for number, own in enumerate(self._maps) if own == index]
+            share = tf.add_n([chunk.shares[number] for number in mine])[:, None]
+            gradient = tf.add_n([chunk.gradients[number] for number in mine])
+            columns += [gradient[:, j : j + 1] * f + share * slopes for j, (f, slopes) in enumerate(fields)]
+        return tf.concat(columns, axis=1)
+
+
+class _Chunk(NamedTuple):
+    """Events behind ``T_phi``.
+
+    Attributes:
+        events: For each component of the model.
+        fields: Fields and slopes ``(n, functions)`` of each coordinate of each map.
+        shares: Of each component in the events ``(n,)``.
+        gradients: Of the mixture by the places of the events of each component ``(n, d)``.
+        weights: Of the events ``(n,)``.
+    """
+
+    events: list[MappedEvents]
+    fields: list[list[tuple[tf.Tensor, tf.Tensor]]]
+    shares: list[tf.Tensor]
+    gradients: list[tf.Tensor]
+    weights: tf.Tensor
+
+
+def _single(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
+
+
+def fit_frames(displacement: Displacement, index: int, v: np.ndarray, c: np.ndarray, weights: np.ndarray) -> None:
+    """Running mean and width of each coordinate of one map, by regression on the conditions and the coordinates before it.
+
+    Args:
+        displacement: What gets the frames.
+        index: Number of the map.
+        v: Coordinates ``(n, d)``.
+        c: Conditions ``(n, m)``.
+        weights: Weights of the events ``(n,)``; negative ones count as zero.
+    """
+    weights = np.maximum(weights, 0.0)
+    for j, frame in enumerate(displacement.frames):
+        functions = np.asarray(displacement.frame_functions(tf.constant(v), tf.constant(c), j), float)
+        own = v[:, j].astype(float)
+        mean = _weighted_regression(functions, own, weights)
+        residuals = np.abs(own - functions @ mean)
+        typical = np.sqrt(np.average(residuals**2, weights=weights))
+        log_width = _weighted_regression(functions, np.log(np.maximum(residuals, _SMALLEST * typical)), weights)
+        relative = residuals * np.exp(-(functions @ log_width))
+        log_width[0] += 0.5 * np.log(np.average(relative**2, weights=weights))
+        values = frame.numpy()
+        values[index] = [mean, log_width]
+        frame.assign(values)
+
+
+def _weighted_regression(functions: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    weighted = functions * weights[:, None]
+    matrix = functions.T @ weighted
+    matrix += 1e-4 * np.diag(np.diag(matrix)) + 1e-12 * np.eye(len(matrix))
+    return np.linalg.solve(matrix, weighted.T @ target)
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """Normal equations of the least favourable directions, fold by fold of the events.
+
+    Attributes:
+        gram: Products of first variations ``(folds, K, K)``.
+        cross: Of first variations and scores ``(folds, K, P)``.
+        squares: Of scores ``(folds, P, P)``.
+        ridge: Relative strength of the penalty, the best one for events that are held out.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    squares: np.ndarray
+    ridge: float
+
+    @classmethod
+    def of(cls, events: EventsBehind, scores: np.ndarray) -> Regression:
+        """Of events, with the scores ``(n, P)`` of their parameters."""
+        gram: Any = [0.0] * _FOLDS
+        cross: Any = [0.0] * _FOLDS
+        squares: Any = [0.0] * _FOLDS
+        start = 0
+        for rows, weights in events.rows():
+            stop = start + len(rows)
+            for fold in range(_FOLDS):
+                mine = slice(fold, None, _FOLDS)
+                weighted = rows[mine] * weights[mine, None].astype(np.float32)
+                own = scores[start:stop][mine]
+                gram[fold] = gram[fold] + (rows[mine].T @ weighted).astype(float)
+                cross[fold] = cross[fold] + weighted.T.astype(float) @ own
+                squares[fold] = squares[fold] + own.T @ (own * weights[mine, None])
+            start = stop
+        made = cls(np.array(gram), np.array(cross), np.array(squares), np.nan)
+        return made.regularised()
+
+    def regularised(self) -> Regression:
+        """With the ridge under which events that are held out are predicted best."""
+        totals = [np.trace(self.held_out(ridge) / self.squares.sum(axis=0)) for ridge in _RIDGES]
+        return Regression(self.gram, self.cross, self.squares, float(_RIDGES[int(np.argmin(totals))]))
+
+    def restricted(self, fields: np.ndarray) -> Regression:
+        """With some of the fields only; each number of fields has its own best ridge."""
+        return Regression(self.gram[:, fields][:, :, fields], self.cross[:, fields], self.squares, np.nan).regularised()
+
+    def directions(self) -> np.ndarray:
+        """Weights ``(K, P)`` of the fields by which the best map moves with each parameter."""
+        return self.solve(-self.cross.sum(axis=0))
+
+    def solve(self, right: np.ndarray, *, least: float = 0.0) -> np.ndarray:
+        """Solve the penalised normal equations of all events, with a ridge of at least so much."""
+        return _solved(self.gram.sum(axis=0), right, max(self.ridge, least))
+
+    def information(self) -> np.ndarray:
+        """Information ``(P, P)`` of the events when the map moves along."""
+        weights = self.directions()
+        return _left(self.gram.sum(axis=0), self.cross.sum(axis=0), self.squares.sum(axis=0), weights)
+
+    def penalty(self) -> np.ndarray:
+        """Diagonal ``(K,)`` that the ridge adds to the normal matrix."""
+        return _penalty(self.gram.sum(axis=0), self.ridge)
+
+    def held_out(self, ridge: float | None = None) -> np.ndarray:
+        """The same, of each fold with directions from the others."""
+        found = np.zeros_like(self.squares[0])
+        gram, cross = self.gram.sum(axis=0), self.cross.sum(axis=0)
+        for fold in range(len(self.gram)):
+            weights = _solved(gram - self.gram[fold], self.cross[fold] - cross, self.ridge if ridge is None else ridge)
+            found += _left(self.gram[fold], self.cross[fold], self.squares[fold], weights)
+        return found
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
+    return np.linalg.solve(matrix + np.diag(_penalty(matrix, ridge)), right)
+
+
+def _penalty(matrix: np.ndarray, ridge: float) -> np.ndarray:
+    return ridge * np.diag(matrix) + 1e-10 * np.trace(matrix) / len(matrix)
+
+
+def _left(gram: np.ndarray, cross: np.ndarray, squares: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    both = weights.T @ cross
+    return squares + both + both.T + weights.T @ gram @ weights
