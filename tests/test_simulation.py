@@ -159,6 +159,7 @@ def test_replicas(paired_by):
 ZERO, NEGATIVE, MISSING, NONE = (np.where(np.arange(N) == 3, value, 1.0) for value in (0.0, -0.1, np.nan, 0.0))
 
 
+@pytest.mark.filterwarnings("ignore:.*do not follow the nominal")
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -203,3 +204,9 @@ def test_what_is_no_variation():
         Variation(at={"pdf": 1.0})
     with pytest.raises(ValueError, match="at the origin"):
         Variation(TABLE)
+
+
+@pytest.mark.parametrize("weights", [np.exp(0.2 * Y), RNG.permutation(TABLE["w_pdf_up"])])
+def test_factors_and_weights_of_other_events_are_told(weights):
+    with pytest.warns(UserWarning, match=r"'pdf=.1' do not follow the nominal ones"):
+        Simulation(TABLE, [Variation(at={"pdf": 1.0}, weights=weights)], weights="w").samples(["y"])

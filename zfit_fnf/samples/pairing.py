@@ -10,9 +10,11 @@ from ..common.chunks import ROWS, slices
 from .columns import check_weights, show
 from .sample import Sample
 
-__all__ = ["check_ratio", "fingerprint", "integers_of", "same_events", "shared_rows", "uniform_by"]
+__all__ = ["are_related", "check_ratio", "fingerprint", "integers_of", "same_events", "shared_rows", "uniform_by"]
 
 _COUNT = 4
+_FEWEST = 100  # events, of which correlations mean something
+_SPREAD, _RELATED = 0.1, 0.1  # of the logarithms of nominal weights, and their correlation with others
 _ROUNDING = 2e-7  # of single-precision weights, with a margin
 
 
@@ -81,6 +83,19 @@ def check_ratio(nominal: Sample, weights: np.ndarray, name: str) -> None:
                 f"{rows.size} of {nominal.n_events} events of variation {name!r} have {what} ({show(weights, rows)}). "
                 "Remove these events from the simulation; if they are right, the variation needs events= of its own"
             )
+
+
+def are_related(nominal: Sample, weights: np.ndarray) -> bool:
+    """Whether weights of a variation follow the nominal ones, as far as these vary: factors do not, nor those of other events."""
+    if nominal.weights is None or nominal.n_events < _FEWEST:
+        return True
+    used = (nominal.weights != 0) & (weights != 0)
+    sizes = np.log(np.abs(np.stack([nominal.weights[used], weights[used]]).astype(np.float64)))
+    spread = sizes.std(axis=1)
+    if spread[0] < _SPREAD:
+        return True
+    correlation = np.corrcoef(sizes)[0, 1] if spread[1] > 1e-6 else 0.0
+    return bool(correlation > _RELATED)
 
 
 def integers_of(values: np.ndarray, column: str, name: str) -> np.ndarray:

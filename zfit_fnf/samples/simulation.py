@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ..common.checks import integer, number
+from ..common.warning import warn
 from .columns import check_names
 from .inputs import EVENTS, as_sample, holds_events, whole_sample
-from .pairing import check_ratio, integers_of, uniform_by
+from .pairing import are_related, check_ratio, integers_of, uniform_by
 from .sample import Sample, checked_columns
 from .variation import Variation
 
@@ -134,6 +135,9 @@ class Simulation:
         Raises:
             ValueError: As `as_sample`; if weights of the nominal events are those of a variation nowhere, or their ratio to
                 the nominal ones is not positive and finite everywhere.
+
+        Warns:
+            UserWarning: If weights of a variation do not follow the nominal ones.
         """
         wanted = dict.fromkeys([*checked_columns(columns), *_columns_of(self.variations)])
         table = self.sample(list(wanted), process=process)
@@ -144,6 +148,11 @@ class Simulation:
             if variation.is_reweighting:
                 weights = _weights_of(variation, table)
                 check_ratio(table, weights, name)
+                if not are_related(table, weights):
+                    warn(
+                        f"the weights of variation {name!r} do not follow the nominal ones: do they belong to other events, or "
+                        "are they factors, to be multiplied by the nominal weights?"
+                    )
                 found.append(Sample(nominal.columns, weights, name))
             else:
                 found.append(as_sample(variation.events, columns, weights=self._own_weights(variation), name=name))
