@@ -326,16 +326,16 @@ def test_mistakes(gaussian, call, error, match):
 @pytest.fixture
 def lenient(monkeypatch):
     """Makes Minuit end too early, in as many rounds as the test says; the starting points of all rounds."""
-    starts, make = [], Minuit._make_minuit
+    starts, make = [], Minuit.minuit_at
 
     def of_rounds(n_rounds):
-        def lenient_make(self, *args, **kwargs):
-            minuit, options, evaluator = make(self, *args, **kwargs)
+        def lenient_make(self, *args):
+            minuit, options = make(self, *args)
             minuit.tol = 1e12 if len(starts) < n_rounds else minuit.tol
             starts.append(np.array(minuit.values))
-            return minuit, options, evaluator
+            return minuit, options
 
-        monkeypatch.setattr(Minuit, "_make_minuit", lenient_make)
+        monkeypatch.setattr(Minuit, "minuit_at", lenient_make)
         return starts
 
     return of_rounds
@@ -377,8 +377,8 @@ def test_ends_as_not_valid_where_the_distance_stays_large(gaussian, lenient, mon
 def test_a_fit_that_leaves_the_minimum_near_its_start_is_told(two_minima):
     """MIGRAD is sent across."""
     nll, m = two_minima
-    minuit, make = Minuit(), Minuit._make_minuit
-    minuit._make_minuit = lambda *args, start, **more: make(minuit, *args, start=np.array([-0.7]), **more)
+    minuit, make = Minuit(), Minuit.minuit_at
+    minuit.minuit_at = lambda derivatives, start: make(minuit, derivatives, np.array([-0.7]))
     m.set_value(1.5)
     with pytest.warns(UserWarning, match="two minima at least") as seen:
         result = minuit.minimize(nll)

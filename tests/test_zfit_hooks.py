@@ -40,6 +40,9 @@ FOREIGN = {
 }
 """Names with an underscore that belong to neither zfit nor TensorFlow: public hooks of others."""
 
+DOCUMENTED = {"_log_pdf", "_pdf", "_integrate", "_sample", "_unnormalized_pdf", "_value"}
+"""What zfit asks subclasses of its PDFs and constraints to define."""
+
 
 def test_private_names_of_others_are_used_in_one_module():
     ours, used = set(), {}
@@ -59,6 +62,25 @@ def test_private_names_of_others_are_used_in_one_module():
     # Whether a PDF has a density of its own is asked for below the losses.
     elsewhere = {name: paths - {"loss/zfit_hooks.py", "pdf/logdensities.py"} for name, paths in others.items()}
     assert {name: paths for name, paths in elsewhere.items() if paths} == {}
+
+
+def test_private_names_are_overridden_and_looked_up_in_one_module():
+    hidden = set().union(*zfit_hooks.EXPECTED.values()) - DOCUMENTED - {""}
+    for path in PACKAGE.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text()))) if path.name != "zfit_hooks.py" else []
+        methods = {
+            getattr(one, "name", None)
+            for node in nodes
+            if isinstance(node, ast.ClassDef) and node.bases
+            for one in node.body
+        }
+        calls = [
+            node
+            for node in nodes
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr")
+        ]
+        texts = {getattr(node.args[1], "value", None) for node in calls}
+        assert not (methods | texts) & hidden, path
 
 
 @pytest.mark.parametrize("xla", [False, True])

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import iminuit
 import numpy as np
-from zfit.minimizers.baseminimizer import minimize_supports
-from zfit.minimizers.errors import matrix_to_dict
-from zfit.minimizers.strategy import FailMinimizeNaN
 from zfit.result import FitResult
 
 from . import influence
 from .common.warning import warn
+from .loss.zfit_hooks import FailMinimizeNaN, OpenMinuit, OpenResult, matrix_to_dict
 from .minimum import Derivatives, Minimum, assign, curvature_of, settle
 from .param import limits_of
 
@@ -36,7 +34,7 @@ _CROSSED = (
 _MINOS = ("is_valid", "upper_valid", "lower_valid", "at_lower_limit", "at_upper_limit", "nfcn")
 
 
-class Minuit(zfit.minimize.Minuit):
+class Minuit(OpenMinuit):
     """The minimiser of this package: MIGRAD with exact derivatives, then Newton steps to the minimum itself; MINOS.
 
     MIGRAD starts with the Hessian of the likelihood, and where it ends, or where a fit starts near its minimum already,
@@ -103,10 +101,8 @@ class Minuit(zfit.minimize.Minuit):
             warn(told)
         return result
 
-    @minimize_supports(init=True)
-    def _minimize(self, loss: Any, params: Any, init: Any) -> FitResult:
-        if init:
-            zfit.param.assign_values(params, init)
+    def fit(self, loss: Any, params: Sequence[zfit.Parameter]) -> FitResult:
+        """Fit from the current values of the parameters, or from where an accelerated likelihood suggests."""
         suggest = getattr(loss, "starting_point", None)
         start = np.array([float(parameter.value()) for parameter in params]) if suggest is None else suggest(params)
         derivatives, goal, minuit = Derivatives(loss, params), min(self.tol, _GOAL), None
@@ -115,13 +111,12 @@ class Minuit(zfit.minimize.Minuit):
         for _ in range(_ROUNDS):
             if best.edm <= goal:
                 break
-            minuit, options, _ = self._make_minuit(loss, params, derivatives=derivatives, start=best.values)
+            minuit, options = self.minuit_at(derivatives, best.values)
             try:
                 minuit.migrad(**options)
             except FailMinimizeNaN:  # wherever MIGRAD goes: the result is what there was before, and not valid
                 break
             best = settle(derivatives, _onto_limits(derivatives, np.array(minuit.values)), goal=goal)
-        self._minuit_minimizer = minuit
         crossed = _has_crossed_a_barrier(derivatives, start, first, best)
         return self._result(derivatives, best, minuit, crossed=crossed)
 
@@ -166,14 +161,10 @@ class Minuit(zfit.minimize.Minuit):
             niter=n_calls,
         )
 
-    def _make_minuit(
-        self, loss: Any, params: Any, init: Any = None, *, derivatives: Derivatives | None = None, start: Any = None
-    ) -> tuple[iminuit.Minuit, dict[str, Any], Any]:
-        """zfit's, made once more with a Hessian, which it does not hand on."""
-        derivatives = Derivatives(loss, params) if derivatives is None else derivatives
-        del init  # a fit starts where the parameters are, and the Hessian tells more than a result
-        without, options, evaluator = super()._make_minuit(loss, params, init=None)
-        start = np.array(without.values) if start is None else start
+    def minuit_at(self, derivatives: Derivatives, start: np.ndarray) -> tuple[iminuit.Minuit, dict[str, Any]]:
+        """Minuit at a point, and its options for MIGRAD: zfit's, made once more with a Hessian, which it does not hand on."""
+        params = derivatives.params
+        without, options, evaluator = self.plain_minuit(derivatives.loss, params)
         # Where the likelihood is not a number, such as at a negative density, zfit answers with the last value and a penalty.
         evaluator.last_value, evaluator.last_gradient = derivatives.value_gradient(start)
 
@@ -203,24 +194,24 @@ class Minuit(zfit.minimize.Minuit):
         for name in ("errors", "limits", "errordef", "print_level", "tol", "precision"):
             setattr(minuit, name, getattr(without, name))
         minuit.hesse()  # of itself, it would only look at the diagonal
-        return minuit, {**options, "use_simplex": False}, evaluator  # it is no use where derivatives are exact
+        return minuit, {**options, "use_simplex": False}  # it is no use where derivatives are exact
 
 
-class MinuitResult(FitResult):
+class MinuitResult(OpenResult):
     """A result of zfit's whose HESSE is exact, at the minimum wherever the parameters are now, and knows of limits.
 
     Errors that do not exist are not numbers, and a warning says why: HESSE of parameters that a limit holds, or that nothing
     depends on, and MINOS on a side where it fails.
     """
 
-    def _covariance(self, method: Any, *, weightcorr: Any = None) -> dict[Any, float]:
-        covariance = super()._covariance(method, weightcorr=weightcorr)
+    def checked_covariance(self, covariance: dict[Any, float]) -> dict[Any, float]:
+        """The covariance by pair of parameters; not a number where there is none, with a warning."""
         if unknown := self._without_error:
             names = [parameter.name for parameter in self.params if parameter in unknown]
             warn(f"HESSE has no errors for {names}: {self.message or 'this is no minimum'}")
         return {pair: np.nan if unknown.intersection(pair) else value for pair, value in covariance.items()}
 
-    def _invert(self, params: Sequence[zfit.Parameter], *, automatic: bool) -> dict[Any, float]:
+    def inverse_hessian(self, params: Sequence[zfit.Parameter], *, automatic: bool) -> dict[Any, float]:
         """Inverse Hessian by pair of parameters, zero for those that have no error."""
         point = np.array([self.params[parameter]["value"] for parameter in params])
         with zfit.param.set_values(params, point):
@@ -235,17 +226,17 @@ class MinuitResult(FitResult):
         }
         return matrix_to_dict(params, np.nan_to_num(matrix, nan=0.0))
 
-    def _error(self, params: Any, method: Any, cl: float) -> Any:
+    def check_method(self, method: Any) -> None:
+        """Refuse a method that needs errors there are none of."""
         if method in ("zfit_error", "zfit_errors") and not np.isfinite(self.covariance()).all():
             raise ValueError(f'{method} needs HESSE errors of all parameters; take method="minuit_minos"')
-        return super()._error(params, method, cl)
 
-    def _minos(self, params: Sequence[zfit.Parameter], cl: float | None) -> tuple[dict[Any, Any], None]:
+    def minos(self, params: Sequence[zfit.Parameter], cl: float | None) -> tuple[dict[Any, Any], None]:
         """Errors of MINOS, from the minimum that the result has."""
         every = list(self.params)
         values = {parameter: self.params[parameter]["value"] for parameter in every}
         with zfit.param.set_values(every, list(values.values())):
-            minuit, options, _ = self.minimizer._make_minuit(self.loss, every)
+            minuit, options = self.minimizer.minuit_at(Derivatives(self.loss, every), np.array(list(values.values())))
             minuit.migrad(**options)
             if not minuit.valid:
                 raise RuntimeError(f"MINOS needs a minimum. {self.message}")
@@ -262,16 +253,6 @@ class MinuitResult(FitResult):
         if failed:
             warn(f"MINOS has not found all errors of {failed}: there may be another minimum, or none on one side")
         return errors, None
-
-    _hesse_methods: ClassVar = {
-        **FitResult._hesse_methods,
-        "minuit_hesse": lambda result, params: result._invert(params, automatic=False),
-        "hesse_np": lambda result, params: result._invert(params, automatic=True),
-    }
-    _error_methods: ClassVar = {
-        **FitResult._error_methods,
-        "minuit_minos": lambda result, params, cl: result._minos(params, cl),
-    }
 
 
 def _checked(derivatives: Derivatives, start: np.ndarray) -> tuple[float, np.ndarray]:

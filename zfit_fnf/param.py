@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
-from zfit.core.constraint import BaseConstraint
+from zfit.core.constraint import BaseConstraint, ProbabilityConstraint
 from zfit.core.parameter import BaseParameter
 
 __all__ = [
@@ -35,16 +35,8 @@ __all__ = [
 class Nuisance(zfit.Parameter):
     """Nuisance parameter in units of its prior standard deviation, with a unit-Gaussian auxiliary measurement.
 
-    A `zfit.Parameter` that starts at zero. Losses recognise it and constrain it, once, whatever they are added to.
-
-    Args:
-        name: Name of the nuisance, as in the deformations.
-        limits: Range in which a fit may move it, in standard deviations.
-        label: Text for plots and tables; by default the name.
-
-    Raises:
-        TypeError: If the name is not a text, or the limits are not two numbers.
-        ValueError: If the limits do not enclose zero.
+    A `zfit.Parameter` that starts at zero, made by `nuisance`. Losses recognise it and constrain it, once, whatever they are
+    added to.
     """
 
     def __init__(self, name: str, *, limits: tuple[float, float] = (-5.0, 5.0), label: str | None = None):
@@ -202,8 +194,9 @@ def auxiliary_measurement(constraint: BaseConstraint) -> AuxiliaryMeasurement:
 class _MeasurementOfZfit:
     def __init__(self, constraint: BaseConstraint):
         self._constraint = constraint
-        self.measured = tuple(getattr(constraint, "_ordered_params", ()))
-        self.observed = tuple(getattr(constraint, "observation", ()))
+        is_measurement = isinstance(constraint, ProbabilityConstraint)
+        self.observed = tuple(constraint.observation) if is_measurement else ()
+        self.measured = tuple(constraint.params[f"param_{k}"] for k in range(len(self.observed)))
 
     def expected_outcome(self) -> np.ndarray:
         is_gaussian = isinstance(self._constraint, zfit.constraint.GaussianConstraint)

@@ -1,13 +1,13 @@
 """Profile likelihoods: minima of a likelihood with some of its parameters fixed, for scans, impacts and limits.
 
-Where the Hessian of the best fit is known, `ConditionalMinima` finds them with a few Newton steps. `ProfileLikelihood` needs no
-best fit: it starts a minimiser near the points that it knows already.
+They are found in one way: the Hessian of the best fit tells where they should be, and a few Newton steps with its updates (BFGS)
+lead there. Where they do not, a minimiser fits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import zfit  # before tensorflow, which it silences
@@ -19,60 +19,98 @@ from .minimum import Derivatives, assign, curvature_of, settle, step_inside
 from .param import limits_of
 from .state import current_values
 
-__all__ = ["BestFit", "ConditionalMinima", "Point", "ProfileLikelihood"]
+__all__ = ["BestFit", "ConditionalMinima", "KnownMinimum", "Point", "ProfileLikelihood"]
 
 Values = Mapping[zfit.Parameter, float]
 
 _NEWTON_STEPS = 12
-_TOLERANCE = 1e-2  # of the distance to the minimum, which is then added: what remains is of higher order
+_TOLERANCE = 1e-2  # of the distance to the minimum, which is then subtracted: what remains is of higher order
+_PRECISE = 1e-4  # the same where the position of the minimum matters: within a hundredth of an error
 _POLISHED = 1e-6  # expected vertical distance of the best fit to the minimum, after Newton steps
 _MINIMUM = 1e-3  # the same, above which there is none
 _ELSEWHERE = 0.1  # the same before them, above which the result is that of something else
-_PRECISE = 1e-4  # the same where the position of the minimum matters: within a hundredth of an error
 _SLACK = 0.05  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
 
 
-class BestFit:
+class NotConverged(RuntimeError):
+    """A conditional minimum has not been found."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A minimum of the negative log-likelihood, and where it is."""
+
+    nll: float
+    values: dict[zfit.Parameter, float]
+
+
+class KnownMinimum:
     """Minimum of a likelihood, and its second derivatives there.
 
     A fit ends within a tolerance of the minimum, which would shift everything that is compared with it: Newton steps go to
     the minimum itself first.
 
     Args:
+        nll: The likelihood; its parameters are left at the minimum.
+        values: Where the minimum is, within the tolerance of a fit.
+
+    Attributes:
+        values: Where it is, by parameter.
+        lowest: The negative log-likelihood there.
+        edm: Expected vertical distance to the minimum that remains.
+        flat: Names of parameters that the likelihood does not depend on.
+        is_regular: Whether this is a minimum, with a Hessian that is positive definite.
+        errors: From the Hessian, by parameter; weights of events are not corrected for.
+        covariance: Likewise, ``(P, P)``.
+    """
+
+    def __init__(self, nll: zfit.loss.UnbinnedNLL, values: Values):
+        self.nll, self.params = nll, list(nll.get_params())
+        derivatives = Derivatives(nll, self.params)
+        self.low, self.high = derivatives.low, derivatives.high
+        start = np.clip([values[parameter] for parameter in self.params], self.low, self.high)
+        minimum = settle(derivatives, start, goal=_POLISHED, within=_ELSEWHERE)
+        curvature = curvature_of(minimum, derivatives)
+        self.edm = minimum.edm
+        self.flat = [parameter.name for parameter, none in zip(self.params, curvature.flat, strict=True) if none]
+        self.is_regular = bool(minimum.edm <= _MINIMUM and curvature.is_minimum and not self.flat)
+        self.values = dict(zip(self.params, minimum.values.tolist(), strict=True))
+        self.gradient, self.hessian = minimum.gradient, minimum.hessian
+        self.covariance = curvature.covariance
+        self.errors = dict(zip(self.params, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+        assign(self.params, minimum.values)
+        self.lowest = float(nll.value(full=True))  # full: as precise as it has to be, also of an accelerated likelihood
+
+
+class BestFit(KnownMinimum):
+    """Best fit of a likelihood, with errors.
+
+    Args:
         nll: The likelihood.
         result: Its best fit.
+
+    Raises:
+        ValueError: If the result is not a minimum of this likelihood, or the Hessian there is not positive definite.
     """
 
     def __init__(self, nll: zfit.loss.UnbinnedNLL, result: FitResult):
-        self.nll, self.params = nll, list(nll.get_params())
         fitted = {getattr(one, "name", one): float(found["value"]) for one, found in result.params.items()}
-        if set(fitted) != (names := {parameter.name for parameter in self.params}):
+        params = {parameter.name: parameter for parameter in nll.get_params()}
+        if set(fitted) != set(params):
             raise ValueError(
-                f"the result is not one of this likelihood: only it has {sorted(set(fitted) - names)}, and it lacks "
-                f"{sorted(names - set(fitted))}"
+                f"the result is not one of this likelihood: only it has {sorted(set(fitted) - set(params))}, and it lacks "
+                f"{sorted(set(params) - set(fitted))}"
             )
-        derivatives = Derivatives(nll, self.params)
-        self.low, self.high = derivatives.low, derivatives.high
-        start = np.clip([fitted[parameter.name] for parameter in self.params], self.low, self.high)
-        minimum = settle(derivatives, start, goal=_POLISHED, within=_ELSEWHERE)
-        if not minimum.edm <= _MINIMUM:
+        super().__init__(nll, {params[name]: value for name, value in fitted.items()})
+        if not self.edm <= _MINIMUM:
             other = "" if result.loss is nll else ", which is not the one that was fitted"
             raise ValueError(
                 f"the result is not at a minimum of this likelihood{other}: its expected vertical distance is "
-                f"{minimum.edm:.3g}. Fit it: zfit_fnf.Minuit().minimize(nll)"
+                f"{self.edm:.3g}. Fit it: zfit_fnf.Minuit().minimize(nll)"
             )
-        curvature = curvature_of(minimum, derivatives)
-        if not curvature.is_minimum or curvature.flat.any():
-            flat = [parameter.name for parameter, none in zip(self.params, curvature.flat, strict=True) if none]
-            why = f"it does not depend on {flat}" if flat else "the fit did not end at a minimum"
+        if not self.is_regular:
+            why = f"it does not depend on {self.flat}" if self.flat else "the fit did not end at a minimum"
             raise ValueError(f"the Hessian at the best fit is not positive definite: {why}")
-        self.values = dict(zip(self.params, minimum.values.tolist(), strict=True))
-        assign(self.params, minimum.values)
-        self.lowest = float(nll.value(full=True))  # full: as precise as it has to be, also of an accelerated likelihood
-        self.gradient, self.hessian = minimum.gradient, minimum.hessian
-        # What weights do to errors is not in them.
-        self.covariance = curvature.covariance
-        self.errors = dict(zip(self.params, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
 
     def covariance_of(self, first: zfit.Parameter, second: zfit.Parameter) -> float:
         """Covariance of two parameters."""
@@ -108,59 +146,70 @@ class ConditionalMinima:
     Args:
         best_fit: The minimum without.
         fixed: The parameters that are fixed.
-        minimizer: For the points that Newton steps do not solve.
+        minimizer: For the points that Newton steps do not solve; by default `zfit_fnf.Minuit`.
     """
 
     def __init__(
-        self, best_fit: BestFit, fixed: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
+        self, best_fit: KnownMinimum, fixed: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
     ):
         self.best, self._nll, self._lowest = best_fit.values, best_fit.nll, best_fit.lowest
         self._fixed = list(fixed)
         self._others = [parameter for parameter in self.best if parameter not in fixed]
         self._minimizer = Minuit() if minimizer is None else minimizer
+        self._steps = best_fit.is_regular
         every = list(self.best)
         moving, still = ([every.index(parameter) for parameter in part] for part in (self._others, self._fixed))
         self._curvature, self._mixed = (best_fit.hessian[np.ix_(moving, part)] for part in (moving, still))
         self._slope = best_fit.gradient[moving]
         self._low, self._high = best_fit.low[moving], best_fit.high[moving]
 
-    def delta(self, point: Sequence[float]) -> float:
-        """Twice the rise of the conditional minimum above the best fit."""
-        start = self._start(point)
+    def at(self, point: Sequence[float], *, tolerance: float = _PRECISE) -> Point:
+        """The minimum with the parameters fixed to these values; the parameters are left there.
+
+        Raises:
+            NotConverged: If it was not found.
+        """
+        assign(self._fixed, point)
         if not self._others:
-            return 2.0 * (float(self._nll.value(full=True)) - self._lowest)
-        for _, value, distance in self._newton(start):
-            if distance < _TOLERANCE:
-                return 2.0 * (value - distance - self._lowest)
-        fit = self._fit(start)
-        zfit.param.set_values(self._others, fit, clip=True)
-        return 2.0 * (float(self._nll.value(full=True)) - self._lowest) if fit.converged else float("nan")
+            return self._found(point, [], float(self._nll.value(full=True)))
+        start = self._start(point)
+        for position, value, distance in self._newton(start):
+            if distance < tolerance:
+                return self._found(point, position, value - distance)
+        zfit.param.set_values(self._others, start, clip=True)
+        minimise(self._nll, self._others, self._minimizer)
+        value, _ = self._nll.value_gradient(self._others, full=True)
+        return self._found(point, current_values(self._others).values(), float(value))
+
+    def delta(self, point: Sequence[float]) -> float:
+        """Twice the rise of the conditional minimum above the best fit; not a number where that was not found."""
+        try:
+            return 2.0 * (self.at(point, tolerance=_TOLERANCE).nll - self._lowest)
+        except NotConverged:
+            return math.nan
 
     def position(self, point: Sequence[float]) -> dict[zfit.Parameter, float]:
-        """Values of the other parameters at the conditional minimum; not numbers where a fit did not converge."""
-        start = self._start(point)
-        for position, _, distance in self._newton(start):
-            if distance < _PRECISE:
-                return dict(zip(self._others, position, strict=True))
-        fit = self._fit(start)
-        return {one: float(fit.params[one]["value"]) if fit.converged else np.nan for one in self._others}
+        """Values of all parameters at the conditional minimum; not numbers where that was not found."""
+        try:
+            return self.at(point).values
+        except NotConverged:
+            return dict.fromkeys(self.best, math.nan)
+
+    def _found(self, point: Sequence[float], position: Iterable[float], nll: float) -> Point:
+        values = {**dict(zip(self._fixed, point, strict=True)), **dict(zip(self._others, position, strict=True))}
+        return Point(nll, {parameter: float(values[parameter]) for parameter in self.best})
 
     def _start(self, point: Sequence[float]) -> np.ndarray:
-        """Fix the parameters; where the others should be by the Hessian of the best fit."""
-        assign(self._fixed, point)
-        moved = np.asarray(point) - [self.best[parameter] for parameter in self._fixed]
+        """Where the other parameters should be by the Hessian of the best fit."""
         start = np.array([self.best[parameter] for parameter in self._others])
+        moved = np.asarray(point) - [self.best[parameter] for parameter in self._fixed]
         slope = self._slope + self._mixed @ moved
         return start + step_inside(start, slope, self._curvature, self._low, self._high)[0]
-
-    def _fit(self, start: np.ndarray) -> FitResult:
-        zfit.param.set_values(self._others, start, clip=True)
-        return self._minimizer.minimize(self._nll, self._others)
 
     def _newton(self, position: np.ndarray) -> Iterator[tuple[np.ndarray, float, float]]:
         """Step by step, inside of the limits: where it leads, the value before and its distance."""
         curvature, before = self._curvature, None
-        for _ in range(_NEWTON_STEPS):
+        for _ in range(_NEWTON_STEPS if self._steps else 0):
             assign(self._others, position)
             value, tensor = self._nll.value_gradient(self._others, full=True)
             gradient = np.asarray(tensor)
@@ -182,16 +231,29 @@ def _updated(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.nd
     return hessian - np.outer(expected, expected) / (step @ expected) + np.outer(change, change) / curvature
 
 
-@dataclass(frozen=True, eq=False)
-class Point:
-    """A minimum of the negative log-likelihood, and where it is."""
+def minimise(
+    nll: zfit.loss.UnbinnedNLL, params: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer
+) -> None:
+    """Fit from the current values, to the minimum; a fit that does not converge is continued once.
 
-    nll: float
-    values: dict[zfit.Parameter, float]
+    Raises:
+        NotConverged: If it does not converge then either.
+    """
+    for _ in range(2):
+        result = minimizer.minimize(nll, params)
+        zfit.param.set_values(params, result, clip=True)
+        if result.converged:
+            return
+    fixed = [parameter for parameter in nll.get_params() if parameter not in params]
+    at = ", ".join(f"{parameter.name} = {float(parameter.value()):g}" for parameter in fixed)
+    raise NotConverged(
+        f"a fit {f'with {at}' if at else 'of all parameters'} did not converge: {result.message}. Check that the data "
+        "constrain all parameters, start from other values, or give another minimizer="
+    )
 
 
 class ProfileLikelihood:
-    """Profile likelihood of one parameter; remembers its points, and starts each fit from the nearest of them.
+    """Profile likelihood of one parameter; remembers its points.
 
     Args:
         loss: The likelihood.
@@ -210,19 +272,20 @@ class ProfileLikelihood:
         *,
         truth: Values | None = None,
     ):
-        self.loss, self.poi = loss, poi
-        self._minimizer = Minuit() if minimizer is None else minimizer
-        self._observed = observed
-        self._floating = list(loss.get_params())
+        self.loss, self.poi, self._observed = loss, poi, observed
         zfit.param.set_values({**observed, **(truth or {})}, clip=True)
-        self._best = self._minimum(self._floating if truth is None else [])
-        self._points = {self._best.values[poi]: self._best}
+        if truth is None:
+            minimise(loss, list(loss.get_params()), Minuit() if minimizer is None else minimizer)
+        best = KnownMinimum(loss, current_values(loss.get_params()))
+        self._minima = ConditionalMinima(best, [poi], minimizer)
+        self._best = Point(best.lowest, best.values)
+        self._points = {best.values[poi]: self._best}
 
     def at(self, value: float) -> Point:
         """The minimum with the parameter fixed to a value."""
         if value not in self._points:
-            zfit.param.set_values({**self._observed, **self._start(value), self.poi: value}, clip=True)
-            point = self._points[value] = self._minimum([p for p in self._floating if p is not self.poi])
+            zfit.param.set_values(self._observed)
+            point = self._points[value] = self._minima.at([value])
             if point.nll < self._best.nll - _SLACK:
                 raise RuntimeError(
                     f"with {self.poi.name} = {value:g} the fit ended {self._best.nll - point.nll:.3g} below that of "
@@ -247,30 +310,3 @@ class ProfileLikelihood:
     def known(self) -> set[float]:
         """Values at which the minimum is known."""
         return set(self._points)
-
-    def _start(self, value: float) -> dict[zfit.Parameter, float]:
-        """Where the minimum should be, on the straight line through the two nearest points."""
-        first, *others = sorted(self._points, key=lambda known: abs(known - value))[:2]
-        here = self._points[first].values
-        if not others:
-            return here
-        there, fraction = self._points[others[0]].values, (value - first) / (others[0] - first)
-        return {parameter: here[parameter] + fraction * (there[parameter] - here[parameter]) for parameter in here}
-
-    def _minimum(self, floating: list[zfit.Parameter]) -> Point:
-        if floating:
-            self._fit(floating)
-        value, _ = self.loss.value_gradient(self._floating, full=True)  # as precise as it has to be
-        return Point(float(value), current_values(self._floating))
-
-    def _fit(self, floating: list[zfit.Parameter]) -> None:
-        """Fit from the current values; a fit that does not converge is continued once."""
-        for _ in range(2):
-            result = self._minimizer.minimize(self.loss, floating)
-            zfit.param.set_values(floating, result, clip=True)
-            if result.converged:
-                return
-        raise RuntimeError(
-            f"a fit with {self.poi.name} = {float(self.poi.value()):g} did not converge: {result.message}. Check that "
-            "the data constrain all parameters, start from other values, or give another minimizer="
-        )

@@ -274,7 +274,7 @@ class GlobalProblem:
             result = self._minimise(sample)
             errors = expected_errors(self.pdf, sample, self.params)
             moves.append(float(np.max(np.abs(current(self.params) - before) / errors)))
-        matrix = self._covariance(sample) if covariance else np.full((len(self.params),) * 2, np.nan)
+        matrix = self._covariance_of(sample) if covariance else np.full((len(self.params),) * 2, np.nan)
         transfer = copy.deepcopy(self.transfer)
         return TransferFit(
             model=self.model,
@@ -344,7 +344,7 @@ class GlobalProblem:
         gc.collect()
         return Minuit().minimize(make_loss(self.pdf, sample), self.params)
 
-    def _covariance(self, sample: Sample) -> np.ndarray:
+    def _covariance_of(self, sample: Sample) -> np.ndarray:
         """Inverse Hessian; NaN where that is not positive definite."""
         return inverse_of(np.asarray(make_loss(self.pdf, sample).hessian(self.params)))
 

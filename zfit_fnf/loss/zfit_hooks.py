@@ -5,8 +5,8 @@ access to the constraints that its own losses miss; TensorFlow spends more time 
 that has a public way around. `EXPECTED` lists the names with their signatures, and `differences` compares them with what is
 installed: a test does, so that a new version of either says what it has changed.
 
-Subclasses of zfit's PDFs, constraints, minimisers and results override the hooks that zfit has for that (``_log_pdf``,
-``_value``, ``_minimize`` and the like) where they are defined; these names are listed too.
+Subclasses of zfit's PDFs and constraints override the hooks that zfit documents for that (``_log_pdf``, ``_value`` and the
+like) where they are defined; these names are listed too.
 """
 
 from __future__ import annotations
@@ -16,30 +16,40 @@ import functools
 import importlib
 import inspect
 import operator
+import re
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import zfit  # before tensorflow, which it silences
 import tensorflow as tf
 import zfit.minimizers.fitresult
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseLoss, BaseUnbinnedNLL
+from zfit.minimizers.baseminimizer import minimize_supports
 from zfit.minimizers.errors import WeightCorr, dict_to_matrix, matrix_to_dict
+from zfit.minimizers.strategy import FailMinimizeNaN
+from zfit.result import FitResult
 
 from ..param import Nuisance
 
 __all__ = [
     "EXPECTED",
     "EagerLoss",
+    "FailMinimizeNaN",
+    "OpenMinuit",
+    "OpenResult",
     "WeightCorr",
     "add_by",
     "before_first_evaluation",
     "composed_function",
+    "constraint_arguments",
     "differences",
     "fast_call",
     "loss_options",
+    "matrix_to_dict",
+    "pdf_arguments",
     "raw_limits",
     "simple_constraint_arguments",
     "table_order",
@@ -60,7 +70,6 @@ EXPECTED: dict[str, dict[str, str | None]] = {
         "check_precompile": "self, *, params=None, force=False",
     },
     "zfit.core.parameter:Parameter": {"_lower": None, "_upper": None, "_unique_id": None},
-    "zfit.core.constraint:ProbabilityConstraint": {"_ordered_params": None},
     "zfit.core.constraint:BaseConstraint": {"_value": "self"},
     "zfit.core.constraint:SimpleConstraint": {
         "_func_params": None,
@@ -168,6 +177,45 @@ def simple_constraint_arguments(constraint: zfit.constraint.SimpleConstraint) ->
     """The arguments that a constraint by a function was made of."""
     params = constraint._func_params or list(constraint._simple_func_dependents)
     return {"func": constraint._simple_func, "params": params}
+
+
+def pdf_arguments(pdf: zfit.pdf.BasePDF) -> dict[str, Any]:
+    """The arguments that a PDF of zfit was made of, or one that is derived from its classes.
+
+    Raises:
+        TypeError: If it does not keep one of them.
+    """
+    given = {} if getattr(pdf, "hs3", None) is None else pdf.hs3.original_init
+    parts = getattr(pdf, "pdfs", None)
+    extended = pdf.get_yield() if pdf.is_extended else None
+    if parts and all(part.is_extended for part in parts) and given.get("extended", extended) in (None, True):
+        extended = given["extended"]  # by the sum of its parts
+    known = {"obs": pdf.space, "norm": pdf.norm, "name": pdf.name, "label": pdf.label, "extended": extended}
+    coefficients = [one for name, one in pdf.params.items() if re.fullmatch(r"c_\d+", name)]
+    signature = inspect.signature(type(pdf).__init__).parameters  # the class itself has that of its metaclass
+    arguments: dict[str, Any] = {}
+    for name, parameter in list(signature.items())[1:]:
+        places = (known, given, pdf.params, {name: getattr(pdf, name, None)} if hasattr(pdf, name) else {})
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= {key: value for key, value in pdf.params.items() if key not in arguments}
+        elif name in ("coeffs", "coeff0") and coefficients:
+            arguments[name] = coefficients[0] if name == "coeff0" else coefficients["coeff0" in signature :]
+        elif place := next((place for place in places if name in place), None):
+            arguments[name] = place[name]
+        elif name not in _ALIASES and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            raise TypeError(
+                f"a {type(pdf).__name__} does not keep its argument {name!r}: let it be an attribute of that name"
+            )
+    return arguments
+
+
+_ALIASES = {"lambda_", "lamb"}  # deprecated, of the arguments of an exponential and of Poisson
+
+
+def constraint_arguments(constraint: BaseConstraint) -> dict[str, Any]:
+    """The arguments that any other constraint of zfit was made of."""
+    given = constraint.hs3.original_init
+    return {name: value for name, value in given.items() if value is not None and name != "type"}
 
 
 def loss_options(loss: BaseLoss) -> dict[str, Any]:
@@ -286,6 +334,60 @@ class EagerLoss(BaseUnbinnedNLL):
         self, params: Any, numgrad: Any = None, full: Any = None, hessian: str | None = None
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return *self._call_value_gradient(params, numgrad, full), self._call_hessian(params, numgrad, hessian)
+
+
+class OpenMinuit(zfit.minimize.Minuit):
+    """Minimiser of zfit whose steps have public names; base of `zfit_fnf.Minuit`."""
+
+    def fit(self, loss: Any, params: Sequence[zfit.Parameter]) -> FitResult:
+        """Fit from the current values of the parameters."""
+        raise NotImplementedError
+
+    def plain_minuit(self, loss: Any, params: Sequence[zfit.Parameter]) -> tuple[Any, dict[str, Any], Any]:
+        """Minuit as zfit makes it at the current values, its options for MIGRAD, and what evaluates the likelihood."""
+        return self._make_minuit(loss, params, init=None)
+
+    @minimize_supports(init=True)
+    def _minimize(self, loss: Any, params: Any, init: Any) -> FitResult:
+        if init:
+            zfit.param.assign_values(params, init)
+        return self.fit(loss, params)
+
+
+class OpenResult(FitResult):
+    """Result of zfit whose ways to errors have public names; base of `zfit_fnf.minimize.MinuitResult`."""
+
+    def inverse_hessian(self, params: Sequence[zfit.Parameter], *, automatic: bool) -> dict[Any, float]:
+        """Inverse Hessian by pair of parameters, by differences of the gradient or by automatic differentiation."""
+        raise NotImplementedError
+
+    def checked_covariance(self, covariance: dict[Any, float]) -> dict[Any, float]:
+        """The covariance by pair of parameters as users see it."""
+        raise NotImplementedError
+
+    def minos(self, params: Sequence[zfit.Parameter], cl: float | None) -> tuple[dict[Any, Any], None]:
+        """Errors of MINOS by parameter."""
+        raise NotImplementedError
+
+    def check_method(self, method: Any) -> None:
+        """Refuse a method for errors that cannot work."""
+
+    def _covariance(self, method: Any, *, weightcorr: Any = None) -> dict[Any, float]:
+        return self.checked_covariance(super()._covariance(method, weightcorr=weightcorr))
+
+    def _error(self, params: Any, method: Any, cl: float) -> Any:
+        self.check_method(method)
+        return super()._error(params, method, cl)
+
+    _hesse_methods: ClassVar = {
+        **FitResult._hesse_methods,
+        "minuit_hesse": lambda result, params: result.inverse_hessian(params, automatic=False),
+        "hesse_np": lambda result, params: result.inverse_hessian(params, automatic=True),
+    }
+    _error_methods: ClassVar = {
+        **FitResult._error_methods,
+        "minuit_minos": lambda result, params, cl: result.minos(params, cl),
+    }
 
 
 # --- zfit has no hooks for what follows, so functions of it are replaced by ones that look at the loss ----------------
