@@ -83,19 +83,19 @@ def test_it_is_the_product_of_the_two(combination):
     result = zfit_fnf.Minuit().minimize(combination["sum"])
     result.hesse()
     reference = Minuit(of_both(combination["y"], combination["model"]), 1.0, 200.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    reference.errordef, reference.tol = 0.5, 1e-5
+    reference.errordef, reference.tol = 0.5, 1e-7
     reference.strategy = 2
     reference.migrad()
     reference.hesse()
     for parameter, found in result.params.items():
         error = reference.errors[parameter.name]
-        assert found["value"] == pytest.approx(reference.values[parameter.name], abs=1e-3 * error)
+        assert found["value"] == pytest.approx(reference.values[parameter.name], abs=1e-4 * error)
         # iminuit differentiates numerically
         assert found["hesse"]["error"] == pytest.approx(error, rel=2e-3)
     alone = zfit_fnf.Minuit().minimize(combination["unbinned"])
     alone.hesse()
     jes = next(parameter for parameter in result.params if parameter.name == "jes")
-    assert result.params[jes]["hesse"]["error"] < 0.8 * alone.params[jes]["hesse"]["error"]
+    assert result.params[jes]["hesse"]["error"] < 0.9 * alone.params[jes]["hesse"]["error"]
     assert len([c for c in combination["sum"].constraints if jes in c.get_params()]) == 1
 
 
@@ -106,7 +106,7 @@ def test_limits_toys_and_impacts_run(combination):
     best, error = result.params[mu]["value"], result.params[mu]["hesse"]["error"]
     limit = zfit_fnf.limits.upper_limit(nll, mu)
     assert best + error < limit.observed < best + 2.5 * error
-    assert zfit_fnf.limits.discovery(nll, mu).significance == pytest.approx(best / error, rel=0.35)
+    assert zfit_fnf.limits.discovery(nll, mu).significance > best / error  # signal makes the error larger
     impacts = zfit_fnf.scans.impacts(nll, result, mu, progress=False).to_dataframe()
     assert {"jes", "jer", "cr", "stat_0", "stat_1"} <= {
         str(name) for name in np.ravel(impacts.reset_index().to_numpy())
@@ -149,16 +149,22 @@ def test_hepstats_takes_it(combination):
     nll, mu = combination["sum"], combination["mu"]
     minimizer = zfit_fnf.Minuit()
     calculator = zfit_fnf.hepstats.AsymptoticCalculator(nll, minimizer, n_asimov=2000)
-    significance = hypotests.Discovery(calculator, parameters.POI(mu, 0)).result(printlevel=0)[1]
-    assert significance == pytest.approx(zfit_fnf.limits.discovery(nll, mu).significance, abs=0.02)
+    significance = hypotests.Discovery(calculator, parameters.POI(mu, 0.8)).result(printlevel=0)[1]
+    assert significance == pytest.approx(zfit_fnf.limits.discovery(nll, mu, null=0.8).significance, abs=0.02)
 
 
-def test_export_is_the_same_likelihood_in_bins(combination):
-    """Many events in many bins: the binned fit and the unbinned one agree."""
-    nll = combination["unbinned"]
-    with zfit.param.set_values([combination["mu"]], [1.0]):
-        made = zfit_fnf.toys.asimov(nll, n_events=4000)
-    unbinned = made.loss(nll)
+def test_export_is_the_same_likelihood_in_bins():
+    """Many bins, and effects that are small beside the width of a peak: the binned fit and the unbinned one agree."""
+    jes, jer = nuisance("jes"), nuisance("jer")
+    mu = zfit.Parameter("mu", 1.0, 0.0, 10.0, stepsize=0.1)
+    n_background = zfit.Parameter("n_background", 200.0, 0.0, 2000.0, stepsize=10.0)
+    space = zfit.Space("y", -10.0, 10.0)
+    n_signal = zfit_fnf.modified_yield(100.0, [mu, zfit_fnf.lnN(jes, 1.1)])
+    shifted = one_dimensional(shift=-0.1)
+    signal = FNFPDF(shifted, {"jes": jes, "jer": jer}, obs=space, extended=n_signal, name="signal")
+    flat = zfit.pdf.Uniform(-10.0, 10.0, obs=space, extended=n_background, name="flat")
+    y = np.concatenate([stats.norm.ppf((np.arange(110) + 0.5) / 110), np.linspace(-9.9, 9.9, 190)])
+    unbinned = ExtendedUnbinnedNLL(SumPDF([signal, flat]), {"y": y})
     workspace = zfit_fnf.pyhf.export(unbinned, {"y": np.linspace(-10, 10, 81)}, poi="mu", names=["SR"])
     samples = workspace["channels"][0]["samples"]
     assert [sample["name"] for sample in samples] == ["signal", "flat"]
@@ -173,10 +179,10 @@ def test_export_is_the_same_likelihood_in_bins(combination):
         params = list(likelihood.get_params())
         zfit.param.set_values(params, [{"mu": 0.9, "n_background": 210.0}.get(one.name, 0.1) for one in params])
         result = zfit_fnf.Minuit().minimize(likelihood)
-        result.hesse(weightcorr=False)
+        result.hesse()
         errors.append({p.name: (v["value"], v["hesse"]["error"]) for p, v in result.params.items()})
     for name, (value, error) in errors[0].items():
-        # Vertical interpolation between templates is not the deformation, and bins lose a little.
+        # Interpolation between templates is not the deformation, and bins lose a little.
         assert errors[1][name][0] == pytest.approx(value, abs=0.1 * error), name
         assert errors[1][name][1] == pytest.approx(error, rel=0.05), name
 

@@ -21,12 +21,12 @@ TTBAR = DATA / "agc" / "histos_all_file_per_process.json"
 
 @pytest.fixture(scope="module")
 def published():
-    """Region C of a search for sbottom quarks (10.17182/hepdata.89408) with one of its signals."""
+    """Region A of a search for sbottom quarks (10.17182/hepdata.89408) with one of its signals."""
     if not PUBLISHED.exists():
         pytest.skip(f"{PUBLISHED} is not here")
     with tarfile.open(PUBLISHED) as files:
         background, patch = (
-            json.load(files.extractfile(f"RegionC/{name}.json")) for name in ("BkgOnly", "patch.sbottom_600_280_150")
+            json.load(files.extractfile(f"RegionA/{name}.json")) for name in ("BkgOnly", "patch.sbottom_900_250_60")
         )
     jsonpatch = pytest.importorskip("jsonpatch")
     workspace = pyhf.Workspace(jsonpatch.apply_patch(background, patch))
@@ -42,13 +42,20 @@ def test_published_likelihood_is_that_of_pyhf(published):
             low, high = float(parameter.lower), float(parameter.upper)
             width = 1.0 if isinstance(parameter, Nuisance) else 0.3
             parameter.set_value(np.clip(float(not isinstance(parameter, Nuisance)) + width * rng.normal(), low, high))
-        differences.append(float(nll.value()) + float(model.logpdf(pdf.pyhf_values(), data)[0]))
+        with np.errstate(invalid="ignore"):
+            expected = float(model.logpdf(pdf.pyhf_values(), data)[0])
+        with_negative_rates = not np.all(model.expected_actualdata(pdf.pyhf_values()) >= 0)
+        assert np.isnan(expected) == with_negative_rates
+        if not with_negative_rates:
+            differences.append(float(nll.value()) + expected)
+    assert len(differences) > 80
     sigmas = [one.width for one in pdf.known if one.kind == "normal"]
     np.testing.assert_allclose(differences, -np.sum(np.log(sigmas) + 0.5 * np.log(2 * np.pi)), rtol=1e-8)
     for one, parameter in zip(pdf.known, pdf.parameters, strict=True):
         parameter.set_value((one.start - one.centre) / one.width)
 
 
+@pytest.mark.slow  # of pyhf, whose fits are differentiated numerically
 def test_published_limit_is_that_of_pyhf(published):
     nll, model, data = published
     limit = zfit_fnf.limits.upper_limit(nll, "mu_SIG")
@@ -65,7 +72,6 @@ def test_published_limit_is_that_of_pyhf(published):
 # --- the ttbar cross-section of the Analysis Grand Challenge ----------------------------------------------------------
 
 PROCESSES = ("ttbar", "single_top_s_chan", "single_top_t_chan", "single_top_tW", "wjets")
-RATES = {"ttbar": 0.06, "wjets": 0.1}
 
 
 def ttbar_workspace():
@@ -116,10 +122,28 @@ def test_ttbar_fit_is_that_of_cabinetry():
     result = zfit_fnf.Minuit().minimize(nll)
     result.hesse()
     model, data = cabinetry.model_utils.model_and_data(workspace)
-    theirs = cabinetry.fit.fit(model, data, tolerance=1e-4)
+    theirs = cabinetry.fit.fit(model, data, strategy=2, tolerance=1e-4)
     ours = {parameter.name: parameter for parameter in result.params}
     assert len(ours) == len(theirs.labels)
-    for label, value, error in zip(theirs.labels, theirs.bestfit, theirs.uncertainty, strict=True):
+    errors = errors_of_pyhf(model, data, np.array(theirs.bestfit))
+    columns = zip(theirs.labels, theirs.bestfit, theirs.uncertainty, errors, strict=True)
+    for label, value, rough, error in columns:
         fitted = result.params[ours[label]]
         assert fitted["value"] == pytest.approx(value, abs=0.01 * error), label
         assert fitted["hesse"]["error"] == pytest.approx(error, rel=0.01), label
+        # Minuit differentiates pyhf numerically: its errors of this fit differ by 5 % from one strategy to another.
+        assert fitted["hesse"]["error"] == pytest.approx(rough, rel=0.05), label
+
+
+def errors_of_pyhf(model, data, best, step=1e-3):
+    """From second differences of pyhf's likelihood."""
+    steps = step * np.eye(len(best))
+
+    def value(moved):
+        return -float(model.logpdf(moved, data)[0])
+
+    hessian = [
+        [sum(a * b * value(best + a * one + b * other) for a in (-1, 1) for b in (-1, 1)) for other in steps]
+        for one in steps
+    ]
+    return np.sqrt(np.diag(np.linalg.inv(hessian))) * 2 * step

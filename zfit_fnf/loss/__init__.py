@@ -19,6 +19,7 @@ from .channels import (
 )
 from .combined import NLL, OtherLikelihood, as_term, combined, sharing
 from .constraints import ModelConstraint
+from .counting import CountPDF, counting
 from .kernels import (
     MAX_MEMORY,
     Compiled,
@@ -46,6 +47,7 @@ __all__ = [
     "BinnedChannel",
     "Channel",
     "Compiled",
+    "CountPDF",
     "EventChunks",
     "EventDensity",
     "EventKernel",
@@ -64,6 +66,7 @@ __all__ = [
     "channels_of",
     "combined",
     "constraint_kernel",
+    "counting",
     "drawn_events",
     "event_kernel",
     "kept_by",

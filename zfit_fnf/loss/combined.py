@@ -6,14 +6,17 @@ A sum shares parameters by name. Where both terms have a parameter of one name, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
+import numpy as np
 import tensorflow as tf
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import NONE, BaseLoss
 
+from .binned import BinnedChannel
 from .channels import Channel, channel_kind
 from .constraints import FoundConstraint, ModelConstraint
 from .inputs import as_list, common_options
@@ -90,6 +93,12 @@ class NLL(LogSpaceNLL):
         """Whether the number of events is a part of the likelihood in any channel."""
         return any(self.extended)
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether events have weights, or counts other variances than Poisson numbers."""
+        binned = (channel for channel in self._channels if isinstance(channel, BinnedChannel))
+        return super().is_weighted or any(not math.isclose(*channel.sums_of_weights()) for channel in binned)
+
     def _loss_func(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         del args, kwargs  # its own model, data and constraints
         return self.compute_value()
@@ -118,7 +127,17 @@ class NLL(LogSpaceNLL):
 
 
 class OtherLikelihood(BaseConstraint):
-    """A loss of zfit that is no sum of channels, as a term of a likelihood: it stays as it is, also in toys."""
+    """A loss of zfit that is no sum of channels, as a term of a likelihood.
+
+    A function of parameters stays as it is in pseudo-experiments. A loss with data, like a chi-squared, cannot take part in them.
+
+    Attributes:
+        measured: No parameters.
+        observed: No global observables.
+    """
+
+    measured: tuple[zfit.Parameter, ...] = ()
+    observed: tuple[zfit.Parameter, ...] = ()
 
     def __init__(self, loss: BaseLoss):
         self.constraints = list(loss.constraints)
@@ -130,6 +149,24 @@ class OtherLikelihood(BaseConstraint):
     def as_term(self) -> Term:
         """The kernel."""
         return OtherTerm(self)
+
+    def expected_outcome(self) -> np.ndarray:
+        """None, ``(0,)``.
+
+        Raises:
+            ValueError: If the loss has data.
+        """
+        if self.loss.data:
+            raise ValueError(
+                f"the data of {type(self.loss).__name__} cannot be drawn: for pseudo-experiments, replace it by a likelihood "
+                "like zfit.loss.ExtendedBinnedNLL"
+            )
+        return np.zeros(0)
+
+    def draw_outcome(self, rng: np.random.Generator) -> np.ndarray:
+        """As `expected_outcome`."""
+        del rng
+        return self.expected_outcome()
 
     def _value(self) -> tf.Tensor:
         return self.scale * tf.convert_to_tensor(self.loss.value(full=True))

@@ -77,7 +77,7 @@ def _one_of(kind: type[NuisanceConstraint], nuisances: tuple[Nuisance, ...], giv
 
 def _warn_of_functions(constraints: Iterable[BaseConstraint], covered: set[Nuisance]) -> None:
     """A function of a nuisance does not say whether it is its measurement or another one."""
-    for constraint in constraints:
+    for constraint in (c for c in constraints if not hasattr(c, "as_term")):  # those are no measurements of parameters
         if named := [p.name for p in constraint.params.values() if isinstance(p, Nuisance) and p not in covered]:
             warn(
                 f"{type(constraint).__name__} depends on the nuisances {named} and is added to their unit Gaussians. To "

@@ -57,6 +57,7 @@ __all__ = [
 
 EXPECTED: dict[str, dict[str, str | None]] = {
     "zfit.core.loss:BaseLoss": {
+        "__add__": "self, other",
         "_call_value": "self, model, data, fit_range, constraints, log_offset",
         "_call_gradient": "self, params, numgrad",
         "_call_value_gradient": "self, params, numgrad, full",
@@ -69,6 +70,7 @@ EXPECTED: dict[str, dict[str, str | None]] = {
         "_options": None,
         "check_precompile": "self, *, params=None, force=False",
     },
+    "zfit.core.loss:SimpleLoss": {"__add__": "self, other"},
     "zfit.core.parameter:Parameter": {"_lower": None, "_upper": None, "_unique_id": None},
     "zfit.core.constraint:BaseConstraint": {"_value": "self"},
     "zfit.core.constraint:SimpleConstraint": {
@@ -289,6 +291,12 @@ class EagerLoss(BaseUnbinnedNLL):
         """Context in which parameters have values given by name, or in their order; `None` for the current ones."""
         return self._check_set_input_params(params)
 
+    def __radd__(self, other: Any) -> Any:
+        """The sum with a constraint; with 0, with which ``sum`` starts, this likelihood."""
+        if isinstance(other, BaseConstraint):
+            return self + other
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def _get_params(
         self, floating: bool | None, is_yield: bool | None, extract_independent: bool | None, *, autograd: Any = None
     ) -> Any:
@@ -419,6 +427,8 @@ def _added_by(add: Callable[[Any, Any], Any], zfits_own: Callable[[Any, Any], An
     def __add__(loss: Any, other: Any) -> Any:
         if isinstance(other, BaseLoss) and (isinstance(loss, EagerLoss) or type(loss) is not type(other)):
             return add(loss, other)
+        if isinstance(other, BaseConstraint) and isinstance(loss, EagerLoss):
+            return loss.create_new(constraints=[*loss.constraints, other])
         return zfits_own(loss, other)
 
     return __add__
