@@ -27,6 +27,7 @@ from zfit_fnf.doi import (
     scenarios,
     unfolded,
 )
+from zfit_fnf.doi.bounds import Bounds
 from zfit_fnf.doi.goodness import kolmogorov_smirnov
 from zfit_fnf.doi.step2 import Check
 from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
@@ -106,6 +107,16 @@ def test_tolerance_of_a_check():
     assert not replace(fine, amortised=6.0).passed
     assert not replace(fine, refitted=6.5).passed
     assert not replace(fine, slopes=(12.0, 9.0)).passed
+
+
+def test_parameters_that_a_map_absorbs_are_named():
+    """Nothing is measured about the first one but its constraint; along it map and parameters are hardest to tell apart."""
+    bounds = Bounds(("a", "b"), *map(np.diag, ((100.0, 50.0), (1.5, 40.0), (1.0, 40.0), (1.0, 0.0))))
+    assert bounds.absorbed == pytest.approx({"a": 0.99, "b": 0.2})
+    assert bounds.lost == ("a",)
+    assert "a: the map absorbs all that data say about it; nothing is measured" in str(bounds)
+    np.testing.assert_allclose(bounds.errors["efficient"], [1 / np.sqrt(2.0), 1 / np.sqrt(40.0)])
+    assert abs(bounds.degenerate[0]) > 1e6 * abs(bounds.degenerate[1])
 
 
 def test_kolmogorov_smirnov():
