@@ -107,6 +107,10 @@ class Contrast:
         """Number of polynomials of the conditions alone."""
         return len(self.degrees) - self.n_terms - 1
 
+    def thinning(self, most: int) -> float:
+        """How many times more events there are than with at most ``most`` of each sample, about."""
+        return float(np.mean([max(1, len(sample.weights) // most) for sample in self.samples]))
+
     def directions(self) -> np.ndarray:
         """From the weights ``(M, terms)`` of what is learned, then what is free, to coefficients ``(J, all terms)``."""
         n_variations, n_all = self.n_variations, len(self.degrees)

@@ -24,7 +24,8 @@ SIGNIFICANT = 8.0
 """Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 2e4 nuisances without effect."""
 
 _FIRST_LOOK = 50_000  # events of each sample
-_MOST_STEPS = 6
+_MOST_STEPS = 20
+_NOT_CONVERGED = 5.0  # nats that the last step would gain, from which nothing is believed
 _AMPLITUDES = (-25.0, 6.0)  # logarithms; the first one is none
 _FALLS = (0.05, 2.5)  # per degree
 _STARTS = ((-3.0, 0.3), (-8.0, 0.3), (-3.0, 1.2))
@@ -81,23 +82,34 @@ def learn(contrast: Contrast, *, ratio: bool = True) -> Learned:
     prior = _Prior(contrast.degrees[:n_terms], n_monomials)
     coefficients = np.zeros((contrast.n_variations, len(contrast.degrees)))
     folds = [Quadratic.zero(directions.shape[1])] * 3
-    weights = np.zeros(n_monomials * n_terms)
+    at = last = np.zeros(directions.shape[1])
+    weights, slope, left = at[: free[0]], np.inf, np.inf
     for step in range(_MOST_STEPS if ratio or contrast.n_free else 0):
-        most = _FIRST_LOOK if step == 0 else None
-        folds = [fold.seen_by(directions) for fold in contrast.quadratics(coefficients, most=most)]
-        whole, of_rest = sum(folds[1:], folds[0]).without(free)
+        folds = [
+            fold.seen_by(directions)
+            for fold in contrast.quadratics(coefficients, most=_FIRST_LOOK if step == 0 else None)
+        ]
+        joint = sum(folds[1:], folds[0])
+        if -prior.slope(joint, at, at - last) > 0.5 * slope:  # beyond the maximum, where curvatures say little
+            at = 0.5 * (last + at)
+            coefficients, slope = (directions @ at).reshape(coefficients.shape), 0.5 * slope
+            continue
+        whole, of_rest = joint.without(free)
         if ratio:
             prior.adapt(whole)
-        updated = _Posterior(whole, prior.variances).weights
-        coefficients = _coefficients(directions, updated, of_rest, coefficients.shape)
-        moved, weights = updated - weights, updated
-        if step and moved @ whole.curvature @ moved < 0.05:  # nats
+        weights = _Posterior(whole, prior.variances).weights
+        last, at = at, np.append(weights, of_rest @ np.append(weights, 1.0))
+        coefficients, moved = (directions @ at).reshape(coefficients.shape), weights - last[: free[0]]
+        left, slope = float(moved @ whole.curvature @ moved), prior.slope(joint, last, at - last)
+        slope *= contrast.thinning(_FIRST_LOOK) if step == 0 else 1.0
+        if step and left < 0.05:  # nats
             break
     trained, of_rest = (folds[0] + folds[1]).without(free)
     others = _coefficients(directions, _Posterior(trained, prior.variances).weights, of_rest, coefficients.shape)
     if not ratio:
         nothing = weights.reshape(n_monomials, n_terms)
         return Learned(nothing, coefficients, others, (nothing, nothing), 0.0, 0.0)
+    evidence = _Posterior(whole, prior.variances).evidence
     halves = [fold.without(free)[0] for fold in folds[:2]]
     first, second = (_Posterior(half, prior.variances).weights for half in halves)
     return Learned(
@@ -105,7 +117,7 @@ def learn(contrast: Contrast, *, ratio: bool = True) -> Learned:
         coefficients,
         others,
         (first.reshape(n_monomials, n_terms), second.reshape(n_monomials, n_terms)),
-        _Posterior(sum(folds[1:], folds[0]).without(free)[0], prior.variances).evidence,
+        evidence if left < max(_NOT_CONVERGED, 0.01 * evidence) else 0.0,
         halves[0].gain(second) + halves[1].gain(first),
     )
 
@@ -158,6 +170,14 @@ class _Prior:
         if self._chosen is None:
             return np.zeros(self._n_monomials * len(self._degrees))
         return self._at(self._chosen, self._idle)
+
+    def slope(self, quadratic: Quadratic, at: np.ndarray, along: np.ndarray) -> float:
+        """Derivative of the log-likelihood with this prior, at weights and whatever is free, along a step."""
+        variances = self.variances
+        n = len(variances)
+        precision = np.divide(1.0, variances, out=np.zeros(n), where=variances > 0.0)
+        gradient = quadratic.gradient - quadratic.curvature @ at
+        return float(gradient @ along - (precision * at[:n]) @ along[:n])
 
     def adapt(self, quadratic: Quadratic) -> None:
         """Maximise the evidence; idle are the monomials that nothing speaks for, by less than 0.2 nats each."""
