@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -425,7 +426,7 @@ MISTAKES = {
     "to nothing": (lambda f, p: storage.save(f, None), TypeError, "expected the path"),
     "to an empty name": (lambda f, p: storage.save(f, ""), (ValueError, TypeError), "folder"),
     "to bytes": (lambda f, p: storage.save(f, b"m.fnf"), TypeError, "expected the path"),
-    "to an open file": (lambda f, p: storage.save(f, p.open()), TypeError, "expected the path"),
+    "to an open file": (lambda f, p: storage.save(f, io.BytesIO()), TypeError, "expected the path"),
     "to a number": (lambda f, p: storage.save(f, 7), TypeError, "expected the path"),
     "to a name with a zero": (lambda f, p: storage.save(f, "a\0b"), TypeError, "expected the path"),
     "no model": (lambda f, p: storage.save(None, p), TypeError, "a NoneType cannot be stored"),
@@ -445,7 +446,7 @@ MISTAKES = {
     "load nothing": (lambda f, p: storage.load(None), TypeError, "expected the path"),
     "load a model": (lambda f, p: storage.load(f), TypeError, "expected the path"),
     "load a number": (lambda f, p: storage.load(0), TypeError, "expected the path"),
-    "load an open file": (lambda f, p: storage.load(p.open("rb")), TypeError, "expected the path"),
+    "load an open file": (lambda f, p: storage.load(io.BytesIO(p.read_bytes())), TypeError, "expected the path"),
     "load contents": (lambda f, p: storage.load(p.read_bytes()), TypeError, "expected the path"),
     "load text": (lambda f, p: storage.load(__file__), ValueError, "not a safetensors file"),
     "load a folder": (lambda f, p: storage.load(p.parent), ValueError, "it is a folder"),

@@ -12,6 +12,7 @@ from fitted_maps import FLOWS, model
 import zfit_fnf as zfnf
 from zfit_fnf import storage
 from zfit_fnf.doi.ensemble import ensemble
+from zfit_fnf.pickling import dumps
 from zfit_fnf.samples import Sample
 
 data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
@@ -52,6 +53,7 @@ def test_global_fit(fitted, data, tmp_path):
     assert "2 replicas" in text
 
 
+@pytest.mark.filterwarnings("ignore:.*not valid:UserWarning")  # nor is the one that was stored
 def test_profile_and_ensemble(profiled, data, tmp_path):
     combined = ensemble(profiled, progress=False)
     zfnf.save(combined, tmp_path / "m.fnf")
@@ -61,6 +63,9 @@ def test_profile_and_ensemble(profiled, data, tmp_path):
     assert (again.values, again.errors, again.k_eff) == (combined.values, combined.errors, combined.k_eff)
     assert again.spread == combined.spread
     np.testing.assert_allclose(likelihood(again.nll), likelihood(combined.nll), rtol=0, atol=1e-9)
+
+    with pytest.raises(TypeError, match="cannot be sent to another process: a rebased average belongs to its ensemble"):
+        dumps(combined.nll)
 
     profile_again = again.nll.profiled
     same_fit(profile_again.fit, profiled.fit)

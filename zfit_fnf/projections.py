@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
+import pandas as pd
 from zfit.result import FitResult
 
 from .loss import EventDensity, drawn_events
@@ -89,6 +91,30 @@ class VariedSample:
     postfit: dict[str, tuple[np.ndarray, np.ndarray]]
     labels: dict[str, str]
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each event: its columns, ``weight``, and weights such as ``jes_prefit_down`` of each nuisance."""
+        moved = {
+            f"{name}_{stage}_{side}": weights
+            for stage in ("prefit", "postfit")
+            for name, pair in getattr(self, stage).items()
+            for side, weights in zip(("down", "up"), pair, strict=True)
+        }
+        return _table(self.nominal).assign(**moved)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON; of the events the columns and, as ``weight``, the weights."""
+        moved = {
+            stage: {name: [weights.tolist() for weights in pair] for name, pair in getattr(self, stage).items()}
+            for stage in ("prefit", "postfit")
+        }
+        return {"nominal": _table(self.nominal).to_dict(orient="list"), **moved, "labels": dict(self.labels)}
+
+
+def _table(sample: Sample) -> pd.DataFrame:
+    """Columns and ``weight`` of events."""
+    weights = np.ones(sample.n_events) if sample.weights is None else sample.weights
+    return pd.DataFrame({**sample.columns, "weight": weights})
+
 
 def vary(
     model: zfit.pdf.BasePDF,
@@ -154,6 +180,10 @@ class PostfitBand:
 
     events: Sample
     shifts: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for JSON; of the events the columns and, as ``weight``, the weights."""
+        return {"events": _table(self.events).to_dict(orient="list"), "shifts": self.shifts.tolist()}
 
     def error(self, column: str, edges: np.ndarray) -> np.ndarray:
         """Standard deviation of the expected number of events in each bin.

@@ -183,6 +183,16 @@ class _Rebased:
         new.lowest[:] = self.lowest
         return new
 
+    def made_of(self) -> dict[str, Any]:
+        """Nothing: it is of a fit, which has compiled its trainings.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a rebased average belongs to its ensemble: save that (zfit_fnf.save), and load it there with the model and the data"
+        )
+
     @contextmanager
     def only(self, index: int) -> Iterator[None]:
         """The loss of one replica alone."""
