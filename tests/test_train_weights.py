@@ -74,6 +74,19 @@ def test_weights_of_what_is_not_seen_scatter():
     assert 0.1 < regression.explained(found.coefficients) < 0.5  # of 0.4^2 the mean square 0.4^2 / 3
 
 
+@pytest.mark.parametrize("size", [0.05, 4.0])
+def test_ratios_of_any_size_are_found(size):
+    nominal = events(N, 3)
+    ratios = np.exp(size * np.sin(2.0 * nominal.bounded) * [1.0, -1.0])
+    regression = Regression(nominal, ratios / ratios.mean(axis=0), POINTS, 1, 16)
+    found = learn(regression)
+    assert found.significant
+    t = np.linspace(-0.95, 0.95, 50)[:, None]
+    learned = polynomials(t, regression.degrees[: regression.n_terms]).numpy() @ found.weights.sum(axis=0)
+    # 16 polynomials give a sine to 1e-9; what they are shrunk by is a few 1e-5.
+    assert np.std(learned - size * np.sin(2.0 * t[:, 0])) < 1e-3
+
+
 def test_weights_without_effect_claim_nothing():
     ratios = np.random.default_rng(6).gamma(20.0, 1 / 20.0, (N, 2))
     for seed in range(4):

@@ -97,6 +97,7 @@ class Regression(Contrast):
     def __init__(self, nominal: ContrastSample, ratios: np.ndarray, monomials: np.ndarray, n_dim: int, degree: int):
         super().__init__([nominal], monomials, n_dim, degree)
         self._ratios = ratios
+        self._noise: np.ndarray | None = None
 
     def quadratics(self, coefficients: np.ndarray, *, most: int | None = None) -> list[Quadratic]:
         """The quasi-likelihood of each fold near ``coefficients (J, all terms)``, as a function of these.
@@ -105,9 +106,24 @@ class Regression(Contrast):
             coefficients: Where; if all are zero, near the logarithms of the ratios.
             most: Number of events, if not all.
         """
+        sums = self._sums(coefficients, most)
+        if self._noise is None:  # the same from now on: it is the scale of what is maximised
+            gradients, curvatures = (part.sum(axis=0) for part in sums[:2])
+            first = [np.linalg.lstsq(*pair, rcond=1e-9)[0] for pair in zip(curvatures, gradients, strict=True)]
+            *_, scatter, n_events = self._sums(coefficients + np.array(first), most)
+            spent = min(len(self.degrees) / n_events, 0.5)
+            self._noise = np.maximum(scatter / (1.0 - spent), _LEAST_NOISE)
+        noise = self._noise
+        return [
+            self._quadratic(gradient / noise[:, None], curvature / noise[:, None, None], coefficients)
+            for gradient, curvature in zip(*sums[:2], strict=True)
+        ]
+
+    def _sums(self, coefficients: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Gradients and curvatures of each fold and variation, mean scatter of the ratios, and the number of events."""
         n_variations, n_all = self.n_variations, len(self.degrees)
         gradients, curvatures = np.zeros((3, n_variations, n_all)), np.zeros((3, n_variations, n_all, n_all))
-        scatter, size = np.zeros(n_variations), np.zeros(n_variations)
+        scatter, size, n_events = np.zeros(n_variations), np.zeros(n_variations), 0
         for fold, features, offsets, weights, ratios in self._rows(most):
             found = np.minimum(offsets + features @ coefficients.T, _LARGEST)
             if coefficients.any():
@@ -117,14 +133,11 @@ class Regression(Contrast):
                 expected, residuals = ratios, ratios * (np.log(ratios) - found)
             scatter += np.square(weights[:, None] * residuals).sum(axis=0)
             size += weights @ expected
+            n_events += len(weights)
             gradients[fold] += (weights[:, None] * residuals).T @ features
             for j in range(n_variations):
                 curvatures[fold, j] += features.T @ (features * (weights * expected[:, j])[:, None])
-        noise = np.maximum(scatter / size, _LEAST_NOISE)
-        return [
-            self._quadratic(gradient / noise[:, None], curvature / noise[:, None, None], coefficients)
-            for gradient, curvature in zip(gradients, curvatures, strict=True)
-        ]
+        return gradients, curvatures, scatter / size, n_events
 
     def explained(self, coefficients: np.ndarray) -> float:
         """Share of the variance of the ratios that is learned; what is missing depends on something else than the events."""
