@@ -76,6 +76,12 @@ def _selection(value: Any) -> Any:
     return value
 
 
+def _file_name(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"\w[\w.\-]*", value):
+        raise ValueError(f"{value!r} is no name: letters, digits, '_', '.' and '-'")
+    return value
+
+
 def _list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -83,6 +89,7 @@ def _list(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
 Name = Annotated[str, BeforeValidator(_name)]
+FileName = Annotated[str, BeforeValidator(_file_name)]
 Formula = Annotated[str, BeforeValidator(_expression)]
 Value = Annotated[float | str, BeforeValidator(_expression)]
 """A number, the name of a parameter, or an expression of both."""
@@ -250,7 +257,7 @@ class Analytic(Strict):
 class Sample(Strict):
     """A process in a channel: its density from `events`, a `model` file, or a `pdf`; and its yield."""
 
-    name: Name = Field(description="Name of the process.")
+    name: FileName = Field(description="Name of the process.")
     label: str | None = Field(None, description="Text for plots and tables.")
     events: Events | None = Field(None, description="Simulated events, from which the density is learned.")
     model: str | None = Field(None, description="A model file, as `zfit_fnf.save` writes it.")
@@ -284,7 +291,7 @@ class HistFactory(Strict):
 class Channel(Strict):
     """A measurement: data, and the processes that they may come from."""
 
-    name: Name = Field(description="Name of the channel.")
+    name: FileName = Field(description="Name of the channel.")
     observables: dict[str, Observable] = Field({}, description="What is measured, by name of the column.")
     data: Source | None = Field(None, description="Observed events.")
     samples: list[Sample] = Field([], description="The processes.")
