@@ -132,7 +132,7 @@ def hessian(function, point, steps):
     for i in range(n):
         for j in range(n):
             signs = [(a, b) for a in (-1, 1) for b in (-1, 1)]
-            values = [a * b * function(*(point + a * moves[i] + b * moves[j])) for a, b in signs]
+            values = [a * b * function(point + a * moves[i] + b * moves[j]) for a, b in signs]
             result[i, j] = sum(values) / (4 * steps[i] * steps[j])
     return result
 
