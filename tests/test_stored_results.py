@@ -14,6 +14,7 @@ from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
 from zfit_fnf.storage.results import plain, read_envelope
 from zfit_fnf.toys import ToyFits
 from zfit_fnf.workspace.blinding import hidden, text_of
+from zfit_fnf.yield_tables import YieldTable
 
 CLS = ("observed", "expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2")
 INDEX = pd.Index([0.0, 1.0, 2.0], name="mu")
@@ -33,6 +34,13 @@ RESULTS = {
     "limit": LimitResult("mu", 0.95, 1.9, (0.1, 0.2, 0.3, 0.4, 0.5), 1.3, pd.DataFrame(0.1, INDEX, CLS), "mu"),
     "significance": DiscoveryResult("mu", 0.0, 1.3, 5.0, 2.9e-7, 1.3, 4.8, 7.9e-7),
     "impacts": Impacts("mu", "mu", 0.2, pd.DataFrame({"value": [0.1], "down": [0.05], "up": [np.nan]}, index=["jes"])),
+    "yields": YieldTable(
+        pd.DataFrame(
+            {"prefit": [10.0, 10.0], "prefit_error": [1.0, 1.0], "postfit": [9.0, np.nan], "postfit_error": [2.0, 2.0]}
+            | {"observed": [np.nan, 11.0]},
+            index=pd.MultiIndex.from_tuples([("SR", "signal"), ("SR", "total")], names=["channel", "process"]),
+        )
+    ),
     "toys": ToyFits(
         {"mu": 1.3, "jes": 0.1},
         pd.DataFrame({"mu": [1.1, 1.5], "jes": [0.0, 0.5]}, index=pd.RangeIndex(2, name="toy")),
@@ -86,6 +94,8 @@ def test_blinded_results_have_an_offset_and_the_right_widths(name):
             missing = [shown.significance, shown.p_value, shown.expected_significance, shown.expected_p_value]
             assert np.isnan(missing).all()
             assert "hidden" in text_of(shown, {"mu": offset})
+        case "yields":
+            assert shown is result  # `Analysis.yields` knows what depends on what
         case "impacts":
             assert shown.table.equals(result.table)
         case "toys":

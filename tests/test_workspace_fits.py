@@ -160,11 +160,12 @@ def test_the_error_is_split_into_parts_that_add_up(analysis):
 
 
 def test_expected_events_have_errors_of_the_fit(analysis):
-    table = analysis.yields().set_index("process")
+    table = analysis.yields().table.loc["SR"]
     fit = analysis.fit().parameters
     assert table.loc["background", "postfit"] == pytest.approx(fit.loc["n_background", "value"])
-    assert table.loc["background", "error"] == pytest.approx(fit.loc["n_background", "error"])
-    assert table["prefit"].tolist() == [100.0, 300.0]
+    assert table.loc["background", "postfit_error"] == pytest.approx(fit.loc["n_background", "error"])
+    assert table.loc[["signal", "background"], "prefit"].tolist() == pytest.approx([100.0, 300.0])
+    assert zfit_fnf.load(analysis.results / "yields.json").table.loc["SR"].equals(table)
 
 
 def test_the_result_of_zfit_is_stored_as_its_numbers(analysis, tmp_path):
@@ -184,22 +185,16 @@ def test_a_blinded_analysis_does_not_tell(analysis, blinded):
     secret = f"{analysis.fit().parameters.loc['mu', 'value']:.3f}"
     (offset,) = offsets_of(blinded.workspace.document.blinding).values()
     assert abs(offset) > 0.05
-    fit, scan = blinded.fit(), blinded.scan(points=5)
+    fit, scan, yields = blinded.fit(), blinded.scan(points=5), blinded.yields()
+    assert fit.parameters.loc["mu", "value"] - analysis.fit().parameters.loc["mu", "value"] == pytest.approx(
+        offset, abs=1e-4
+    )
     texts = [path.read_text(encoding="utf-8") for path in blinded.results.glob("*.json")]
-    assert len(texts) == 2
-    assert not any(secret in text for text in [*texts, str(fit), str(scan)])
-    done = invoke("fit", blinded.workspace.path, "-o", blinded.out)
-    assert secret not in done.stdout
-    assert "have a secret offset" in done.stdout
-    done = invoke("fit", blinded.workspace.path, "-o", blinded.out, "--unblind")
-    assert secret in done.stdout
-    assert secret not in (blinded.results / "fit.json").read_text(encoding="utf-8")
-
-
-def test_yields_of_blinded_parameters_are_hidden(blinded):
-    table = blinded.yields().set_index("process")
-    assert np.isnan(table.loc["signal", "postfit"])
-    assert table.loc["background", "postfit"] > 0
+    assert len(texts) == 3
+    assert not any(secret in text for text in [*texts, str(fit), str(scan), str(yields)])
+    assert np.isnan(yields.table["postfit"]).all()
+    unblinded = Analysis(blinded.workspace, blinded.out, unblind=True)
+    assert (unblinded.offsets, unblinded.results) == ({}, blinded.out / "unblinded" / "results")
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
@@ -357,9 +352,7 @@ def test_commands_print_tables_and_json(folder):
     workspace, out = folder / "analysis.yaml", folder / "results"
     done = invoke("fit", workspace, "-o", out)
     assert (done.exit_code, "fit of 400 events, valid" in done.stdout) == (0, True)
-    done = invoke("fit", workspace, "-o", out, "--json")
-    assert json.loads(done.stdout)["parameters"]["mu"]["value"] > 0
-    assert "impacts on mu" in invoke("impacts", workspace, "-o", out).stdout
+    assert json.loads(invoke("impacts", workspace, "-o", out, "--json").stdout)["parameter"] == "mu"
     assert json.loads(invoke("train", workspace, "-o", out, "--json").stdout) == {}
     assert json.loads(invoke("schema").stdout)["title"] == "Document"
     assert "channel SR: m" in invoke("inspect", workspace).stdout
@@ -422,20 +415,18 @@ def test_toys_go_on_where_they_were(analysis, monkeypatch):
 
 
 def test_results_of_other_measurements_are_not_mixed_up(folder, analysis, tmp_path):
-    text = ANALYTIC.replace(
-        "groups:", "- {name: fixed, config: {poi: mu, parameters: [{name: eff, fixed: true}]}}\ngroups:"
-    )
+    text = ANALYTIC.replace("groups:", "- {name: a fixed one, config: {poi: mu}}\ngroups:")
     (folder / "two.yaml").write_text(text, encoding="utf-8")
-    first, second = (
-        Analysis(Workspace.read(folder / "two.yaml"), tmp_path, measurement=name, progress=False)
-        for name in (None, "fixed")
-    )
-    assert second.fit().parameters.loc["mu", "error"] < first.fit().parameters.loc["mu", "error"]
-    assert "eff" in zfit_fnf.load(tmp_path / "results" / "fit.json").parameters.index
-    assert "eff" not in zfit_fnf.load(tmp_path / "fixed" / "results" / "fit.json").parameters.index
+    workspace = Workspace.read(folder / "two.yaml")
+    for name in (None, "a fixed one"):
+        Analysis(workspace, tmp_path, measurement=name)._keep("fit", FitSummary.of(analysis.result))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json")) == [
+        "a_fixed_one/results/fit.json",
+        "results/fit.json",
+    ]
+    assert set(Analysis(workspace, tmp_path).kept()) == {"fit"}
     (folder / "two.yaml").write_text(text + "\n", encoding="utf-8")
     assert Analysis(Workspace.read(folder / "two.yaml"), tmp_path).kept() == {}
-    assert set(first.kept()) == {"fit"}
 
 
 def test_help_loads_nothing_heavy():

@@ -19,6 +19,7 @@ from ..workspace.analysis import Analysis
 from ..workspace.blinding import text_of
 from ..workspace.schema import Channel, Document, Sample
 from ..workspace.training import read_record
+from ..yield_tables import YieldTable
 from .style import STYLE
 
 __all__ = ["write_report"]
@@ -39,7 +40,7 @@ def write_report(analysis: Analysis) -> Path:
         "Model": _model(analysis.workspace.document),
         "Verdicts on the densities": _verdicts(results),
         "Fit": _fit(fit),
-        "Expected events": _table(analysis.yields()),
+        "Expected events": _yields(analysis.yields()),
         "Uncertainties": _uncertainties(analysis),
         "Distributions": _figures(analysis, "projection_", pair=True),
         "Pulls and correlations": _figures(analysis, "pulls") + _figures(analysis, "correlation"),
@@ -152,6 +153,11 @@ def _verdicts(results: Mapping[str, Path]) -> str:
 
 def _fit(fit: FitSummary) -> str:
     return _table(fit.rounded()) + f'<p class="soft">negative log-likelihood {fit.nll:.4f}</p>'
+
+
+def _yields(yields: YieldTable) -> str:
+    table = yields.table.reset_index()
+    return _table(table[["channel", "process", "prefit", "postfit", "postfit_error", "observed"]])
 
 
 def _uncertainties(analysis: Analysis) -> str:

@@ -64,6 +64,11 @@ def _validation(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _yields(content: dict[str, Any]) -> dict[str, Any]:
+    table = _pandas().DataFrame(content["rows"]).set_index(["channel", "process"])
+    return {"table": table.astype(float)}
+
+
 _KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]] | None]] = {
     "fit": ("results.FitSummary", None),
     "profile": ("scans.ProfileScan", _arrays("values", "delta")),
@@ -72,6 +77,7 @@ _KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]] | None]]
     "limit": ("limits.LimitResult", _limit),
     "significance": ("limits.DiscoveryResult", dict),
     "toys": ("toys.fits.ToyFits", _toys),
+    "yields": ("yield_tables.YieldTable", _yields),
     "validation": ("diagnostics.verdict.ValidationReport", _validation),
 }
 """Classes of results by their kind, and what makes their arguments of what JSON holds."""

@@ -20,15 +20,13 @@ from .. import scans
 from ..common.files import complete
 from ..diagnostics import ValidationReport, validate
 from ..limits import DiscoveryResult, LimitResult, discovery, upper_limit
-from ..loss import yield_gradient
 from ..minimize import Minuit
-from ..pdf import sum_components
 from ..results import FitSummary
 from ..scans import ContourScan, Impacts, ProfileScan
 from ..storage import load
 from ..storage.results import read_envelope, save_result
 from ..toys import ToyFits, fit_toys
-from .binned import binned_yields
+from ..yield_tables import YieldTable, yield_table
 from .blinding import hidden, offsets_of
 from .names import measurement_of
 from .training import model_path, simulation_of
@@ -121,7 +119,9 @@ class Analysis:
         if params := [one for one in found if one.floating]:
             with self._listening():
                 self.result.errors(params)
-        return self._keep("fit", FitSummary.of(self.result))
+        with self._listening():
+            summary = FitSummary.of(self.result)
+        return self._keep("fit", summary)
 
     def breakdown(self) -> pd.DataFrame:
         """What the error of the parameter of interest is made of, by the groups of the document."""
@@ -216,28 +216,18 @@ class Analysis:
             self._keep(f"validation_{task.name}", reports[task.name])
         return reports
 
-    def yields(self) -> pd.DataFrame:
-        """Expected events of each process in each channel before and after the fit, with the error after it.
+    def yields(self) -> YieldTable:
+        """Expected and observed events of each process in each channel, before and after the fit.
 
-        Values after the fit that depend on a blinded parameter are hidden: not numbers.
+        While a parameter is blinded, what is expected after the fit is hidden (not numbers) in channels that depend on it.
         """
-        params, rows = list(self.result.params), []
-        covariance = np.asarray(self.result.covariance(params))
-        for channel, pdf in self.model.pdfs.items():
-            for part in sum_components(pdf):
-                value, gradient = yield_gradient(part, params)
-                with zfit.param.set_values(list(self.prefit), list(self.prefit.values())):
-                    before = float(part.get_yield().value())
-                depends = {one.name for one in part.get_yield().get_params(floating=None)}
-                rows.append((channel, part.name, before, value, gradient, depends))
-        for nll in self.model.binned.values():
-            rows += binned_yields(nll.model[0], self.prefit, params, np.sqrt(np.diag(covariance)))
-        table = []
-        for channel, process, before, value, gradient, depends in rows:
-            after = np.nan if depends & set(self.offsets) else value
-            error = float(np.sqrt(gradient @ covariance @ gradient))
-            table.append({"channel": channel, "process": process, "prefit": before, "postfit": after, "error": error})
-        return pd.DataFrame(table)
+        with self._listening():
+            table = yield_table(self.loss, self.result, before=self.prefit).table
+        for model in self.loss.model:
+            if set(self.offsets) & {one.name for one in model.get_params(floating=None)}:
+                regions = [model.name, *(model.samples() if hasattr(model, "samples") else ())]
+                table.loc[table.index.get_level_values("channel").isin(regions), "postfit"] = np.nan
+        return self._keep("yields", YieldTable(table))
 
     @property
     def results(self) -> Path:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from .document import Place, Text, nearest
 from .schema import Document, HistFactory, ParameterConfig
 
-__all__ = ["Kind", "binned_yields", "inlined", "parameter_uses", "settings_of"]
+__all__ = ["Kind", "inlined", "parameter_uses", "settings_of"]
 
 Kind = Literal["factor", "nuisance", "lumi", "free"]
 
@@ -60,55 +58,6 @@ def settings_of(binned: HistFactory) -> dict[str, ParameterConfig]:
         given = {key: one[key] for key in wanted if key in one}
         found[name] = ParameterConfig.model_validate({"name": name, **given})
     return found
-
-
-def binned_yields(
-    pdf: Any, before: Mapping[Any, float], params: Sequence[Any], errors: np.ndarray
-) -> list[tuple[str, str, float, float, np.ndarray, set[str]]]:
-    """Expected events of each sample in each channel of a HistFactory model.
-
-    Args:
-        pdf: The model.
-        before: Values of the parameters before the fit.
-        params: The fitted parameters, which have the values of the best fit.
-        errors: Their errors, a tenth of which are the steps of derivatives.
-
-    Returns:
-        Channel, sample, the numbers before and after the fit, the derivatives of the latter ``(P,)``, and the names of the
-        parameters that it depends on.
-    """
-    import zfit
-
-    config = pdf.histfactory.config
-    places = {channel: config.channel_slices[channel] for channel in config.channels}
-
-    def sums(values: Mapping[Any, float]) -> np.ndarray:
-        with zfit.param.set_values(list(values), list(values.values()), clip=True):
-            counts = np.asarray(pdf.expected_by_sample())
-        return np.array([counts[:, place].sum(axis=1) for place in places.values()])
-
-    best = {one: float(one.value()) for one in params}
-    gradient = []
-    for one, error in zip(params, errors, strict=True):
-        step = 0.1 * float(error)
-        moved = [sums({**best, one: best[one] + side * step}) for side in (-1, 1)]
-        gradient.append((moved[1] - moved[0]) / (2 * step) if step > 0 else np.zeros_like(moved[0]))
-    first, last, slopes = sums(before), sums(best), np.array(gradient)
-    names = {one.name for one in pdf.get_params(floating=None)}
-    rows = []
-    for i, channel in enumerate(places):
-        present = [
-            sample["name"]
-            for one in pdf.histfactory.spec["channels"]
-            if one["name"] == channel
-            for sample in one["samples"]
-        ]
-        rows += [
-            (channel, name, float(first[i, j]), float(last[i, j]), slopes[:, i, j], names)
-            for j, name in enumerate(config.samples)
-            if name in present
-        ]
-    return rows
 
 
 def _document(binned: HistFactory) -> dict[str, Any]:

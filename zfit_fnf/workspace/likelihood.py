@@ -112,12 +112,13 @@ class Parameters:
         params, value = self.evaluator(given)
         if not params:
             return float(value())
-        name = f"{given}:{next(_numbers)}"  # zfit knows composed parameters by their names
+        name = f"expression_{next(_numbers)}"
         composed: zfit.Parameter = zfit.ComposedParameter(
             name,
             lambda known: value(*(known[one.name].value() for one in params)),
             params={one.name: one for one in params},
             unpack_params=False,
+            label=given,
         )
         return composed
 
@@ -232,7 +233,9 @@ def space_of(channel: Channel) -> zfit.Space:
 
 
 def _sample_pdf(sample: Sample, channel: Channel, parameters: Parameters, learned: Learned | None) -> zfit.pdf.BasePDF:
-    texts = {"name": sample.name, "label": sample.label or sample.name}
+    # The density of a channel has its name, and labels are those of processes.
+    name = sample.name if len(channel.samples) > 1 else channel.name
+    texts = {"name": name, "label": sample.label or sample.name}
     expected = _yield(sample, parameters, learned)
     if sample.pdf is not None:
         return _analytic(sample.pdf, channel, parameters, extended=expected, **texts)

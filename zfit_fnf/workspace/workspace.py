@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import operator
 import os
 import tempfile
@@ -238,7 +237,8 @@ class Workspace:
     @staticmethod
     def _binned(name: str, binned: HistFactory, parameters: Parameters) -> Any:
         """The likelihood of channels of pyhf."""
-        channel = importlib.import_module(f"{__package__.partition('.')[0]}.pyhf").channel
+        from ..pyhf import channel
+
         params = {own: parameters[here] for here, _, own in parameter_uses(binned)}
         return channel(binned.workspace, binned.channels, params=params, name=name)
 

@@ -1,0 +1,165 @@
+"""Binned channels of workspaces: HistFactory alone, beside an unbinned channel, and of a converted datacard."""
+
+from __future__ import annotations
+
+import json
+
+import zfit
+import iminuit
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+pyhf = pytest.importorskip("pyhf")
+
+from zfit_fnf.report import write_report  # noqa: E402
+from zfit_fnf.workspace import Workspace  # noqa: E402
+from zfit_fnf.workspace.analysis import Analysis  # noqa: E402
+from zfit_fnf.workspace.figures import draw  # noqa: E402
+
+CONTROL = {
+    "version": "1.0.0",
+    "channels": [
+        {
+            "name": "CR",
+            "samples": [
+                {
+                    "name": "background",
+                    "data": [200.0, 150.0],
+                    "modifiers": [
+                        {"name": "scale_b", "type": "normfactor", "data": None},
+                        {"name": "jes", "type": "histosys", "data": {"hi_data": [220, 140], "lo_data": [185, 161]}},
+                        {"name": "lumi", "type": "lumi", "data": None},
+                        {"name": "mc", "type": "staterror", "data": [4.0, 3.0]},
+                    ],
+                },
+                {"name": "other", "data": [5.0, 6.0], "modifiers": [{"name": "lumi", "type": "lumi", "data": None}]},
+            ],
+        }
+    ],
+    "observations": [{"name": "CR", "data": [215.0, 148.0]}],
+    "measurements": [
+        {
+            "name": "main",
+            "config": {"poi": "scale_b", "parameters": [{"name": "lumi", "auxdata": [1.0], "sigmas": [0.03]}]},
+        }
+    ],
+}
+
+BOTH = """\
+version: 1
+channels:
+- name: SR
+  observables: {m: {range: [0, 10]}}
+  data: {file: data.csv}
+  samples:
+  - name: signal
+    pdf: {type: Gauss, parameters: {mu: 5 + 0.5 * energy, sigma: 0.5}}
+    yield: 100
+    modifiers:
+    - {name: mu, type: normfactor}
+    - {name: lumi, type: lumi}
+    - {name: energy, type: lnN, data: 1.1}
+  - name: background
+    pdf: {type: Uniform}
+    yield: 200
+    modifiers: [{name: scale_b, type: normfactor}]
+- name: control
+  histfactory: {workspace: control.json, channels: CR, parameters: {jes: energy}}
+measurements:
+- {name: main, config: {poi: mu}}
+"""
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(2)
+    return np.concatenate([rng.normal(5.2, 0.5, 105), rng.uniform(0.0, 10.0, 210)])
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("both")
+    np.savetxt(folder / "data.csv", data, header="m", comments="")
+    (folder / "control.json").write_text(json.dumps(CONTROL), encoding="utf-8")
+    (folder / "analysis.yaml").write_text(BOTH, encoding="utf-8")
+    return Analysis(Workspace.read(folder / "analysis.yaml"), folder / "results", progress=False)
+
+
+def by_hand(data):
+    """The product of the two likelihoods, with that of pyhf itself, in its own parameters."""
+    workspace = pyhf.Workspace(CONTROL)
+    model = workspace.model(poi_name="scale_b")
+    observed = workspace.data(model)
+    order = model.config.par_names
+
+    def nll(mu, scale_b, energy, lumi, g0, g1):
+        values = {"scale_b": scale_b, "jes": energy, "lumi": lumi, "mc[0]": g0, "mc[1]": g1}
+        binned = -float(model.logpdf([values[name] for name in order], observed)[0])
+        n, centre = 100 * mu * lumi * 1.1**energy, 5 + 0.5 * energy
+        signal = norm.pdf(data, centre, 0.5) / (norm.cdf(10, centre, 0.5) - norm.cdf(0, centre, 0.5))
+        return binned + n + 200 * scale_b - np.log(n * signal + 200 * scale_b / 10).sum()
+
+    fit = iminuit.Minuit(nll, mu=1, scale_b=1, energy=0, lumi=1, g0=1, g1=1)
+    fit.errordef, fit.strategy = 0.5, 2
+    return fit.migrad().hesse()
+
+
+def test_an_unbinned_and_a_binned_channel_share_their_parameters(analysis, data):
+    fit, exact = analysis.fit(), by_hand(data)
+    assert set(fit.parameters.index) == {"mu", "scale_b", "energy", "lumi", "mc_0", "mc_1"}
+    for name in ("mu", "scale_b", "energy"):
+        assert fit.parameters.loc[name, "value"] == pytest.approx(exact.values[name], abs=5e-3 * exact.errors[name])
+        assert fit.parameters.loc[name, "error"] == pytest.approx(exact.errors[name], rel=5e-3)
+    # lumi counts standard deviations here
+    lumi = 1 + 0.03 * fit.parameters.loc["lumi", "value"]
+    assert lumi == pytest.approx(exact.values["lumi"], abs=5e-3 * exact.errors["lumi"])
+    assert fit.n_events == {"SR": 315.0, "control": 363.0}
+
+
+def test_expected_events_of_binned_channels(analysis):
+    table = analysis.yields().table
+    assert table.loc[("CR", "background"), "prefit"] == pytest.approx(350.0)
+    assert table.loc[("CR", "other"), "prefit"] == pytest.approx(11.0)
+    # the control region measures its background to about its Poisson error
+    assert table.loc[("CR", "background"), "postfit"] == pytest.approx(352.0, abs=15.0)
+    assert 10 < table.loc[("CR", "background"), "postfit_error"] < 19
+    assert table.loc[("control", "total"), "observed"] == 363.0
+
+
+def test_impacts_and_toys_of_both(analysis):
+    assert {"energy", "lumi"} <= set(analysis.impacts().table.index)
+    toys = analysis.toys(3)
+    assert toys.valid.all()
+    assert len(np.unique(toys.values["scale_b"])) == 3
+
+
+def test_figures_of_binned_channels(analysis):
+    names = {path.name for path in draw(analysis, n_events=1000)}
+    assert {"projection_control_CR_prefit.png", "projection_control_CR_postfit.png"} <= names
+    assert "HistFactory workspace" in write_report(analysis).read_text(encoding="utf-8")
+
+
+def test_a_binned_workspace_alone_is_that_of_pyhf(tmp_path):
+    (tmp_path / "control.json").write_text(json.dumps(CONTROL), encoding="utf-8")
+    (tmp_path / "analysis.yaml").write_text(
+        "version: 1\nchannels: [{name: control, histfactory: {workspace: control.json}}]\n"
+        "measurements: [{name: main, config: {poi: scale_b}}]\n",
+        encoding="utf-8",
+    )
+    nll = Workspace.read(tmp_path / "analysis.yaml").loss()
+    workspace = pyhf.Workspace(CONTROL)
+    model = workspace.model()
+    rng, differences = np.random.default_rng(1), []
+    for _ in range(5):
+        values = {"scale_b": rng.uniform(0.5, 1.5), "jes": rng.normal(), "lumi": rng.normal()}
+        values.update({"mc_0": rng.normal(), "mc_1": rng.normal()})
+        params = list(nll.get_params())
+        zfit.param.set_values(params, [values[one.name] for one in params])
+        # what has a Gaussian constraint counts standard deviations here
+        theirs = {**values, "lumi": 1 + 0.03 * values["lumi"]}
+        widths = model.config.param_set("mc").sigmas
+        theirs.update({f"mc[{i}]": 1 + width * values[f"mc_{i}"] for i, width in enumerate(widths)})
+        point = [theirs[name] for name in model.config.par_names]
+        differences.append(float(nll.value()) + float(model.logpdf(point, workspace.data(model))[0]))
+    assert np.ptp(differences) < 1e-8
