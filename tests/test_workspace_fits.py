@@ -451,7 +451,7 @@ COMBINE = Path(__file__).parents[2] / "shared" / "data" / "combine"
 @pytest.mark.slow
 def test_the_example_runs(tmp_path):
     assert invoke("new", tmp_path / "example").exit_code == 0
-    done = invoke("run", tmp_path / "example" / "analysis.yaml", "-o", tmp_path / "results")
+    done = invoke("run", tmp_path / "example" / "analysis.yaml", "-o", tmp_path / "results", "-j", 2)
     assert done.exit_code in (0, NOT_VALID), done.stderr
     fit = zfit_fnf.load(tmp_path / "results" / "results" / "fit.json")
     mu = fit.parameters.loc["mu"]

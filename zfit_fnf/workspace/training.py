@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from .. import storage
 from ..common.files import complete
+from ..common.parallel import Executor, workers
 from ..common.parallel import run as run_tasks
-from ..common.parallel import workers
 from ..densities.deformation import Deformation, YieldRatio
 from ..samples import Simulation, Variation
 from ..train import fit_flow
@@ -107,7 +107,7 @@ def train_all(
 
     Args:
         tasks: The samples.
-        jobs: In how many processes.
+        jobs: In how many processes: samples beside one another, or the nuisances of a single one.
         progress: Whether to show progress bars.
         echo: Announces what is done.
 
@@ -122,18 +122,26 @@ def train_all(
     for task in tasks:
         if task not in stale:
             echo(f"{task.name} is trained already")
-    quiet = jobs > 1 and len(stale) > 1
-    todo = [Task(t.channel, t.sample, t.training, t.folder, t.out, progress and not quiet) for t in stale]
-    with workers(min(jobs, len(todo))) if quiet else nullcontext() as pool:
-        bar = "training" if progress and quiet else ""
-        for task, record in run_tasks(train, todo, executor=pool, progress=bar):
+    several = len(stale) > 1
+    n_workers = min(jobs, len(stale) if several else sum(len(task.shapes) for task in stale))
+    parallel = n_workers > 1
+    todo = [replace(task, progress=progress and not (parallel and several)) for task in stale]
+    with workers(n_workers) if parallel else nullcontext() as pool:
+        # Several samples are trained beside one another, and of a single one the responses to its nuisances.
+        work = train if several else functools.partial(train, executor=pool)
+        bar = "training" if progress and parallel and several else ""
+        for task, record in run_tasks(work, todo, executor=pool if several else None, progress=bar):
             records[task.name] = record
             echo(f"{task.name} trained in {record.seconds:.0f} s" + "".join(f"\n  {one}" for one in record.problems))
     return {name: record for name, record in records.items() if record is not None}
 
 
-def train(task: Task) -> Record:
+def train(task: Task, executor: Executor | None = None) -> Record:
     """Train one sample, and write its model and record.
+
+    Args:
+        task: The sample.
+        executor: What trains the responses to its nuisances in parallel.
 
     Raises:
         TrainingStopped: If it diverges or is interrupted; what was learned is kept for the next try.
@@ -147,7 +155,7 @@ def train(task: Task) -> Record:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            density = _learn(task, _shapes_only(task, _split(task, events)[0]), known)
+            density = _learn(task, _shapes_only(task, _split(task, events)[0]), known, executor)
     except TrainingStopped as stopped:
         if stopped.model is not None:
             storage.save(stopped.model, partial)
@@ -208,7 +216,7 @@ def _write(task: Task, record: Record) -> None:
 # --- learning ----------------------------------------------------------------------------------------------------------
 
 
-def _learn(task: Task, simulation: Simulation, known: Any) -> Any:
+def _learn(task: Task, simulation: Simulation, known: Any, executor: Executor | None) -> Any:
     """The density of a sample; what is known already is kept."""
     settings, progress = task.training, task.progress
     obs = list(task.channel.observables)
@@ -236,6 +244,7 @@ def _learn(task: Task, simulation: Simulation, known: Any) -> Any:
         mirror=settings.mirror,
         schedule=schedule,
         seed=settings.seed,
+        executor=executor,
         progress=progress,
     ).model
 
