@@ -50,30 +50,37 @@ class Text:
         if (size := self.path.stat().st_size) > _LARGEST:
             raise WorkspaceError(f"{self.path.name} has {size} bytes; a workspace has at most {_LARGEST}")
         self._lines: dict[Place, int] = {}
-        yaml = require("yaml", extra="io")
         try:
             text = self.path.read_text(encoding="utf-8")
-            if self.path.suffix == ".json":  # tabs between the parts are none in YAML
-                json.loads(text)
-                text = text.replace("\t", " ")
-            # The safe loader alone: it makes numbers, texts, lists and mappings, whatever tags the file has.
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-            try:
-                node = loader.get_single_node()
-                self._locate(node, ())
-                self.content: Any = None if node is None else loader.construct_document(node)
-            finally:
-                loader.dispose()
-        except json.JSONDecodeError as error:
-            raise WorkspaceError(f"{self.path.name}, line {error.lineno}: this is no JSON: {error.msg}") from None
+            self.content: Any = self._json(text) if self.path.suffix == ".json" else self._yaml(text)
+        except (UnicodeDecodeError, RecursionError) as error:
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise WorkspaceError(f"{self.path.name} cannot be read: {reason}") from None
+
+    def _yaml(self, text: str) -> Any:
+        yaml = require("yaml", extra="io")
+        # The safe loader alone: it makes numbers, texts, lists and mappings, whatever tags the file has.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        try:
+            node = loader.get_single_node()
+            self._locate(node, ())
+            return None if node is None else loader.construct_document(node)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error)
             raise WorkspaceError(f"{self.path.name}{line}: this is no YAML: {problem}") from None
-        except (UnicodeDecodeError, RecursionError) as error:
-            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise WorkspaceError(f"{self.path.name} cannot be read: {reason}") from None
+        finally:
+            loader.dispose()
+
+    def _json(self, text: str) -> Any:
+        """JSON, which is YAML but for its tabs and a few numbers: that gives the lines."""
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise WorkspaceError(f"{self.path.name}, line {error.lineno}: this is no JSON: {error.msg}") from None
+        self._yaml(text.replace("\t", " "))
+        return content
 
     def error(self, place: Sequence[str | int], message: str) -> WorkspaceError:
         """An error at a place of the document."""
