@@ -105,8 +105,10 @@ def _model(document: Document) -> str:
 
 def _channel(channel: Channel) -> str:
     if channel.histfactory:
-        of = channel.histfactory.channels or "all channels"
-        return f"<h3>{_text(channel.name)}</h3><p>Binned: {_text(of)} of a HistFactory workspace.</p>"
+        of = ", ".join(channel.histfactory.channels or ["all channels"])
+        return (
+            f"<h3>{_text(channel.name)}</h3><p>Binned: {_text(of)} of a HistFactory workspace, evaluated by pyhf.</p>"
+        )
     observables = ", ".join(
         f"{_text(name)} in {one.range[0]:g} to {one.range[1]:g} {_text(one.unit or '')}"
         for name, one in channel.observables.items()

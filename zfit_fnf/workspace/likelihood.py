@@ -66,15 +66,17 @@ class Parameters:
         start = settings.inits[0] if settings.inits else None
         bounds = settings.bounds[0] if settings.bounds else None
         if parameter.kind in ("nuisance", "lumi"):
-            made: zfit.Parameter = nuisance(parameter.name, limits=bounds or (-5.0, 5.0), label=settings.label)
-            made.set_value((start or 0.0) if parameter.kind == "nuisance" else 0.0)
+            # Settings of a luminosity are in its own units, and the nuisance counts standard deviations.
+            centre, width = self.luminosity.get(parameter.name, (0.0, 1.0))
+            low, high = ((one - centre) / width for one in bounds or (centre - 5.0 * width, centre + 5.0 * width))
+            made: zfit.Parameter = nuisance(parameter.name, limits=(low, high), label=settings.label)
+            made.set_value(0.0 if start is None else (start - centre) / width)
         else:
             measured = settings.auxdata[0] if settings.auxdata else None
             start = next(one for one in (start, measured, 1.0) if one is not None)
             if parameter.kind == "factor" and bounds is None:
                 bounds = (0.0, 10.0)
-            low, high = bounds or (None, None)
-            made = zfit.Parameter(parameter.name, start, low, high, label=settings.label)
+            made = zfit.Parameter(parameter.name, start, *(bounds or (None, None)), label=settings.label)
             if measured is not None and settings.sigmas:
                 self._constrain(made, measured, settings.sigmas[0])
         if settings.fixed:
