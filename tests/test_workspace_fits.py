@@ -147,6 +147,7 @@ def test_the_fit_is_that_of_the_likelihood_written_by_hand(analysis, data):
         assert fit.parameters.loc[name, "error"] == pytest.approx(error, rel=1e-3)  # third derivatives in the steps
     minos = by_hand.merrors["mu"]
     assert fit.parameters.loc["mu", ["lower", "upper"]].tolist() == pytest.approx([minos.lower, minos.upper], rel=5e-3)
+    assert fit.parameters["measured"].dropna().to_dict() == dict.fromkeys(names[1:5], 0.0) | {"shift": 0.3}
     assert "kappa" not in fit.parameters.index
     assert (fit.valid, fit.n_events) == (True, {"SR": 400.0})
 

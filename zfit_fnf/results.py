@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
-from .param import Nuisance
+from .param import auxiliary_measurement
 
 __all__ = ["FitSummary"]
 
@@ -51,7 +51,8 @@ class FitSummary:
             raise TypeError(f"expected the result of a fit, zfit_fnf.Minuit().minimize(nll); got {result!r}")
         params: list[zfit.Parameter] = list(result.params)
         names = [parameter.name for parameter in params]
-        rows = [_row(parameter, result.params[parameter]) for parameter in params]
+        measured = _measured(result.loss)
+        rows = [_row(one, result.params[one], measured.get(one.name, np.nan)) for one in params]
         known = all("hesse" in result.params[parameter] for parameter in params)
         covariance = np.asarray(result.covariance(params)) if known else np.full((len(names), len(names)), np.nan)
         data = getattr(result.loss, "data", None) or []
@@ -162,7 +163,17 @@ def _count(events: Any) -> float:
     )
 
 
-def _row(parameter: zfit.Parameter, found: Mapping[str, Any]) -> dict[str, Any]:
+def _measured(loss: Any) -> dict[str, float]:
+    """Outcomes of the auxiliary measurements behind the constraints of a likelihood, by name of the parameter."""
+    pairs = [
+        (parameter.name, outcome)
+        for measurement in map(auxiliary_measurement, getattr(loss, "constraints", None) or [])
+        for parameter, outcome in zip(measurement.measured, measurement.observed, strict=False)
+    ]
+    return {name: float(one.value()) if hasattr(one, "value") else float(one) for name, one in pairs}
+
+
+def _row(parameter: zfit.Parameter, found: Mapping[str, Any], measured: float) -> dict[str, Any]:
     minos = found.get("errors")
     sides = minos if isinstance(minos, Mapping) else {}
     return {
@@ -170,6 +181,6 @@ def _row(parameter: zfit.Parameter, found: Mapping[str, Any]) -> dict[str, Any]:
         "error": float(found.get("hesse", {}).get("error", np.nan)),
         "lower": float(sides.get("lower", np.nan)),
         "upper": float(sides.get("upper", np.nan)),
-        "measured": float(parameter.observed.value()) if isinstance(parameter, Nuisance) else np.nan,
+        "measured": measured,
         "label": str(parameter.label or parameter.name),
     }
