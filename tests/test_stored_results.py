@@ -33,7 +33,11 @@ RESULTS = {
     "contour": ContourScan(("jes", "mu"), ("a", "b"), (np.arange(2.0), np.arange(3.0)), np.ones((2, 3)), (0.1, 1.3)),
     "limit": LimitResult("mu", 0.95, 1.9, (0.1, 0.2, 0.3, 0.4, 0.5), 1.3, pd.DataFrame(0.1, INDEX, CLS), "mu"),
     "significance": DiscoveryResult("mu", 0.0, 1.3, 5.0, 2.9e-7, 1.3, 4.8, 7.9e-7),
-    "impacts": Impacts("mu", "mu", 0.2, pd.DataFrame({"value": [0.1], "down": [0.05], "up": [np.nan]}, index=["jes"])),
+    "impacts": Impacts(
+        *("mu", "mu", 0.2),
+        pd.DataFrame({"value": [0.1], "down": [0.05], "up": [np.nan]}, index=["jes"]),
+        pd.DataFrame({"frozen": [0.1], "impact": [0.17]}, index=["statistical"]),
+    ),
     "yields": YieldTable(
         pd.DataFrame(
             {"prefit": [10.0, 10.0], "prefit_error": [1.0, 1.0], "postfit": [9.0, np.nan], "postfit_error": [2.0, 2.0]}

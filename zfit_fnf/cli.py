@@ -249,7 +249,10 @@ def run(workspace: Path_, out: Out, jobs: Jobs = 1, measurement: Name = None, un
         _show(result, analysis, False)
         for step in (analysis.scan, analysis.significance, analysis.limit, analysis.impacts):
             typer.echo()
-            _show(step(), analysis, False)
+            try:
+                _show(step(), analysis, False)
+            except ValueError as error:  # such as a limit on a parameter that cannot be zero
+                typer.echo(f"no {step.__name__}: {error}")
         draw(analysis)
         typer.echo(f"\nthe report is {write_report(analysis)}")
         if not result.valid:

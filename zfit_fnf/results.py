@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,38 +75,6 @@ class FitSummary:
         """Correlations of the parameters."""
         sigmas = np.sqrt(np.diag(self.covariance))
         return self.covariance / np.outer(sigmas, sigmas)
-
-    def breakdown(self, poi: str, groups: Mapping[str, Sequence[str]] | None = None) -> pd.DataFrame:
-        r"""What the error of a parameter is made of, from the covariance: parts that add up in squares.
-
-        The part of a group is :math:`\sqrt{\sigma^2 - \sigma_\mathrm{fixed}^2}`, with the error when its parameters are fixed
-        at their best fit. Parameters that no measurement constrains count as statistical. As groups are correlated after a
-        fit, the parts add up to the systematic one only about.
-
-        Args:
-            poi: The parameter.
-            groups: Names of nuisances by group; by default each nuisance is one.
-
-        Returns:
-            A row for each group, and ``statistical``, ``systematic`` and ``total``, with its ``error``.
-        """
-        if poi not in self.covariance.index:
-            raise ValueError(f"{poi!r} was not fitted; the fit has {list(self.covariance.index)}")
-        measured = [name for name in self.parameters.index[self.parameters["measured"].notna()] if name != poi]
-        given = {name: [name] for name in measured} if groups is None else groups
-        total = float(np.sqrt(self.covariance.loc[poi, poi]))
-
-        def fixed(names: Sequence[str]) -> float:
-            left = [name for name in self.covariance.index if name not in names]
-            inverse = np.linalg.inv(self.covariance.to_numpy())
-            kept = [self.covariance.index.get_loc(name) for name in left]
-            return float(np.sqrt(np.linalg.inv(inverse[np.ix_(kept, kept)])[left.index(poi), left.index(poi)]))
-
-        statistical = fixed(measured)
-        parts = {group: np.sqrt(max(total**2 - fixed(names) ** 2, 0.0)) for group, names in given.items()}
-        systematic = np.sqrt(max(total**2 - statistical**2, 0.0))
-        rows = {**parts, "systematic": systematic, "statistical": statistical, "total": total}
-        return pd.DataFrame({"error": rows})
 
     def to_dataframe(self) -> pd.DataFrame:
         """The parameters."""

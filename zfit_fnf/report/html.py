@@ -41,7 +41,7 @@ def write_report(analysis: Analysis) -> Path:
         "Verdicts on the densities": _verdicts(results),
         "Fit": _fit(fit),
         "Expected events": _yields(analysis.yields()),
-        "Uncertainties": _uncertainties(analysis),
+        "Uncertainties": _uncertainties(results),
         "Distributions": _figures(analysis, "projection_", pair=True),
         "Pulls and correlations": _figures(analysis, "pulls") + _figures(analysis, "correlation"),
         "Impacts": _figures(analysis, "impacts") + _printed(analysis, results, "impacts"),
@@ -162,13 +162,12 @@ def _yields(yields: YieldTable) -> str:
     return _table(table[["channel", "process", "prefit", "postfit", "postfit_error", "observed"]])
 
 
-def _uncertainties(analysis: Analysis) -> str:
-    try:
-        split = analysis.breakdown()
-    except ValueError:  # the parameter of interest was not fitted, or there are no errors
+def _uncertainties(results: Mapping[str, Path]) -> str:
+    ranking = load(results["impacts"]) if "impacts" in results else None
+    if ranking is None or not len(ranking.groups):
         return ""
-    text = f"<p>What the error of {_text(analysis.poi)} is made of, by the covariance of the fit.</p>"
-    return text + _table(split.rename_axis("part").reset_index())
+    text = f"<p>What the error of {_text(ranking.parameter)}, {ranking.error:.4g}, is made of.</p>"
+    return text + _table(ranking.groups.rename_axis("part").reset_index())
 
 
 def _trainings(analysis: Analysis) -> str:

@@ -44,7 +44,8 @@ def _limit(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _impacts(content: dict[str, Any]) -> dict[str, Any]:
-    return {**content, "table": _pandas().DataFrame.from_dict(content["table"], orient="index", dtype=float)}
+    frame = _pandas().DataFrame.from_dict
+    return {**content, **{name: frame(content[name], orient="index", dtype=float) for name in ("table", "groups")}}
 
 
 def _toys(content: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..common.files import complete
 from ..diagnostics import ValidationReport, validate
 from ..limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from ..minimize import Minuit
+from ..param import Nuisance
 from ..results import FitSummary
 from ..scans import ContourScan, Impacts, ProfileScan
 from ..storage import load
@@ -123,14 +124,6 @@ class Analysis:
             summary = FitSummary.of(self.result)
         return self._keep("fit", summary)
 
-    def breakdown(self) -> pd.DataFrame:
-        """What the error of the parameter of interest is made of, by the groups of the document."""
-        groups = {
-            group: [name for name in names if name in {one.name for one in self.result.params}]
-            for group, names in self.workspace.document.groups.items()
-        }
-        return FitSummary.of(self.result).breakdown(self.poi, groups or None)
-
     def scan(self, *parameters: str, points: int = 21, n_sigma: float = 3.0) -> ProfileScan | ContourScan:
         """Profile likelihood of a parameter, by default the first one of interest, or of two."""
         names = parameters or (self.poi,)
@@ -166,9 +159,16 @@ class Analysis:
         return self._keep("significance", found)
 
     def impacts(self, poi: str | None = None) -> Impacts:
-        """Impacts of the nuisances on a parameter."""
+        """Impacts of the nuisances on a parameter, and of their groups: what its error is made of."""
+        name = poi or self.poi
+        fitted = {one.name for one in self.result.params if isinstance(one, Nuisance)}
+        groups = {
+            group: [one for one in names if one in fitted and one != name]
+            for group, names in self.workspace.document.groups.items()
+        }
+        groups = {group: names for group, names in groups.items() if names}
         with self._listening():
-            ranking = scans.impacts(self.loss, self.result, poi or self.poi, progress=self.progress)
+            ranking = scans.impacts(self.loss, self.result, name, groups=groups or None, progress=self.progress)
         return self._keep("impacts", ranking)
 
     def toys(self, n: int = 100, *, seed: int = 0) -> ToyFits:
