@@ -53,7 +53,6 @@ class Workspace:
         document: What it says.
         path: The file.
         folder: What its paths are relative to.
-        name: Name of the analysis.
         sha256: Checksum of the text.
 
     Example:
