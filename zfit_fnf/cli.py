@@ -76,7 +76,7 @@ Poi = Annotated[str | None, typer.Option("--poi", help="The parameter; by defaul
 Jobs = Annotated[int, typer.Option("--jobs", "-j", help="In how many processes to train.", min=1)]
 
 NOT_VALID = 3
-"""Exit code of a command whose result is there, but is not good: a fit that did not converge, densities that do not pass."""
+"""Exit code of a command whose result is there but is not good, as that of a fit that did not converge."""
 
 
 @app.command()
