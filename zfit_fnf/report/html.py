@@ -44,7 +44,7 @@ def write_report(analysis: Analysis) -> Path:
         "Uncertainties": _uncertainties(results),
         "Distributions": _figures(analysis, "projection_", pair=True),
         "Pulls and correlations": _figures(analysis, "pulls") + _figures(analysis, "correlation"),
-        "Impacts": _figures(analysis, "impacts") + _printed(analysis, results, "impacts"),
+        "Impacts": _figures(analysis, "impacts") + _ranking(results),
         "Limits and significance": _figures(analysis, "limit") + _printed(analysis, results, "limit", "significance"),
         "Scans": _figures(analysis, "scan_", pair=True),
         "Toys": _printed(analysis, results, "toys"),
@@ -160,6 +160,16 @@ def _fit(fit: FitSummary) -> str:
 def _yields(yields: YieldTable) -> str:
     table = yields.table.reset_index()
     return _table(table[["channel", "process", "prefit", "postfit", "postfit_error", "observed"]])
+
+
+def _ranking(results: Mapping[str, Path]) -> str:
+    if "impacts" not in results:
+        return ""
+    ranking = load(results["impacts"])
+    columns = [
+        name for name in ("value", "error", "pull", "down", "up", "prefit_down", "prefit_up") if name in ranking.table
+    ]
+    return _table(ranking.table[columns].rename_axis("nuisance").reset_index())
 
 
 def _uncertainties(results: Mapping[str, Path]) -> str:
