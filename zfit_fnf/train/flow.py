@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.checks import flag
+from ..common.checks import flag, names
 from ..common.warning import warn
 from ..densities.flows import Density, Flow
 from ..densities.history import problems_of
@@ -23,6 +23,8 @@ from .sources import EventSource, no_weights_beside
 
 __all__ = ["fit_flow"]
 
+_COMPONENTS, _OF_ONE_OBSERVABLE = 8, 24
+
 
 def fit_flow(
     nominal: Any,
@@ -33,7 +35,7 @@ def fit_flow(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     family: str = "mixture",
     n_layers: int = 1,
-    n_components: int = 8,
+    n_components: int | None = None,
     hidden: Sequence[int] | None = None,
     density: Density | None = None,
     schedule: Schedule | None = None,
@@ -51,7 +53,8 @@ def fit_flow(
         ranges: Physical ``(low, high)`` of the observables that have them.
         family: ``"mixture"`` (smooth, default) or ``"spline"``.
         n_layers: Autoregressive layers.
-        n_components: Components of the mixture, or bins of the spline.
+        n_components: Components of the mixture, or bins of the spline; default 8, but 24 of the mixture in a single
+            observable without conditions, where more take no time and follow the shape better.
         hidden: Widths of the hidden layers; default two of ``max(64, 16 d)``.
         density: A new density of your own to train, instead of the one that the arguments from ``family`` to ``hidden``
             describe; see :class:`~zfit_fnf.densities.flows.Density`. It becomes that of the flow.
@@ -85,6 +88,9 @@ def fit_flow(
     }
     if density is not None:
         _check_density(density, architecture)
+    if n_components is None:
+        alone = family == "mixture" and len(names(obs, "obs")) == 1 and not cond
+        architecture["n_components"] = _OF_ONE_OBSERVABLE if alone else _COMPONENTS
     flow = Flow(obs, cond, ranges=ranges, density=density, seed=seed, **architecture)
     schedule = checked_schedule(schedule, Schedule())
     flag(progress, "progress")

@@ -367,7 +367,7 @@ class Training(Strict):
     batch_size: int | None = Field(None, ge=1, description="Events of a step.")
     family: Literal["mixture", "spline"] = Field("mixture", description="Family of the densities.")
     n_layers: int = Field(1, ge=1, description="Layers of a density.")
-    n_components: int = Field(8, ge=1, description="Components of the mixture, or bins of the spline.")
+    n_components: int | None = Field(None, ge=1, description="Components of the mixture, or bins of the spline.")
     order: int = Field(2, ge=1, le=3, description="Highest power of a nuisance.")
     mirror: bool = Field(False, description="Trust one-sided variations on the other side too.")
     validation: float = Field(
