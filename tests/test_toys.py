@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import zfit
 import numpy as np
 import pandas as pd
 import pytest
 from analytic import GaussianDeformation, GaussianFlow
+from executors import Here
 from likelihoods import Measurement, counting, gaussian_mean, search
 from scipy import integrate, stats
 
@@ -193,6 +196,23 @@ def test_spread_of_toy_fits_has_count_and_constraint(counter):
     # Without the fluctuations of the constraint the ratio would be 0.27, below the interval (0.44, 1.7).
     assert low < fits.values["mu"].std() / expected < high
     assert low < fits.values["rate"].std() < high
+
+
+@pytest.mark.parametrize("measurement", ["counter", "bump"])
+def test_toys_are_the_same_elsewhere(measurement, request, monkeypatch):
+    """Copies of the likelihood draw and fit them, also with nuisances that were not made in alphabetical order."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    nll = request.getfixturevalue(measurement).nll
+    executor = Here()
+    shared = fit_toys(nll, 3, seed=2, executor=executor, progress=False)
+    alone = fit_toys(nll, 3, seed=2, progress=False)
+    assert executor.calls == 2
+    # Minima are those of one likelihood, to the tolerance of fits: a thousandth of an error.
+    np.testing.assert_allclose(shared.values, alone.values, atol=1e-3 * float(alone.errors.to_numpy().max()))
+    np.testing.assert_allclose(shared.errors, alone.errors, rtol=1e-3)
+    assert shared.truth == alone.truth
+    with pytest.raises(ValueError, match="minimisers are not sent"):
+        fit_toys(nll, 3, executor=executor, minimizer=Minuit())
 
 
 def test_fits_of_toys_compile_nothing_and_depend_on_the_seed_only(counter):

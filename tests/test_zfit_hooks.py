@@ -37,6 +37,7 @@ FOREIGN = {
     "_forward": "a bijector of TensorFlow Probability",
     "_forward_log_det_jacobian": "a bijector of TensorFlow Probability",
     "_inverse": "a bijector of TensorFlow Probability",
+    "_replace": "a named tuple",
 }
 """Names with an underscore that belong to neither zfit nor TensorFlow: public hooks of others."""
 

@@ -13,7 +13,13 @@ import numpy as np
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
-from .loss.zfit_hooks import composed_function, loss_options, simple_constraint_arguments
+from .loss.zfit_hooks import (
+    composed_function,
+    constraint_arguments,
+    loss_options,
+    pdf_arguments,
+    simple_constraint_arguments,
+)
 from .param import Nuisance, NuisanceConstraint, limits_of
 from .pdf import LogSpacePDF, space_ranges
 from .pdf.spaces import make_space
@@ -117,9 +123,7 @@ def _learned(pdf: LogSpacePDF) -> Parts:
 
 
 def _pdf(pdf: zfit.pdf.BasePDF) -> Parts:
-    extended = pdf.get_yield() if pdf.is_extended else None
-    common = {"obs": pdf.space, "norm": pdf.norm, "name": pdf.name, "label": pdf.label, "extended": extended}
-    return type(pdf), {**pdf.params, **common}
+    return type(pdf), pdf_arguments(pdf)
 
 
 def _events(data: zfit.Data) -> Parts:
@@ -129,7 +133,7 @@ def _events(data: zfit.Data) -> Parts:
 
 
 def _nuisances(constraint: NuisanceConstraint) -> Parts:
-    return NuisanceConstraint, {"nuisances": constraint.nuisances}
+    return type(constraint), {"nuisances": constraint.nuisances}
 
 
 def _function_constraint(constraint: zfit.constraint.SimpleConstraint) -> Parts:
@@ -137,15 +141,23 @@ def _function_constraint(constraint: zfit.constraint.SimpleConstraint) -> Parts:
 
 
 def _constraint(constraint: BaseConstraint) -> Parts:
-    given = constraint.hs3.original_init
-    return type(constraint), {name: value for name, value in given.items() if value is not None and name != "type"}
+    return type(constraint), constraint_arguments(constraint)
 
 
 def _loss(loss: BaseUnbinnedNLL) -> Parts:
     if hasattr(loss, "made_of"):
-        return type(loss), loss.made_of()  # those of this package
-    arguments = {"model": list(loss.model), "data": list(loss.data), "constraints": list(loss.constraints)}
-    return type(loss), {**arguments, "options": loss_options(loss)}
+        arguments = loss.made_of()
+    else:
+        arguments = {"model": list(loss.model), "data": list(loss.data), "constraints": list(loss.constraints)}
+        arguments["options"] = loss_options(loss)
+    # The first of what is read again: tables, toys and results have parameters in the order in which they were made.
+    params = list(loss.get_params(floating=None))
+    return _loss_of, {"params": params, "kind": type(loss), "arguments": arguments}
+
+
+def _loss_of(params: list[zfit.Parameter], kind: type, arguments: dict[str, Any]) -> Any:
+    del params
+    return kind(**arguments)
 
 
 _PARTS: dict[type, Callable[[Any], Parts] | None] = {

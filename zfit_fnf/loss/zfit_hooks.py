@@ -190,7 +190,8 @@ def pdf_arguments(pdf: zfit.pdf.BasePDF) -> dict[str, Any]:
     given = {} if getattr(pdf, "hs3", None) is None else pdf.hs3.original_init
     parts = getattr(pdf, "pdfs", None)
     extended = pdf.get_yield() if pdf.is_extended else None
-    if parts and all(part.is_extended for part in parts) and given.get("extended", extended) in (None, True):
+    is_sum = parts and all(part.is_extended for part in parts) and "extended" in given
+    if is_sum and (given["extended"] is None or given["extended"] is True):
         extended = given["extended"]  # by the sum of its parts
     known = {"obs": pdf.space, "norm": pdf.norm, "name": pdf.name, "label": pdf.label, "extended": extended}
     coefficients = [one for name, one in pdf.params.items() if re.fullmatch(r"c_\d+", name)]
