@@ -28,6 +28,7 @@ MAP_SIGNIFICANT = 5.0
 
 _JUDGED = 100_000  # events of each sample that a judgement is learned from
 _NEARLY_ALL = 0.95
+_LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _MOSTLY = 0.8  # share of a map that is no noise, from which it is left alone
 _TRUSTED = 0.9  # and trust in the effect
 
@@ -220,6 +221,8 @@ class _Judgement:
         if use_ratio == "auto" and not self.candidates.affordable:
             gain, error = _difference(ratio_alone, self._held_out(self.with_map))
             return gain < 0.0, [f"no map: a log-ratio gains {gain:.1f} +- {error:.1f} nats more"] if gain >= 0.0 else []
+        if gain > _LARGE_PART * _difference(ratio_alone, self.none)[0]:
+            return True, []
         gain, error = _difference(self._held_out(self.with_map, self.beside), ratio_alone)
         if gain > 2.0 * error:
             return True, []
