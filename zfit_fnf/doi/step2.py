@@ -43,7 +43,7 @@ _LARGEST_PRODUCT = 5  # parameters: with more of them, shifts enter squared but 
 _SHORT = 2.4  # standard errors of the profile likelihood: a window that ends there is too narrow
 _NODE = 0.7  # of the window: where the quadratic part is found
 _AT = 0.8  # of the window: where maps are refitted
-_STEPS = 3  # of a refit
+_STEPS = 2  # of a refit
 _STEP = 0.02  # of a shift, for slopes
 _FIRM = 1e-3  # ridge, at least, of what is found from the gradients of the data
 _CHUNKS = 4  # of events, for the quadratic part
@@ -391,21 +391,24 @@ class ProfileProblem:
         lowest, checks = self._value(nothing, self._along(nothing)), []
         for direction in directions:
             point = direction * self._room(direction)
-            own, weights = self._along(point), self._refitted(regression, point)
-            rise = self._value(point, own) - lowest
-            missed = self._objective(point, own) - self._objective(point, weights)
+            value = self._value(point, self._along(point))
+            weights, missed = self._refitted(regression, point)
             ends = [(1.0 + sign * _STEP) * point for sign in (1.0, -1.0)]
             amortised = [self._objective(end, self._along(end)) for end in ends]
             refitted = [self._objective(end, weights) for end in ends]
             slopes = [(up - down) / (2 * _STEP) for up, down in (amortised, refitted)]
             shift = dict(zip(fit.values, (self._axes @ point).tolist(), strict=True))
+            rise = value - lowest
             checks.append(Check(shift, float(rise), float(rise - missed), (float(slopes[0]), float(slopes[1]))))
         return checks
 
-    def _refitted(self, regression: Regression, shift: np.ndarray) -> np.ndarray:
-        """The fields' weights at the maximum of the likelihood at a shift, by Fisher scoring; a step may be shortened."""
+    def _refitted(self, regression: Regression, shift: np.ndarray) -> tuple[np.ndarray, float]:
+        """The fields' weights at the maximum of the likelihood at a shift, and by how much it is higher there.
+
+        By Fisher scoring; a step that does not help is shortened.
+        """
         weights = self._along(shift)
-        lowest = self._objective(shift, weights)
+        start = lowest = self._objective(shift, weights)
         for _ in range(_STEPS):
             slope = self._events.gradient(weights) - self._tilt - self._penalty * weights
             step = regression.solve(slope, least=_FIRM)
@@ -414,7 +417,7 @@ class ProfileProblem:
                 if value < lowest:
                     lowest, weights = value, weights + size * step
                     break
-        return weights
+        return weights, start - lowest
 
     def _problems(
         self, fit: TransferFit, checks: Sequence[Check], bounds: Bounds, goodness: Mapping[str, float]
