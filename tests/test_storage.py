@@ -20,6 +20,7 @@ from stored_models import (
     densities,
     flow,
     gaussian,
+    model_of,
     refused,
     rewritten,
     set_in,
@@ -30,7 +31,7 @@ import zfit_fnf as zfnf
 from zfit_fnf import Deformation, storage
 from zfit_fnf.densities.displacement import Displacement
 from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
-from zfit_fnf.densities.transfer import ProfiledTransfer
+from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.storage.registry import class_of, entries
 from zfit_fnf.storage.schema import FORMAT
 
@@ -137,6 +138,21 @@ class TestTransfers:
             assert again.to_data(EVENTS, process=process).equals(made.to_data(EVENTS, process=process))
         assert again.config() == made.config()
         assert "transfer of a, b | x for each of A, B: 2 layer(s)" in str(storage.inspect(tmp_path / "m.fnf"))
+
+    def test_transfers_from_before_layers_could_bend(self, tmp_path):
+        """Files that name no knots have layers that are affine."""
+        made = Transfer(["a", "b"], ["x"], hidden=(5,), n_layers=2, n_knots=0)
+        for number, variable in enumerate(made.trainable_variables):
+            variable.assign(0.1 * np.random.default_rng(number).normal(size=variable.shape))
+        storage.save(made, tmp_path / "m.fnf")
+
+        def without(manifest):
+            del model_of(manifest, "transfer")["n_knots"]
+
+        old = rewritten(tmp_path / "m.fnf", tmp_path / "n.fnf", without)
+        again = storage.load(old)
+        assert again.n_knots == 0
+        assert again.to_simulation(EVENTS).equals(made.to_simulation(EVENTS))
 
     def test_profiled_transfer(self, tmp_path):
         follows = Displacement(((1, 0), (0, 1), (1, 1)), n_dim=2, n_cond=1, n_maps=2, n_functions=5)
