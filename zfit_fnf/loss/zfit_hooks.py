@@ -382,6 +382,11 @@ class OpenResult(FitResult):
         """Refuse a method for errors that cannot work."""
 
     def _covariance(self, method: Any, *, weightcorr: Any = None) -> dict[Any, float]:
+        known = self._hesse_methods.get(method) if isinstance(method, str) else method
+        # zfit corrects for weights of unbinned data only.
+        if known and weightcorr and weightcorr != WeightCorr.FALSE and isinstance(self.loss, EagerLoss):
+            arguments = {"hinv": known, "result": self, "params": list(self.params), "weightcorr": weightcorr}
+            return self.checked_covariance(zfit.minimizers.fitresult.covariance_with_weights(**arguments))
         return self.checked_covariance(super()._covariance(method, weightcorr=weightcorr))
 
     def _error(self, params: Any, method: Any, cl: float) -> Any:
