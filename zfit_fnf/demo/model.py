@@ -75,6 +75,7 @@ class DemoSettings:
         profile_points: Points of each profile likelihood.
         contour_points: Points of the contour along each axis.
         n_asimov: Events of each component in an Asimov set.
+        n_held_out: Events in each sample of a second simulation, which judges the densities and calibrates the fit.
         accelerated: Whether the likelihood is accelerated: worth its compilation for many events.
     """
 
@@ -87,6 +88,7 @@ class DemoSettings:
     profile_points: int = 13
     contour_points: int = 11
     n_asimov: int = 20_000
+    n_held_out: int = 50_000
     accelerated: bool = True
 
 
@@ -101,6 +103,7 @@ QUICK = DemoSettings(
     profile_points=9,
     contour_points=9,
     n_asimov=4_000,
+    n_held_out=5_000,
     accelerated=False,
 )
 

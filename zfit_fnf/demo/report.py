@@ -23,6 +23,7 @@ from ..plotting.style import figure
 from ..projections import component_samples, vary
 from ..samples import Sample
 from .model import TOY, DemoSettings, Densities, ExactFit, Model
+from .trust import Trust, draw_trust
 
 __all__ = [
     "BINS",
@@ -53,6 +54,7 @@ class Findings:
     profiles: list[scans.ProfileScan]
     contour: scans.ContourScan
     impacts: scans.Impacts
+    trust: Trust
 
 
 def results_dict(findings: Findings, settings: DemoSettings, seconds: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def results_dict(findings: Findings, settings: DemoSettings, seconds: Mapping[st
         "limit": {"poi": limit.poi, "cl": limit.cl, "observed": limit.observed, "expected": limit.expected},
         "discovery": significance,
         "impacts": findings.impacts.table.to_dict(orient="index"),
+        "trust": findings.trust.to_dict(),
         "timings": dict(seconds),
     }
 
@@ -117,6 +120,7 @@ def results_table(findings: Findings, settings: DemoSettings, seconds: Mapping[s
         findings.limit,
         f"{findings.significance}; with the true densities {findings.exact.significance:.2f}",
         findings.impacts,
+        findings.trust,
         f"time in seconds\n{times}",
     ]
     return "\n\n".join(map(str, parts)) + "\n"
@@ -149,6 +153,7 @@ def draw_plots(
     with figure(folder / "impacts.png", (9, 1.8 + 0.4 * len(findings.model.nuisances))) as fig:
         ax_pulls, ax = fig.subplots(1, 2, width_ratios=[2, 3])
         plotting.impacts(findings.impacts, ax=ax, ax_pulls=ax_pulls)
+    draw_trust(folder, findings.trust)
     with figure(folder / "contour.png", (5, 4.5)) as fig:
         plotting.contour(findings.contour, truth=settings.truth, ax=fig.subplots())
 

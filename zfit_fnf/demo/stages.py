@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
 import typer
@@ -39,6 +40,7 @@ from .model import (
     fit_exactly,
 )
 from .report import Findings, draw_plots, results_dict, results_table, to_json, write_text
+from .trust import judge
 
 __all__ = [
     "PLACES",
@@ -204,7 +206,10 @@ def analyse(
         significance = discovery(nll, model.mu, n_asimov=settings.n_asimov, seed=seed)
     with stage("exact fit", "the exact likelihood, for comparison"):
         exact = fit_exactly(data, settings)
-    return Findings(data, model, result, exact, limit, significance, profiles, contour, impacts)
+    with stage("verdict", "what it is worth: verdict on the densities, calibrated fit, plan of the simulation"):
+        zfit.param.set_values(list(result.params), result, clip=True)
+        trust = judge(nll, model, settings, seed=seed)
+    return Findings(data, model, result, exact, limit, significance, profiles, contour, impacts, trust)
 
 
 class Stages:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..common.checks import flag, integer, listed
+from ..common.checks import flag, integer, listed, number
 from ..common.parallel import Executor, WorkerDied, check_executor, run
 from ..common.warning import warn
 from ..densities.deformation import Deformation
@@ -22,6 +22,7 @@ from ..samples import Sample, Simulation, Variation
 from ..samples.pairing import fingerprint, same_events
 from .assembly import Assembly, Nominal, Task, Wanted, label_of
 from .choice import Candidates, choose
+from .closure import biased_ones
 from .compiled import TrainingLoop, of_last_response
 from .findings import pruned_ones
 from .loop import held_out_rows, n_held_out
@@ -54,6 +55,7 @@ def fit_deformation(
     seed: int = 0,
     executor: Executor | None = None,
     trained: Deformation | None = None,
+    n_data: float | None = None,
     progress: bool = True,
 ) -> Deformation:
     """Learn the response of a nominal density to its nuisances.
@@ -93,6 +95,8 @@ def fit_deformation(
             ``ProcessPoolExecutor`` with the ``spawn`` method; likewise the interactions afterwards.
         trained: A deformation of the same flow whose responses are kept as they are: ``.model`` of an interrupted
             training, which goes on with what is missing; or one with fewer nuisances.
+        n_data: Number of data events of this process that will be fitted, for the warning of biased fits; by default the
+            nominal yield, the sum of the weights that the flow was trained with.
         progress: Show progress bars.
 
     Returns:
@@ -108,7 +112,8 @@ def fit_deformation(
     Warns:
         UserWarning: If a training went wrong in a way that its record shows, see :attr:`History.problems`; for variations
             that hold the nominal events or those of another one, joint samples that are not used, and summed weights
-            that are not of the size of the nominal ones; for responses that are pruned, since events show no effect.
+            that are not of the size of the nominal ones; for responses that are pruned, since events show no effect; and if
+            events that were held out show that fits to ``n_data`` events would be off by more than 0.3 errors.
 
     Example:
         >>> deformation = fit_deformation(flow, [Variation(up, at={"jes": 1}), Variation(down, at={"jes": -1})])
@@ -120,6 +125,7 @@ def fit_deformation(
     plan = Plan.make(variations, order=order, interactions=interactions, mirror=mirror)
     schedule, seed = checked_schedule(schedule, _OF_A_RESPONSE), integer(seed, "seed", low=0)
     flag(progress, "progress")
+    n_data = (flow.sum_weights or 0.0) if n_data is None else number(n_data, "n_data", above=0.0)
     check_executor(executor)
     sources, known = _sources(flow, variations, weights, nominal, simulation)
     assembly = Assembly.of(flow, plan, sources, mirror, known, _wanted(map, ratio, keep, plan, known))
@@ -131,6 +137,7 @@ def fit_deformation(
         flow.warn_of_outliers(source.sample)
     if messages := assembly.findings:
         warn("; ".join(messages))
+    done = list[Task]()
     try:
         for stage in (plan.singles, plan.pairs):
             tasks = [
@@ -139,11 +146,16 @@ def fit_deformation(
                 if response.nuisances in stage
             ]
             _train_all(tasks, assembly, executor, progress=progress)
+            done += tasks
     except (Exception, KeyboardInterrupt) as error:
         raise _stopped(error, assembly) from error
     deformation = assembly.deformation()
     new_ones = [label_of(response.nuisances) for response in new]
-    if messages := [*problems_of(deformation.history), *pruned_ones(deformation.history, new_ones)]:
+    messages = [*problems_of(deformation.history), *pruned_ones(deformation.history, new_ones)]
+    for task in done:
+        rows = held_out_rows(task.sources, schedule, task.seed)
+        messages += biased_ones(deformation, task.sources, rows, n_data)
+    if messages:
         warn("; ".join(messages))
     return deformation
 
