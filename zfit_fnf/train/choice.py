@@ -103,6 +103,11 @@ class Candidates:
         """Whether the integral of a log-ratio takes few nodes, unlike that of several observables given conditions."""
         return self.ratio.n_dim == 1 or not self.ratio.n_context
 
+    @property
+    def accurate(self) -> bool:
+        """Whether a log-ratio behind a map integrates to one well within what a fit could see."""
+        return self.ratio.n_dim == 1 and not self.ratio.n_context
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -173,12 +178,8 @@ class _Judgement:
         keep_map = self.with_map is not None
         if self.with_map is not None and use_map == "auto":
             keep_map, notes = self._judge_map(use_ratio)
-        beyond = keep_map and not self.candidates.affordable
-        if beyond and use_ratio == "auto":
+        if keep_map and not self.candidates.affordable and use_ratio == "auto":
             notes, use_ratio = [*notes, _SLOW], False
-        elif beyond and use_ratio is True:
-            notes = [*notes, _INACCURATE]
-            warn(_INACCURATE)
         learned = None
         if use_ratio is not False:
             learned = self.beside if keep_map else self.alone
@@ -187,6 +188,9 @@ class _Judgement:
                 learned = None
         if learned is not None and not keep:
             learned = learned.shrunk()
+        if learned is not None and keep_map and not self.candidates.accurate:
+            notes = [*notes, _INACCURATE]
+            warn(_INACCURATE)
         factors = self._factors() if keep_map and learned is None and not keep else None
         if factors is not None:
             notes = [
@@ -287,7 +291,10 @@ class _Judgement:
 
 
 _SLOW = "no log-ratio was tried beside the map, whose integral over several observables given conditions is slow"
-_INACCURATE = "behind a map, this log-ratio of several observables given conditions integrates to one within 2e-3"
+_INACCURATE = (
+    "behind a map, this log-ratio of several observables or given conditions integrates to one within 2e-3 at one standard "
+    "deviation, and less well beyond; where that matters, compare fits with map=False or ratio=False"
+)
 _KINDS = {(True, False): "map", (False, True): "ratio", (True, True): "both", (False, False): "pruned"}
 
 
