@@ -31,6 +31,7 @@ def search():
     return nll, accelerate(nll), [mu, jes, pdf]
 
 
+@pytest.mark.filterwarnings("ignore:nuisance 'pdf' is at .* outside of the range")  # of data made at -1.1
 def test_the_minimum_is_that_of_the_exact_likelihood(search):
     nll, fast, params = search
     fit = zfit_fnf.Minuit(tol=1e-5).minimize(fast)

@@ -82,7 +82,7 @@ class Bounds:
 
     @property
     def degenerate(self) -> np.ndarray:
-        """Shift ``(P,)`` of the parameters along which the map absorbs most: where both are hardest to tell apart."""
+        """Shift ``(P,)`` of the parameters along which the map absorbs most, where both are hardest to tell apart."""
         root = np.linalg.cholesky(self.fixed + self.prior)
         relative = np.linalg.solve(root, np.linalg.solve(root, self.profiled + self.prior).T)
         return np.linalg.solve(root.T, np.linalg.eigh(relative)[1][:, 0])

@@ -54,7 +54,7 @@ def spectrum(
         ax.stairs(expected, edges, baseline=None, color=RED, linestyle="dashed", label=label + chi2)
     ax.set(xlabel=name, ylabel=f"events / {per_bin(edges)}", xlim=(edges[0], edges[-1]))
     ax.set_ylim(0, None)
-    legend_above(ax)
+    legend_above(ax, columns=2)
     covariance = band.covariance(None if known else "systematic")
     errors = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
     mesh = ax_correlation.pcolormesh(
