@@ -36,6 +36,7 @@ _SLOW = 0.6  # ratio of two steps, above which the next one is half of what it w
 _ARRIVED = 0.1  # errors between the point of the scores and the best fit: what remains is of second order
 _ASTRAY = 1.0  # the same after all rounds, beyond which the fit has no end: noise of little simulation stays below
 _FAR = 3.0  # errors of bias from which on a model is far off, and of distance from what was simulated
+_SMALLER = 0.75  # times the learned error: a smaller calibrated one has to be explained
 _EVENTS_PER_SCORE = 20  # data events per parameter, below which their scatter says less than the densities do
 
 
@@ -297,6 +298,12 @@ def _notes(loss: CalibratedNLL, processes: Sequence[Process], table: pd.DataFram
             f"the model is far off: a bias of {table.loc[worst, 'bias']:+.1f} errors was removed from {worst!r}"
             + (f", and more than {_FAR:g} from {list(far)}" if len(far) > 1 else "")
             + ". Train longer, or add the interactions that are missing"
+        )
+    if len(small := table.index[table["loss"] < _SMALLER]):
+        notes.append(
+            f"calibrated errors of {list(small)} are {table['loss'].min():.2f} times the learned ones or little more: simulation "
+            "says that the data tell more than the densities know, as for densities that are too wide, or where few events with "
+            "large scores decide. Compare with toys before you quote the smaller error"
         )
     for process in processes:
         nu = [float(one.value()) for one in process.params]
