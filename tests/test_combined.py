@@ -125,7 +125,7 @@ def pairs():
             yield first, second
 
 
-@pytest.mark.parametrize(("first", "second"), pairs())
+@pytest.mark.parametrize(("first", "second"), list(pairs()))
 def test_the_sum_is_the_sum(first, second):
     total = TERMS[first] + TERMS[second]
     known = [parameter.name for parameter in total.get_params()]

@@ -194,7 +194,7 @@ def test_what_is_asked_for():
 def test_log_ratios_that_take_too_many_nodes_are_named():
     """Several observables given conditions, behind a map: not tried by "auto", with a warning where they are asked for."""
     judgement = object.__new__(choice._Judgement)
-    judgement.candidates = SimpleNamespace(affordable=False, thinned=False)
+    judgement.candidates = SimpleNamespace(affordable=False, accurate=False, thinned=False)
     judgement.with_map, judgement.alone = object(), SimpleNamespace(significant=True)
     judgement.beside, judgement.map_gain = SimpleNamespace(significant=True, shrunk=lambda: "shrunk"), (1.0, 1.0)
     judgement._claim, judgement._factors = (lambda *_: Claim("map", 0.0, 0.0, 0.0)), (lambda: None)

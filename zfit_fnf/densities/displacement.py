@@ -64,7 +64,7 @@ class Displacement(Model):
 
     @property
     def n_fields(self) -> int:
-        """Number of displacement fields: functions of all coordinates and maps together."""
+        """Number of displacement fields, the functions of all coordinates and maps together."""
         return self.n_maps * sum(map(len, self._degrees))
 
     def degrees_of(self, coordinate: int) -> np.ndarray:

@@ -128,7 +128,7 @@ class Transfer(Coordinates, ConditionalBijector):
 
     @property
     def n_maps(self) -> int:
-        """Number of maps: one for each process, or one for all."""
+        """Number of maps, one for each process or one for all."""
         return max(1, len(self.processes))
 
     def index(self, process: str | None) -> int:

@@ -35,7 +35,7 @@ from .two_sample import two_sample_test
 __all__ = ["ValidationReport", "validate"]
 
 _MOMENTS = {"mean": 1.0, "width": 1.0 / np.sqrt(2.0), "skewness": np.sqrt(6.0)}
-"""What the first Hermite polynomials of the transformed events tell, and in which units: of widths, relative, as it is."""
+"""What the first Hermite polynomials of the transformed events tell, and in which units (of widths, relative, as it is)."""
 
 _STEP = 0.05  # standard deviations between which a score is a difference
 _FEWEST = 100.0  # effective events, below which a test says nothing

@@ -11,6 +11,7 @@ A loss is a sum of channels (:mod:`zfit_fnf.loss.channels`) and constraints, and
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -204,6 +205,12 @@ class LogSpaceNLL(EagerLoss):
         return total(parts, (len(params), len(params)))
 
     # --- weighted data ------------------------------------------------------------------------------------------------
+
+    @property
+    def weights_differ(self) -> bool:
+        """Whether the data have weights other than one, in bins or event by event."""
+        sums = [channel.sums_of_weights() for channel in self.channels]
+        return not all(math.isclose(total, squares, rel_tol=1e-9) for total, squares in sums)
 
     def score_covariance(
         self, params: Parameters, weigh: Callable[[np.ndarray], np.ndarray], *, n_events: float = np.inf

@@ -260,6 +260,11 @@ class EagerLoss(BaseUnbinnedNLL):
         """For each model, whether the number of events is a part of the likelihood."""
         raise NotImplementedError
 
+    @property
+    def weights_differ(self) -> bool:
+        """Whether the data have weights other than one."""
+        raise NotImplementedError
+
     def merge_constraints(self, constraints: list[BaseConstraint]) -> list[BaseConstraint]:
         """Each auxiliary measurement once, of the constraints that a user has given."""
         raise NotImplementedError
@@ -384,7 +389,8 @@ class OpenResult(FitResult):
     def _covariance(self, method: Any, *, weightcorr: Any = None) -> dict[Any, float]:
         known = self._hesse_methods.get(method) if isinstance(method, str) else method
         # zfit corrects for weights of unbinned data only.
-        if known and weightcorr and weightcorr != WeightCorr.FALSE and isinstance(self.loss, EagerLoss):
+        wanted = known and weightcorr and weightcorr != WeightCorr.FALSE
+        if wanted and isinstance(self.loss, EagerLoss) and self.loss.weights_differ:
             arguments = {"hinv": known, "result": self, "params": list(self.params), "weightcorr": weightcorr}
             return self.checked_covariance(zfit.minimizers.fitresult.covariance_with_weights(**arguments))
         return self.checked_covariance(super()._covariance(method, weightcorr=weightcorr))

@@ -18,7 +18,7 @@ from ..densities.monomials import Monomials
 from ..densities.ratio import LogRatio, bounded
 from .claims import Points, Scored, claim, shares
 from .contrast import Contrast, ContrastSample
-from .ratio import SIGNIFICANT, Learned, learn
+from .ratio import SIGNIFICANT, Learned, learn, of_conditions_alone
 from .sources import EventSource
 
 __all__ = ["Candidates", "Choice", "choose", "samples_of"]
@@ -234,7 +234,7 @@ class _Judgement:
 
     def _held_out(self, contrast: Contrast, learned: Learned | None = None) -> np.ndarray:
         """Log-likelihoods of the held-out events."""
-        return contrast.log_likelihoods((learned or learn(contrast, ratio=False)).without_held_out)
+        return contrast.log_likelihoods(learned.without_held_out if learned else of_conditions_alone(contrast))
 
     def _missed(self, keep_map: bool) -> float:
         """Share of what a log-ratio gains that the map does not, zero if held-out events leave that open."""

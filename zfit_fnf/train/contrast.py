@@ -11,6 +11,7 @@ weights that are learned, and :math:`g_k` are functions of the conditions alone,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from ..densities.ratio import exponents, polynomials
 
 __all__ = ["Contrast", "ContrastSample", "Quadratic"]
 
+_RIDGE = 1e-3  # of what is free, for functions of conditions that the events do not determine
 _MOST_KEPT = 50_000_000  # polynomials of events that are kept from one pass to the next
 
 
@@ -66,10 +68,14 @@ class Quadratic:
         """As a function of the coordinates along ``directions``, the columns of a matrix."""
         return Quadratic(directions.T @ self.gradient, directions.T @ self.curvature @ directions)
 
+    def maximum(self) -> np.ndarray:
+        """Where it is largest."""
+        return np.linalg.solve(self.curvature + _RIDGE * np.eye(len(self.gradient)), self.gradient)
+
     def without(self, others: np.ndarray) -> tuple[Quadratic, np.ndarray]:
         """Maximised over the coordinates ``others``; also the matrix that gives those, of the rest and of one."""
         kept = np.setdiff1d(np.arange(len(self.gradient)), others)
-        block = self.curvature[np.ix_(others, others)] + 1e-3 * np.eye(len(others))
+        block = self.curvature[np.ix_(others, others)] + _RIDGE * np.eye(len(others))
         right = np.column_stack([-self.curvature[np.ix_(others, kept)], self.gradient[others]])
         solved = np.linalg.solve(block, right)
         cross = self.curvature[np.ix_(kept, others)]
@@ -95,8 +101,19 @@ class Contrast:
         self.degrees = np.concatenate([degrees[with_observables], degrees[~with_observables], degrees[:1] * 0])
         self.n_terms = int(with_observables.sum())
         self._log_sizes = np.log([sample.weights.sum() for sample in samples])
-        size = sum(len(sample.weights) for sample in samples) * len(self.degrees)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Keep the polynomials of events, if they are not too many."""
+        size = sum(len(sample.weights) for sample in self.samples) * len(self.degrees)
         self._kept: dict[tuple[int, int, int], np.ndarray] | None = {} if size < _MOST_KEPT else None
+
+    def without_observables(self) -> Contrast:
+        """The same samples with polynomials of the conditions alone."""
+        alone = copy.copy(self)
+        alone.degrees, alone.n_terms = self.degrees[self.n_terms :], 0
+        alone._keep()
+        return alone
 
     @property
     def n_variations(self) -> int:

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from .contrast import Contrast, Quadratic
 
-__all__ = ["Learned", "learn"]
+__all__ = ["Learned", "learn", "of_conditions_alone"]
 
 SIGNIFICANT = 8.0
 """Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 2e4 nuisances without effect."""
@@ -69,13 +69,36 @@ class Learned:
         return replace(self, weights=self.trust * self.weights)
 
 
-def learn(contrast: Contrast, *, ratio: bool = True) -> Learned:
-    """Learn the weights of a log-ratio.
+def of_conditions_alone(contrast: Contrast) -> np.ndarray:
+    """Coefficients ``(J, all terms)`` without a log-ratio, learned without the held-out events.
 
-    Args:
-        contrast: The samples.
-        ratio: Without, only what is free is found: the functions of the conditions alone.
+    Functions of the conditions alone are free for each variation; without conditions there are none.
     """
+    coefficients = np.zeros((contrast.n_variations, len(contrast.degrees)))
+    if not contrast.n_free:
+        return coefficients
+    alone = contrast.without_observables()
+    free = coefficients[:, contrast.n_terms :]
+    at = last = np.zeros(free.size)
+    slope = np.inf
+    for step in range(_MOST_STEPS):
+        folds = alone.quadratics(at.reshape(free.shape), most=_FIRST_LOOK if step == 0 else None)
+        trained = folds[0] + folds[1]
+        joint = trained + folds[2]
+        gradient = joint.gradient - joint.curvature @ at
+        if gradient @ (last - at) > 0.5 * slope:  # beyond the maximum, where curvatures say little
+            at, slope = 0.5 * (last + at), 0.5 * slope
+            continue
+        last, at = at, joint.maximum()
+        slope = float(gradient @ (at - last)) * (contrast.thinning(_FIRST_LOOK) if step == 0 else 1.0)
+        if step and slope < 0.05:  # nats
+            break
+    free[:] = trained.maximum().reshape(free.shape)
+    return coefficients
+
+
+def learn(contrast: Contrast) -> Learned:
+    """Learn the weights of a log-ratio."""
     directions = contrast.directions()
     n_monomials, n_terms = contrast.monomials.shape[1], contrast.n_terms
     free = np.arange(n_monomials * n_terms, directions.shape[1])
@@ -84,7 +107,7 @@ def learn(contrast: Contrast, *, ratio: bool = True) -> Learned:
     folds = [Quadratic.zero(directions.shape[1])] * 3
     at = last = np.zeros(directions.shape[1])
     weights, slope, left = at[: free[0]], np.inf, np.inf
-    for step in range(_MOST_STEPS if ratio or contrast.n_free else 0):
+    for step in range(_MOST_STEPS):
         folds = [
             fold.seen_by(directions)
             for fold in contrast.quadratics(coefficients, most=_FIRST_LOOK if step == 0 else None)
@@ -95,8 +118,7 @@ def learn(contrast: Contrast, *, ratio: bool = True) -> Learned:
             coefficients, slope = (directions @ at).reshape(coefficients.shape), 0.5 * slope
             continue
         whole, of_rest = joint.without(free)
-        if ratio:
-            prior.adapt(whole)
+        prior.adapt(whole)
         weights = _Posterior(whole, prior.variances).weights
         last, at = at, np.append(weights, of_rest @ np.append(weights, 1.0))
         coefficients, moved = (directions @ at).reshape(coefficients.shape), weights - last[: free[0]]
@@ -106,9 +128,6 @@ def learn(contrast: Contrast, *, ratio: bool = True) -> Learned:
             break
     trained, of_rest = (folds[0] + folds[1]).without(free)
     others = _coefficients(directions, _Posterior(trained, prior.variances).weights, of_rest, coefficients.shape)
-    if not ratio:
-        nothing = weights.reshape(n_monomials, n_terms)
-        return Learned(nothing, coefficients, others, (nothing, nothing), 0.0, 0.0)
     evidence = _Posterior(whole, prior.variances).evidence
     halves = [fold.without(free)[0] for fold in folds[:2]]
     first, second = (_Posterior(half, prior.variances).weights for half in halves)

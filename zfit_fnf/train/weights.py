@@ -29,7 +29,7 @@ from .ratio import Learned, learn
 __all__ = ["Regression", "by_weights", "known_ratios"]
 
 _LEAST_NOISE = 1e-4
-"""Variance of a ratio about what is learned of it, relative to that of a Poisson number: regressions are not perfect."""
+"""Variance of a ratio about what is learned of it, relative to that of a Poisson number, as regressions are not perfect."""
 
 _LARGEST = 30.0  # logarithm of a ratio
 
