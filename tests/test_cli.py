@@ -22,7 +22,10 @@ from zfit_fnf.cli import app
 from zfit_fnf.demo import doi as doi_demo
 from zfit_fnf.demo import model as toy
 from zfit_fnf.demo import stages, trust
+from zfit_fnf.densities.claims import Claim
 from zfit_fnf.limits import DiscoveryResult, LimitResult
+from zfit_fnf.train import deformation
+from zfit_fnf.train.choice import Choice
 from zfit_fnf.train.schedule import Schedule, TrainingStopped
 
 pytestmark = [
@@ -80,13 +83,14 @@ train = stages.train
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder that `zfit-fnf demo` leaves behind, and what it printed; limits and calibration are not computed."""
+    """The folder that `zfit-fnf demo` leaves behind, and what it printed; judgements, limits and calibration are not computed."""
     out = tmp_path_factory.mktemp("demo") / "made" / "here"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "QUICK", TINY)
         patch.setattr(stages, "train", train_without_compiling)
         patch.setattr(stages, "workers", lambda n: nullcontext(Here()))
         patch.setattr(stages, "upper_limit", create_autospec(stages.upper_limit, return_value=LIMIT))
+        patch.setattr(deformation, "choose", lambda *_, **__: Choice(Claim("map", 0.0, 0.0, 0.0), keep_map=True))
         patch.setattr(trust, "calibrate", create_autospec(trust.calibrate, side_effect=RuntimeError("hardly trained")))
         patch.setattr(stages, "discovery", create_autospec(stages.discovery, return_value=SIGNIFICANCE))
         done = invoke("demo", "--out", out, "--seed", 3)
