@@ -94,6 +94,7 @@ def test_history(flow, deformation, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*still improving:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*(its map follows|would be off):UserWarning")  # of trainings that short
 def test_yields_are_ratios_of_summed_weights(flow):
     up = simulate(1.0, seed=5) | {"w": np.full(N, 1.2)}
     weighted = fit_flow(simulate(), obs=["y"], cond=["x"], weights="w", schedule=TINY_SCHEDULE, progress=False)
@@ -133,6 +134,7 @@ def test_same_seed_same_model_and_another_seed_another(flow):
     assert np.abs(other.log_prob(probe) - flow.log_prob(probe)).max() > 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:.*(its map follows|would be off):UserWarning")  # of trainings that short
 def test_adding_a_nuisance_changes_no_other(flow, variations):
     alone = fit_deformation(flow, variations[:1], schedule=TINY_SCHEDULE, seed=4, progress=False)
     both = fit_deformation(flow, [variations[2], variations[0]], schedule=TINY_SCHEDULE, seed=4, progress=False)
@@ -140,6 +142,7 @@ def test_adding_a_nuisance_changes_no_other(flow, variations):
     np.testing.assert_allclose(both.log_prob(probe, nu=nu), alone.log_prob(probe, nu=nu), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*(its map follows|would be off):UserWarning")  # of trainings that short
 def test_executor_gives_the_same_model(flow, variations):
     serial = fit_deformation(flow, variations[:3:2], schedule=TINY_SCHEDULE, seed=4, progress=False)
     with ThreadPoolExecutor(2) as executor:

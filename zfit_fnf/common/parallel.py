@@ -130,11 +130,17 @@ def workers(n: int) -> Iterator[Executor]:
     _check_script()
     # Forked processes would inherit TensorFlow's threads, which do not survive it.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(n, os.cpu_count() or 1), mp_context=context, initializer=_end_with_parent)
+    cores = os.cpu_count() or 1
+    # Threads of linear algebra in more processes than there are cores for would wait for one another.
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = before or str(max(1, cores // n))
+    pool = ProcessPoolExecutor(min(n, cores), mp_context=context, initializer=_end_with_parent)
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
 
 
 def _end_with_parent() -> None:

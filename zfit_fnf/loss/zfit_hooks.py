@@ -441,7 +441,7 @@ def _added_by(add: Callable[[Any, Any], Any], zfits_own: Callable[[Any, Any], An
             return add(loss, other)
         if isinstance(other, BaseConstraint) and isinstance(loss, EagerLoss):
             return loss.create_new(constraints=[*loss.constraints, other])
-        return zfits_own(loss, other)
+        return NotImplemented if isinstance(loss, EagerLoss) else zfits_own(loss, other)
 
     return __add__
 

@@ -6,7 +6,9 @@ import functools
 import hashlib
 import operator
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +64,6 @@ class Workspace:
         >>> result = zfit_fnf.Minuit().minimize(nll)
     """
 
-    _unpacked: tempfile.TemporaryDirectory[str] | None = None
-
     def __init__(self, text: Text, document: Document, *, files: bool = True):
         self._text, self.document = text, (document := inlined(text, document))
         self.path = text.path
@@ -90,10 +90,15 @@ class Workspace:
             return cls(text, parse(text), files=files)
         from .pack import unpack
 
-        folder = tempfile.TemporaryDirectory()
-        text = Text(unpack(Path(path), Path(folder.name)))
-        read = cls(text, parse(text), files=files)
-        read.path, read._unpacked = Path(path), folder  # as long as it is needed
+        folder = tempfile.mkdtemp()
+        try:
+            text = Text(unpack(Path(path), Path(folder)))
+            read = cls(text, parse(text), files=files)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        read.path = Path(path)
+        weakref.finalize(read, shutil.rmtree, folder, ignore_errors=True)  # as long as it is needed
         return read
 
     def __repr__(self) -> str:
