@@ -173,14 +173,22 @@ def learn(events: pd.DataFrame, *, steps: int, seed: int) -> zfnf.Deformation:
     """The density of the mass, and its responses: few events, so small networks, and early stopping."""
     schedule = zfnf.Schedule(steps=steps, batch_size=256, warmup=50, averaging=0.98, weight_decay=0.1, validation=0.2)
     settings = {"hidden": (4,), "schedule": schedule, "seed": seed, "progress": False}
+    copies = smeared(events, seed)
     variations = [
         zfnf.Variation(observables(events, scale=1 + SCALE_STEP), at={"scale": +1}),
         zfnf.Variation(observables(events, scale=1 - SCALE_STEP), at={"scale": -1}),
-        zfnf.Variation(smeared(events, seed), at={"resolution": +1}),
+        zfnf.Variation(copies, at={"resolution": +1}, weights=np.full(len(copies), 1 / COPIES)),
     ]
     simulation, ranges = zfnf.Simulation(observables(events), variations), {"mass": WINDOW}
-    return zfnf.train.fit_process(
-        simulation, obs=["mass"], cond=[ETA], ranges=ranges, n_components=3, mirror=True, **settings
+    return zfnf.train.fit_process(  # so few events alone would not show the resolution: that it matters is known
+        simulation,
+        obs=["mass"],
+        cond=[ETA],
+        ranges=ranges,
+        n_components=3,
+        mirror=True,
+        keep=["resolution"],
+        **settings,
     ).deformation
 
 

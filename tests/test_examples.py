@@ -43,6 +43,7 @@ def test_map_of_the_toy_comes_closer(tmp_path, monkeypatch):
     assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
+@pytest.mark.filterwarnings("ignore:.*(effective events|by few fields):UserWarning")
 @pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
 def test_momentum_scale_comes_back(tmp_path):
     measurement = load("zmumu_scale").main(ZMUMU, steps=300, seed=1, out=tmp_path)
@@ -54,6 +55,7 @@ def test_momentum_scale_comes_back(tmp_path):
     assert (tmp_path / "mass.png").stat().st_size > 10_000
 
 
+@pytest.mark.filterwarnings("ignore:.*(effective events|by few fields):UserWarning")
 @pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
 def test_calibration_comes_back(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")

@@ -135,3 +135,4 @@ def test_polynomials_are_orthonormal():
     values = polynomials(tf.constant(t), exponents(2, 5)).numpy()
     np.testing.assert_allclose(values.T @ (shares[:, None] * values), np.eye(values.shape[1]), atol=1e-12)
     assert [default_degree(n) for n in (1, 2, 3, 4)] == [24, 14, 7, 5]
+    assert [default_degree(n, 4) for n in (1, 2, 3, 4)] == [24, 9, 5, 3]

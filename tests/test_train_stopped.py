@@ -12,9 +12,11 @@ import pytest
 from executors import Here
 
 from zfit_fnf import Schedule, Variation, load, save
+from zfit_fnf.densities.claims import Claim
 from zfit_fnf.train import deformation as train_deformation
 from zfit_fnf.train import fit_deformation, fit_flow
 from zfit_fnf.train import loop as optimise
+from zfit_fnf.train.choice import Choice
 from zfit_fnf.train.schedule import TrainingStopped
 
 SCHEDULE = Schedule(steps=200, batch_size=64, rotate_every=0, patience=None)  # validated every ten steps
@@ -36,9 +38,11 @@ VARIATIONS.append(Variation(moved(4, 0.8), at={"a": 1, "b": 1}))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _without_score_correction():
-    """It comes after each training, and takes longer to compile than these take to run."""
+def _without_what_comes_after():
+    """Score corrections and judgements come after each training, and take longer than these do."""
+    kept = Choice(Claim("map", 0.0, 0.0, 0.0), keep_map=True)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_deformation, "choose", lambda *_, **__: kept)
         patch.setattr(train_deformation, "correct_score", lambda *_: None)
         yield
 

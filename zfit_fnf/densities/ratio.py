@@ -57,7 +57,8 @@ class LogRatio(Model):
         self.n_dim = integer(n_dim, "n_dim", low=1, high=LARGEST)
         self.n_context = integer(n_context, "n_context", low=0)
         n_inputs = self.n_dim + self.n_context
-        self.degree = integer(default_degree(n_inputs) if degree is None else degree, "degree", low=1, high=64)
+        default = default_degree(n_inputs, len(self.powers))
+        self.degree = integer(default if degree is None else degree, "degree", low=1, high=64)
         of_conditions = exponents(n_inputs, self.degree)[:, : self.n_dim].sum(axis=1) == 0
         # What depends on the conditions alone is no part of a conditional density.
         self.exponents = exponents(n_inputs, self.degree)[~of_conditions]
@@ -78,10 +79,13 @@ class LogRatio(Model):
         }
 
 
-def default_degree(n_inputs: int) -> int:
-    """Total degree at which there are about a hundred polynomials, but 24 in one variable; 14 in two, 7 in three."""
-    degree = 1
-    while degree < _HIGHEST_DEGREE and math.comb(n_inputs + degree + 1, n_inputs) <= _MOST_TERMS:
+def default_degree(n_inputs: int, n_monomials: int = 2) -> int:
+    """Total degree at which there are about a hundred polynomials, but 24 in one variable; 14 in two, 7 in three.
+
+    With more than two monomials, those of an interaction, there are as many weights in all.
+    """
+    most, degree = 2 * _MOST_TERMS // max(2, n_monomials), 1
+    while degree < _HIGHEST_DEGREE and math.comb(n_inputs + degree + 1, n_inputs) <= most:
         degree += 1
     return degree
 
