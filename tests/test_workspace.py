@@ -151,6 +151,7 @@ MISTAKES = {
     "unknown function": ("data: kappa_squared", "data: kappa_squard", "did you mean 'kappa_squared'"),
     "unknown nuisance of a group": ("[jes, eff]", "[jes, ef]", "line 38: .*did you mean 'eff'"),
     "unknown blinded parameter": ("{parameters: [mu]", "{parameters: [mo]", "line 39: .*'mo'"),
+    "a blinded nuisance": ("{parameters: [mu]", "{parameters: [jes]", "line 39: .*'jes' is a nuisance .*not blinded"),
     "unknown nuisance of a shape": ("{name: jes, type: shape}", "{name: jer, type: shape}", "did you mean 'jes'"),
     "unknown nuisance of a yield": ("{name: eff, type: normsys", "{name: ef, type: normsys", "did you mean 'eff'"),
     "variations that nothing uses": ("    - {name: jes, type: shape}\n", "", "nothing uses the variations of 'jes'"),

@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 
 import zfit_fnf
 from zfit_fnf.cli import NOT_VALID, app
+from zfit_fnf.limits import DiscoveryResult, LimitResult
 from zfit_fnf.results import FitSummary
-from zfit_fnf.storage.results import read_envelope
+from zfit_fnf.storage.results import plain, read_envelope
 from zfit_fnf.toys import ToyFits
 from zfit_fnf.workspace import Workspace, WorkspaceError, training
 from zfit_fnf.workspace.analysis import Analysis
-from zfit_fnf.workspace.blinding import offsets_of
+from zfit_fnf.workspace.blinding import hidden, offsets_of, text_of
 
 ANALYTIC = """\
 version: 1
@@ -196,6 +197,58 @@ def test_a_blinded_analysis_does_not_tell(analysis, blinded):
     assert np.isnan(yields.table["postfit"]).all()
     unblinded = Analysis(blinded.workspace, blinded.out, unblind=True)
     assert (unblinded.offsets, unblinded.results) == ({}, blinded.out / "unblinded" / "results")
+
+
+def test_what_depends_on_the_distance_from_zero_is_hidden():
+    offsets = {"mu": 0.31}
+    scan = pd.DataFrame({"observed": [1.0, 0.04], "expected": [1.0, 0.03]}, index=[0.0, 1.2])
+    limit = hidden(LimitResult("mu", 0.95, 1.171, (0.1, 0.2, 0.3, 0.4, 0.5), 0.847, scan), offsets)
+    found = hidden(DiscoveryResult("mu", 0.0, 0.847, 3.21, 0.01, 0.847, 3.11, 0.02), offsets)
+    for shown in (
+        text_of(limit, offsets),
+        text_of(found, offsets),
+        json.dumps(plain([limit.to_dict(), found.to_dict()])),
+    ):
+        # neither the value, nor the offset, nor the sum of both, which a fit shows
+        assert not any(secret in shown for secret in ("0.847", "1.157", "0.31", "1.171", "3.21", "3.11"))
+    assert limit.expected[2] == 0.3
+    assert "expected          0.3" in text_of(limit, offsets)
+    table = pd.DataFrame(
+        {
+            "value": [0.0, 2.0],
+            "error": [np.nan, 0.1],
+            "lower": np.nan,
+            "upper": np.nan,
+            "measured": np.nan,
+            "label": "x",
+        },
+        index=["mu", "b"],
+    )
+    fit = FitSummary(table, pd.DataFrame(np.eye(2), ["mu", "b"], ["mu", "b"]), 1.0, False, "mu at 0", {})
+    assert np.isnan(hidden(fit, offsets).parameters.loc["mu", "value"])  # at a limit, which everybody knows
+    assert hidden(fit, offsets).parameters.loc["b", "value"] == 2.0
+
+
+def test_messages_do_not_tell(blinded, monkeypatch):
+    def broken(*arguments, **settings):
+        raise RuntimeError("no limit found: the likelihood around mu = 1.0234 is not smooth")
+
+    monkeypatch.setattr("zfit_fnf.workspace.analysis.upper_limit", broken)
+    with pytest.raises(RuntimeError, match=r"the likelihood around mu = \.\.\. is not smooth"):
+        blinded.limit()
+    with pytest.raises(ValueError, match="make the bounds wider"):
+        blinded.scan(n_sigma=100.0)
+
+
+def test_results_of_other_data_or_densities_are_not_shown(folder, analysis, data, tmp_path):
+    (tmp_path / "analysis.yaml").write_text(ANALYTIC, encoding="utf-8")
+    (tmp_path / "data.csv").write_bytes((folder / "data.csv").read_bytes())
+    there = Analysis(Workspace.read(tmp_path / "analysis.yaml"), tmp_path / "results")
+    there._keep("fit", FitSummary.of(analysis.result))
+    again = Analysis(Workspace.read(tmp_path / "analysis.yaml"), tmp_path / "results")
+    assert set(again.kept()) == {"fit"}
+    np.savetxt(tmp_path / "data.csv", data[1:], header="m", comments="")
+    assert Analysis(Workspace.read(tmp_path / "analysis.yaml"), tmp_path / "results").kept() == {}
 
 
 # --- training ----------------------------------------------------------------------------------------------------------

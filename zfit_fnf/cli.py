@@ -240,7 +240,6 @@ def run(workspace: Path_, out: Out, jobs: Jobs = 1, measurement: Name = None, un
     """Train, validate, fit, scan, limit, significance, impacts, figures and report, one after the other."""
     with _analysis(workspace, out, measurement, unblind, False) as analysis:
         from .report import write_report
-        from .workspace.figures import draw
 
         analysis.workspace.train(out, jobs=jobs, echo=typer.echo)
         verdicts = analysis.validate()
@@ -253,7 +252,6 @@ def run(workspace: Path_, out: Out, jobs: Jobs = 1, measurement: Name = None, un
                 _show(step(), analysis, False)
             except ValueError as error:  # such as a limit on a parameter that cannot be zero
                 typer.echo(f"no {step.__name__}: {error}")
-        draw(analysis)
         typer.echo(f"\nthe report is {write_report(analysis)}")
         if not (result.valid and all(one.passed for one in verdicts.values())):
             raise typer.Exit(NOT_VALID)

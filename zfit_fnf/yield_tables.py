@@ -48,14 +48,21 @@ class YieldTable:
             r"channel & process & pre-fit & post-fit & observed \\",
             r"\hline",
         ]
-        for channel, process, *numbers in self._rows(r" $\pm$ "):
+        for channel, process, *numbers in self.rounded(r" $\pm$ ").itertuples(index=False):
             names = (name.replace("_", r"\_") for name in (channel, process))
             lines.append(" & ".join([*names, *numbers]) + r" \\" + (r" \hline" if process == _TOTAL else ""))
         return "\n".join([*lines, r"\end{tabular}"])
 
+    def rounded(self, sign: str = " +- ") -> pd.DataFrame:
+        """The table as texts, with two digits of errors: ``channel``, ``process``, ``prefit``, ``postfit`` and ``observed``.
+
+        Args:
+            sign: What is between a number and its error.
+        """
+        return pd.DataFrame(list(self._rows(sign)), columns=["channel", "process", "prefit", "postfit", "observed"])
+
     def __str__(self) -> str:
-        columns = ["channel", "process", "prefit", "postfit", "observed"]
-        return pd.DataFrame(list(self._rows(" +- ")), columns=columns).to_string(index=False)
+        return self.rounded().to_string(index=False)
 
     def _rows(self, sign: str) -> Iterator[list[str]]:
         for (channel, process), row in self.table.iterrows():

@@ -17,6 +17,7 @@ from ..storage import load
 from ..storage.results import read_envelope
 from ..workspace.analysis import Analysis
 from ..workspace.blinding import text_of
+from ..workspace.figures import are_drawn, draw
 from ..workspace.schema import Channel, Document, Sample
 from ..workspace.training import read_record
 from ..yield_tables import YieldTable
@@ -24,9 +25,11 @@ from .style import STYLE
 
 __all__ = ["write_report"]
 
+_KINDS = {"factor": "factor", "nuisance": "nuisance", "lumi": "nuisance (luminosity)", "free": "free parameter"}
+
 
 def write_report(analysis: Analysis) -> Path:
-    """Write ``report.html`` into the folder of an analysis, of the results and figures that are there.
+    """Write ``report.html`` of the results that are there into the folder of an analysis; draws figures that are not up to date.
 
     Args:
         analysis: The analysis; its fit is repeated.
@@ -34,10 +37,13 @@ def write_report(analysis: Analysis) -> Path:
     Returns:
         The file.
     """
-    fit, results = analysis.fit(), analysis.kept()
+    fit = analysis.fit()
+    if not are_drawn(analysis):
+        draw(analysis)
+    results = analysis.kept()
     sections = {
         "Result": _headline(analysis, fit, results),
-        "Model": _model(analysis.workspace.document),
+        "Model": _model(analysis.workspace.document) + _parameters(analysis),
         "Verdicts on the densities": _verdicts(results),
         "Fit": _fit(fit),
         "Expected events": _yields(analysis.yields()),
@@ -82,8 +88,9 @@ def _headline(analysis: Analysis, fit: FitSummary, results: Mapping[str, Path]) 
             cards.append(f"{_text(name)}<b>{one['value']:.4g} <small>{down:+.3g} {up:+.3g}</small></b>")
     if "limit" in results:
         limit = load(results["limit"])
+        shown = "hidden" if math.isnan(limit.observed) else f"{limit.observed:.4g}"
         cards.append(
-            f"{100 * limit.cl:g} % CLs limit on {_text(limit.poi)}<b>{limit.observed:.4g}</b>expected {limit.expected[2]:.4g}"
+            f"{100 * limit.cl:g} % CLs limit on {_text(limit.poi)}<b>{shown}</b>expected {limit.expected[2]:.4g}"
         )
     if "significance" in results:
         found = load(results["significance"])
@@ -110,7 +117,7 @@ def _channel(channel: Channel) -> str:
             f"<h3>{_text(channel.name)}</h3><p>Binned: {_text(of)} of a HistFactory workspace, evaluated by pyhf.</p>"
         )
     observables = ", ".join(
-        f"{_text(name)} in {one.range[0]:g} to {one.range[1]:g} {_text(one.unit or '')}"
+        f"{_text(name)} in {one.range[0]:g} to {one.range[1]:g} {_text(one.unit or '')}".rstrip()
         for name, one in channel.observables.items()
     )
     rows = [
@@ -122,8 +129,27 @@ def _channel(channel: Channel) -> str:
         }
         for sample in channel.samples
     ]
-    text = _table(pd.DataFrame(rows), words=True)
+    text = _table(pd.DataFrame(rows), words=4)
     return f"<h3>{_text(channel.name)}</h3><p>Unbinned in {observables}.</p>{text}"
+
+
+def _parameters(analysis: Analysis) -> str:
+    """What the measurement says of each parameter."""
+    rows = []
+    for name, one in analysis.workspace.parameters(analysis.measurement.name).items():
+        settings = one.settings
+        measured = (0.0, 1.0) if one.kind == "nuisance" else (*(settings.auxdata or ()), *(settings.sigmas or ()))
+        rows.append(
+            {
+                "parameter": name,
+                "is": "of interest" if name in analysis.measurement.config.poi else _KINDS[one.kind],
+                "starts at": f"{settings.inits[0]:g}" if settings.inits else "",
+                "bounds": "{:g} to {:g}".format(*settings.bounds[0]) if settings.bounds else "",
+                "measured as": " \N{PLUS-MINUS SIGN} ".join(f"{number:g}" for number in measured),
+                "fixed": "yes" if settings.fixed else "",
+            }
+        )
+    return f"<h3>Parameters</h3>{_table(pd.DataFrame(rows), words=2)}" if rows else ""
 
 
 def _density(sample: Sample) -> str:
@@ -158,8 +184,9 @@ def _fit(fit: FitSummary) -> str:
 
 
 def _yields(yields: YieldTable) -> str:
-    table = yields.table.reset_index()
-    return _table(table[["channel", "process", "prefit", "postfit", "postfit_error", "observed"]])
+    table = yields.rounded(" \N{PLUS-MINUS SIGN} ")
+    table["postfit"] = table["postfit"].str.replace(r"^nan.*", "hidden", regex=True)
+    return _table(table.rename(columns={"prefit": "pre-fit", "postfit": "post-fit"}), words=2)
 
 
 def _ranking(results: Mapping[str, Path]) -> str:
@@ -169,14 +196,18 @@ def _ranking(results: Mapping[str, Path]) -> str:
     columns = [
         name for name in ("value", "error", "pull", "down", "up", "prefit_down", "prefit_up") if name in ranking.table
     ]
-    return _table(ranking.table[columns].rename_axis("nuisance").reset_index())
+    table = ranking.table[columns].map(lambda number: f"{number:.4f}" if abs(number) < 1e3 else f"{number:.4g}")
+    return _table(table.rename_axis("nuisance").reset_index())
 
 
 def _uncertainties(results: Mapping[str, Path]) -> str:
     ranking = load(results["impacts"]) if "impacts" in results else None
     if ranking is None or not len(ranking.groups):
         return ""
-    text = f"<p>What the error of {_text(ranking.parameter)}, {ranking.error:.4g}, is made of.</p>"
+    text = (
+        f"<p>What the error of {_text(ranking.parameter)}, {ranking.error:.4g}, is made of: the error with the nuisances of a "
+        "part frozen; their part of it, the difference of the squares; and the same from shifted auxiliary measurements.</p>"
+    )
     return text + _table(ranking.groups.rename_axis("part").reset_index())
 
 
@@ -196,7 +227,7 @@ def _trainings(analysis: Analysis) -> str:
             )
             problems += [f"{task.name}: {one}" for one in record.problems]
     text = "".join(f'<p class="warning">{_text(one)}</p>' for one in problems)
-    return (_table(pd.DataFrame(rows), words=True) if rows else "") + text
+    return (_table(pd.DataFrame(rows), words=1) if rows else "") + text
 
 
 def _versions(analysis: Analysis, results: Mapping[str, Path]) -> str:
@@ -233,17 +264,20 @@ def _printed(analysis: Analysis, results: Mapping[str, Path], *names: str) -> st
     return "".join(f"<pre>{_text(one)}</pre>" for one in texts)
 
 
-def _table(table: pd.DataFrame, *, words: bool = False) -> str:
+def _table(table: pd.DataFrame, *, words: int = 1) -> str:
+    """A table, whose first columns are words."""
     if not len(table):
         return ""
-    kind = " class=text" if words else ""
-    head = "".join(f"<th{kind}>{_text(column)}</th>" for column in table.columns)
+    head = _cells(table.columns, words, "th")
     rows = "".join(f"<tr>{_cells(row, words)}</tr>" for row in table.itertuples(index=False))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _cells(values: Iterable[Any], words: bool) -> str:
-    return "".join(f"<td{' class=text' if words else ''}>{_text(_shown(value))}</td>" for value in values)
+def _cells(values: Iterable[Any], words: int, tag: str = "td") -> str:
+    cells = enumerate(values)
+    return "".join(
+        f"<{tag}{' class=text' if index < words else ''}>{_text(_shown(one))}</{tag}>" for index, one in cells
+    )
 
 
 def _shown(value: Any) -> str:

@@ -21,14 +21,14 @@ from ..common.files import complete
 from ..diagnostics import ValidationReport, validate
 from ..limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from ..minimize import Minuit
-from ..param import Nuisance
+from ..param import Nuisance, limits_of
 from ..results import FitSummary
 from ..scans import ContourScan, Impacts, ProfileScan
 from ..storage import load
 from ..storage.results import read_envelope, save_result
 from ..toys import ToyFits, fit_toys
 from ..yield_tables import YieldTable, yield_table
-from .blinding import hidden, offsets_of
+from .blinding import hidden, offsets_of, without_numbers
 from .names import measurement_of
 from .training import model_path, simulation_of
 from .workspace import Model, Workspace
@@ -129,6 +129,8 @@ class Analysis:
         names = parameters or (self.poi,)
         if len(names) > 2:
             raise ValueError(f"one parameter is scanned, or two; got {', '.join(names)}")
+        for name in set(names) & set(self.offsets):
+            self._check_scan(name, n_sigma)
         settings: dict[str, Any] = {"n_points": points, "n_sigma": n_sigma, "progress": self.progress}
         scan: ProfileScan | ContourScan
         with self._listening():
@@ -137,6 +139,17 @@ class Analysis:
             else:
                 scan = scans.profile(self.loss, self.result, names[0], **settings)
         return self._keep("_".join(["scan", *names]), scan)
+
+    def _check_scan(self, name: str, n_sigma: float) -> None:
+        """A scan that is cut off at a limit of a blinded parameter would tell how far its best fit is from there."""
+        for parameter, found in self.result.params.items():
+            reach = n_sigma * float(found.get("hesse", {}).get("error", np.nan))
+            low, high = limits_of(parameter)
+            if parameter.name == name and not low < found["value"] - reach < found["value"] + reach < high:
+                raise ValueError(
+                    f"a scan of {name!r}, which is blinded, would end at its bounds and so tell where the best fit is: scan "
+                    "fewer standard deviations, or make the bounds wider"
+                )
 
     def limit(self, poi: str | None = None, *, cl: float = 0.95, prefit: bool = False) -> LimitResult:
         """CLs upper limit on a parameter.
@@ -244,10 +257,15 @@ class Analysis:
         values = self.prefit if prefit else {one: found["value"] for one, found in self.result.params.items()}
         zfit.param.set_values(list(values), list(values.values()))
 
-    @property
+    @cached_property
     def _document(self) -> dict[str, str]:
-        """What results belong to."""
-        return {"name": self.workspace.name, "sha256": self.workspace.sha256, "measurement": self.measurement.name}
+        """What results belong to: the document, the data and the trained densities."""
+        return {
+            "name": self.workspace.name,
+            "sha256": self.workspace.sha256,
+            "inputs": self.workspace.inputs(self.out),
+            "measurement": self.measurement.name,
+        }
 
     def _keep(self, name: str, result: Any, **more: Any) -> Any:
         shown = hidden(result, self.offsets)
@@ -263,8 +281,14 @@ class Analysis:
         """Warnings are collected, for the report, and shown at the end of each command."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            yield
-        self.warnings += [str(one.message) for one in caught if str(one.message) not in self.warnings]
+            try:
+                yield
+            except (ValueError, RuntimeError) as error:
+                if (message := without_numbers(str(error), self.offsets)) == str(error):
+                    raise
+                raise type(error)(message) from None
+        messages = [without_numbers(str(one.message), self.offsets) for one in caught]
+        self.warnings += [one for one in dict.fromkeys(messages) if one not in self.warnings]
 
 
 def _together(first: ToyFits, second: ToyFits) -> ToyFits:

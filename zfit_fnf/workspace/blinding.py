@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,11 +13,11 @@ from scipy.stats import norm
 
 from ..limits import DiscoveryResult, LimitResult
 from ..results import FitSummary
-from ..scans import ContourScan, Impacts, ProfileScan
+from ..scans import ContourScan, ProfileScan
 from ..toys import ToyFits
 from .schema import Blinding
 
-__all__ = ["hidden", "offsets_of", "text_of"]
+__all__ = ["hidden", "offsets_of", "text_of", "without_numbers"]
 
 
 def offsets_of(blinding: Blinding | None) -> dict[str, float]:
@@ -29,9 +30,9 @@ def offsets_of(blinding: Blinding | None) -> dict[str, float]:
 
 
 def hidden(result: Any, offsets: Mapping[str, float]) -> Any:
-    """A result with the offsets added to the values of parameters; differences, errors and widths stay as they are.
+    """A result with the offsets added to the values of parameters; differences and errors stay as they are.
 
-    Significances are left out, as they are the distance of the true value from zero.
+    What depends on the distance of the value from zero is left out: significances and observed limits, and values at limits.
 
     Args:
         result: A fit, scan, limit, significance, ranking or toys.
@@ -43,8 +44,8 @@ def hidden(result: Any, offsets: Mapping[str, float]) -> Any:
         case FitSummary():
             table = result.parameters.copy()
             for name, offset in offsets.items():
-                if name in table.index:
-                    table.loc[name, "value"] += offset
+                if name in table.index:  # without an error it is at a limit, which is known
+                    table.loc[name, "value"] += offset if math.isfinite(table.loc[name, "error"]) else math.nan
             return replace(result, parameters=table, message=result.message and "see the result after unblinding")
         case ProfileScan(parameter=name) if name in offsets:
             return replace(result, values=result.values + offsets[name], best_fit=result.best_fit + offsets[name])
@@ -53,32 +54,25 @@ def hidden(result: Any, offsets: Mapping[str, float]) -> Any:
             best = (result.best_fit[0] + a, result.best_fit[1] + b)
             return replace(result, values=(first + a, second + b), best_fit=best)
         case LimitResult(poi=name) if name in offsets:
-            shift, scan = offsets[name], result.scan.copy()
-            scan.index = (scan.index + shift).rename(scan.index.name)
-            limits = tuple(limit + shift for limit in result.expected)
-            return replace(
-                result, observed=result.observed + shift, expected=limits, best_fit=result.best_fit + shift, scan=scan
-            )
+            # Expected limits do not depend on the value; how far the observed one is above the best fit does.
+            scan = result.scan.drop(columns="observed", errors="ignore")
+            return replace(result, observed=math.nan, best_fit=math.nan, scan=scan)
         case DiscoveryResult(poi=name) if name in offsets:
             told = math.isclose(result.expected_at, result.best_fit)
             return replace(
                 result,
-                best_fit=result.best_fit + offsets[name],
+                best_fit=math.nan,
                 significance=math.nan,
                 p_value=math.nan,
-                expected_at=result.expected_at + offsets[name] if told else result.expected_at,
+                expected_at=math.nan if told else result.expected_at,
                 expected_significance=math.nan if told else result.expected_significance,
                 expected_p_value=math.nan if told else result.expected_p_value,
             )
-        case Impacts(parameter=name, table=table) if set(offsets) & set(table.index):
-            moved = table.copy()
-            for one in set(offsets) & set(table.index):
-                moved.loc[one, "value"] += offsets[one]
-            return replace(result, table=moved)
         case ToyFits():
             truth = {name: value + offsets.get(name, 0.0) for name, value in result.truth.items()}
             values = result.values + [offsets.get(name, 0.0) for name in result.values.columns]
-            return replace(result, truth=truth, values=values)
+            at_limits = result.errors.isna() & [name in offsets for name in values.columns]
+            return replace(result, truth=truth, values=values.mask(at_limits))
     return result
 
 
@@ -92,5 +86,13 @@ def text_of(result: Any, offsets: Mapping[str, float]) -> str:
     text = str(result)
     if not offsets:
         return text
-    names = ", ".join(offsets)
-    return f"{text.replace('nan sigma, p = nan', 'hidden')}\n(blinded: values of {names} have a secret offset)"
+    if isinstance(result, LimitResult):
+        text = text.replace("not looked at", "hidden").replace(" (before any fit)", "")
+    text = re.sub(r"\bnan\b", "hidden", text.replace("nan sigma, p = nan", "hidden"))
+    return f"{text}\n(blinded: values of {', '.join(offsets)} have a secret offset)"
+
+
+def without_numbers(text: str, offsets: Mapping[str, float]) -> str:
+    """A message without its numbers, if it speaks of a parameter that is blinded."""
+    told = any(re.search(rf"\b{re.escape(name)}\b", text) for name in offsets)
+    return re.sub(r"(?<![\w.])[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?(?!\w)", "...", text) if told else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,11 @@ from .analysis import Analysis
 from .schema import Channel
 from .training import model_path
 
-__all__ = ["draw"]
+__all__ = ["are_drawn", "draw"]
 
 _ROWS = 30  # of a page of a ranking
+_OF_RESULTS = ("scan", "limit", "impacts")
+_DRAWN = "drawn.txt"
 
 
 def draw(analysis: Analysis, *, n_events: int = 50_000, seed: int = 1) -> list[Path]:
@@ -40,15 +43,29 @@ def draw(analysis: Analysis, *, n_events: int = 50_000, seed: int = 1) -> list[P
     """
     folder = analysis.place / "plots"
     folder.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.glob("*.png"):
-        earlier.unlink()
+    for earlier in (*folder.glob("*.png"), folder / _DRAWN):
+        earlier.unlink(missing_ok=True)
     drawn = itertools.chain(
         _of_results(analysis, folder),
         _of_fit(analysis, folder),
         _of_trainings(analysis, folder),
         _projections(analysis, folder, n_events, seed),
     )
-    return list(drawn)
+    files = list(drawn)
+    (folder / _DRAWN).write_text(_state(analysis), encoding="utf-8")
+    return files
+
+
+def are_drawn(analysis: Analysis) -> bool:
+    """Whether the figures are those of the results that are there."""
+    drawn = analysis.place / "plots" / _DRAWN
+    return drawn.is_file() and drawn.read_text(encoding="utf-8") == _state(analysis)
+
+
+def _state(analysis: Analysis) -> str:
+    """Checksum of everything that is drawn; a fit belongs to the workspace."""
+    kept = [path.read_bytes() for name, path in analysis.kept().items() if name.startswith(_OF_RESULTS)]
+    return hashlib.sha256(b"".join([analysis.workspace.inputs(analysis.out).encode(), *kept])).hexdigest()
 
 
 def _of_results(analysis: Analysis, folder: Path) -> Iterator[Path]:

@@ -338,6 +338,10 @@ def _check_measurements(text: Text, document: Document) -> None:
     for name in document.blinding.parameters if document.blinding else []:
         if name not in every:
             raise text.error(("blinding", "parameters"), f"there is no parameter {name!r}{nearest(name, every)}")
+        if every[name].kind in ("nuisance", "lumi"):
+            raise text.error(
+                ("blinding", "parameters"), f"{name!r} is {_KINDS[every[name].kind]}, which is not blinded"
+            )
 
 
 def _check_declared(text: Text, document: Document, every: dict[str, Parameter], functions: list[str]) -> None:

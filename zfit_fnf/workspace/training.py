@@ -28,7 +28,7 @@ from .document import WorkspaceError
 from .events import files_of, read_simulation
 from .schema import Channel, NormSys, Sample, Shape, Source, Training
 
-__all__ = ["Record", "Task", "model_path", "read_record", "simulation_of", "train_all"]
+__all__ = ["Record", "Task", "checksum_of", "model_path", "read_record", "simulation_of", "train_all"]
 
 MODELS = "models"
 """Folder of the model files, in that of the results."""
@@ -326,14 +326,15 @@ def _inputs(task: Task) -> dict[str, str]:
 
 
 def _checksum(task: Task, sources: list[Source], *settings: Any) -> str:
-    files = [[_of_file(path, *_mark(path)) for path in files_of(source, task.folder)] for source in sources]
+    files = [[checksum_of(path) for path in files_of(source, task.folder)] for source in sources]
     content = [[source.model_dump(exclude={"file"}) for source in sources], files, settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _mark(path: Path) -> tuple[int, int]:
+def checksum_of(path: Path) -> str:
+    """Checksum of the content of a file."""
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return _of_file(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import operator
 import os
 import shutil
@@ -170,6 +171,24 @@ class Workspace:
         from .training import train_all
 
         return train_all(self.tasks(out, progress=progress), jobs=jobs, progress=progress, echo=echo)
+
+    def inputs(self, trained: str | os.PathLike[str]) -> str:
+        """Checksum of all that a likelihood is made of: the document, binned channels, observed events and densities.
+
+        Args:
+            trained: Folder of the results of `train`.
+        """
+        from .training import checksum_of, model_path, read_record
+
+        parts: list[Any] = [self.document.model_dump(mode="json")]
+        for channel in self.document.channels:
+            parts += [checksum_of(path) for path in files_of(channel.data, self.folder)] if channel.data else []
+            parts += [checksum_of(self.folder / sample.model) for sample in channel.samples if sample.model]
+        for task in self.tasks(trained):
+            record, path = read_record(task.out, task.name), model_path(task.out, task.name)
+            if record is not None and path.is_file():
+                parts += [checksum_of(path), record.expected, record.rates]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     # --- the likelihood -----------------------------------------------------------------------------------------------
 
