@@ -17,7 +17,7 @@ from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.param import read_once, values_of
 from zfit_fnf.toys import toy
 
-N_THREADS = 4
+N_THREADS = 3
 
 
 def random_flow(seed):
@@ -49,7 +49,7 @@ def likelihood(deformations, a, b, data, *, foreign=False):
 def setting():
     a, b = zfnf.nuisance("a"), zfnf.nuisance("b")
     data = {"y": np.random.default_rng(0).normal(size=500)}
-    return [deformation(k) for k in range(3)], a, b, data
+    return [deformation(k) for k in range(2)], a, b, data
 
 
 def together(function, arguments):

@@ -19,7 +19,7 @@ from .loss import EventDensity, drawn_events
 from .param import Nuisance
 from .pdf import sum_components, sum_shares
 from .samples import Sample
-from .state import seeded
+from .state import seeds_from
 from .toys import Values
 
 __all__ = [
@@ -67,7 +67,8 @@ def component_samples(
     if len(set(labels)) < len(labels):
         raise ValueError(f"the components of {model.name!r} have the labels {labels}: give each its own label=")
     values = dict(params.items()) if params else {}  # a dict also of `FitResult.values`, which is not one
-    with zfit.param.set_values(values, clip=True), seeded(seed) as seeds:
+    seeds = seeds_from(seed)
+    with zfit.param.set_values(values, clip=True):
         yields = sum_shares(model) * (float(model.get_yield().value()) if total is None else total)
         return {
             label: _sample(part, model, expected, n_events, next(seeds))

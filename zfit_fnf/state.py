@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from .param import auxiliary_measurement
 
-__all__ = ["current_values", "global_observables", "measured_values", "preserved", "seeded"]
+__all__ = ["current_values", "global_observables", "measured_values", "preserved", "seeded", "seeds_from"]
 
 
 @contextmanager
@@ -66,22 +66,34 @@ def current_values(parameters: Iterable[zfit.Parameter]) -> dict[zfit.Parameter,
     return {parameter: float(parameter.value()) for parameter in parameters}
 
 
+def seeds_from(seed: int) -> Iterator[np.ndarray]:
+    """Seed pairs, without end, that a number determines.
+
+    Args:
+        seed: The number.
+    """
+    return (np.random.SeedSequence([seed, n]).generate_state(2).astype(np.int32) for n in itertools.count())
+
+
 _drawing = threading.RLock()
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[Iterator[np.ndarray]]:
+def seeded(seed: np.ndarray, *, tensorflow: bool = True) -> Iterator[None]:
     """Seed zfit's and TensorFlow's generators; afterwards they go on as what was before determines.
 
     There is one of each, so that other threads wait meanwhile. What learned densities draw does not depend on them.
 
-    Yields:
-        Seed pairs for learned densities, without end.
+    Args:
+        seed: The seed pair.
+        tensorflow: Whether TensorFlow's generator is of use: seeding it makes TensorFlow forget every function that it has
+            optimised, which costs a second and more.
     """
     with _drawing:
         afterwards = int(zfit.z.random.get_prng().uniform((), maxval=2**31 - 1, dtype=tf.int32))
-        zfit.settings.set_seed(seed, numpy=False)
+        within = int(np.random.default_rng([int(part) for part in np.abs(seed.astype(np.int64))]).integers(2**31))
+        zfit.settings.set_seed(within, numpy=False, backend=tensorflow or False)
         try:
-            yield (np.random.SeedSequence([seed, n]).generate_state(2).astype(np.int32) for n in itertools.count())
+            yield
         finally:
-            zfit.settings.set_seed(afterwards, numpy=False)
+            zfit.settings.set_seed(afterwards, numpy=False, backend=tensorflow or False)

@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 
 from ..loss import EventChunks, EventDensity, drawn_events, event_kernel, scores
 from ..pdf import columns, sum_components
-from ..state import seeded
+from ..state import seeds_from
 from .processes import Process, SimulatedPoint
 
 __all__ = ["Draws", "ScoredEvents", "SimulatedMeans", "at_point"]
@@ -106,11 +106,10 @@ class Draws:
         self._processes = {one.index: one for one in processes}
         keys = [(one.index, k) for one in processes for k in (None, *range(len(one.points)))]
         components, each = sum_components(model), -(-n_draws // len(keys))
-        with seeded(seed) as seeds:
-            events = []
-            for index, k in keys:
-                with at_point(self._processes[index], k):
-                    events.append(drawn_events(model, components[index], each, next(seeds)))
+        events, seeds = [], seeds_from(seed)
+        for index, k in keys:
+            with at_point(self._processes[index], k):
+                events.append(drawn_events(model, components[index], each, next(seeds)))
         x = np.concatenate(events)
         self.n = len(x)
         self._scored = ScoredEvents(model, x, share)

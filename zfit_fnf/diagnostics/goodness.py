@@ -23,7 +23,7 @@ from ..arguments import check_likelihood, count
 from ..common.optional import require
 from ..loss import EventDensity, UnbinnedChannel, channels_of, constraint_kernel, drawn_events
 from ..minimize import Minuit
-from ..state import current_values, measured_values, preserved, seeded
+from ..state import current_values, measured_values, preserved, seeds_from
 from ..toys import fits_of, toy
 from .two_sample import held_out_log_odds
 
@@ -118,8 +118,8 @@ def goodness_of_fit(
     minimizer = Minuit() if minimizer is None else minimizer
     with preserved(nll):
         zfit.param.set_values(list(result.params), result, clip=True)
-        truth = current_values(nll.get_params())
-        with _densities(nll), seeded(seed) as seeds:
+        truth, seeds = current_values(nll.get_params()), seeds_from(seed)
+        with _densities(nll):
             channels = [_Comparison(channel, next(seeds)) for channel in _unbinned(nll)]
         keys = [key for one in channels for key in one.keys] + ([("", "constraints", "")] if nll.constraints else [])
         observed = _statistics(nll, channels, seed)

@@ -17,7 +17,7 @@ from ..loss import EventChunks, ExtendedUnbinnedNLL, UnbinnedNLL, drawn_events, 
 from ..param import Nuisance
 from ..pdf import FNFPDF, SumPDF, components, space_ranges, sum_shares
 from ..samples import Sample
-from ..state import seeded
+from ..state import seeds_from
 from ..train.loop import Batch
 from ..train.schedule import Schedule
 from .pdf import DoIPDF
@@ -99,10 +99,9 @@ def model_sample(pdf: zfit.pdf.BasePDF, n: int, seed: int) -> Sample | None:
     """Weighted events of a model at the current parameters, as many of each of its components; none if one cannot be drawn."""
     parts = parts_of(pdf)
     shares = np.asarray(sum_shares(pdf), float) if isinstance(pdf, SumPDF) else np.ones(1)
-    each = -(-n // len(parts))
+    each, seeds = -(-n // len(parts)), seeds_from(seed)
     try:
-        with seeded(seed) as seeds:
-            x = np.concatenate([drawn_events(pdf, part, each, next(seeds)) for part in parts])
+        x = np.concatenate([drawn_events(pdf, part, each, next(seeds)) for part in parts])
     except NotImplementedError:
         return None
     weights = np.repeat(np.maximum(shares, 0.0) / each, each)

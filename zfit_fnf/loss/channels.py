@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import zfit  # before tensorflow, which it silences
@@ -15,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from ..pdf import LogSpacePDF, columns, drawn, plainly, space_ranges, sum_components
+from ..pdf import LogSpacePDF, columns, components, drawn, plainly, space_ranges, sum_components
+from ..state import seeded
 from .inputs import checked_data, kind_of
 from .kernels import (
     Compiled,
@@ -44,6 +46,9 @@ __all__ = [
 
 EventTerm = tuple[EventKernel, EventChunks]
 """A kernel with the chunks of events that it is called on."""
+
+_PLAIN = {f"zfit.models.{module}" for module in ("basic", "dist_tfp", "physics", "polynomials")}
+"""Modules of densities that draw with zfit's generator; others may draw with TensorFlow's."""
 
 TermCalls = tuple[Any, Iterable[tuple[Any, ...]]]
 """A term of a likelihood with the arguments of all calls whose results add up."""
@@ -343,15 +348,18 @@ def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, s
         model: The model.
         component: One of its components, or the model.
         n: How many.
-        seed: What the events of a learned density are determined by; densities of zfit have zfit's generator.
+        seed: The seed pair that determines them.
     """
     if not n:
         return np.zeros((0, len(model.obs)))
-    if not isinstance(component, LogSpacePDF):
-        return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
-    draw = kept_by(component, f"draw in {space_ranges(model.norm)}", lambda: _Draw(component, model.norm))
-    with plainly():
-        return np.asarray(columns(draw.events(tf.constant(n), tf.constant(seed)), component.obs, model.obs))
+    of_zfit = [part for part in components(component) if not isinstance(part, LogSpacePDF)]
+    plain = all(type(part).__module__ in _PLAIN for part in of_zfit)
+    with seeded(seed, tensorflow=not plain) if of_zfit else nullcontext():
+        if not isinstance(component, LogSpacePDF):
+            return np.asarray(component.sample(n=n, limits=model.norm).with_obs(model.obs).value())
+        draw = kept_by(component, f"draw in {space_ranges(model.norm)}", lambda: _Draw(component, model.norm))
+        with plainly():
+            return np.asarray(columns(draw.events(tf.constant(n), tf.constant(seed)), component.obs, model.obs))
 
 
 class _Draw(Term):

@@ -16,7 +16,7 @@ import pyhf
 from ..loss import EventDensity, LogSpaceNLL, UnbinnedChannel, channels_of, drawn_events
 from ..param import Nuisance, limits_of
 from ..pdf import sum_components, sum_shares
-from ..state import preserved, seeded
+from ..state import preserved, seeds_from
 
 __all__ = ["export", "sample"]
 
@@ -62,7 +62,8 @@ def export(
         )
     found: dict[str, zfit.Parameter] = {}
     document: dict[str, Any] = {"version": "1.0.0", "channels": [], "observations": []}
-    with preserved(nll), seeded(seed) as seeds:
+    seeds = seeds_from(seed)
+    with preserved(nll):
         nuisances = [one for one in nll.get_params(floating=None) if isinstance(one, Nuisance)]
         zfit.param.set_values(nuisances, [0.0] * len(nuisances))
         for channel, name, own in zip(channels, labels, each, strict=True):

@@ -19,7 +19,7 @@ from zfit.core.loss import BaseUnbinnedNLL
 
 from ..loss import channels_of
 from ..param import auxiliary_measurement, limits_of
-from ..state import current_values, preserved, seeded
+from ..state import current_values, preserved, seeds_from
 
 __all__ = [
     "PseudoExperiment",
@@ -94,7 +94,8 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
     """
     check_events(nll)
     rng = np.random.default_rng(checked_seed(seed))
-    with seeded(int(rng.integers(2**31))) as seeds, preserved(nll):
+    seeds = seeds_from(int(rng.integers(2**31)))
+    with preserved(nll):
         set_truth(nll, params)
         data = tuple(channel.draw(rng, seeds) for channel in channels_of(nll))
         observed: dict[zfit.Parameter, float] = {}
@@ -137,7 +138,8 @@ def asimov(
     """
     check_events(nll)
     n_events = checked_number(n_events, "n_events=")
-    with seeded(int(np.random.default_rng(checked_seed(seed)).integers(2**31))) as seeds, preserved(nll):
+    seeds = seeds_from(int(np.random.default_rng(checked_seed(seed)).integers(2**31)))
+    with preserved(nll):
         set_truth(nll, params)
         floating = list(nll.get_params())
         data = tuple(channel.asimov(floating, n_events, seeds) for channel in channels_of(nll))

@@ -13,7 +13,7 @@ from ..loss import Channel, channels_of, drawn_events
 from ..param import auxiliary_measurement
 from ..pdf import FNFPDF, components, space_ranges, sum_components, sum_shares
 from ..samples import Simulation, check_inside, check_trainable
-from ..state import current_values, preserved, seeded
+from ..state import current_values, preserved, seeds_from
 from .experiments import PseudoExperiment, Values, checked_number, checked_seed, set_truth
 
 __all__ = ["simulated_toys"]
@@ -114,7 +114,8 @@ def _toy(
     seed: tuple[int, int],
 ) -> PseudoExperiment:
     rng = np.random.default_rng(seed)
-    with preserved(nll), seeded(int(rng.integers(2**31))) as seeds:
+    seeds = seeds_from(int(rng.integers(2**31)))
+    with preserved(nll):
         zfit.param.set_values(truth, clip=True)
         data = tuple(_events(channel, pool, rng, seeds) for channel, pool in zip(channels, pools, strict=True))
         observed: dict[zfit.Parameter, float] = {}
