@@ -19,6 +19,7 @@ from zfit_fnf import Deformation, Flow, YieldRatio, storage
 from zfit_fnf.densities.claims import Claim
 from zfit_fnf.densities.history import History
 from zfit_fnf.densities.polynomial_map import Response
+from zfit_fnf.densities.ratio import LogRatio
 from zfit_fnf.densities.transfer import Transfer
 from zfit_fnf.interop.reference import ReferenceDeformation, ReferenceResponse
 from zfit_fnf.interop.zuko_architecture import NetworkShape, ZukoLayer
@@ -69,6 +70,18 @@ def deformation(**shape):
     made.flow.history = HISTORY
     made.history = {"jes": HISTORY}
     return made
+
+
+def weighed():
+    """A response to one nuisance that moves and reweighs events, and one to another that reweighs them."""
+    shape = {"n_dim": 1, "n_context": 0}
+    responses = [Response([name], ((1,), (2,)), **shape, hidden=()) for name in ("jes", "jer")]
+    responses[0].networks[0].biases[-1].assign([0.1, 0.2, 0.01, -0.02])
+    ratios = [LogRatio([name], ((1,), (2,)), **shape, degree=3) for name in ("jes", "jer")]
+    for sign, ratio in zip((1.0, -1.0), ratios, strict=True):
+        ratio.weights.assign([[0.1, -0.05 * sign, 0.02], [0.01 * sign, 0.02, 0.0]])
+    windows = dict.fromkeys(("jes", "jer"), (-1.0, 1.0))
+    return Deformation(flow(obs=["a"], cond=[]), responses, windows=windows, ratios=ratios)
 
 
 def zuko_flow(dtype="float32", **network):
@@ -147,6 +160,7 @@ MODELS = {
     "stacked splines": lambda: flow(family="spline", n_layers=2, ranges={"a": (-30.0, 30.0)}),
     "deformation": deformation,
     "deformation of stacked layers": lambda: deformation(n_layers=2),
+    "deformation with log-ratios": weighed,
     "zuko": zuko_flow,
     "zuko with residual blocks in float64": lambda: zuko_flow("float64", residual=True),
     "reference": reference,

@@ -12,6 +12,8 @@ from zfit_fnf.acceleration import accelerate
 from zfit_fnf.loss import ExtendedUnbinnedNLL
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import SumPDF
+from zfit_fnf.pickling import dumps, loads
+from zfit_fnf.toys import asimov
 from zfit_fnf.yields import modified_yield
 
 
@@ -69,3 +71,20 @@ def test_at_the_centre_it_is_exact(search):
     assert float(value) == pytest.approx(float(exact), abs=1e-3)
     np.testing.assert_allclose(gradient, exact_gradient, atol=1e-2)
     np.testing.assert_allclose(fast.hessian(params), nll.hessian(params), rtol=1e-3, atol=0.1)
+
+
+def test_asimov_data_have_their_minimum_where_they_were_made(search):
+    nll, _, params = search
+    truth = dict(zip(params, (1.2, 0.5, -0.8), strict=True))
+    experiment = asimov(nll, params=truth, n_events=2000)
+    with zfit.param.set_values({**experiment.observed, **truth}):
+        np.testing.assert_allclose(experiment.loss(nll).gradient(params), 0.0, atol=1e-6)
+
+
+def test_it_is_the_same_in_another_process(search):
+    """But for the combinations of coefficients, which the other chooses where it is: both err by a hundredth at most."""
+    nll, fast, params = search
+    zfit.param.set_values(params, [1.0, 0.5, -0.5])
+    other = loads(dumps(fast))
+    assert float(other.value(full=False)) == pytest.approx(float(nll.value(full=False)), abs=0.02)
+    assert float(other.value(full=False)) == pytest.approx(float(fast.value(full=False)), abs=0.005)

@@ -259,15 +259,19 @@ class PolynomialMap(Model):
             contracted = tf.einsum("nmjk,nm->njk", coefficients, basis)
         return _AFFINE.inverse(u, contracted)
 
-    def forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
-        """Nominal to deformed, the inverse of ``T_nu``: layer after layer, one coordinate after the other."""
+    def forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, of_first: Any = None) -> tf.Tensor:
+        """Nominal to deformed, the inverse of ``T_nu``: layer after layer, one coordinate after the other.
+
+        ``of_first`` is what :meth:`precompute_layer` makes of the conditions, for those who have it already.
+        """
         for layer in reversed(range(self.n_layers)):
-            nominal = self._layer_forward(nominal, c, basis, layer)
+            of_layer = of_first if layer == 0 and of_first is not None else self.precompute_layer(c, layer)
+            nominal = self._layer_forward(nominal, of_layer, basis, layer)
         return nominal
 
-    def _layer_forward(self, nominal: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, layer: int) -> tf.Tensor:
+    def _layer_forward(self, nominal: tf.Tensor, of_layer: Any, basis: tf.Tensor, layer: int) -> tf.Tensor:
         def coordinate(u: tf.Tensor, j: int) -> tf.Tensor:
-            contracted = tf.einsum("nmk,m->nk", self.coefficients(u, c, layer)[:, :, j], basis)
+            contracted = tf.einsum("nmk,m->nk", self.coefficients_at(u, of_layer, layer)[:, :, j], basis)
             return _AFFINE.forward(nominal[:, j], contracted)
 
         return solve_autoregressive(coordinate, n_dim=nominal.shape[1], like=nominal, backwards=layer % 2 == 1)

@@ -1,16 +1,16 @@
 r"""What turns log-ratios into a density: their integral :math:`Z(\nu | x)`, and events.
 
 The integral is a sum over fixed *nodes*, points in the latent space of the nominal density, each with its share of the
-probability there. A map moves the density at the nodes, not the nodes:
+probability there, which the map moves:
 
 .. math::
-    Z(\nu | x) = \sum_i w_i e^{\phi \cdot r(u_i)} \Big/ \sum_i w_i, \qquad
-    w_i = w^\mathrm{nom}_i \, p_\mathrm{map}(u_i | x, \nu) / p_\mathrm{nom}(u_i | x).
+    Z(\nu | x) = \sum_i w_i \, e^{\phi \cdot r(T_\nu^{-1}(u_i))}, \qquad \sum_i w_i = 1 .
 
 In one and two dimensions the nodes are a grid, where such sums converge exponentially; in more, a lattice. A conditional
 density has nodes at *anchors*, fixed points of the conditions, and the logarithm of ``Z`` is a polynomial in their bounded
-coordinates in between. So nothing in a fit costs more with more events but the values of these polynomials, which are
-computed once per event.
+coordinates in between. Few of these nodes, with other shares, and few of the anchors give the same, see :mod:`.quadrature`:
+where it takes too long to find them, all are kept. So nothing in a fit costs more with more events but to interpolate
+between the anchors, with factors that are computed once per event.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import logsumexp
 
 from .bijectors import logistic_log_prob
 from .monomials import Monomials
+from .quadrature import few_nodes, few_places, snapshots
 from .ratio import LogRatio, bounded, bounded_conditions, exponents, has_latent, polynomials
 
 if TYPE_CHECKING:
@@ -33,17 +35,19 @@ __all__ = ["Reweighting"]
 _BOUND_POINTS = 8192
 _MOST_ROUNDS = 10_000
 _FAR = 5.0  # widths, up to which conditions have anchors
+_TOLERANCE = 1e-6  # of what few nodes give, in the trained windows; ten times that beyond
+_CHECKS = 12  # points at which few nodes are compared with many
+_NOTHING = -1e3  # logarithm of a share that is none
+_AFFORDABLE = 4e7  # densities, that are evaluated once to find them
 
 
 class _Nodes(NamedTuple):
     """Nodes ``Q`` at each of ``A`` anchors."""
 
-    shape: tuple[int, int]
-    coefficients: tf.Tensor  # of the log-ratios, (A, Q, M)
-    log_weights: tf.Tensor  # of the nominal density, (A, Q)
-    of_map: Any  # what the map needs to know, None if it moves nothing
-    log_nominal: tf.Tensor  # density, (A Q,)
-    interpolation: tf.Tensor  # from anchors to polynomials in the conditions, (B, A)
+    log_weights: tf.Tensor  # logarithms of their shares, (A, Q)
+    coefficients: tf.Tensor  # of the log-ratios where they are, (A Q, M)
+    place: Any  # u (A Q, d), c (A Q, m), and what map and flow make of the conditions; None if nothing moves
+    interpolation: tf.Tensor  # from polynomials in the conditions to factors of the anchors, (B, A)
 
 
 class Reweighting:
@@ -61,15 +65,24 @@ class Reweighting:
         self._deformation, self._ratios = deformation, ratios
         self.monomials = Monomials(ratios, deformation.windows)
         self._n_dim, self._n_context = ratios[0].n_dim, ratios[0].n_context
-        self._of_conditions = _with_constant(self._n_context, {0: 1, 1: 16, 2: 12, 3: 7}.get(self._n_context, 4))
+        degrees = {1: 40, 2: 20, 3: 7} if self._n_dim == 1 else {1: 16, 2: 12, 3: 7}
+        self._of_conditions = _with_constant(self._n_context, degrees.get(self._n_context, 4))
         with tf.init_scope():
             self._nodes = self._choose_nodes()
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes at all anchors, which every evaluation takes."""
+        return int(self._nodes.log_weights.shape.num_elements())
 
     # --- densities --------------------------------------------------------------------------------------------------
 
     def precompute(self, u: tf.Tensor, c: tf.Tensor, of_flow: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Coefficients ``(n, M)`` and, for a conditional density, polynomials ``(n, B)`` of the conditions."""
-        return self._coefficients(u, c, of_flow), self._condition_polynomials(tf.cast(c, tf.float64))
+        """Coefficients ``(n, M)`` and, for a conditional density, the factors ``(n, A)`` of the anchors."""
+        of_conditions = self._condition_polynomials(tf.cast(c, tf.float64))
+        if self._n_context:
+            of_conditions = tf.matmul(of_conditions, self._nodes.interpolation)
+        return self._coefficients(u, c, of_flow), of_conditions
 
     def log_weight(self, nu: tf.Tensor, precomputed: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Logarithm ``(n,)`` of the weight of each event, not normalised."""
@@ -80,25 +93,28 @@ class Reweighting:
         """Logarithm of the integral: a scalar, or ``(n,)`` for a conditional density; float64."""
         return self.between_anchors(self.log_norm_at_anchors(nu), precomputed[1])
 
-    def between_anchors(self, at_anchors: tf.Tensor, polynomials: tf.Tensor) -> tf.Tensor:
-        """Values for events, whose polynomials :meth:`precompute` gives, from those ``(A,)`` at the anchors.
+    def between_anchors(self, at_anchors: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+        """Values for events, whose factors of the anchors :meth:`precompute` gives, from those ``(A,)`` at the anchors.
 
-        A scalar, or ``(n,)`` for a conditional density, in the dtype of the polynomials.
+        A scalar, or ``(n,)`` for a conditional density, in the dtype of the factors.
         """
-        if not self._n_context:
-            return tf.cast(at_anchors[0], polynomials.dtype)
-        weights = tf.linalg.matvec(self._nodes.interpolation, at_anchors)
-        return tf.linalg.matvec(polynomials, tf.cast(weights, polynomials.dtype))
+        at_anchors = tf.cast(at_anchors, factors.dtype)
+        return tf.linalg.matvec(factors, at_anchors) if self._n_context else at_anchors[0]
 
     def log_norm_at_anchors(self, nu: tf.Tensor) -> tf.Tensor:
         """Logarithm of the integral ``(A,)`` at the anchors."""
-        nodes = self._nodes
-        log_weights = nodes.log_weights
-        if nodes.of_map is not None:
-            moved = self._deformation.log_density_of_map(nu, nodes.of_map) - nodes.log_nominal
-            log_weights += tf.reshape(moved, nodes.shape)
-        log_ratio = tf.linalg.matvec(nodes.coefficients, self.monomials(nu))
-        return tf.reduce_logsumexp(log_weights + log_ratio, axis=1) - tf.reduce_logsumexp(log_weights, axis=1)
+        return tf.reduce_logsumexp(self._log_terms(nu, self._nodes), axis=1)
+
+    def _log_terms(self, nu: tf.Tensor, nodes: _Nodes) -> tf.Tensor:
+        """Logarithms ``(A, Q)`` of what every node adds to the integral."""
+        coefficients = nodes.coefficients
+        if nodes.place is not None:
+            u, c, (of_layer, of_flow) = nodes.place
+            u = self._deformation.forward(u, c, self._deformation.basis(nu), of_layer)
+            coefficients = self._coefficients(u, c, of_flow)
+        return nodes.log_weights + tf.reshape(
+            tf.linalg.matvec(coefficients, self.monomials(nu)), nodes.log_weights.shape
+        )
 
     def _coefficients(self, u: tf.Tensor, c: tf.Tensor, of_flow: Any) -> tf.Tensor:
         return self._at_bounded(bounded(self._deformation.flow, u, c, of_flow))
@@ -114,32 +130,73 @@ class Reweighting:
     # --- nodes ------------------------------------------------------------------------------------------------------
 
     def _choose_nodes(self) -> _Nodes:
-        anchors, flow = self._anchors(), self._deformation.flow
-        if has_latent(flow):
-            z, log_weights = _latent_nodes(self._n_dim, len(anchors), self._step())
-        else:
+        anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
+        cost = 1.0 if not self._deformation.moves else (3.0 if self._n_dim == 1 else 7.0)
+        for step in self._steps():
+            z, log_weights = _latent_nodes(self._n_dim, len(anchors), step)
+            if affordable := cost * len(points[1]) * log_weights.size < _AFFORDABLE:
+                break
+        if not has_latent(flow):
             log_weights = np.zeros((len(anchors), 32768 if len(anchors) == 1 else 1024))
         c = tf.constant(np.repeat(anchors, log_weights.shape[1], axis=0))
-        of_flow = flow.precompute(c)
         if has_latent(flow):
-            u = flow.density.from_base(tf.constant(z.reshape(-1, self._n_dim)), of_flow)
+            u = flow.density.from_base(tf.constant(z.reshape(-1, self._n_dim)), flow.precompute(c))
         else:
             u = flow.draw(c, tf.constant([1, 2]))
-        of_map = self._deformation.precompute_map(u, c) if self._deformation.moves else None
+        interpolation = np.linalg.pinv(self._condition_polynomials(tf.constant(anchors)).numpy())
+        nodes = self._nodes_at(u, c, log_weights, interpolation)
+        return self._few_of(nodes, u, c, *points) if affordable else nodes
+
+    def _nodes_at(self, u: tf.Tensor, c: tf.Tensor, log_weights: np.ndarray, interpolation: np.ndarray) -> _Nodes:
+        """Nodes ``u (A Q, d)`` given ``c (A Q, m)``."""
+        of_conditions = self._deformation.precompute_conditions(c)
         return _Nodes(
-            log_weights.shape,
-            tf.reshape(self._coefficients(u, c, of_flow), (*log_weights.shape, len(self.monomials))),
-            tf.constant(log_weights),
-            of_map,
-            tf.zeros(0, tf.float64) if of_map is None else flow.log_density_at(u, of_flow),
-            tf.constant(np.linalg.pinv(self._condition_polynomials(tf.constant(anchors)).numpy())),
+            tf.constant(log_weights - logsumexp(log_weights, axis=1, keepdims=True)),
+            self._coefficients(u, c, of_conditions[1]),
+            (u, c, of_conditions) if self._deformation.moves else None,
+            tf.constant(interpolation),
         )
 
-    def _step(self) -> float:
-        """Distance of the nodes, which is narrow for maps."""
-        if self._deformation.moves and self._n_dim == 1:
-            return 0.25
-        return 0.5 if self._n_dim <= 2 else 1.0
+    def _few_of(self, nodes: _Nodes, u: tf.Tensor, c: tf.Tensor, points: tf.Tensor, importance: np.ndarray) -> _Nodes:
+        """Few nodes in place of many, if they give the same integrals."""
+        evaluate = tf.function(lambda nu: self._log_terms(nu, nodes), autograph=False)
+        log_terms = np.array([evaluate(nu) for nu in points])
+        log_norms = logsumexp(log_terms, axis=2)
+        anchors, interpolation = few_places(log_norms * importance[:, None], 0.3 * _TOLERANCE)
+        chosen = [
+            few_nodes(np.exp(log_terms[:, anchor] - log_norms[:, anchor, None]), importance, _TOLERANCE)
+            for anchor in anchors
+        ]
+        size, n_nodes = max(len(places) for places, _ in chosen), log_terms.shape[2]
+        rows, log_weights = np.zeros((len(anchors), size), int), np.full((len(anchors), size), _NOTHING)
+        for index, (anchor, (places, factors)) in enumerate(zip(anchors, chosen, strict=True)):
+            rows[index] = anchor * n_nodes + np.resize(places, size)
+            log_weights[index, : len(places)] = nodes.log_weights.numpy()[anchor, places] + np.log(factors)
+        u, c = tf.gather(u, rows.ravel()), tf.gather(c, rows.ravel())
+        few = self._nodes_at(u, c, log_weights, nodes.interpolation.numpy() @ interpolation.T)
+        points, importance = self._snapshots(seed=1)
+        for nu, matters in zip(points[-_CHECKS:], importance[-_CHECKS:], strict=True):
+            log_norm = tf.reduce_logsumexp(self._log_terms(nu, few), axis=1).numpy()
+            error = np.abs(log_norm @ interpolation - logsumexp(evaluate(nu), axis=1)).max()
+            if not error * matters < 10.0 * _TOLERANCE:
+                return nodes
+        return few
+
+    def _snapshots(self, seed: int) -> tuple[tf.Tensor, np.ndarray]:
+        """Points ``(S, K)`` of the nuisances at which integrals are compared, and how much they matter."""
+        windows = self._deformation.windows
+        acting = {name for ratio in self._ratios for name in ratio.nuisances}
+        moved = [self._deformation.moves or name in acting for name in windows]
+        points, importance = snapshots(list(windows.values()), acting=moved, n_random=40, seed=seed)
+        return tf.constant(points), importance
+
+    def _steps(self) -> tuple[float, float]:
+        """Distance of the nodes, of which few will be kept, and where all are: narrow for maps."""
+        if self._n_dim > 2:
+            return 1.0, 1.0
+        if not self._deformation.moves:
+            return 0.5, 0.5
+        return (0.125 if self._n_context else 0.1, 0.25) if self._n_dim == 1 else (0.3, 0.5)
 
     def _anchors(self) -> np.ndarray:
         """Conditions ``(A, m)``, standardised, that cover the bounded coordinates, denser towards their ends."""

@@ -106,7 +106,7 @@ class Candidates:
     @property
     def accurate(self) -> bool:
         """Whether a log-ratio behind a map integrates to one well within what a fit could see."""
-        return self.ratio.n_dim == 1 and not self.ratio.n_context
+        return self.ratio.n_dim + self.ratio.n_context <= 2
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,8 @@ class _Judgement:
 
 _SLOW = "no log-ratio was tried beside the map, whose integral over several observables given conditions is slow"
 _INACCURATE = (
-    "behind a map, this log-ratio of several observables or given conditions integrates to one within 2e-3 at one standard "
-    "deviation, and less well beyond; where that matters, compare fits with map=False or ratio=False"
+    "behind a map, this log-ratio of observables and conditions that are three or more integrates to one within 2e-3 at one "
+    "standard deviation, and less well beyond; where that matters, compare fits with map=False or ratio=False"
 )
 _KINDS = {(True, False): "map", (False, True): "ratio", (True, True): "both", (False, False): "pruned"}
 
