@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import zfit
 import hist
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_a_converted_datacard_is_a_workspace(folder):
     workspace = Workspace.read(folder / "analysis.yaml")
     kinds = {name: one.kind for name, one in workspace.parameters().items()}
     nuisances = dict.fromkeys(("lumi", "asym", "jes"), "nuisance")
-    assert kinds == {"r": "factor", "bnorm": "factor", **nuisances}
+    assert kinds == {"r": "factor", "bnorm": "factor", "weird": "factor", **nuisances}
     assert workspace.parameters()["bnorm"].settings.bounds == ((0.0, 5.0),)
     assert workspace.document.groups == {"theory": ["asym", "lumi"]}
 
@@ -143,6 +144,58 @@ def test_events_of_a_datacard_are_to_be_filled_in(tmp_path):
     conversion.write(tmp_path / "analysis.yaml")
     workspace = Workspace.read(tmp_path / "analysis.yaml", files=False)
     assert workspace.parameters()["alpha"].settings.auxdata == (1.0,)
+
+
+COUNTING = """\
+imax 1
+bin sr
+observation 25
+bin sr sr sr
+process sig bkg other
+process 0 1 2
+rate 5 20 4
+control gmN 10 - 2.0 -
+size lnU - - 1.5
+lumi lnN 1.02 1.02 1.02
+other lnN - 1.1 1.1
+shape lnN 1.3 1.3 1.3
+ghost flatParam
+nuisance edit rename * sr shape second
+nuisance edit drop sig * second
+nuisance edit add other sr third lnN 1.2
+nuisance edit freeze lumi
+nuisance edit drop bkg sr nothing ifexists
+nuisance edit drop bkg sr nothing
+nuisance edit merge a b c
+"""
+
+
+def test_counts_of_control_regions_and_edits_are_those_of_combine(tmp_path):
+    (tmp_path / "card.txt").write_text(COUNTING, encoding="utf-8")
+    conversion = convert(tmp_path / "card.txt")
+    assert [one.partition(": ")[0] for one in conversion.left] == ["line 13", "line 19", "line 20"]
+    conversion.write(tmp_path / "analysis.yaml")
+    workspace = Workspace.read(tmp_path / "analysis.yaml")
+    parameters = workspace.parameters()
+    assert parameters["lumi"].settings.fixed
+    assert parameters["size"].settings.bounds == ((pytest.approx(1 / 1.5), 1.5),)
+    nll = workspace.loss()
+    params = {one.name: one for one in nll.get_params(floating=None)}
+    assert set(params) == {"r", "control", "size", "lumi", "other", "second", "third"}
+
+    def exact(r, control, size, other, second, third):
+        background = 20 * control * 1.1**other * 1.3**second
+        expected = 5 * r + background + 4 * size * 1.1**other * 1.3**second * 1.2**third
+        counts = expected - 25 * np.log(expected) + 10 * control - 10 * np.log(10 * control)
+        return counts + 0.5 * (other**2 + second**2 + third**2)
+
+    rng, differences = np.random.default_rng(1), []
+    for _ in range(5):  # beyond one sigma, where normsys is exponential as lnN is
+        sizes = dict(zip(("other", "second", "third"), rng.choice([-1, 1], 3) * rng.uniform(1, 2, 3), strict=True))
+        values = {"r": rng.uniform(0, 2), "control": rng.uniform(0.5, 2), "size": rng.uniform(0.7, 1.5), **sizes}
+        zfit.param.set_values([params[name] for name in values], list(values.values()))
+        differences.append(float(nll.value()) - exact(**values))
+    assert np.ptp(differences) < 1e-9
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_published_likelihood_is_that_of_pyhf(published):
         parameter.set_value((one.start - one.centre) / one.width)
 
 
-@pytest.mark.slow  # of pyhf, whose fits are differentiated numerically
+@pytest.mark.slow
 def test_published_limit_is_that_of_pyhf(published):
     nll, model, data = published
     limit = zfit_fnf.limits.upper_limit(nll, "mu_SIG")
@@ -125,13 +125,15 @@ def test_ttbar_fit_is_that_of_cabinetry():
     theirs = cabinetry.fit.fit(model, data, strategy=2, tolerance=1e-4)
     ours = {parameter.name: parameter for parameter in result.params}
     assert len(ours) == len(theirs.labels)
-    errors = errors_of_pyhf(model, data, np.array(theirs.bestfit))
+    errors = errors_of_pyhf(model, data, np.array([result.params[ours[label]]["value"] for label in theirs.labels]))
     columns = zip(theirs.labels, theirs.bestfit, theirs.uncertainty, errors, strict=True)
     for label, value, rough, error in columns:
         fitted = result.params[ours[label]]
         assert fitted["value"] == pytest.approx(value, abs=0.01 * error), label
-        assert fitted["hesse"]["error"] == pytest.approx(error, rel=0.01), label
-        # Minuit differentiates pyhf numerically: its errors of this fit differ by 5 % from one strategy to another.
+        # Second differences of pyhf's likelihood agree to 2e-4 with steps of 1e-3, and to 3 % with 1e-2: so small is the
+        # region in which this likelihood is a parabola.
+        assert fitted["hesse"]["error"] == pytest.approx(error, rel=1e-3), label
+        # Minuit's own steps are larger: at the same minimum its errors are off by up to 4 % (strategies 0, 1 and 2).
         assert fitted["hesse"]["error"] == pytest.approx(rough, rel=0.05), label
 
 

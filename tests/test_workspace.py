@@ -187,6 +187,32 @@ MISTAKES = {
     "a variation at zero": ("{at: {jes: 1}", "{at: {jes: 0}", "'jes' is at 0"),
     "a nameless name": ("{name: mu, type", '{name: "1 x", type', "'1 x' is no name"),
     "both a model and a density": ("    pdf: {type", "    model: a.fnf\n    pdf: {type", "either events, model or pdf"),
+    # --- conditions, bins, folds
+    "a binned channel without bins": ("- name: SR\n", "- name: SR\n  binned: true\n", "one observable, with bins"),
+    "a given density": (
+        "    yield: n_back",
+        "    given: {x: 1}\n    yield: n_back",
+        "with a pdf has no given conditions",
+    ),
+    "given without a yield": ("    modifiers:\n", "    given: {x: 1}\n    modifiers:\n", "needs its yield"),
+    "an observable that is given": (
+        "    modifiers:\n",
+        "    yield: 3\n    given: {m: 1}\n    modifiers:\n",
+        "'m' is an obs",
+    ),
+    "an unknown mass": (
+        "    modifiers:\n",
+        "    yield: 3\n    given: {x: mas}\n    modifiers:\n",
+        "'mas' is no modifier",
+    ),
+    "code as a mass": (
+        "    modifiers:\n",
+        "    yield: 3\n    given: {x: 'open(1)'}\n    modifiers:\n",
+        "not understood",
+    ),
+    "no folds": ("{seed: 3}", "{seed: 3, folds: 0}", "line 40: .*folds"),
+    "a typo in folds": ("{seed: 3}", "{seed: 3, fold: 2}", "did you mean 'folds'"),
+    "a number for yes": ("groups:", "calibrate: maybe\ngroups:", "line 38: calibrate: .*bool"),
     # --- files
     "a missing file": ("file: data.csv", "file: dota.csv", "line 7: .*there is no file"),
     "a pattern that nothing matches": ("file: signal.csv", "file: sig_*.csv", "no file matches"),

@@ -164,3 +164,76 @@ def test_a_binned_workspace_alone_is_that_of_pyhf(tmp_path):
         point = [theirs[name] for name in model.config.par_names]
         differences.append(float(nll.value()) + float(model.logpdf(point, workspace.data(model))[0]))
     assert np.ptp(differences) < 1e-8
+
+
+COUNTED = """\
+version: 1
+channels:
+- name: SR
+  binned: true
+  observables: {m: {range: [0, 10], bins: 5}}
+  data: {file: data.csv}
+  samples:
+  - name: signal
+    yield: 50
+    events:
+      nominal: {file: signal.csv, weights: w}
+      variations:
+      - {at: {jes: 1}, columns: {m: 0.9 * m + 0.2}}
+      - {at: {jes: -1}, columns: {m: 1.02 * m - 0.02 * m**2 / 10}}
+      - {at: {theory: 1}, weights: w * (1 + 0.05 * m)}
+    modifiers:
+    - {name: mu, type: normfactor}
+    - {name: jes, type: shape}
+    - {name: theory, type: shape}
+    - {name: theory, type: normsys, data: events}
+    - {name: eff, type: lnN, data: 1.1}
+  - name: background
+    pdf: {type: Exponential, parameters: {lam: slope}}
+    yield: 200
+measurements:
+- name: main
+  config: {poi: mu, parameters: [{name: slope, inits: [-0.2], auxdata: [-0.2], sigmas: [0.05]}]}
+"""
+
+
+def test_events_of_a_workspace_may_be_counted(tmp_path, data):
+    rng = np.random.default_rng(4)
+    m, w = rng.uniform(0.5, 9.5, 400), rng.uniform(0.1, 0.3, 400)
+    np.savetxt(tmp_path / "signal.csv", np.stack([m, w], axis=1), header="m,w", comments="", delimiter=",", fmt="%.17g")
+    np.savetxt(tmp_path / "data.csv", data, header="m", comments="", fmt="%.17g")
+    (tmp_path / "analysis.yaml").write_text(COUNTED, encoding="utf-8")
+    workspace = Workspace.read(tmp_path / "analysis.yaml")
+    assert workspace.tasks(tmp_path) == []  # nothing is to be learned
+    nll = workspace.loss()
+    params = {one.name: one for one in nll.get_params()}
+    edges, observed = np.linspace(0, 10, 6), np.histogram(data, np.linspace(0, 10, 6))[0]
+    varied = {
+        ("jes", 0.0): (m, w),
+        ("jes", 1.0): (0.9 * m + 0.2, w),
+        ("jes", -1.0): (1.02 * m - 0.002 * m**2, w),
+        ("theory", 1.0): (m, w * (1 + 0.05 * m)),
+    }
+
+    def by_hand(mu, which, nu, eff, slope):
+        values, weights = varied[which, nu]
+        shape = np.histogram(values, edges, weights=weights)[0] / weights.sum()
+        rate = weights.sum() / w.sum() if which == "theory" else 1.0
+        background = np.diff(np.exp(slope * edges)) / (np.exp(10 * slope) - 1)
+        expected = 50 * mu * rate * 1.1**eff * shape + 200 * background
+        constraints = 0.5 * (nu**2 + eff**2 + ((slope + 0.2) / 0.05) ** 2)
+        return expected.sum() - observed @ np.log(expected) + constraints
+
+    differences = []
+    points = [(1.0, "jes", 0.0, 0.0, -0.2), (1.5, "jes", 1.0, 0.5, -0.1), (0.7, "jes", -1.0, -1, -0.3)]
+    for mu, which, nu, eff, slope in [*points, (2.0, "theory", 1.0, 0.3, -0.15)]:
+        values = {"mu": mu, "jes": 0.0, "theory": 0.0, "eff": eff, "slope": slope} | {which: nu}
+        zfit.param.set_values([params[name] for name in values], list(values.values()))
+        differences.append(float(nll.value()) - by_hand(mu, which, nu, eff, slope))
+    assert np.ptp(differences) < 1e-8
+    analysis = Analysis(workspace, tmp_path / "results", progress=False)
+    assert analysis.fit(minos=False).valid
+    assert analysis.yields().table.loc[("SR", "signal"), "prefit"] == pytest.approx(50.0)
+    assert {path.stem for path in draw(analysis)} >= {"projection_SR_SR_postfit", "pulls"}
+    with pytest.raises(ValueError, match="histograms of its events"):
+        workspace.pack(tmp_path, tmp_path / "a.zip")

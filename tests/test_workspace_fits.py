@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
+from untrained import smooth_flow
 
 import zfit_fnf
 from zfit_fnf.cli import NOT_VALID, app
 from zfit_fnf.limits import DiscoveryResult, LimitResult
+from zfit_fnf.projections import component_samples
 from zfit_fnf.results import FitSummary
 from zfit_fnf.storage.results import plain, read_envelope
 from zfit_fnf.toys import ToyFits
@@ -167,7 +169,16 @@ def test_expected_events_have_errors_of_the_fit(analysis):
     assert table.loc["background", "postfit"] == pytest.approx(fit.loc["n_background", "value"])
     assert table.loc["background", "postfit_error"] == pytest.approx(fit.loc["n_background", "error"])
     assert table.loc[["signal", "background"], "prefit"].tolist() == pytest.approx([100.0, 300.0])
-    assert zfit_fnf.load(analysis.results / "yields.json").table.loc["SR"].equals(table)
+    stored = zfit_fnf.load(analysis.results / "yields.json")
+    assert stored.table.loc["SR"].equals(table)
+    names, (prefit, postfit, observed) = stored.to_hepdata().values()
+    assert [one["values"][1]["value"] for one in names] == ["SR", "background"]
+    assert postfit["values"][1] == {
+        "value": table.loc["background", "postfit"],
+        "errors": [{"symerror": table.loc["background", "postfit_error"], "label": "total"}],
+    }
+    assert [one["value"] for one in observed["values"]] == ["-", "-", 400.0]
+    assert prefit["header"] == {"name": "Events, pre-fit"}
 
 
 def test_the_result_of_zfit_is_stored_as_its_numbers(analysis, tmp_path):
@@ -321,10 +332,10 @@ def counted(monkeypatch):
     return calls
 
 
-def changed(learned, before, after):
+def changed(learned, before, after, text=LEARNED):
     path = learned.folder / "changed.yaml"
-    assert before in LEARNED
-    path.write_text(LEARNED.replace(before, after), encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), encoding="utf-8")
     return Workspace.read(path)
 
 
@@ -383,6 +394,40 @@ def test_a_packed_workspace_is_fitted_without_the_events(learned, tmp_path):
         assert float(theirs.value()) == pytest.approx(float(ours.value()), abs=1e-6)  # written as CSV, read as Parquet
 
 
+def test_folds_are_averaged_and_calibrated(learned, tmp_path, monkeypatch):
+    folded = "".join(line for line in LEARNED.splitlines(keepends=True) if "jes" not in line)
+    background = "  - {name: background, pdf: {type: Gauss, parameters: {mu: 0, sigma: 0.5}}, yield: n}\n"
+    for before, after in {
+        "training: {": "training: {folds: 2, ",
+        "measurements:": f"{background}measurements:",
+        "poi: mu": "poi: mu, parameters: [{name: n, inits: [50], bounds: [[-500, 500]]}]",
+    }.items():
+        folded = folded.replace(before, after)
+    flows = iter([smooth_flow(["m"], seed=seed) for seed in (1, 2)])
+    monkeypatch.setattr(training, "fit_flow", lambda *_, **__: next(flows))
+    workspace = changed(learned, "measurements:", "calibrate: true\nmeasurements:", folded)
+    workspace.train(tmp_path, progress=False)
+    names = ["SR.signal.fold1", "SR.signal.fold2"]
+    assert sorted(path.stem for path in (tmp_path / "models").glob("*.fnf")) == names
+    first, second = (training.unseen(task) for task in workspace.tasks(tmp_path))
+    assert first.nominal.n_events == second.nominal.n_events == 800  # halves of what is not held out, 80 % of 2000
+    assert not set(first.nominal.columns["m"]) & set(second.nominal.columns["m"])
+    analysis = Analysis(workspace, tmp_path, progress=False)
+    assert [type(one).__name__ for one in analysis.loss.model] == ["FoldedPDF"]
+    fit, yields = analysis.fit(minos=False), analysis.yields().table
+    assert {"mu", "eff", "mcstat_0"} <= set(fit.parameters.index)
+    assert yields.loc["SR", "prefit"].tolist() == pytest.approx([200.0, 50.0, 250.0])  # though calibration has moved mu
+    parts = component_samples(analysis.model.pdfs["SR"], n_events=1001)
+    found = {name: (part.n_events, part.sum_weights) for name, part in parts.items()}
+    assert found["signal"] == (1001, pytest.approx(yields.loc[("SR", "signal"), "postfit"]))
+    with pytest.raises(ValueError, match="needs its simulated events"):
+        workspace.pack(tmp_path, tmp_path / "calibrated.zip")
+    ours = changed(learned, "steps: 60", "steps: 60", folded)
+    there = Workspace.read(ours.pack(tmp_path, tmp_path / "a.zip"))
+    values = [float(one.loss(tmp_path).value()) for one in (ours, there)]
+    assert values[1] == pytest.approx(values[0], abs=1e-6)
+
+
 def test_a_strange_package_is_refused(learned, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("../evil.txt", "x")
@@ -411,7 +456,9 @@ def test_commands_print_tables_and_json(folder):
     assert json.loads(invoke("schema").stdout)["title"] == "Document"
     assert "channel SR: m" in invoke("inspect", workspace).stdout
     assert "fit of 400 events" in invoke("inspect", out / "results" / "fit.json").stdout
-    assert invoke("report", out).stdout == f"{out / 'report.html'}\n"
+    assert invoke("report", out).stdout == f"{out / 'report.html'} is written\n"
+    assert json.loads(invoke("inspect", workspace, "--json").stdout)["name"] == "analytic"
+    assert json.loads(invoke("inspect", out / "results" / "fit.json", "--json").stdout)["kind"] == "fit"
     assert "fit it first" in invoke("report", folder).stderr
 
 
@@ -530,3 +577,19 @@ def test_the_exercise_of_combine(tmp_path):
     assert 1.550 < r["value"] < 1.570
     assert [r["lower"], r["upper"]] == pytest.approx([-0.232, 0.255], rel=0.03)
     assert analysis.significance().significance == pytest.approx(7.91, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMBINE.is_dir(), reason="the files of combine's exercise are not there")
+def test_the_exercise_of_combine_in_bins(tmp_path):
+    """The same document, its events counted in bins of 1 GeV."""
+    text = (Path(__file__).parents[1] / "examples" / "hgg.yaml").read_text(encoding="utf-8")
+    text = text.replace("combine/", f"{COMBINE}/").replace("  data: {file", "  binned: true\n  data: {file")
+    (tmp_path / "hgg.yaml").write_text(text, encoding="utf-8")
+    workspace = Workspace.read(tmp_path / "hgg.yaml")
+    r = Analysis(workspace, tmp_path, measurement="statistical only").fit().parameters.loc["r"]
+    assert r["value"] == pytest.approx(1.548, abs=0.03)
+    assert [r["lower"], r["upper"]] == pytest.approx([-0.2103, 0.2134], rel=0.02)
+    r = Analysis(workspace, tmp_path).fit().parameters.loc["r"]
+    assert r["value"] == pytest.approx(1.56, abs=0.03)  # a tenth of the error: bins lose a little
+    assert [r["lower"], r["upper"]] == pytest.approx([-0.232, 0.255], rel=0.03)

@@ -73,7 +73,10 @@ Name = Annotated[str | None, typer.Option("--measurement", "-m", help="Its name;
 Unblind = Annotated[bool, typer.Option("--unblind", help="Show the values of blinded parameters.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 Poi = Annotated[str | None, typer.Option("--poi", help="The parameter; by default the first one of interest.")]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", help="In how many processes to train.", min=1)]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", help="In how many processes.", min=1)]
+Fast = Annotated[
+    bool, typer.Option("--accelerate", help="Evaluate densities by polynomials: faster for many events or nuisances.")
+]
 
 NOT_VALID = 3
 """Exit code of a command whose result is there but is not good, as that of a fit that did not converge."""
@@ -96,6 +99,7 @@ def train(workspace: Path_, out: Out, jobs: Jobs = 1, as_json: Json = False) -> 
 def fit(
     workspace: Path_,
     out: Out,
+    accelerate: Fast = False,
     measurement: Name = None,
     minos: Annotated[
         list[str] | None, typer.Option(help="Parameters with MINOS errors beside those of interest.")
@@ -104,7 +108,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit the data: HESSE errors, and MINOS errors of the parameters of interest."""
-    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+    with _analysis(workspace, out, measurement, unblind, as_json, accelerate) as analysis:
         result = analysis.fit(minos=[*analysis.measurement.config.poi, *(minos or [])])
         _show(result, analysis, as_json)
         if not result.valid:
@@ -119,13 +123,15 @@ def scan(
         list[str] | None, typer.Option(help="The parameter, or two of them; by default the first one of interest.")
     ] = None,
     points: Annotated[int, typer.Option(help="Number of points, along each axis.", min=3)] = 21,
+    n_sigma: Annotated[float, typer.Option(help="How far on each side, in errors.", min=0.1)] = 3.0,
+    accelerate: Fast = False,
     measurement: Name = None,
     unblind: Unblind = False,
     as_json: Json = False,
 ) -> None:
     """Scan the profile likelihood of a parameter, or of two."""
-    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
-        _show(analysis.scan(*(parameter or []), points=points), analysis, as_json)
+    with _analysis(workspace, out, measurement, unblind, as_json, accelerate) as analysis:
+        _show(analysis.scan(*(parameter or []), points=points, n_sigma=n_sigma), analysis, as_json)
 
 
 @app.command()
@@ -137,12 +143,13 @@ def limit(
     expected: Annotated[
         bool, typer.Option("--expected", help="Expected limits before any fit, without the data.")
     ] = False,
+    accelerate: Fast = False,
     measurement: Name = None,
     unblind: Unblind = False,
     as_json: Json = False,
 ) -> None:
     """CLs upper limit on a parameter."""
-    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+    with _analysis(workspace, out, measurement, unblind, as_json, accelerate) as analysis:
         _show(analysis.limit(poi, cl=cl, prefit=expected), analysis, as_json)
 
 
@@ -152,12 +159,13 @@ def significance(
     out: Out,
     poi: Poi = None,
     expected_at: Annotated[float | None, typer.Option(help="Value of the parameter for the expected one.")] = None,
+    accelerate: Fast = False,
     measurement: Name = None,
     unblind: Unblind = False,
     as_json: Json = False,
 ) -> None:
     """Significance of an excess of a parameter over zero."""
-    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+    with _analysis(workspace, out, measurement, unblind, as_json, accelerate) as analysis:
         _show(analysis.significance(poi, expected_at=expected_at), analysis, as_json)
 
 
@@ -166,12 +174,13 @@ def impacts(
     workspace: Path_,
     out: Out,
     poi: Poi = None,
+    accelerate: Fast = False,
     measurement: Name = None,
     unblind: Unblind = False,
     as_json: Json = False,
 ) -> None:
     """Impacts of the nuisances on a parameter, and their pulls."""
-    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+    with _analysis(workspace, out, measurement, unblind, as_json, accelerate) as analysis:
         _show(analysis.impacts(poi), analysis, as_json)
 
 
@@ -181,13 +190,15 @@ def toys(
     out: Out,
     number: Annotated[int, typer.Option("--number", "-n", help="How many.", min=2)] = 100,
     seed: Annotated[int, typer.Option(help="Seed of all toys.", min=0)] = 0,
+    jobs: Jobs = 1,
+    accelerate: Fast = False,
     measurement: Name = None,
     unblind: Unblind = False,
     as_json: Json = False,
 ) -> None:
     """Fit toys that are drawn at the best fit."""
-    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
-        _show(analysis.toys(number, seed=seed), analysis, as_json)
+    with _analysis(workspace, out, measurement, unblind, as_json, accelerate) as analysis:
+        _show(analysis.toys(number, seed=seed, jobs=jobs), analysis, as_json)
 
 
 @app.command()
@@ -201,6 +212,30 @@ def validate(workspace: Path_, out: Out, as_json: Json = False) -> None:
             typer.echo("\n\n".join(f"{name}: {report}" for name, report in reports.items()))
         if not all(report.passed for report in reports.values()):
             raise typer.Exit(NOT_VALID)
+
+
+@app.command()
+def yields(
+    workspace: Path_,
+    out: Out,
+    form: Annotated[str, typer.Option("--format", help="text, latex, or hepdata (YAML).")] = "text",
+    measurement: Name = None,
+    unblind: Unblind = False,
+    as_json: Json = False,
+) -> None:
+    """Expected and observed events of each process in each channel, before and after the fit."""
+    with _analysis(workspace, out, measurement, unblind, as_json) as analysis:
+        if form not in ("text", "latex", "hepdata"):
+            raise ValueError(f"--format is text, latex or hepdata; got {form!r}")
+        table = analysis.yields()
+        if as_json or form == "text":
+            _show(table, analysis, as_json)
+        elif form == "latex":
+            typer.echo(table.to_latex())
+        else:
+            from .common.optional import require
+
+            typer.echo(require("yaml", extra="io").safe_dump(table.to_hepdata(), sort_keys=False), nl=False)
 
 
 @app.command()
@@ -221,39 +256,55 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of models and results.", show_default=False)],
     measurement: Name = None,
     unblind: Unblind = False,
+    as_json: Json = False,
 ) -> None:
-    """Write one HTML file of all results and figures that are there."""
+    """Write one HTML file of all results that are there, with figures."""
     with _errors():
         from .workspace.analysis import REMEMBERED
 
         if not (path := folder / REMEMBERED).is_file():
             raise FileNotFoundError(f"{str(folder)!r} has no results of a workspace: fit it first")
         workspace = Path(path.read_text(encoding="utf-8").strip())
-    with _analysis(workspace, folder, measurement, unblind, False) as analysis:
+    with _analysis(workspace, folder, measurement, unblind, as_json) as analysis:
         from .report import write_report
 
-        typer.echo(write_report(analysis))
+        _written(write_report(analysis), as_json)
 
 
 @app.command()
-def run(workspace: Path_, out: Out, jobs: Jobs = 1, measurement: Name = None, unblind: Unblind = False) -> None:
+def run(
+    workspace: Path_,
+    out: Out,
+    jobs: Jobs = 1,
+    accelerate: Fast = False,
+    measurement: Name = None,
+    unblind: Unblind = False,
+    as_json: Json = False,
+) -> None:
     """Train, validate, fit, scan, limit, significance, impacts, figures and report, one after the other."""
-    with _analysis(workspace, out, measurement, unblind, False) as analysis:
+    with _analysis(workspace, out, measurement, unblind, as_json, accelerate) as analysis:
         from .report import write_report
 
-        analysis.workspace.train(out, jobs=jobs, echo=typer.echo)
+        echo = _echo(as_json)
+        found: dict[str, Any] = {}
+        analysis.workspace.train(out, jobs=jobs, progress=not as_json, echo=echo)
         verdicts = analysis.validate()
-        typer.echo("\n".join(f"{name}: {verdict}" for name, verdict in verdicts.items()))
-        result = analysis.fit()
-        _show(result, analysis, False)
-        for step in (analysis.scan, analysis.significance, analysis.limit, analysis.impacts):
-            typer.echo()
+        echo("\n".join(f"{name}: {verdict}" for name, verdict in verdicts.items()))
+        for step in (analysis.fit, analysis.scan, analysis.significance, analysis.limit, analysis.impacts):
             try:
-                _show(step(), analysis, False)
+                found[step.__name__] = step()
+                echo(f"{_text(found[step.__name__], analysis)}\n")
             except ValueError as error:  # such as a limit on a parameter that cannot be zero
-                typer.echo(f"no {step.__name__}: {error}")
-        typer.echo(f"\nthe report is {write_report(analysis)}")
-        if not (result.valid and all(one.passed for one in verdicts.values())):
+                if step.__name__ == "fit":
+                    raise
+                echo(f"no {step.__name__}: {error}\n")
+        page = write_report(analysis)
+        echo(f"the report is {page}")
+        if as_json:
+            passed = {name: verdict.passed for name, verdict in verdicts.items()}
+            results = {name: result.to_dict() for name, result in found.items()}
+            _print_json({"validate": passed, **results, "report": str(page)})
+        if not (found["fit"].valid and all(one.passed for one in verdicts.values())):
             raise typer.Exit(NOT_VALID)
 
 
@@ -262,22 +313,27 @@ def pack(
     workspace: Path_,
     out: Out,
     file: Annotated[Path, typer.Argument(help="The file to write, which ends with '.zip'.", show_default=False)],
+    as_json: Json = False,
 ) -> None:
     """Write a workspace, its models and its data into one file, which is fitted without the simulated events."""
     with _errors():
         from .workspace import Workspace
 
-        typer.echo(f"{Workspace.read(workspace).pack(out, file)} is written")
+        _written(Workspace.read(workspace).pack(out, file), as_json)
 
 
 @app.command()
-def new(folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.", show_default=False)]) -> None:
+def new(
+    folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.", show_default=False)],
+    as_json: Json = False,
+) -> None:
     """Write an example of a workspace, with comments and a few events, to begin with."""
     with _errors():
         from .workspace.example import write_example
 
         path = write_example(folder)
-        typer.echo(f"{path} is written; go on with\n  zfit-fnf run {path} -o {folder / 'results'}")
+        _written(path, as_json)
+        _echo(as_json)(f"go on with\n  zfit-fnf run {path} -o {folder / 'results'}")
 
 
 @app.command()
@@ -285,26 +341,32 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(help="A model file, a result, or a workspace (YAML or JSON).", show_default=False)
     ],
+    as_json: Json = False,
 ) -> None:
     """Verify a file, and show what it contains."""
     with _errors():
         from . import storage
-        from .storage.results import holds_result
+        from .storage.results import holds_result, read_envelope
 
         if path.suffix == ".json" and path.is_file() and holds_result(path):
-            typer.echo(storage.load(path))
+            result = storage.load(path)
+            _print_json(read_envelope(path)) if as_json else typer.echo(result)
         elif path.suffix in (".yaml", ".yml", ".json", ".zip"):
             from .workspace import Workspace
 
-            typer.echo(Workspace.read(path).describe())
+            workspace = Workspace.read(path)
+            content = workspace.document.model_dump(mode="json", by_alias=True, exclude_unset=True)
+            _print_json(content) if as_json else typer.echo(workspace.describe())
         else:
-            typer.echo(storage.inspect(path))
+            file = storage.inspect(path)
+            _print_json(file.to_dict()) if as_json else typer.echo(file)
 
 
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="A datacard of combine, or a workspace of pyhf.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The workspace, a YAML file.", show_default=False)],
+    as_json: Json = False,
 ) -> None:
     """Convert a datacard or a pyhf workspace; what cannot be converted is listed, and the exit code is 3."""
     with _errors():
@@ -312,8 +374,11 @@ def convert(
 
         conversion = convert(source)
         conversion.write(out)
-        typer.echo(f"{out} is written" + ("; not converted, or not exactly:" if conversion.left else ""))
-        typer.echo("\n".join(conversion.left), nl=bool(conversion.left))
+        if as_json:
+            _print_json({"file": str(out), "not_converted": conversion.left})
+        else:
+            typer.echo(f"{out} is written" + ("; not converted, or not exactly:" if conversion.left else ""))
+            typer.echo("\n".join(conversion.left), nl=bool(conversion.left))
         if conversion.left:
             raise typer.Exit(NOT_VALID)
 
@@ -345,15 +410,16 @@ def _errors() -> Iterator[None]:
 
 
 @contextmanager
-def _analysis(workspace: Path, out: Path, measurement: str | None, unblind: bool, quiet: bool) -> Iterator[Analysis]:
+def _analysis(
+    workspace: Path, out: Path, measurement: str | None, unblind: bool, quiet: bool, accelerated: bool = False
+) -> Iterator[Analysis]:
     """The analysis of a workspace; its warnings are shown at the end."""
     with _errors():
         from .workspace import Workspace
         from .workspace.analysis import Analysis
 
-        analysis = Analysis(
-            Workspace.read(workspace), out, measurement=measurement, unblind=unblind, progress=not quiet
-        )
+        settings: dict[str, Any] = {"measurement": measurement, "unblind": unblind, "accelerated": accelerated}
+        analysis = Analysis(Workspace.read(workspace), out, progress=not quiet, **settings)
         try:
             yield analysis
         finally:
@@ -369,9 +435,20 @@ def _show(result: Any, analysis: Analysis, as_json: bool) -> None:
     if as_json:
         _print_json(result.to_dict())
     else:
-        from .workspace.blinding import text_of
+        typer.echo(_text(result, analysis))
 
-        typer.echo(text_of(result, analysis.offsets))
+
+def _text(result: Any, analysis: Analysis) -> str:
+    from .workspace.blinding import text_of
+
+    return text_of(result, analysis.offsets)
+
+
+def _written(path: Path, as_json: bool) -> None:
+    if as_json:
+        _print_json({"file": str(path)})
+    else:
+        typer.echo(f"{path} is written")
 
 
 def _print_json(content: Any) -> None:

@@ -6,7 +6,7 @@ dimension and for any PDF.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from zfit.result import FitResult
 
 from .loss import EventDensity, drawn_events
 from .param import Nuisance
-from .pdf import sum_components, sum_shares
+from .pdf import folds_of, sum_components, sum_shares
 from .samples import Sample
 from .state import seeds_from
 from .toys import Values
@@ -62,17 +62,17 @@ def component_samples(
     """
     if total is None and not model.is_extended:
         raise ValueError(f"model {model.name!r} has no yield: give the number of events as total=")
-    parts = sum_components(model)
-    labels = [str(part.label or part.name) for part in parts]
+    folds = [sum_components(fold) for fold in folds_of(model)]
+    labels = [str(part.label or part.name) for part in folds[0]]
     if len(set(labels)) < len(labels):
         raise ValueError(f"the components of {model.name!r} have the labels {labels}: give each its own label=")
     values = dict(params.items()) if params else {}  # a dict also of `FitResult.values`, which is not one
     seeds = seeds_from(seed)
     with zfit.param.set_values(values, clip=True):
-        yields = sum_shares(model) * (float(model.get_yield().value()) if total is None else total)
+        yields = sum_shares(folds_of(model)[0]) * (float(model.get_yield().value()) if total is None else total)
         return {
-            label: _sample(part, model, expected, n_events, next(seeds))
-            for label, part, expected in zip(labels, parts, yields, strict=True)
+            label: _sample(parts, model, expected, n_events, seeds)
+            for label, *parts, expected in zip(labels, *folds, yields, strict=True)
         }
 
 
@@ -289,8 +289,12 @@ def _together(model: zfit.pdf.BasePDF, components: Mapping[str, Sample]) -> Samp
     return Sample(events, np.concatenate([part.weights for part in components.values()]), name=model.name)
 
 
-def _sample(pdf: zfit.pdf.BasePDF, model: zfit.pdf.BasePDF, expected: float, n_events: int, seed: np.ndarray) -> Sample:
-    """Events of a component in the observables and range of the model, with weights that sum to the expected number."""
-    events = drawn_events(model, pdf, n_events, seed)
+def _sample(
+    folds: Sequence[zfit.pdf.BasePDF], model: zfit.pdf.BasePDF, expected: float, n_events: int, seeds: Iterator[Any]
+) -> Sample:
+    """Events of a component, of all its folds, in the range of the model; their weights sum to the expected number."""
+    sizes = [len(part) for part in np.array_split(np.arange(n_events), len(folds))]
+    events = np.concatenate([drawn_events(model, pdf, n, next(seeds)) for pdf, n in zip(folds, sizes, strict=True)])
+    pdf = folds[0]
     columns = dict(zip(model.obs, events.T, strict=True))
     return Sample(columns, weights=np.full(n_events, expected / n_events), name=str(pdf.label or pdf.name))

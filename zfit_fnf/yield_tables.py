@@ -13,7 +13,7 @@ from zfit.result import FitResult
 
 from .loss import Channel, channels_of
 from .param import Nuisance
-from .pdf import sum_components, sum_shares
+from .pdf import folds_of, sum_components, sum_shares
 from .state import preserved
 
 __all__ = ["YieldTable", "yield_table"]
@@ -52,6 +52,32 @@ class YieldTable:
             names = (name.replace("_", r"\_") for name in (channel, process))
             lines.append(" & ".join([*names, *numbers]) + r" \\" + (r" \hline" if process == _TOTAL else ""))
         return "\n".join([*lines, r"\end{tabular}"])
+
+    def to_hepdata(self) -> dict[str, Any]:
+        """The table as HEPData takes it, to be written as YAML: independent and dependent variables, errors as ``symerror``."""
+        names = [
+            {
+                "header": {"name": title},
+                "values": [{"value": str(one)} for one in self.table.index.get_level_values(level)],
+            }
+            for title, level in (("Channel", "channel"), ("Process", "process"))
+        ]
+        expected = [
+            {
+                "header": {"name": f"Events, {title}"},
+                "values": [
+                    {
+                        "value": float(row[column]),
+                        "errors": [{"symerror": float(row[f"{column}_error"]), "label": "total"}],
+                    }
+                    for _, row in self.table.iterrows()
+                ],
+            }
+            for title, column in (("pre-fit", "prefit"), ("post-fit", "postfit"))
+        ]
+        observed = [{"value": "-" if np.isnan(one) else float(one)} for one in self.table["observed"]]
+        counts = {"header": {"name": "Events, observed"}, "values": observed}
+        return {"independent_variables": names, "dependent_variables": [*expected, counts]}
 
     def rounded(self, sign: str = " +- ") -> pd.DataFrame:
         """The table as texts, with two digits of errors: ``channel``, ``process``, ``prefit``, ``postfit`` and ``observed``.
@@ -144,7 +170,8 @@ def _names(channel: Channel) -> list[tuple[str, str]]:
     if hasattr(model, "samples"):
         rows = [(region, sample) for region, samples in model.samples().items() for sample in samples]
         return [*rows, (model.name, _TOTAL)]
-    return [(model.name, str(part.label or part.name)) for part in sum_components(model)] + [(model.name, _TOTAL)]
+    parts = sum_components(folds_of(model)[0])
+    return [(model.name, str(part.label or part.name)) for part in parts] + [(model.name, _TOTAL)]
 
 
 def _events(channel: Channel) -> np.ndarray:
@@ -154,7 +181,8 @@ def _events(channel: Channel) -> np.ndarray:
     if hasattr(model, "samples"):
         parts = [expected for samples in model.samples().values() for expected in samples.values()]
     elif isinstance(model, zfit.pdf.BasePDF):
-        parts = list(np.asarray(sum_shares(model)) * total)
+        total = float(model.get_yield().value())  # at these parameters, of a calibrated likelihood too
+        parts = list(np.asarray(sum_shares(folds_of(model)[0])) * total)  # yields of all folds are the same
     else:
         parts = [total]
     return np.array([*parts, total])

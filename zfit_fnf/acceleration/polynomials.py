@@ -85,7 +85,7 @@ def expansion_of(pdf: zfit.pdf.BasePDF) -> Expansion:
 @expansion_of.register
 def _(pdf: FNFPDF) -> Expansion:
     movement = pdf.deformation.movement
-    if movement is None or not expansion_order(pdf.deformation.flow.density):
+    if movement is None or pdf.has_moving_conditions or not expansion_order(pdf.deformation.flow.density):
         return Expansion(pdf)
     return DeformedExpansion(pdf, movement)
 

@@ -30,28 +30,85 @@ class FlowBasedPDF(LogSpacePDF):
 
     _deformation: ShapeResponse | None = None
 
-    def __init__(self, flow: Flow, obs: Any, params: Mapping[str, Any], **settings: Any):
+    def __init__(
+        self, flow: Flow, obs: Any, params: Mapping[str, Any], given: Mapping[str, Any] | None, **settings: Any
+    ):
         if isinstance(flow, (zfit.pdf.BasePDF, ShapeResponse)) or not hasattr(flow, "log_density_at"):
             raise TypeError(f"{settings['name']!r} takes a Flow (a Deformation belongs into an FNFPDF); got {flow!r}")
         self._flow = flow
-        self.cond = tuple(flow.cond)
+        self.given = _conditions(given or {}, flow, settings["name"])
+        moving = {name: one for name, one in self.given.items() if isinstance(one, BaseParameter)}
+        if repeated := [name for name in moving if name in params]:
+            raise ValueError(f"{repeated} of {settings['name']!r} are nuisances already")
+        self.has_moving_conditions = bool(moving)
+        self.cond = tuple(name for name in flow.cond if name not in self.given)
         self.ranges = {name: finite(*flow.ranges[name]) for name in flow.obs}
         default = {**self.ranges, **dict.fromkeys(self.cond, (-UNBOUNDED, UNBOUNDED))}
-        super().__init__(obs=space_within(obs, default, settings["name"]), params=dict(params), **settings)
+        super().__init__(obs=space_within(obs, default, settings["name"]), params={**params, **moving}, **settings)
         if not self._covers(self.norm):
             self._refuse_conditional()
+            if self.given:
+                raise ValueError(
+                    f"{self.name!r} has given conditions {list(self.given)}, with which it is not normalised over a part of its "
+                    f"range {self.ranges}"
+                )
 
     def encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Observables ``(n, d)`` and conditions ``(n, m)``, standardised, and the log-Jacobian ``(n,)``; dtype of ``x``."""
         # Large offsets cancel in float64.
         exact = tf.cast(x, tf.float64)
-        encoded = self._flow.encode(columns(exact, self.obs, self._flow.obs), columns(exact, self.obs, self.cond))
+        encoded = self._flow.encode(
+            columns(exact, self.obs, self._flow.obs), self._conditions(columns(exact, self.obs, self.cond))
+        )
         return tuple(tf.cast(part, x.dtype) for part in encoded)
 
     def _context(self, context: tf.Tensor) -> tf.Tensor:
         """Standardised conditions; the encoder wants observables too, so it gets the centre of the density."""
         centre = self._flow.decode(tf.zeros((tf.shape(context)[0], len(self._flow.obs)), tf.float64))
-        return self._flow.encode(centre, context)[1]
+        return self._flow.encode(centre, self._conditions(context))[1]
+
+    def _conditions(self, context: tf.Tensor) -> tf.Tensor:
+        """All conditions ``(n, m)`` of the flow: those of the events, and those that are given."""
+        if not self.given:
+            return context
+        ones, own = (
+            tf.ones(tf.shape(context)[:1], context.dtype),
+            dict(zip(self.cond, tf.unstack(context, axis=1), strict=True)),
+        )
+        return tf.stack(
+            [
+                own[name] if name in own else ones * tf.cast(_value(self.given[name]), context.dtype)
+                for name in self._flow.cond
+            ],
+            axis=1,
+        )
+
+    def _precompute(self, x: tf.Tensor) -> Any:
+        # With a condition that is a parameter, nothing depends on the events alone.
+        return x if self.has_moving_conditions else self._precompute_with(x, self._precompute_conditions(x))
+
+    def _precompute_conditions(self, x: tf.Tensor) -> Any:
+        return () if self.has_moving_conditions else self._of_conditions(x)
+
+    def _precompute_with(self, x: tf.Tensor, given: Any) -> Any:
+        return x if self.has_moving_conditions else self._of_events(x, given)
+
+    def _log_shape(self, precomputed: Any) -> tf.Tensor:
+        if self.has_moving_conditions:
+            precomputed = self._of_events(precomputed, self._of_conditions(precomputed))
+        return self._log_at(precomputed)
+
+    def _of_conditions(self, x: tf.Tensor) -> Any:
+        """What networks make of the conditions of events ``(n, n_obs)``."""
+        raise NotImplementedError
+
+    def _of_events(self, x: tf.Tensor, given: Any) -> Any:
+        """What they make of events with these conditions."""
+        raise NotImplementedError
+
+    def _log_at(self, events: Any) -> tf.Tensor:
+        """Log-density ``(n,)`` of what `_of_events` has made."""
+        raise NotImplementedError
 
     def _decode(self, u: tf.Tensor) -> tf.Tensor:
         return columns(self._flow.decode(u), self._flow.obs, self.outputs)
@@ -93,7 +150,7 @@ def log_probability(factors: Sequence[FlowBasedPDF], ranges: Ranges, regions: di
 
 
 class FlowPDF(FlowBasedPDF):
-    r"""A nominal density :math:`p(y | x)` without parameters.
+    r"""A nominal density :math:`p(y | x)`, which depends on parameters only by its conditions.
 
     Args:
         flow: The density, or a fitted process without nuisances.
@@ -104,10 +161,12 @@ class FlowPDF(FlowBasedPDF):
         norm: Range over which it is normalised; by default ``obs``.
         name: Name of the PDF.
         label: Text for plots and tables.
+        given: Conditions that are the same for all events, by name: a number, or a parameter such as a mass. They are no
+            observables of the PDF then.
 
     Raises:
         ValueError: If the observables are not those of the flow, or their range is wider; if a conditional density
-            should be normalised over a part of its range.
+            should be normalised over a part of its range; if what is given is no condition.
 
     Example:
         >>> flow = Flow(["mass"], ranges={"mass": (60.0, 120.0)})
@@ -124,24 +183,23 @@ class FlowPDF(FlowBasedPDF):
         norm: Any = None,
         name: str = "FlowPDF",
         label: str | None = None,
+        given: Mapping[str, Any] | None = None,
     ):
         if isinstance(flow, FittedProcess):
             flow = flow.model
-        self._arguments = {"flow": flow, "obs": obs, "extended": extended, "norm": norm, "name": name, "label": label}
-        super().__init__(flow, obs, {}, extended=extended, norm=norm, name=name, label=label)
+        settings = {"extended": extended, "norm": norm, "name": name, "label": label}
+        self._arguments = {"flow": flow, "obs": obs, "given": given, **settings}
+        super().__init__(flow, obs, {}, given, **settings)
 
-    def _precompute(self, x: tf.Tensor) -> Any:
-        return self._precompute_with(x, self._precompute_conditions(x))
-
-    def _precompute_conditions(self, x: tf.Tensor) -> Any:
+    def _of_conditions(self, x: tf.Tensor) -> Any:
         return self._flow.precompute(self.encode(x)[1])
 
-    def _precompute_with(self, x: tf.Tensor, given: Any) -> Any:
+    def _of_events(self, x: tf.Tensor, given: Any) -> Any:
         u, _, log_jacobian = self.encode(x)
         return self._flow.log_density_at(u, given) + log_jacobian
 
-    def _log_shape(self, precomputed: Any) -> tf.Tensor:
-        return precomputed
+    def _log_at(self, events: Any) -> tf.Tensor:
+        return events
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         return self._decode(self._flow.draw(self._context(context), new_seed()))
@@ -167,6 +225,7 @@ class FNFPDF(FlowBasedPDF):
         name: Name of the PDF.
         label: Text for plots and tables.
         precision: Of the networks, ``"float64"`` or ``"float32"``, see docs/performance.md.
+        given: As for `FlowPDF`.
 
     Raises:
         ValueError: If ``params`` lacks a nuisance or names another one, for another precision; as for `FlowPDF`.
@@ -194,6 +253,7 @@ class FNFPDF(FlowBasedPDF):
         name: str = "FNFPDF",
         label: str | None = None,
         precision: str = "float64",
+        given: Mapping[str, Any] | None = None,
     ):
         if isinstance(deformation, FittedProcess):
             deformation = deformation.model
@@ -208,6 +268,7 @@ class FNFPDF(FlowBasedPDF):
             "name": name,
             "label": label,
             "precision": precision,
+            "given": given,
         }
         if not isinstance(deformation, ShapeResponse):
             raise TypeError(
@@ -216,7 +277,7 @@ class FNFPDF(FlowBasedPDF):
         self._single = precision == "float32"
         self._deformation = deformation
         bound = _bound(params, deformation.nuisances, name)
-        super().__init__(deformation.flow, obs, bound, extended=extended, norm=norm, name=name, label=label)
+        super().__init__(deformation.flow, obs, bound, given, extended=extended, norm=norm, name=name, label=label)
 
     @property
     def deformation(self) -> ShapeResponse:
@@ -232,19 +293,16 @@ class FNFPDF(FlowBasedPDF):
         u, c, log_jacobian = self.encode(x)
         return (tf.cast(u, tf.float32), tf.cast(c, tf.float32), log_jacobian) if self._single else (u, c, log_jacobian)
 
-    def _precompute(self, x: tf.Tensor) -> Any:
-        return self._precompute_with(x, self._precompute_conditions(x))
-
-    def _precompute_conditions(self, x: tf.Tensor) -> Any:
+    def _of_conditions(self, x: tf.Tensor) -> Any:
         _, c, _ = self._coordinates(x)
         return self._deformation.precompute_conditions(c)
 
-    def _precompute_with(self, x: tf.Tensor, given: Any) -> Any:
+    def _of_events(self, x: tf.Tensor, given: Any) -> Any:
         u, c, log_jacobian = self._coordinates(x)
         return log_jacobian, self._deformation.precompute(u, c, given)
 
-    def _log_shape(self, precomputed: Any) -> tf.Tensor:
-        log_jacobian, of_response = precomputed
+    def _log_at(self, events: Any) -> tf.Tensor:
+        log_jacobian, of_response = events
         log_density = self._deformation.log_density_at(self.nu(), of_response)
         return tf.cast(log_density, log_jacobian.dtype) + log_jacobian
 
@@ -264,3 +322,19 @@ def _bound(params: Any, known: Sequence[str], name: str) -> dict[str, Any]:
     if unknown := sorted(set(params) - set(known)):
         raise ValueError(f"params= names {unknown}, but the nuisances of the deformation are {list(known)}")
     return {nuisance: params[nuisance] for nuisance in known}
+
+
+def _conditions(given: Any, flow: Flow, name: str) -> dict[str, Any]:
+    """Conditions that are given, checked."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"given= of {name!r} maps conditions of the flow {list(flow.cond)} to values; got {given!r}")
+    if unknown := [one for one in given if one not in flow.cond]:
+        raise ValueError(f"given= names {unknown}, but the conditions of the flow are {list(flow.cond)}")
+    return {
+        one: value if isinstance(value, BaseParameter) else number(value, f"given[{one!r}] of {name!r}")
+        for one, value in given.items()
+    }
+
+
+def _value(given: Any) -> tf.Tensor:
+    return given.value() if isinstance(given, BaseParameter) else tf.constant(given, tf.float64)

@@ -132,12 +132,17 @@ class HistFactoryPDF(zfit.pdf.BaseBinnedPDF):
 
     def samples(self) -> dict[str, dict[str, float]]:
         """Expected events of each sample in each channel."""
+        return {
+            channel: {name: float(counts.sum()) for name, counts in samples.items()}
+            for channel, samples in self.histograms().items()
+        }
+
+    def histograms(self) -> dict[str, dict[str, np.ndarray]]:
+        """Expected counts of each sample in each channel."""
         config, expected = self.histfactory.config, np.asarray(self._expected_by_sample())
         return {
             channel["name"]: {
-                one["name"]: float(
-                    expected[config.samples.index(one["name"]), config.channel_slices[channel["name"]]].sum()
-                )
+                one["name"]: expected[config.samples.index(one["name"]), config.channel_slices[channel["name"]]]
                 for one in channel["samples"]
             }
             for channel in self.histfactory.spec["channels"]

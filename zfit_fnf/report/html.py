@@ -130,7 +130,8 @@ def _channel(channel: Channel) -> str:
         for sample in channel.samples
     ]
     text = _table(pd.DataFrame(rows), words=4)
-    return f"<h3>{_text(channel.name)}</h3><p>Unbinned in {observables}.</p>{text}"
+    how = f"Counted in {next(iter(channel.observables.values())).bins} bins of" if channel.binned else "Unbinned in"
+    return f"<h3>{_text(channel.name)}</h3><p>{how} {observables}.</p>{text}"
 
 
 def _parameters(analysis: Analysis) -> str:
@@ -158,7 +159,7 @@ def _density(sample: Sample) -> str:
         return f"{sample.pdf.type}({arguments})"
     if sample.events:
         return f"learned from {', '.join(sample.events.nominal.file)}, {len(sample.events.variations)} variations"
-    return f"model file {sample.model}"
+    return f"model file {', '.join(sample.model or [])}"
 
 
 def _functions(document: Document) -> str:

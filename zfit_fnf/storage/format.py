@@ -176,6 +176,10 @@ class ModelFile:
     manifest: Manifest
     entries: tuple[Entry, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest for JSON: versions, models and their settings, closure figures, and the list of tensors."""
+        return {"file": str(self.path), "size": self.size, **self.manifest.model_dump(mode="json")}
+
     def __str__(self) -> str:
         numbers = sum(int(np.prod(tensor.shape)) for tensor in self.manifest.tensors.values())
         lines = [

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from zfit.result import FitResult
 
 from .. import scans
 from ..common.files import complete
+from ..common.parallel import workers
 from ..diagnostics import ValidationReport, validate
 from ..limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from ..minimize import Minuit
@@ -30,7 +31,7 @@ from ..toys import ToyFits, fit_toys
 from ..yield_tables import YieldTable, yield_table
 from .blinding import hidden, offsets_of, without_numbers
 from .names import measurement_of
-from .training import model_path, simulation_of
+from .training import held_out, model_path
 from .workspace import Model, Workspace
 
 __all__ = ["REMEMBERED", "Analysis"]
@@ -52,6 +53,7 @@ class Analysis:
             unblinded, has a folder of its own in it.
         measurement: Name of the measurement, by default the first one.
         unblind: Whether the values of blinded parameters are shown and kept.
+        accelerated: Whether the likelihood is evaluated by polynomials, see `zfit_fnf.accelerate`.
         progress: Whether to show progress bars.
 
     Example:
@@ -67,9 +69,11 @@ class Analysis:
         *,
         measurement: str | None = None,
         unblind: bool = False,
+        accelerated: bool = False,
         progress: bool = True,
     ):
         self.workspace, self.out, self.progress = workspace, Path(out), progress
+        self.accelerated = accelerated
         self.measurement = measurement_of(workspace.document, measurement)
         self.offsets = {} if unblind else offsets_of(workspace.document.blinding)
         # Each measurement has a folder of its own, and so has what is unblinded: nothing is mixed up.
@@ -87,7 +91,11 @@ class Analysis:
     @cached_property
     def loss(self) -> Any:
         """The likelihood."""
-        return self.workspace.loss(self.out, model=self.model)
+        before = self.prefit
+        with self._listening():
+            loss = self.workspace.loss(self.out, model=self.model, accelerated=self.accelerated)
+        zfit.param.set_values(list(before), list(before.values()))  # a calibration leaves its fit
+        return loss
 
     @cached_property
     def prefit(self) -> dict[zfit.Parameter, float]:
@@ -184,21 +192,24 @@ class Analysis:
             ranking = scans.impacts(self.loss, self.result, name, groups=groups or None, progress=self.progress)
         return self._keep("impacts", ranking)
 
-    def toys(self, n: int = 100, *, seed: int = 0) -> ToyFits:
+    def toys(self, n: int = 100, *, seed: int = 0, jobs: int = 1) -> ToyFits:
         """Fits to toys that are drawn at the best fit; those that an interrupted call has left are not done again.
 
         Args:
             n: How many.
             seed: Seed of all of them.
+            jobs: In how many processes.
         """
         values = {one: float(found["value"]) for one, found in self.result.params.items()}
         fits = self._known_toys(seed)
-        while (done := 0 if fits is None else len(fits.valid)) < n:
-            of_block = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
-            with self._listening():
-                block = fit_toys(self.loss, min(_BLOCK, n - done), params=values, seed=of_block, progress=self.progress)
-            fits = block if fits is None else _together(fits, block)
-            self._keep("toys", fits, seed=seed)
+        with workers(jobs) if jobs > 1 else nullcontext() as pool:
+            settings: dict[str, Any] = {"params": values, "executor": pool, "progress": self.progress}
+            while (done := 0 if fits is None else len(fits.valid)) < n:
+                of_block = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
+                with self._listening():
+                    block = fit_toys(self.loss, min(_BLOCK, n - done), seed=of_block, **settings)
+                fits = block if fits is None else _together(fits, block)
+                self._keep("toys", fits, seed=seed)
         assert fits is not None
         return self._keep("toys", fits, seed=seed)
 
@@ -222,7 +233,7 @@ class Analysis:
         reports = {}
         data = self.workspace.data()
         for task in self.workspace.tasks(self.out):
-            density, simulation = load(model_path(self.out, task.name)), simulation_of(task, held_out=True)
+            density, simulation = load(model_path(self.out, task.name)), held_out(task)
             n_data = data[task.channel.name].n_events
             with self._listening():
                 reports[task.name] = validate(density, simulation, n_data=max(n_data, 1))

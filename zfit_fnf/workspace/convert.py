@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..common.optional import require
-from .datacard import Card, Process, ShapeRule, Systematic
+from .datacard import Card, Process, ShapeRule, Systematic, matches
 from .expressions import Expression
 
 __all__ = ["Conversion", "convert"]
@@ -123,11 +123,17 @@ class _OfCard:
                 binned.append((channel, processes))
         if binned:
             channels.append({"name": "binned", "histfactory": {"workspace": self._histfactory(binned)}})
+        channels += [self._control(one) for one in self.card.counts if one in self.used]
+        for parameter, line in self.card.flat.items():
+            if parameter not in self.used:
+                self._leave(line, f"{parameter} flatParam", "nothing that was converted depends on it")
         for parameter, (line, mean, sigma) in self.card.params.items():
             if parameter in self.used:
                 self.settings[parameter] = {"name": parameter, "auxdata": [mean], "sigmas": [sigma]}
             else:
                 self._leave(line, f"param {parameter}", "nothing that was converted depends on it")
+        for parameter in self.card.frozen & (self.used | {"r"}):
+            self.settings.setdefault(parameter, {"name": parameter})["fixed"] = True
         groups = {group: [one for one in members if one in self.used] for group, members in self.card.groups.items()}
         config = {"poi": "r", "parameters": list(self.settings.values())}
         document = {
@@ -165,6 +171,8 @@ class _OfCard:
                 self.used.add(systematic.name)
                 if systematic.kind == "lnN":
                     modifiers.append({"name": systematic.name, "type": "lnN", "data": _factors(effect)})
+                elif systematic.kind in ("lnU", "gmN"):
+                    modifiers += self._factor(systematic, effect, process)
                 else:
                     modifiers.append({"name": systematic.name, "type": "shape"})
                     for side, nu in (("up", 1), ("down", -1)):
@@ -193,10 +201,42 @@ class _OfCard:
             if systematic.effects[column] not in ("-", "0"):
                 yield systematic, systematic.effects[column]
 
+    def _factor(self, systematic: Systematic, effect: str, process: Process) -> list[dict[str, Any]]:
+        """``lnU`` and ``gmN``: factors on the yield, free within bounds, or measured by a count of their own."""
+        name, text = systematic.name, f"{systematic.name} {systematic.kind} {effect}"
+        if systematic.kind == "lnU":
+            sizes = {one for one in systematic.effects if one not in ("-", "0")}
+            if len(sizes) > 1 or "/" in effect:
+                self._leave(systematic.line, text, "one parameter with several ranges has no counterpart")
+                return []
+            low, high = sorted((float(effect), 1.0 / float(effect)))
+            self.settings[name] = {"name": name, "inits": [1.0], "bounds": [[low, high]]}
+        else:
+            expected = self.card.counts[name] * float(effect)
+            if process.rate >= 0 and abs(process.rate - expected) > 1e-3 * expected:
+                reason = f"the rate of {process.name} is {process.rate:g}, not {expected:g}; the rate is taken"
+                self._leave(systematic.line, text, reason)
+            self.settings[name] = {"name": name, "inits": [1.0], "bounds": [[0.0, 10.0]]}
+        return [{"name": name, "type": "normfactor"}]
+
+    def _control(self, name: str) -> dict[str, Any]:
+        """The count behind a ``gmN``, which measures its factor."""
+        count = self.card.counts[name]
+        modifiers = [{"name": name, "type": "normfactor", "data": None}]
+        document = {
+            "version": "1.0.0",
+            "channels": [
+                {"name": f"gmN_{name}", "samples": [{"name": "events", "data": [count], "modifiers": modifiers}]}
+            ],
+            "observations": [{"name": f"gmN_{name}", "data": [count]}],
+            "measurements": [{"name": "combine", "config": {"poi": name, "parameters": []}}],
+        }
+        return {"name": f"gmN_{name}", "histfactory": {"workspace": document}}
+
     def _rate_modifiers(self, process: Process, *, binned: bool) -> list[dict[str, Any]]:
         found = []
         for line, (name, _, channel, of, value, *more) in self.card.rates:
-            if not (_matches(channel, process.channel) and _matches(of, process.name)):
+            if not (matches(channel, process.channel) and matches(of, process.name)):
                 continue
             try:
                 start = float(value)
@@ -249,6 +289,8 @@ class _OfCard:
             self.used.add(systematic.name)
             if systematic.kind == "lnN":
                 modifiers.append(self._normsys(systematic, effect))
+            elif systematic.kind in ("lnU", "gmN"):
+                modifiers += [{**one, "data": None} for one in self._factor(systematic, effect, process)]
             else:
                 modifiers += self._shape(systematic, effect, rule, process, values, scale)
         modifiers += [{**one, "data": None} for one in self._rate_modifiers(process, binned=True)]
@@ -324,10 +366,6 @@ class _OfCard:
             values = np.asarray(histogram.values(), float)
             variances = histogram.variances()
         return values.ravel(), np.zeros(values.size) if variances is None else np.asarray(variances, float).ravel()
-
-
-def _matches(pattern: str, name: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
 
 
 def _factors(effect: str) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-__all__ = ["Card", "Process", "ShapeRule", "Systematic"]
+__all__ = ["Card", "Process", "ShapeRule", "Systematic", "matches"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Systematic:
     Attributes:
         line: Its number.
         name: Name of the nuisance.
-        kind: ``lnN``, ``shape`` ...
+        kind: ``lnN``, ``lnU``, ``gmN``, ``shape`` or ``shape?``.
         effects: What it says for each process, in the order of the rates; ``-`` for nothing.
     """
 
@@ -83,6 +83,9 @@ class Card:
         rates: Lines ``rateParam``: their words, with the number of the line.
         groups: Members of each group.
         statistics: Lines ``autoMCStats``: whether signals are included, by channel.
+        counts: Lines ``gmN``: the events in a control region, by name of the systematic uncertainty.
+        flat: Lines ``flatParam``, by name of the parameter.
+        frozen: Parameters that are fixed.
         left: What could not be understood, ``(line, text, reason)``.
     """
 
@@ -96,6 +99,9 @@ class Card:
     rates: list[tuple[int, list[str]]] = field(default_factory=list)
     groups: dict[str, list[str]] = field(default_factory=dict)
     statistics: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+    flat: dict[str, int] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
     left: list[tuple[int, str, str]] = field(default_factory=list)
 
     @classmethod
@@ -124,7 +130,44 @@ class Card:
                     f"{path.name}, line {one.line}: {one.name} has {len(one.effects)} entries for {len(card.processes)} "
                     "processes"
                 )
+        for number, words in table.edits:
+            card._edit(number, words)
         return card
+
+    def _edit(self, number: int, words: list[str]) -> None:
+        """A line ``nuisance edit``, after everything else."""
+        match words:
+            case ["freeze", name, *_]:
+                self.frozen.add(name)
+            case ["drop", process, channel, pattern, *_]:
+                self._change(number, words, process, channel, pattern, None)
+            case ["rename", process, channel, old, new]:
+                self._change(number, words, process, channel, old, new)
+            case ["add", process, channel, name, "lnN", value]:
+                meant = [matches(process, one.name) and matches(channel, one.channel) for one in self.processes]
+                effects = tuple(value if one else "-" for one in meant)
+                self.systematics.append(Systematic(number, name, "lnN", effects))
+            case _:
+                self.left.append((number, f"nuisance edit {' '.join(words)}", "this edit has no counterpart"))
+
+    def _change(self, number: int, words: list[str], process: str, channel: str, old: str, new: str | None) -> None:
+        """Take effects away from a systematic uncertainty, and give them to another name, if there is one."""
+        meant = [matches(process, one.name) and matches(channel, one.channel) for one in self.processes]
+        changed, found = list[Systematic](), False
+        for one in self.systematics:
+            moved = tuple(effect if here else "-" for effect, here in zip(one.effects, meant, strict=True))
+            if not matches(old, one.name) or set(moved) == {"-"}:
+                changed.append(one)
+                continue
+            found = True
+            kept = tuple("-" if here else effect for effect, here in zip(one.effects, meant, strict=True))
+            changed += [replace(one, effects=kept)] if set(kept) != {"-"} else []
+            changed += [replace(one, name=new, effects=moved)] if new is not None else []
+            if new is not None and one.name in self.counts:
+                self.counts[new] = self.counts[one.name]
+        self.systematics = changed
+        if not found and "ifexists" not in words:
+            self.left.append((number, f"nuisance edit {' '.join(words)}", "there is no such effect"))
 
     def rule(self, process: str, channel: str) -> ShapeRule | None:
         """Where the shape of a process in a channel is: as in combine, the most specific line."""
@@ -157,11 +200,23 @@ class Card:
                 self.params[name] = (number, float(mean), abs(float(sigma)))
             case [_, "rateParam", *_]:
                 self.rates.append((number, words))
-            case [name, "lnN" | "shape" | "shape?", *effects]:
+            case ["nuisance", "edit", *edit]:
+                table.edits.append((number, edit))
+            case [name, "flatParam"]:
+                self.flat[name] = number
+            case [name, "gmN", count, *effects] if float(count) > 0:
+                self.counts[name] = float(count)
+                self.systematics.append(Systematic(number, name, "gmN", tuple(effects)))
+            case [name, "lnN" | "lnU" | "shape" | "shape?", *effects]:
                 self.systematics.append(Systematic(number, name, words[1], tuple(effects)))
             case _:
                 kind = words[1] if len(words) > 1 else words[0]
                 self.left.append((number, text, f"{kind!r} has no counterpart"))
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name is meant by a pattern with ``*``."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
 
 
 class _Table:
@@ -170,6 +225,7 @@ class _Table:
     def __init__(self) -> None:
         self.observation: int | None = None
         self.bins: list[str] = []
+        self.edits: list[tuple[int, list[str]]] = []
         self._rows: list[list[str]] = []
 
     def add(self, names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy as np
 from ..samples import Sample, Simulation, Variation
 from ..samples.cuts import Cut
 from ..samples.event_files import find
+from .document import WorkspaceError
 from .expressions import Expression, sorted_by_use
 from .schema import Events, Source
 
-__all__ = ["files_of", "read_events", "read_simulation", "sum_of_weights"]
+__all__ = ["files_of", "read_events", "read_simulation", "yield_ratios"]
 
 
 def files_of(source: Source, folder: Path) -> list[Path]:
@@ -83,9 +85,31 @@ def read_simulation(
     return Simulation(nominal, variations=tuple(variations))
 
 
-def sum_of_weights(source: Source, columns: tuple[str, ...], folder: Path, name: str) -> float:
-    """The yield that the events of a source stand for."""
-    return read_events(source, columns, folder, name).sum_weights
+def yield_ratios(nuisances: Iterable[str], events: Simulation, name: str) -> dict[str, dict[str, float | None]]:
+    """Ratios of the sums of weights of variations to the nominal one, ``lo`` at -1 and ``hi`` at +1, by nuisance.
+
+    Args:
+        nuisances: Their names.
+        events: The simulation.
+        name: What messages call it.
+
+    Raises:
+        WorkspaceError: If there is no variation at -1 or +1.
+    """
+    nominal, found = events.nominal.sum_weights, {}
+    for nuisance in nuisances:
+        moved = [one for one in events.variations if set(one.at) == {nuisance}]
+        sums = {
+            v.at[nuisance]: np.sum(np.asarray(v.weights, float)) if v.is_reweighting else v.events.sum_weights
+            for v in moved
+        }
+        at = {where: float(total / nominal) for where, total in sums.items()}
+        if not {-1.0, 1.0} & set(at):
+            raise WorkspaceError(
+                f"{name}: the yields of {nuisance!r} are taken at +1 or -1; there are variations at {at}"
+            )
+        found[nuisance] = {"lo": at.get(-1.0), "hi": at.get(1.0)}
+    return found
 
 
 def _factor(source: Source) -> float:

@@ -161,20 +161,21 @@ def _projections(analysis: Analysis, folder: Path, n_events: int, seed: int) -> 
 def _binned(
     name: str, pdf: Any, counts: np.ndarray, values: dict[Any, float], folder: Path, state: str
 ) -> Iterator[Path]:
-    """The channels of a HistFactory model: samples on top of one another, and the data."""
-    config = pdf.histfactory.config
+    """The channels of a binned model: samples on top of one another, and the data."""
     with zfit.param.set_values(list(values), list(values.values()), clip=True):
-        expected = np.asarray(pdf.expected_by_sample())
-    for channel in config.channels:
-        place, target = config.channel_slices[channel], folder / f"projection_{name}_{channel}_{state}.png"
-        observed, edges = counts[place], np.arange(expected[:, place].shape[1] + 1) - 0.5
+        expected = pdf.histograms()
+    first = 0
+    for channel, samples in expected.items():
+        target = folder / f"projection_{name}_{channel}_{state}.png"
+        n_bins = len(next(iter(samples.values())))
+        observed, edges = counts[first : first + n_bins], np.arange(n_bins + 1) - 0.5
+        first += n_bins
         with figure(target, (6.5, 4)) as fig:
             ax, below = fig.subplots(), np.zeros(len(observed))
-            for index, sample in enumerate(config.samples):
-                top = below + expected[index, place]
-                if expected[index, place].any():
-                    colour = FILLS[index % len(FILLS)]
-                    ax.stairs(top, edges, baseline=below, fill=True, color=colour, label=sample)
+            for index, (sample, expectation) in enumerate(samples.items()):
+                top = below + expectation
+                colour = FILLS[index % len(FILLS)]
+                ax.stairs(top, edges, baseline=below, fill=True, color=colour, label=sample)
                 below = top
             ax.errorbar(edges[:-1] + 0.5, observed, np.sqrt(observed), fmt="o", color=INK, markersize=4, label="data")
             ax.set(xlabel=f"bin of {channel}", ylabel="events", ylim=(0, None), xlim=(edges[0], edges[-1]))

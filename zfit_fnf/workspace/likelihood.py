@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
+import numpy as np
 import tensorflow as tf
 from zfit.core.constraint import BaseConstraint
 
 from ..densities.deformation import YieldRatio
 from ..param import nuisance
-from ..pdf import FNFPDF, FlowPDF, SumPDF
+from ..pdf import FNFPDF, FlowPDF, FoldedPDF, SumPDF
+from ..samples import Simulation
 from ..yields import lnN, modified_yield, normsys
+from .events import read_simulation, yield_ratios
 from .expressions import Expression, sorted_by_use
 from .names import Parameter
 from .schema import Analytic, Channel, Factors, Free, LnN, Lumi, NormFactor, NormSys, Sample, Shape
 
-__all__ = ["Learned", "Parameters", "channel_pdf"]
+__all__ = ["Learned", "Parameters", "channel_pdf", "counted_pdf", "pdf_name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,16 +217,28 @@ class Luminosity:
         return {"type": "lumi", "nuisance": self.nuisance.name, "auxdata": self.measured, "sigma": self.sigma}
 
 
-def channel_pdf(channel: Channel, parameters: Parameters, learned: Mapping[str, Learned]) -> zfit.pdf.BasePDF:
-    """The extended density of a channel: the sum of its samples.
+def channel_pdf(channel: Channel, parameters: Parameters, learned: Mapping[str, Sequence[Learned]]) -> zfit.pdf.BasePDF:
+    """The extended density of a channel: the sum of its samples, and the average of its folds.
 
     Args:
         channel: The channel.
         parameters: All parameters of the workspace.
-        learned: What was learned from events, by sample.
+        learned: What was learned from events, by sample: one density, or one for each fold.
+
+    Raises:
+        ValueError: If samples have different numbers of folds.
     """
-    pdfs = [_sample_pdf(sample, channel, parameters, learned.get(sample.name)) for sample in channel.samples]
-    return SumPDF(pdfs, name=channel.name) if len(pdfs) > 1 else pdfs[0]
+    folds = sorted({len(one) for one in learned.values()} - {1}) or [1]
+    if len(folds) > 1:
+        raise ValueError(
+            f"the samples of channel {channel.name!r} have models of {' and '.join(map(str, folds))} folds"
+        )
+    models = []
+    for fold in range(folds[0]):
+        of_fold = {name: one[fold] if len(one) > 1 else one[0] for name, one in learned.items()}
+        pdfs = [_sample_pdf(sample, channel, parameters, of_fold.get(sample.name)) for sample in channel.samples]
+        models.append(SumPDF(pdfs, name=channel.name) if len(pdfs) > 1 else pdfs[0])
+    return FoldedPDF(models, name=channel.name) if len(models) > 1 else models[0]
 
 
 def space_of(channel: Channel) -> zfit.Space:
@@ -234,15 +250,63 @@ def space_of(channel: Channel) -> zfit.Space:
     return space
 
 
+def counted_pdf(channel: Channel, parameters: Parameters, folder: Path, *, statistics: bool) -> zfit.pdf.BaseBinnedPDF:
+    """The expected counts of a binned channel, with the yields of its samples.
+
+    Args:
+        channel: The channel.
+        parameters: All parameters of the workspace.
+        folder: What paths of events are relative to.
+        statistics: Whether statistical errors of the simulation are nuisances.
+    """
+    from .counted import CountedPDF, shape_templates
+
+    ((name, observable),) = channel.observables.items()
+    assert observable.bins is not None
+    binning = zfit.binned.RegularBinning(observable.bins, *observable.range, name=name)
+    simulations, yields, densities = {}, [], []
+    for sample in channel.samples:
+        if sample.events is None:
+            densities.append(_sample_pdf(sample, channel, parameters, None))
+            continue
+        what = f"{sample.name} in {channel.name}"
+        simulations[sample.name] = (sample, read_simulation(sample.events, (name,), folder, what))
+        learned = Learned(
+            None, simulations[sample.name][1].nominal.sum_weights, _rates_of(sample, simulations[sample.name][1])
+        )
+        yields.append((sample.name, _yield(sample, parameters, learned)))
+    templates = None
+    if simulations:
+        edges = np.asarray(binning.edges)
+        templates = shape_templates(channel.name, edges, simulations, parameters.by_name, statistics=statistics)
+        order = templates.histfactory.config.samples
+        yields = sorted(yields, key=lambda one: order.index(one[0]))
+    space = zfit.Space(name, binning=binning)
+    return CountedPDF(space, templates, [one for _, one in yields], densities, channel.name)
+
+
+def _rates_of(sample: Sample, simulation: Simulation) -> dict[str, YieldRatio]:
+    from_events = [m for m in sample.modifiers if isinstance(m, NormSys) and m.data == "events"]
+    names = [one.variation or one.name for one in from_events]
+    found = yield_ratios(names, simulation, sample.name)
+    return {name: YieldRatio(up=one["hi"], down=one["lo"]) for name, one in found.items()}
+
+
+def pdf_name(channel: Channel, sample: Sample) -> str:
+    """What the density of a sample is called; its label is the name of the process."""
+    return f"{channel.name}.{sample.name}" if len(channel.samples) > 1 else channel.name
+
+
 def _sample_pdf(sample: Sample, channel: Channel, parameters: Parameters, learned: Learned | None) -> zfit.pdf.BasePDF:
     # The density of a channel has its name, and labels are those of processes.
-    name = sample.name if len(channel.samples) > 1 else channel.name
-    texts = {"name": name, "label": sample.label or sample.name}
+    name = pdf_name(channel, sample)
+    texts: dict[str, Any] = {"name": name, "label": sample.label or sample.name}
     expected = _yield(sample, parameters, learned)
     if sample.pdf is not None:
         return _analytic(sample.pdf, channel, parameters, extended=expected, **texts)
     assert learned is not None
     density, space = learned.density, space_of(channel)
+    texts["given"] = {one: parameters.value(value) for one, value in sample.given.items()}
     nuisances = getattr(density, "nuisances", ())
     if not nuisances:
         return FlowPDF(getattr(density, "flow", density), obs=space, extended=expected, **texts)

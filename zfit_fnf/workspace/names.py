@@ -113,6 +113,10 @@ def check_names(text: Text, document: Document) -> None:
     for place, channel in _channels(document):
         for index, sample in enumerate(channel.samples):
             _check_sample(text, sample, channel, (*place, "samples", index))
+            if sample.given and document.calibrate:
+                raise text.error(
+                    (*place, "samples", index, "given"), "a density with given conditions is not calibrated"
+                )
         if channel.data:
             _check_source(text, channel.data, (*place, "data"))
     _check_functions(text, document)
@@ -176,6 +180,8 @@ def _uses(document: Document) -> Iterator[tuple[str, Kind, Place]]:
                         kind = "factor" if isinstance(modifier, NormFactor) else "lumi"
                     yield modifier.name, kind, (*here, "name")
             yield from _names(sample.expected, (*place, "yield"))
+            for name, value in sample.given.items():
+                yield from _names(value, (*place, "given", name))
             for argument, values in (sample.pdf.parameters if sample.pdf else {}).items():
                 for value in values if isinstance(values, list) else [values]:
                     yield from _names(value, (*place, "pdf", "parameters", argument))
@@ -241,6 +247,8 @@ def _check_sample(text: Text, sample: Sample, channel: Channel, place: Place) ->
         if modifier.type in ("lnN", "normsys") and modifier.name in yields:
             raise text.error((*here, "name"), f"{modifier.name!r} changes the yield twice, by lnN and by normsys")
         _check_variations(text, sample, modifier, here)
+    if taken := [name for name in sample.given if name in channel.observables]:
+        raise text.error((*place, "given", taken[0]), f"{taken[0]!r} is an observable of the channel, and not given")
     if sample.events:
         _check_events(text, sample, place)
     if sample.pdf:

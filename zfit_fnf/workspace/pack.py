@@ -15,7 +15,7 @@ from ..common.files import complete
 from ..samples import WEIGHT_COLUMN, write_sample
 from .document import WorkspaceError
 from .schema import Channel, Sample
-from .training import model_path, read_record
+from .training import model_path, names_of, read_record
 from .workspace import Workspace
 
 __all__ = ["pack", "unpack"]
@@ -51,6 +51,10 @@ def pack(workspace: Workspace, trained: str | os.PathLike[str] | None, path: str
     target = Path(path)
     if target.suffix != ".zip":
         raise ValueError(f"the name of a packed workspace ends with '.zip'; got {target.name!r}")
+    if binned := [one.name for one in workspace.document.channels if one.binned]:
+        raise ValueError(f"channel {binned[0]!r} is made of histograms of its events, which are not packed")
+    if workspace.document.calibrate:
+        raise ValueError("a calibrated likelihood needs its simulated events: pack the workspace without 'calibrate'")
     content = workspace.document.model_dump(by_alias=True, exclude_unset=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -104,17 +108,26 @@ def _packed(
     content: dict[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
-    """A sample whose events are replaced by its model, its yield, and the factors on it."""
-    name = f"{channel.name}.{sample.name}"
+    """A sample whose events are replaced by its models, its yield, and the factors on it."""
     if sample.model is not None:
-        shutil.copyfile(workspace.folder / sample.model, folder / "models" / f"{name}.fnf")
-        return {**content, "model": f"models/{name}.fnf"}
-    if sample.events is None:
+        names = names_of(channel, sample, len(sample.model))
+        sources = [workspace.folder / one for one in sample.model]
+    elif sample.events is not None:
+        names = names_of(channel, sample, workspace.document.training.folds)
+        records = [None if trained is None else read_record(Path(trained), name) for name in names]
+        if trained is None or any(record is None or not record.complete for record in records):
+            raise FileNotFoundError(f"sample {names[0]!r} is not trained: train the workspace first")
+        sources = [model_path(Path(trained), name) for name in names]
+    else:
         return content
-    record = None if trained is None else read_record(Path(trained), name)
-    if trained is None or record is None or not record.complete:
-        raise FileNotFoundError(f"sample {name!r} is not trained: train the workspace first")
-    shutil.copyfile(model_path(Path(trained), name), folder / "models" / f"{name}.fnf")
+    for name, source in zip(names, sources, strict=True):
+        shutil.copyfile(source, folder / "models" / f"{name}.fnf")
+    content = {**content, "model": [f"models/{name}.fnf" for name in names]}
+    return content if sample.events is None else _without_events(content, records[0])
+
+
+def _without_events(content: dict[str, Any], record: Any) -> dict[str, Any]:
+    """A sample whose yield, and the factors on it, are no longer taken from events."""
     modifiers = []
     for modifier in content.get("modifiers", []):
         if modifier["type"] == "normsys" and modifier["data"] == "events":
@@ -124,4 +137,4 @@ def _packed(
             modifier = {"name": modifier["name"], "type": "normsys", "data": sides}
         modifiers.append(modifier)
     left = {key: value for key, value in content.items() if key not in ("events", "modifiers")}
-    return {"yield": record.expected, **left, "model": f"models/{name}.fnf", "modifiers": modifiers}
+    return {"yield": record.expected, **left, "modifiers": modifiers}

@@ -260,7 +260,9 @@ class Sample(Strict):
     name: FileName = Field(description="Name of the process.")
     label: str | None = Field(None, description="Text for plots and tables.")
     events: Events | None = Field(None, description="Simulated events, from which the density is learned.")
-    model: str | None = Field(None, description="A model file, as `zfit_fnf.save` writes it.")
+    model: Names | None = Field(
+        None, description="A model file, as `zfit_fnf.save` writes it; or a list of those of all folds."
+    )
     pdf: Analytic | None = Field(None, description="A PDF of zfit.")
     expected: Value | None = Field(
         None,
@@ -269,6 +271,11 @@ class Sample(Strict):
         "of the weights of the nominal events.",
     )
     modifiers: list[Modifier] = Field([], description="What the yield and the density depend on.")
+    given: dict[str, Value] = Field(
+        {},
+        description="Columns of the simulated events on which the density is conditional, such as a generated mass, with the "
+        "number or parameter where it is evaluated.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Sample:
@@ -277,7 +284,19 @@ class Sample(Strict):
             raise ValueError(f"a sample has either events, model or pdf; got {given or 'none of them'}")
         if self.pdf is not None and self.expected is None:
             raise ValueError("a sample with a pdf needs its yield: a number, the name of a parameter, or an expression")
+        if self.given and self.pdf is not None:
+            raise ValueError("a sample with a pdf has no given conditions: write them into its parameters")
+        if self.given and self.expected is None:
+            raise ValueError(
+                "a sample with given conditions needs its yield: the weights are those of events with all values"
+            )
         return self
+
+    def sources(self) -> list[Source]:
+        """Where all of its simulated events are."""
+        if self.events is None:
+            return []
+        return [self.events.nominal, *(one.source(self.events.nominal) for one in self.events.variations)]
 
 
 class HistFactory(Strict):
@@ -295,6 +314,9 @@ class Channel(Strict):
     observables: dict[str, Observable] = Field({}, description="What is measured, by name of the column.")
     data: Source | None = Field(None, description="Observed events.")
     samples: list[Sample] = Field([], description="The processes.")
+    binned: bool = Field(
+        False, description="Whether events are counted in the bins of the observable; templates are evaluated by pyhf."
+    )
     histfactory: HistFactory | None = Field(None, description="In place of all of these: binned channels.")
 
     @model_validator(mode="after")
@@ -305,6 +327,10 @@ class Channel(Strict):
         if self.histfactory is None and len(unbinned) < 3:
             missing = [name for name in ("observables", "data", "samples") if name not in unbinned]
             raise ValueError(f"a channel needs {', '.join(missing)} (or histfactory)")
+        if self.binned and (len(self.observables) != 1 or next(iter(self.observables.values())).bins is None):
+            raise ValueError("a binned channel has one observable, with bins")
+        if self.binned and any(one.model or one.given for one in self.samples):
+            raise ValueError("samples of a binned channel have events or a pdf, and no model or given conditions")
         return self
 
 
@@ -370,6 +396,13 @@ class Training(Strict):
     n_components: int | None = Field(None, ge=1, description="Components of the mixture, or bins of the spline.")
     order: int = Field(2, ge=1, le=3, description="Highest power of a nuisance.")
     mirror: bool = Field(False, description="Trust one-sided variations on the other side too.")
+    folds: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="With two or more, so many densities of each process, each learned without a part of the events, which are "
+        "averaged; for `calibrate`.",
+    )
     validation: float = Field(
         0.2, gt=0, lt=1, description="Share of the events that no training sees, for `zfit-fnf validate`."
     )
@@ -394,6 +427,11 @@ class Document(Strict):
     measurements: list[Measurement] = Field(min_length=1, description="The first one is used unless another is chosen.")
     groups: dict[str, list[str]] = Field({}, description="Nuisances by group, for the split of uncertainties.")
     training: Training = Field(Training(), description="How densities are learned.")
+    calibrate: bool = Field(
+        False,
+        description="Whether simulated events that no training has seen correct the likelihood and add the error of finite "
+        "simulation.",
+    )
     blinding: Blinding | None = Field(None, description="What is hidden.")
 
 

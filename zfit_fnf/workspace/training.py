@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import storage
 from ..common.files import complete
 from ..common.parallel import Executor, workers
@@ -25,10 +23,10 @@ from ..train import fit_flow
 from ..train.process import fit_process
 from ..train.schedule import Schedule, TrainingStopped
 from .document import WorkspaceError
-from .events import files_of, read_simulation
+from .events import files_of, read_simulation, yield_ratios
 from .schema import Channel, NormSys, Sample, Shape, Source, Training
 
-__all__ = ["Record", "Task", "checksum_of", "model_path", "read_record", "simulation_of", "train_all"]
+__all__ = ["Record", "Task", "checksum_of", "held_out", "model_path", "names_of", "read_record", "train_all", "unseen"]
 
 MODELS = "models"
 """Folder of the model files, in that of the results."""
@@ -74,6 +72,7 @@ class Task:
         folder: What paths of events are relative to.
         out: Folder of the results.
         progress: Whether to show progress bars.
+        fold: Which of the folds, from 1 on; 0 if there are none.
     """
 
     channel: Channel
@@ -82,11 +81,12 @@ class Task:
     folder: Path
     out: Path
     progress: bool = True
+    fold: int = 0
 
     @property
     def name(self) -> str:
-        """Channel and sample."""
-        return f"{self.channel.name}.{self.sample.name}"
+        """Channel and sample, and the fold."""
+        return names_of(self.channel, self.sample, self.training.folds)[max(self.fold - 1, 0)]
 
     @property
     def shapes(self) -> tuple[str, ...]:
@@ -98,6 +98,12 @@ class Task:
         """Nuisances whose effect on the yield is taken from the events."""
         from_events = [m for m in self.sample.modifiers if isinstance(m, NormSys) and m.data == "events"]
         return tuple(one.variation or one.name for one in from_events)
+
+
+def names_of(channel: Channel, sample: Sample, folds: int) -> list[str]:
+    """What the models of a sample are called, one for each fold."""
+    name = f"{channel.name}.{sample.name}"
+    return [name] if folds == 1 else [f"{name}.fold{fold}" for fold in range(1, folds + 1)]
 
 
 def train_all(
@@ -148,14 +154,16 @@ def train(task: Task, executor: Executor | None = None) -> Record:
     """
     begun, inputs = time.perf_counter(), _inputs(task)
     events = simulation_of(task)
-    record = Record(inputs, events.nominal.sum_weights, _ratios(task, events), events.nominal.n_events)
+    record = Record(
+        inputs, events.nominal.sum_weights, yield_ratios(task.rates, events, task.name), events.nominal.n_events
+    )
     known = _usable(task, read_record(task.out, task.name), inputs)
     partial = model_path(task.out, task.name, _PARTIAL)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            density = _learn(task, _shapes_only(task, _split(task, events)[0]), known, executor)
+            density = _learn(task, _shapes_only(task, seen_by(task, events)), known, executor)
     except TrainingStopped as stopped:
         if stopped.model is not None:
             storage.save(stopped.model, partial)
@@ -169,17 +177,34 @@ def train(task: Task, executor: Executor | None = None) -> Record:
     return done
 
 
-def simulation_of(task: Task, *, held_out: bool = False) -> Simulation:
-    """The simulation of a sample.
-
-    Args:
-        task: The sample.
-        held_out: Only what no training sees, with the nuisances that it learns.
-    """
+def simulation_of(task: Task) -> Simulation:
+    """The simulation of a sample."""
     name = f"{task.sample.name} in {task.channel.name}"
     assert task.sample.events is not None
-    events = read_simulation(task.sample.events, tuple(task.channel.observables), task.folder, name)
-    return _shapes_only(task, _split(task, events)[1]) if held_out else events
+    columns = (*task.channel.observables, *task.sample.given)
+    return read_simulation(task.sample.events, columns, task.folder, name)
+
+
+def held_out(task: Task) -> Simulation:
+    """What no training of a sample sees, with the nuisances that are learned: for validation."""
+    return _shapes_only(task, _split(task, simulation_of(task))[1])
+
+
+def unseen(task: Task) -> Simulation:
+    """What the training of a sample, in this fold, has not seen: for calibration."""
+    events = simulation_of(task)
+    seen, held_out = _split(task, events)
+    return _shapes_only(task, _fold(task, seen)[1] if task.fold else held_out)
+
+
+def seen_by(task: Task, events: Simulation) -> Simulation:
+    """What the training of a sample, in this fold, sees."""
+    seen, _ = _split(task, events)
+    return _fold(task, seen)[0] if task.fold else seen
+
+
+def _fold(task: Task, seen: Simulation) -> tuple[Simulation, Simulation]:
+    return seen.folds(task.training.folds, task.training.seed)[task.fold - 1]
 
 
 def is_fresh(task: Task, record: Record | None) -> bool:
@@ -219,12 +244,13 @@ def _write(task: Task, record: Record) -> None:
 def _learn(task: Task, simulation: Simulation, known: Any, executor: Executor | None) -> Any:
     """The density of a sample; what is known already is kept."""
     settings, progress = task.training, task.progress
-    obs = list(task.channel.observables)
+    obs, cond = list(task.channel.observables), list(task.sample.given)
     flow = known
     if flow is None:
         flow = fit_flow(
             simulation.nominal,
             obs=obs,
+            cond=cond,
             ranges={name: one.range for name, one in task.channel.observables.items()},
             family=settings.family,
             n_layers=settings.n_layers,
@@ -239,6 +265,7 @@ def _learn(task: Task, simulation: Simulation, known: Any, executor: Executor | 
     return fit_process(
         simulation,
         obs=obs,
+        cond=cond,
         trained=flow,
         order=settings.order,
         mirror=settings.mirror,
@@ -268,23 +295,6 @@ def _shapes_only(task: Task, events: Simulation) -> Simulation:
     return Simulation(events.nominal, variations=tuple(kept))
 
 
-def _ratios(task: Task, events: Simulation) -> dict[str, dict[str, float | None]]:
-    nominal, found = events.nominal.sum_weights, {}
-    for name in task.rates:
-        moved = [one for one in events.variations if set(one.at) == {name}]
-        sums = {
-            v.at[name]: np.sum(np.asarray(v.weights, float)) if v.is_reweighting else v.events.sum_weights
-            for v in moved
-        }
-        at = {where: float(total / nominal) for where, total in sums.items()}
-        if not {-1.0, 1.0} & set(at):
-            raise WorkspaceError(
-                f"{task.name}: the yields of {name!r} are taken at +1 or -1; there are variations at {at}"
-            )
-        found[name] = {"lo": at.get(-1.0), "hi": at.get(1.0)}
-    return found
-
-
 # --- what is stale -----------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +318,7 @@ def _inputs(task: Task) -> dict[str, str]:
     assert events is not None
     of_responses = {name: settings.pop(name) for name in ("response_steps", "order", "mirror")}
     ranges = {name: one.range for name, one in task.channel.observables.items()}
-    nominal = _checksum(task, [events.nominal], ranges, settings)
+    nominal = _checksum(task, [events.nominal], ranges, list(task.sample.given), settings, task.fold)
     responses: dict[str, list[Any]] = {}
     others: list[Any] = []
     for variation in events.variations:

@@ -139,11 +139,13 @@ class Workspace:
         from .training import Task
 
         settings = self.document.training
+        folds = range(1, settings.folds + 1) if settings.folds > 1 else [0]
         return [
-            Task(channel, sample, settings, self.folder, Path(out), progress)
+            Task(channel, sample, settings, self.folder, Path(out), progress, fold)
             for channel in self.document.channels
             for sample in channel.samples
-            if sample.events is not None
+            if sample.events is not None and not channel.binned
+            for fold in folds
         ]
 
     def train(
@@ -183,7 +185,9 @@ class Workspace:
         parts: list[Any] = [self.document.model_dump(mode="json")]
         for channel in self.document.channels:
             parts += [checksum_of(path) for path in files_of(channel.data, self.folder)] if channel.data else []
-            parts += [checksum_of(self.folder / sample.model) for sample in channel.samples if sample.model]
+            simulated = [one for sample in channel.samples if channel.binned for one in sample.sources()]
+            parts += [checksum_of(path) for source in simulated for path in files_of(source, self.folder)]
+            parts += [checksum_of(self.folder / one) for sample in channel.samples for one in sample.model or []]
         for task in self.tasks(trained):
             record, path = read_record(task.out, task.name), model_path(task.out, task.name)
             if record is not None and path.is_file():
@@ -209,13 +213,18 @@ class Workspace:
         pdfs = {
             channel.name: channel_pdf(channel, parameters, self._learned(channel, trained))
             for channel in self.document.channels
-            if channel.histfactory is None
+            if channel.histfactory is None and not channel.binned
         }
         binned = {
-            channel.name: self._binned(channel.name, channel.histfactory, parameters)
+            channel.name: self._counted(channel, parameters)
+            if channel.histfactory is None
+            else self._binned(channel.name, channel.histfactory, parameters)
             for channel in self.document.channels
-            if channel.histfactory is not None
+            if channel.histfactory is not None or channel.binned
         }
+        if binned and not pdfs and parameters.constraints:  # of a sum, constraints count wherever they are
+            name, first = next(iter(binned.items()))
+            binned[name] = type(first)(first.model, first.data, constraints=parameters.constraints)
         further = [one for nll in binned.values() for one in nll.get_params(floating=None)]
         every = {**{one.name: one for one in further}, **parameters.by_name}
         return Model(pdfs, binned, every, tuple(parameters.constraints))
@@ -235,15 +244,18 @@ class Workspace:
         measurement: str | None = None,
         model: Model | None = None,
         data: Mapping[str, Any] | None = None,
+        accelerated: bool = False,
     ) -> Any:
-        """The likelihood of all channels.
+        """The likelihood of all channels, calibrated by simulated events if the document says so.
 
         Args:
             trained: As for `model`.
             measurement: As for `model`.
             model: What `model` has made, if it was called before.
             data: Events by channel, by default the observed ones.
+            accelerated: Whether unbinned channels are evaluated by polynomials, see `zfit_fnf.accelerate`.
         """
+        from ..acceleration import accelerate
         from ..loss import ExtendedUnbinnedNLL
 
         model = self.model(trained, measurement=measurement) if model is None else model
@@ -251,11 +263,23 @@ class Workspace:
         terms = list(model.binned.values())
         if model.pdfs:
             events = [data[name] for name in model.pdfs]
-            terms = [
-                ExtendedUnbinnedNLL(list(model.pdfs.values()), events, constraints=list(model.constraints)),
-                *terms,
-            ]
+            unbinned = ExtendedUnbinnedNLL(list(model.pdfs.values()), events, constraints=list(model.constraints))
+            unbinned = accelerate(unbinned) if accelerated else unbinned
+            terms = [self._calibrated(unbinned, trained) if self.document.calibrate else unbinned, *terms]
         return functools.reduce(operator.add, terms)
+
+    def _calibrated(self, nll: Any, trained: str | os.PathLike[str] | None) -> Any:
+        """The likelihood of the unbinned channels, made right by events that no training has seen."""
+        from ..calibration import calibrate
+        from .likelihood import pdf_name
+        from .training import unseen
+
+        if stored := [one.name for channel in self.document.channels for one in channel.samples if one.model]:
+            raise ValueError(f"sample {stored[0]!r} has a model file and no events, with which it could be calibrated")
+        simulations: dict[str, list[Any]] = {}
+        for task in self.tasks(trained or ""):
+            simulations.setdefault(pdf_name(task.channel, task.sample), []).append(unseen(task))
+        return calibrate(nll, simulations)
 
     @staticmethod
     def _binned(name: str, binned: HistFactory, parameters: Parameters) -> Any:
@@ -265,29 +289,52 @@ class Workspace:
         params = {own: parameters[here] for here, _, own in parameter_uses(binned)}
         return channel(binned.workspace, binned.channels, params=params, name=name)
 
+    def _counted(self, channel: Channel, parameters: Parameters) -> Any:
+        """The likelihood of a channel whose events are counted."""
+        from ..loss import NLL
+        from .likelihood import counted_pdf
+
+        pdf = counted_pdf(channel, parameters, self.folder, statistics=self.document.calibrate)
+        assert channel.data is not None
+        return NLL(pdf, read_events(channel.data, tuple(channel.observables), self.folder, f"data of {channel.name}"))
+
     def pack(self, trained: str | os.PathLike[str] | None, path: str | os.PathLike[str]) -> Path:
         """Write the workspace with its models and data into one file, see :func:`~zfit_fnf.workspace.pack.pack`."""
         from .pack import pack
 
         return pack(self, trained, path)
 
-    def _learned(self, channel: Channel, trained: str | os.PathLike[str] | None) -> dict[str, Learned]:
-        from .. import storage
-        from .likelihood import Learned
-        from .training import model_path, read_record
+    def _learned(self, channel: Channel, trained: str | os.PathLike[str] | None) -> dict[str, list[Learned]]:
+        """What is learned of each sample that is: one density, or one for each fold."""
+        from .training import names_of
 
         found = {}
         for sample in channel.samples:
             if sample.model is not None:
-                density = storage.load(self.folder / sample.model)
-                flow = getattr(density, "flow", density)
-                found[sample.name] = Learned(density, flow.sum_weights or None, getattr(density, "yields", {}))
+                found[sample.name] = [self._stored(sample.name, path) for path in sample.model]
             elif sample.events is not None:
-                name = f"{channel.name}.{sample.name}"
-                record = None if trained is None else read_record(Path(trained), name)
-                if trained is None or record is None or not record.complete:
-                    where = "" if trained is None else f" in {str(trained)!r}"
-                    raise FileNotFoundError(f"sample {name!r} is not trained{where}: train the workspace first")
-                density = storage.load(model_path(Path(trained), name))
-                found[sample.name] = Learned(density, record.expected, record.ratios())
+                names = names_of(channel, sample, self.document.training.folds)
+                found[sample.name] = [_trained(name, trained) for name in names]
         return found
+
+    def _stored(self, sample: str, path: str) -> Learned:
+        from .. import storage
+        from .likelihood import Learned
+
+        if not (self.folder / path).is_file():
+            raise FileNotFoundError(f"sample {sample!r}: there is no model file {str(self.folder / path)!r}")
+        density = storage.load(self.folder / path)
+        flow = getattr(density, "flow", density)
+        return Learned(density, flow.sum_weights or None, getattr(density, "yields", {}))
+
+
+def _trained(name: str, trained: str | os.PathLike[str] | None) -> Learned:
+    from .. import storage
+    from .likelihood import Learned
+    from .training import model_path, read_record
+
+    record = None if trained is None else read_record(Path(trained), name)
+    if trained is None or record is None or not record.complete:
+        where = "" if trained is None else f" in {str(trained)!r}"
+        raise FileNotFoundError(f"sample {name!r} is not trained{where}: train the workspace first")
+    return Learned(storage.load(model_path(Path(trained), name)), record.expected, record.ratios())
