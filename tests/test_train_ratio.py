@@ -16,7 +16,7 @@ from zfit_fnf.densities.ratio import polynomials
 from zfit_fnf.train import choice
 from zfit_fnf.train.claims import Points, Scored, claim, shares
 from zfit_fnf.train.contrast import Contrast, ContrastSample
-from zfit_fnf.train.ratio import learn
+from zfit_fnf.train.ratio import learn, of_conditions_alone
 
 SHORT = zfnf.Schedule(steps=300, batch_size=2048)
 
@@ -28,7 +28,8 @@ def contrast(effect, n, seed, *, n_dim=1):
     for nu in (0.0, 1.0, -1.0):
         t = rng.uniform(-1, 1, (3 * n, n_dim))
         t = t[rng.random(3 * n) < (1 + effect * nu * t[:, 0]) / 2][:n]
-        samples.append(ContrastSample(t.astype(np.float32), np.zeros((n, 2), np.float32), np.ones(n), np.arange(n) % 2))
+        nothing = np.zeros((n, 2), np.float32)
+        samples.append(ContrastSample(t.astype(np.float32), nothing, np.ones(n), np.arange(n) % 2, nothing))
     return Contrast(samples, np.array([[1.0, 1.0], [-1.0, 1.0]]), n_dim, 8 if n_dim == 1 else 4)
 
 
@@ -71,10 +72,23 @@ def test_halves_that_contradict_each_other_confirm_nothing():
         ContrastSample(
             *(np.concatenate([getattr(s, f) for s in pair]) for f in ("bounded", "offsets", "weights")),
             np.repeat([0, 1], 4000),
+            np.zeros((8000, 2), np.float32),
         )
         for pair in zip(one.samples, other.samples, strict=True)
     ]
     assert not learn(Contrast(samples, one.monomials, 1, 8)).significant
+
+
+def test_held_out_events_in_another_proportion_are_judged_alike():
+    """A tenth of the nominal events is held out, and half of those of the variations: no reason against what is learned."""
+    whole = contrast(0.5, 8000, 5)
+    folds = [np.where(np.arange(8000) % 10 < kept, 2, np.arange(8000) % 2) for kept in (1, 5, 5)]
+    samples = [replace(s, folds=each) for s, each in zip(whole.samples, folds, strict=True)]
+    judged = Contrast(samples, whole.monomials, 1, 8)
+    learned = judged.log_likelihoods(learn(judged).without_held_out)
+    gain = float((learned - judged.log_likelihoods(of_conditions_alone(judged))).sum())
+    # 8800 events, of which the nominal ones are a tenth: l(+1) - l(-1) has a variance of 1/3, and the gain is N / 8 of it.
+    assert gain == pytest.approx(8800 / 24, rel=0.25)
 
 
 def fraction(nu):
@@ -194,7 +208,7 @@ def test_what_is_asked_for():
 def test_log_ratios_that_take_too_many_nodes_are_named():
     """Several observables given conditions, behind a map: not tried by "auto", with a warning where they are asked for."""
     judgement = object.__new__(choice._Judgement)
-    judgement.candidates = SimpleNamespace(affordable=False, accurate=False, thinned=False)
+    judgement.candidates = SimpleNamespace(affordable=False, accurate=False, has_more=lambda _: False)
     judgement.with_map, judgement.alone = object(), SimpleNamespace(significant=True)
     judgement.beside, judgement.map_gain = SimpleNamespace(significant=True, shrunk=lambda: "shrunk"), (1.0, 1.0)
     judgement._claim, judgement._factors = (lambda *_: Claim("map", 0.0, 0.0, 0.0)), (lambda: None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -20,7 +22,7 @@ POINTS = np.array([[1.0, 1.0], [-1.0, 1.0]])  # monomials nu and nu^2 at +1 and 
 def events(n, seed, *, n_dim=1, n_cond=0):
     """Uniform coordinates, the last ones conditions, and halves to train on."""
     t = np.random.default_rng(seed).uniform(-1, 1, (n, n_dim + n_cond)).astype(np.float32)
-    return ContrastSample(t, np.zeros((n, 2), np.float32), np.ones(n), np.arange(n) % 2)
+    return ContrastSample(t, np.zeros((n, 2), np.float32), np.ones(n), np.arange(n) % 2, np.zeros((n, 2)))
 
 
 def slope(t, nu):
@@ -50,7 +52,8 @@ def test_it_is_more_precise_than_independent_samples(n_dim, degree):
         kept = np.random.default_rng(2).random(6 * N) < slope(sample.bounded, nu) / 2.25
         drawn.append(
             ContrastSample(
-                sample.bounded[kept][:N], *(part[:N] for part in (sample.offsets, sample.weights, sample.folds))
+                sample.bounded[kept][:N],
+                *(part[:N] for part in (sample.offsets, sample.weights, sample.folds, sample.moved)),
             )
         )
     contrast = Contrast([nominal, *drawn], POINTS, n_dim, degree)
@@ -97,7 +100,7 @@ def test_negative_weights_count():
     """Half of the events cancel the other half; the ratio is as known as before."""
     nominal = events(N, 1)
     sign = np.where(np.arange(N) % 10 < 2, -1.0, 1.0)
-    signed = ContrastSample(nominal.bounded, nominal.offsets, sign, nominal.folds)
+    signed = replace(nominal, weights=sign)
     ratios = np.stack([slope(nominal.bounded, nu) for nu in (1.0, -1.0)], axis=1)
     regression = Regression(signed, ratios / np.average(ratios, axis=0, weights=sign), POINTS, 1, 8)
     assert error(regression, learn(regression).weights, 1) < 1e-4

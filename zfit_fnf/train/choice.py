@@ -26,7 +26,9 @@ __all__ = ["Candidates", "Choice", "choose", "samples_of"]
 MAP_SIGNIFICANT = 5.0
 """Standard deviations by which held-out events have to speak for a map."""
 
-_JUDGED = 100_000  # events of each sample that a judgement is learned from
+_JUDGED = 100_000  # events of each sample that a judgement is learned from, beside those that are held out
+_OF_CLEAR_EFFECTS = 25_000  # where all that is left to judge is a map
+_CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not make clearer
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _MOSTLY = 0.8  # share of a map that is no noise, from which it is left alone
@@ -93,10 +95,9 @@ class Candidates:
         ]
         return contrasts[0], contrasts[1] if len(contrasts) > 1 else None
 
-    @property
-    def thinned(self) -> bool:
-        """Whether there are more events than a judgement is learned from."""
-        return any(source.sample.n_events > _JUDGED for source in (self.nominal, *self.sources))
+    def has_more(self, events: int) -> bool:
+        """Whether a sample has more than this number of events."""
+        return any(source.sample.n_events > events for source in (self.nominal, *self.sources))
 
     @property
     def affordable(self) -> bool:
@@ -142,20 +143,35 @@ def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str
         use_ratio: Whether to keep the log-ratio; ``"auto"`` asks its evidence.
         keep: Keep them also where the events do not show any effect.
     """
-    return _Judgement(candidates).choice(use_map, use_ratio, keep)
+    if use_ratio is False and candidates.has_more(_OF_CLEAR_EFFECTS):
+        judgement = _Judgement(candidates, _OF_CLEAR_EFFECTS)
+        if judgement.alone.evidence > _CLEAR:
+            return judgement.choice(use_map, use_ratio, keep)
+    return _Judgement(candidates, _JUDGED).choice(use_map, use_ratio, keep)
 
 
 class _Judgement:
     """What the events say of the candidates."""
 
-    def __init__(self, candidates: Candidates):
+    def __init__(self, candidates: Candidates, most: int):
         self.candidates = candidates
-        self.without, self.with_map = candidates.contrasts(_JUDGED)
+        self.without, self.with_map = candidates.contrasts(most)
         self.alone = learn(self.without)
-        self.none = self._held_out(self.without)
-        self.map_gain = (0.0, 0.0)
-        if self.with_map is not None:
-            self.map_gain = _difference(self._held_out(self.with_map), self.none)
+
+    @cached_property
+    def none(self) -> np.ndarray:
+        """Log-likelihoods of the held-out events without this response."""
+        return self._held_out(self.without)
+
+    @cached_property
+    def of_map(self) -> np.ndarray:
+        """Log-likelihoods of the held-out events with the map alone."""
+        return self.none if self.with_map is None else self._held_out(self.with_map)
+
+    @cached_property
+    def map_gain(self) -> tuple[float, float]:
+        """How much more probable the map makes held-out events, and the error of that."""
+        return _difference(self.of_map, self.none)
 
     @cached_property
     def beside(self) -> Learned:
@@ -200,9 +216,11 @@ class _Judgement:
         claims = self._claim(keep_map, learned, factors, _KINDS[keep_map, learned is not None])
         if learned is None:
             claims = replace(claims, missed=self._missed(keep_map))
-        if learned is not None and self.candidates.thinned:
-            contrast = self.candidates.contrasts(None)[1 if keep_map else 0]
-            assert contrast is not None
+        if learned is not None and self.candidates.has_more(_JUDGED):
+            without, with_map = replace(
+                self.candidates, with_map=self.candidates.with_map if keep_map else None
+            ).contrasts(None)
+            contrast = with_map or without
             learned = learn(contrast) if keep else learn(contrast).shrunk()
         return Choice(claims, keep_map, learned, factors, notes)
 
@@ -223,7 +241,7 @@ class _Judgement:
         if gain > _NEARLY_ALL * _difference(ratio_alone, self.none)[0]:
             return True, []
         if use_ratio == "auto" and not self.candidates.affordable:
-            gain, error = _difference(ratio_alone, self._held_out(self.with_map))
+            gain, error = _difference(ratio_alone, self.of_map)
             return gain < 0.0, [f"no map: a log-ratio gains {gain:.1f} +- {error:.1f} nats more"] if gain >= 0.0 else []
         if gain > _LARGE_PART * _difference(ratio_alone, self.none)[0]:
             return True, []
@@ -239,8 +257,8 @@ class _Judgement:
     def _missed(self, keep_map: bool) -> float:
         """Share of what a log-ratio gains that the map does not, zero if held-out events leave that open."""
         ratio_alone = self._held_out(self.without, self.alone)
-        of_map = self._held_out(self.with_map) if keep_map and self.with_map is not None else self.none
-        (best, _), (lacking, error) = _difference(ratio_alone, self.none), _difference(ratio_alone, of_map)
+        kept = self.of_map if keep_map else self.none
+        (best, _), (lacking, error) = _difference(ratio_alone, self.none), _difference(ratio_alone, kept)
         return lacking / best if lacking > MAP_SIGNIFICANT * error and lacking > 0.0 else 0.0
 
     def _factors(self) -> np.ndarray | None:
@@ -270,15 +288,15 @@ class _Judgement:
     def _scored(self, use_map: bool, weights: np.ndarray | None, folds: Sequence[int]) -> Scored:
         """Events of some folds with the coefficients of a map, a log-ratio or both."""
         contrast = self.with_map if use_map and self.with_map is not None else self.without
-        moved = np.linalg.pinv(self.candidates.points.monomials).T
+        of_monomials = np.linalg.pinv(self.candidates.points.monomials).T
         found = []
-        for sample, own in zip(self.without.samples, contrast.samples, strict=True):
+        for sample in contrast.samples:
             rows = np.flatnonzero(np.isin(sample.folds, folds))
             rows = rows if len(rows) else np.arange(len(sample.folds))  # nominal events of which none are held out
-            values = (own.offsets[rows] - sample.offsets[rows]).astype(np.float64) @ moved
+            values = sample.moved[rows].astype(np.float64) @ of_monomials
             if weights is not None:
                 values += contrast.values(sample.bounded[rows], weights)
-            found.append((values, sample.weights[rows], sample.offsets[rows], sample.bounded[rows]))
+            found.append((values, sample.weights[rows], (sample.offsets - sample.moved)[rows], sample.bounded[rows]))
         if weights is not None and contrast.n_free:  # a log-ratio given the conditions has no mean
             mean = np.linalg.lstsq(contrast.of_conditions(found[0][3]), found[0][0], rcond=None)[0]
             found = [(v - contrast.of_conditions(b) @ mean, w, o, b) for v, w, o, b in found]
@@ -310,7 +328,7 @@ def samples_of(
     densities: Sequence[Deformation | None],
     most: int | None,
 ) -> list[ContrastSample]:
-    """The events of a sample, with the log-ratios of each density to the nominal one."""
+    """The events of a sample, with the log-ratios of each density to the nominal one; the map is that of the last one."""
     sample, flow = source.sample, source.flow
     n, rng = sample.n_events, np.random.default_rng(0)
     folds = rng.integers(0, 2, n)
@@ -318,14 +336,14 @@ def samples_of(
     kept = np.flatnonzero((folds == 2) | (rng.random(n) < (1.0 if most is None else most / n)))
     parts, offsets = [], []
     for part in slices(len(kept), EVENTS):
-        u, c = source.standardised(kept[part])
+        u, c = (tf.cast(values, tf.float32) for values in source.standardised(kept[part]))
         of_flow = flow.precompute(c)
-        parts.append(bounded(flow, u, c, of_flow).numpy().astype(np.float32))
-        log_nominal = flow.log_density_at(u, of_flow)
+        parts.append(bounded(flow, u, c, of_flow).numpy())
+        log_nominal = flow.log_density_at(u, of_flow) if any(densities) else 0.0
         offsets.append([_offsets(density, u, c, log_nominal, points) for density in densities])
     weights = sample.relative_weights(kept) * (sample.effective_size / n)
-    coordinates, kinds = np.concatenate(parts), zip(*offsets, strict=True)
-    return [ContrastSample(coordinates, np.concatenate(each), weights, folds[kept]) for each in kinds]
+    coordinates, known = np.concatenate(parts), [np.concatenate(each) for each in zip(*offsets, strict=True)]
+    return [ContrastSample(coordinates, own, weights, folds[kept], own - known[0]) for own in known]
 
 
 def _offsets(
@@ -335,4 +353,4 @@ def _offsets(
         return np.zeros((len(u), len(points)), np.float32)
     precomputed = density.precompute(u, c)
     at_points = [density.log_density_at(tf.constant(density.point(point)), precomputed) for point in points]
-    return np.stack([values - log_nominal for values in at_points], axis=1).astype(np.float32)
+    return np.stack([values - log_nominal for values in at_points], axis=1)

@@ -58,7 +58,7 @@ def _closure(
         )
 
         def score(y: tf.Tensor, x: tf.Tensor, up: tf.Tensor = up, down: tf.Tensor = down) -> tf.Tensor:
-            u, c, _ = flow.encode(y, x)
+            u, c = (tf.cast(values, tf.float32) for values in flow.encode(y, x)[:2])
             precomputed = deformation.precompute(u, c)
             return (deformation.log_density_at(up, precomputed) - deformation.log_density_at(down, precomputed)) / (
                 2 * _STEP

@@ -4,6 +4,8 @@ Which sample an event comes from, the nominal one or a variation, is a question 
 answer. With :math:`l_k` the logarithm of the ratio of variation ``k`` to the nominal density (:math:`l_0 = 0`), an event
 comes from sample ``k`` with the probability :math:`N_k e^{l_k} / \sum_j N_j e^{l_j}`. Its logarithm, summed over all events
 of all samples, is a likelihood: errors of what maximises it are those of the samples' sizes, the nominal one included.
+Sizes :math:`N_k` are those of the part of the events (:attr:`ContrastSample.folds`) that is looked at, since the parts are
+not in proportion.
 
 Here :math:`l_k = o_k + \sum_m \phi_m(\nu_k) r_m + g_k`, where :math:`o_k` is known, :math:`r_m` are polynomials with the
 weights that are learned, and :math:`g_k` are functions of the conditions alone, of which a conditional density knows nothing.
@@ -25,6 +27,7 @@ from ..densities.ratio import exponents, polynomials
 __all__ = ["Contrast", "ContrastSample", "Quadratic"]
 
 _RIDGE = 1e-3  # of what is free, for functions of conditions that the events do not determine
+_NOTHING = 1e-9  # size of a sample that has no events in a part of them
 _MOST_KEPT = 50_000_000  # polynomials of events that are kept from one pass to the next
 
 
@@ -35,6 +38,7 @@ class ContrastSample:
     Attributes:
         bounded: Bounded coordinates ``(n, d + m)``.
         offsets: What is known of the log-ratios, ``(n, J)`` for ``J`` variations.
+        moved: What a map contributes to that, ``(n, J)``.
         weights: Event weights ``(n,)`` whose sum is the effective size of the sample.
         folds: Part ``(n,)`` of the events: 0 and 1 are halves to train on, 2 is held out.
     """
@@ -43,6 +47,7 @@ class ContrastSample:
     offsets: np.ndarray
     weights: np.ndarray
     folds: np.ndarray
+    moved: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class Contrast:
         # The constant comes last: it and what depends on conditions alone are for each variation by itself.
         self.degrees = np.concatenate([degrees[with_observables], degrees[~with_observables], degrees[:1] * 0])
         self.n_terms = int(with_observables.sum())
-        self._log_sizes = np.log([sample.weights.sum() for sample in samples])
+        sizes = [[sample.weights[sample.folds == fold].sum() for sample in samples] for fold in range(3)]
+        self._log_sizes = np.log(np.maximum(sizes, _NOTHING))  # (3, 1 + J)
         self._keep()
 
     def _keep(self) -> None:
@@ -154,7 +160,7 @@ class Contrast:
         size = coefficients.size
         sums = [Quadratic.zero(size)] * 3
         for index, fold, features, offsets, weights in self._chunks(most):
-            log_shares = self._log_shares(features, offsets, coefficients)
+            log_shares = self._log_shares(features, offsets, coefficients, fold)
             shares = np.exp(log_shares[:, 1:])
             scores = ((index == np.arange(1, self.n_variations + 1)) - shares) * weights[:, None]
             gradient = (scores.T @ features).ravel()
@@ -171,7 +177,7 @@ class Contrast:
     def log_likelihoods(self, coefficients: np.ndarray) -> np.ndarray:
         """Weighted logarithm of the probability of the sample that each held-out event comes from."""
         parts = [
-            weights * self._log_shares(features, offsets, coefficients)[:, index]
+            weights * self._log_shares(features, offsets, coefficients, fold)[:, index]
             for index, fold, features, offsets, weights in self._chunks(None)
             if fold == 2
         ]
@@ -189,21 +195,20 @@ class Contrast:
         """Polynomials ``(n, free + 1)`` of the conditions alone; the last one is constant."""
         return polynomials(tf.constant(bounded), self.degrees[self.n_terms :]).numpy()
 
-    def _log_shares(self, features: np.ndarray, offsets: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    def _log_shares(self, features: np.ndarray, offsets: np.ndarray, coefficients: np.ndarray, fold: int) -> np.ndarray:
         ratios = offsets + features @ coefficients.T.astype(np.float32)
-        return log_softmax(np.column_stack([np.zeros(len(ratios)), ratios]) + self._log_sizes, axis=1)
+        return log_softmax(np.column_stack([np.zeros(len(ratios)), ratios]) + self._log_sizes[fold], axis=1)
 
     def _chunks(self, most: int | None) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
         """Sample, fold, features ``(n, all terms)``, offsets and weights of events."""
         for index, sample in enumerate(self.samples):
-            thinned = slice(None, None, 1 if most is None else max(1, len(sample.weights) // most))
+            step = 1 if most is None else max(1, len(sample.weights) // most)
             for fold in range(3):
-                rows = np.flatnonzero(sample.folds == fold)[thinned]
+                rows = np.flatnonzero(sample.folds == fold)[::step]
                 for part in slices(len(rows), EVENTS):
                     chosen = rows[part]
-                    features = self._features(
-                        sample.bounded[chosen], (index, fold, part.start) if most is None else None
-                    )
+                    place = (index, fold, part.start) if step == 1 else None
+                    features = self._features(sample.bounded[chosen], place)
                     yield index, fold, features, sample.offsets[chosen], sample.weights[chosen]
 
     def _features(self, bounded: np.ndarray, place: tuple[int, int, int] | None) -> np.ndarray:

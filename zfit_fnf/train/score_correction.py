@@ -22,6 +22,8 @@ from .schedule import TrainingStopped
 
 __all__ = ["NewtonSums", "correct_score", "scale", "vanish_at"]
 
+_COMPILED = 500_000  # events of which the sums are worth a compilation
+
 NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -33,7 +35,9 @@ def correct_score(deformation: Deformation, response: Response, sources: Sequenc
         response: The response; its correction is zero so far, or as `vanish_at` has made it.
         sources: The samples that it was trained on.
     """
-    newton_sums = _compiled_newton_sums(deformation)
+    newton_sums = _newton_sums(deformation)
+    if sum(source.sample.n_events for source in sources) > _COMPILED:
+        newton_sums = tf.function(newton_sums, jit_compile=True, autograph=False)
     fed = deformation.positions(response)
     own = fed[-len(response.powers) :]
     monomials, shifts = [], []
@@ -89,7 +93,8 @@ def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> n
     A unit Gaussian prior on the shift keeps weights of coefficient functions that hardly matter where they are.
     """
     gradient, information = np.zeros(len(fed)), np.eye(len(fed))
-    for rows, real in filled(source.sample.n_events, GRAPH):
+    n = source.sample.n_events
+    for rows, real in filled(n, min(n, GRAPH)):
         u, c, basis, w = source.batch(rows)
         w = np.where(real, w, np.float32(0.0))
         first, second = newton_sums(*map(tf.constant, (u, c, basis, w)))
@@ -108,8 +113,7 @@ def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> n
     return np.linalg.solve(information, gradient)
 
 
-def _compiled_newton_sums(deformation: Deformation) -> NewtonSums:
-    @tf.function(jit_compile=True, autograph=False)
+def _newton_sums(deformation: Deformation) -> NewtonSums:
     def newton_sums(u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, w: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Sums over events of ``w F`` and ``w F F^T``, with ``F = d log p / d weights`` of the coefficients."""
         coefficients = deformation.coefficients(u, c)

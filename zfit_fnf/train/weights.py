@@ -175,11 +175,11 @@ class Regression(Contrast):
     def _rows(self, most: int | None) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Fold, features ``(n, all terms)``, offsets, weights and ratios of events; float64."""
         (sample,) = self.samples
-        thinned = slice(None, None, 1 if most is None else max(1, len(sample.weights) // most))
+        step = 1 if most is None else max(1, len(sample.weights) // most)
         for fold in range(3):
-            rows = np.flatnonzero(sample.folds == fold)[thinned]
+            rows = np.flatnonzero(sample.folds == fold)[::step]
             for part in slices(len(rows), EVENTS):
                 chosen = rows[part]
-                features = self._features(sample.bounded[chosen], (0, fold, part.start) if most is None else None)
+                features = self._features(sample.bounded[chosen], (0, fold, part.start) if step == 1 else None)
                 offsets, weights = sample.offsets[chosen], sample.weights[chosen]
                 yield fold, features.astype(np.float64), offsets, weights, self._ratios[chosen]
