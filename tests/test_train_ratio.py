@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.stats import norm
 
 import zfit_fnf as zfnf
@@ -17,6 +18,7 @@ from zfit_fnf.train import choice
 from zfit_fnf.train.claims import Points, Scored, claim, shares
 from zfit_fnf.train.contrast import Contrast, ContrastSample
 from zfit_fnf.train.ratio import learn, of_conditions_alone
+from zfit_fnf.train.straighten import straighten
 
 SHORT = zfnf.Schedule(steps=300, batch_size=2048)
 
@@ -89,6 +91,33 @@ def test_held_out_events_in_another_proportion_are_judged_alike():
     gain = float((learned - judged.log_likelihoods(of_conditions_alone(judged))).sum())
     # 8800 events, of which the nominal ones are a tenth: l(+1) - l(-1) has a variance of 1/3, and the gain is N / 8 of it.
     assert gain == pytest.approx(8800 / 24, rel=0.25)
+
+
+def test_a_map_is_scaled_such_that_log_ratios_beside_it_are_linear():
+    """Samples that a map twice as large describes exactly, but for a linear log-ratio."""
+    flow, windows = zfnf.Flow(["y"]), {"nu": (-1.0, 1.0)}
+    response = Response(["nu"], [(1,), (2,)], n_dim=1, n_context=0)
+    (network,) = response.networks
+    network.biases[-1].assign([0.2, 0.05, -0.03, 0.01])  # shifts and stretches
+    model = zfnf.Deformation(flow, [response], windows=windows)
+    u, c = np.random.default_rng(1).normal(size=(2000, 1)), np.zeros((2000, 0))
+    points, monomials = [{"nu": 1.0}, {"nu": -1.0}], np.array([[1.0, 1.0], [-1.0, 1.0]])
+
+    def coefficients():
+        of_flow, of_map = flow.log_density(u, c), model.precompute(u, c)
+        at_points = [model.log_density_at(model.point(point), of_map) - of_flow for point in points]
+        return np.stack(at_points, axis=1) @ np.linalg.inv(monomials).T
+
+    before = network.biases[-1].numpy()
+    network.biases[-1].assign(2.0 * before)
+    wanted = coefficients()
+    network.biases[-1].assign(before)
+    straighten(
+        model, response, (tf.constant(u), tf.constant(c)), wanted + [[0.02, 0.0]] * np.tanh(u), points, monomials
+    )
+    rest = wanted - coefficients()
+    assert np.std(rest[:, 1]) < 0.1 * np.std(wanted[:, 1])  # about 0.75 before
+    assert float(network.biases[-1][0]) == pytest.approx(2.0 * before[0], rel=0.1)
 
 
 def fraction(nu):
@@ -212,7 +241,7 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
     judgement.with_map, judgement.alone = object(), SimpleNamespace(significant=True)
     judgement.beside, judgement.map_gain = SimpleNamespace(significant=True, shrunk=lambda: "shrunk"), (1.0, 1.0)
     judgement._claim, judgement._factors = (lambda *_: Claim("map", 0.0, 0.0, 0.0)), (lambda: None)
-    judgement._missed = lambda keep_map: 0.25
+    judgement._missed, judgement._straightened = (lambda keep_map: 0.25), (lambda: False)
     untried = judgement.choice(True, "auto", False)
     assert untried.keep_map
     assert untried.learned is None

@@ -20,6 +20,7 @@ from .claims import Points, Scored, claim, shares
 from .contrast import Contrast, ContrastSample
 from .ratio import SIGNIFICANT, Learned, learn, of_conditions_alone
 from .sources import EventSource
+from .straighten import straighten
 
 __all__ = ["Candidates", "Choice", "choose", "samples_of"]
 
@@ -31,6 +32,7 @@ _OF_CLEAR_EFFECTS = 25_000  # where all that is left to judge is a map
 _CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not make clearer
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
+_STRAIGHTENED = 4000  # nominal events
 _MOSTLY = 0.8  # share of a map that is no noise, from which it is left alone
 _TRUSTED = 0.9  # and trust in the effect
 
@@ -198,6 +200,8 @@ class _Judgement:
             notes, use_ratio = [*notes, _SLOW], False
         learned = None
         if use_ratio is not False:
+            if keep_map and self._straightened():
+                notes = [*notes, "its map leaves the log-ratio nearly linear in the nuisance"]
             learned = self.beside if keep_map else self.alone
             if use_ratio == "auto" and not (learned.significant or (keep and not keep_map)):
                 notes = [*notes, f"no log-ratio, for which the evidence is {learned.evidence:.1f} nats"]
@@ -249,6 +253,31 @@ class _Judgement:
         if gain > 2.0 * error:
             return True, []
         return False, [f"no map: beside a log-ratio it gains {gain:.1f} +- {error:.1f} nats of held-out events"]
+
+    def _straightened(self) -> bool:
+        """Change the map such that the log-ratio beside it is nearly linear, if held-out events do not mind."""
+        candidates, density, former = self.candidates, self.candidates.with_map, self.with_map
+        assert density is not None
+        assert former is not None
+        single = len(candidates.ratio.nuisances) == 1 and candidates.points.monomials.shape[1] > 1
+        if not single or candidates.idle or not self.beside.significant:
+            return False
+        response, points = density.responses[-1], [source.at for source in candidates.sources]
+        before, rows = response.weights_list(), np.arange(min(candidates.nominal.sample.n_events, _STRAIGHTENED))
+        u, c = candidates.nominal.standardised(rows)
+        seen = bounded(density.flow, u, c, density.flow.precompute(c)).numpy().astype(np.float32)
+        ratios = self.without.values(seen, self.alone.weights)
+        beside = self.beside
+        straighten(density, response, (u, c), ratios, points, candidates.points.monomials)
+        self.with_map = candidates.contrasts(_JUDGED)[1]
+        assert self.with_map is not None
+        del self.beside
+        gain, error = _difference(self._held_out(self.with_map, self.beside), self._held_out(former, beside))
+        if gain > -2.0 * error:
+            return True
+        response.assign(before)
+        self.with_map, self.beside = former, beside
+        return False
 
     def _held_out(self, contrast: Contrast, learned: Learned | None = None) -> np.ndarray:
         """Log-likelihoods of the held-out events."""
