@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from ..common.chunks import slices
-from ..loss import Compiled, EventChunks, Term, n_bytes, vector
+from ..loss import Compiled, EventChunks, Term, kept_by, n_bytes, vector
 from ..param import read_once
 from ..pdf import is_compilable
 from .polynomials import expansion_of
 
-__all__ = ["CHUNK", "SMALL_CHUNK", "ExpandedEvents", "ExpandedKernel"]
+__all__ = ["CHUNK", "SMALL_CHUNK", "ExpandedEvents", "ExpandedKernel", "expanded_kernel"]
 
 SMALL_CHUNK, CHUNK = 4096, 16384
 """Events per call of the compiled code, for small and for large data sets."""
@@ -105,6 +105,11 @@ class ExpandedKernel(Term):
             slope = tf.tensordot(direction, self._bounded_gradient(expanded, weights)[1], 1)
         *hessian, score = tape.gradient(slope, [*self.params, weights], unconnected_gradients=_ZERO)
         return vector(hessian), -score
+
+
+def expanded_kernel(model: zfit.pdf.BasePDF) -> Any:
+    """The `ExpandedKernel` of a model, one for its life; `None` if events of the model have no polynomials."""
+    return kept_by(model, "expanded", lambda: ExpandedKernel(model) if expansion_of(model).order else None)
 
 
 class ExpandedEvents(EventChunks):

@@ -27,14 +27,13 @@ from ..loss import (
     UnbinnedNLL,
     combined,
     event_kernel,
-    kept_by,
     outside_of_graphs,
     scores,
     select,
     total,
 )
 from ..param import values_of
-from .chunks import ExpandedEvents, ExpandedKernel
+from .chunks import ExpandedEvents, ExpandedKernel, expanded_kernel
 from .control import AccelerationReport, Control
 from .polynomials import expansion_of
 
@@ -232,12 +231,11 @@ class ExpandedChannel(UnbinnedChannel):
 
     def _make_terms(self, x: np.ndarray, weights: np.ndarray, max_memory: float) -> list[EventTerm]:
         model = self.model
-        if not expansion_of(model).order:
+        if (kernel := expanded_kernel(model)) is None:
             return super()._make_terms(x, weights, max_memory)
         # In random order any chunk is like the others, and a few of them estimate what all of them would give.
         rows = np.random.default_rng(0).permutation(len(x))
         x, weights = x[rows], weights[rows]
-        kernel = kept_by(model, "expanded", lambda: ExpandedKernel(model))
         events = ExpandedEvents(kernel, x, weights, max_memory=max_memory)
         exact = event_kernel(model)
         others = EventChunks(exact, x[events.n_events :], weights[events.n_events :], max_memory=0.0)

@@ -150,10 +150,10 @@ class DeformedExpansion(Expansion):
         expanded = {
             "centre": centre,
             "correction": correction,
-            "blocks": compress(coefficients, [tf.eye(len(centre))] if whole else self._projections),
+            "blocks": compress(coefficients, [tf.eye(centre.shape[0])] if whole else self._projections),
             "scaled": tf.cast(scaled, tf.float32),
             "polynomial": coefficients_of_shift,
-            "steepness": steepness(coefficients_of_shift, len(scaled), self.order),
+            "steepness": steepness(coefficients_of_shift, scaled.shape[0], self.order),
         }
         if self._weights:
             log_weight, expanded["weights"] = self._weights.expand(weights, whole=whole)
@@ -212,7 +212,7 @@ class _Weights:
         at_anchors = tf.stop_gradient(self._reweighting.log_norm_at_anchors(self._pdf.nu()))
         log_norm = self._reweighting.between_anchors(at_anchors, tf.cast(polynomials, tf.float64))
         log_weight = (centre[None, :] @ tf.cast(coefficients, tf.float64))[0] - log_norm
-        blocks = compress(coefficients, [tf.eye(len(centre))] if whole else self._projections)
+        blocks = compress(coefficients, [tf.eye(centre.shape[0])] if whole else self._projections)
         return log_weight, (centre, at_anchors, blocks, polynomials)
 
     def rise(self, expanded: Any) -> tf.Tensor:

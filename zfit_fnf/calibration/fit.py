@@ -31,6 +31,7 @@ from .report import CalibrationReport
 
 __all__ = ["calibrate"]
 
+_DRAWS = 30_000, 100_000  # fewest and most events that are drawn of each channel
 _ROUNDS = 8
 _SLOW = 0.6  # ratio of two steps, above which the next one is half of what it would be
 _ARRIVED = 0.1  # errors between the point of the scores and the best fit: what remains is of second order
@@ -41,7 +42,7 @@ _EVENTS_PER_SCORE = 20  # data events per parameter, below which their scatter s
 
 
 def calibrate(
-    nll: LogSpaceNLL, simulations: Mapping[str, Any], *, n_draws: int = 100_000, seed: int = 0
+    nll: LogSpaceNLL, simulations: Mapping[str, Any], *, n_draws: int | None = None, seed: int = 0
 ) -> CalibratedNLL:
     r"""A likelihood that is right whatever the densities are: what they do not know costs precision, not validity.
 
@@ -63,7 +64,8 @@ def calibrate(
             ``variations``, a list of `Variation`; expected event numbers are those of the likelihood, only the shapes count.
             Densities of zfit need none. For a `FoldedPDF`, one simulation for each fold, or the process that
             ``fit_process(..., folds=2)`` has made: each event is judged by a model that has not seen it.
-        n_draws: Events to draw from the densities of each channel, for what they promise.
+        n_draws: Events to draw from the densities of each channel, for what they promise; by default three times the data,
+            30 000 at least and 100 000 at most.
         seed: Seed of these.
 
     Returns:
@@ -81,7 +83,9 @@ def calibrate(
         >>> print(trusted.report)
     """
     _check(nll)
-    n_draws, processes = count(n_draws, "n_draws=", least=1000), processes_of(nll, simulations)
+    n_data = sum(int(data.num_entries) for data in nll.data)
+    n_draws = int(np.clip(3 * n_data, *_DRAWS)) if n_draws is None else count(n_draws, "n_draws=", least=1000)
+    processes = processes_of(nll, simulations)
     params = list(nll.get_params())
     start, errors = _learned_fit(nll, params)
     # Beyond what was simulated no scores are taken.

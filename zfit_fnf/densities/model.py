@@ -61,16 +61,24 @@ class PerArchitecture:
 
     @contextmanager
     def of(self, model: Model) -> Iterator[Callable[..., Any]]:
-        """The compiled function of the tensors, with the weights as they are now; other threads wait meanwhile."""
+        """The compiled function of the tensors, with the weights as they are now; other threads wait meanwhile.
+
+        In a graph it is compiled for the model alone and reads its weights: graphs run whenever they are called.
+        """
+        if not tf.executing_eagerly():
+            yield self._compiled_for(model)
+            return
         key = architecture(model)
         with self._lock:
             if key not in self._compiled:
                 own = copy.deepcopy(model)
-                function = functools.partial(self._function, own)
-                self._compiled[key] = own, tf.function(function, jit_compile=True, autograph=False)
+                self._compiled[key] = own, self._compiled_for(own)
             own, compiled = self._compiled[key]
             own.assign(model.variables)
             yield compiled
+
+    def _compiled_for(self, model: Model) -> Callable[..., Any]:
+        return tf.function(functools.partial(self._function, model), jit_compile=True, autograph=False)
 
 
 def same_model(one: Model, other: Model) -> bool:
