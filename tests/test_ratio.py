@@ -6,11 +6,13 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import logsumexp
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow
 from zfit_fnf.densities.deformation import Response
 from zfit_fnf.densities.ratio import LogRatio, default_degree, exponents, polynomials
+from zfit_fnf.densities.reweighting import _latent_nodes
 
 POINTS = [dict(zip(("pdf", "jes"), nu, strict=True)) for nu in itertools.product((-1.0, 0.5, 3.0), (0.0, 1.0, -3.0))]
 
@@ -53,6 +55,24 @@ def test_the_density_integrates_to_one(moving):
     for nu in POINTS:
         # Sums on grids of such functions are exact to many digits; what is beyond the grid is below 1e-5.
         assert integral(model, nu, {}) == pytest.approx(1.0, abs=tolerance(nu)), nu
+
+
+@pytest.mark.parametrize(("n_dim", "degree"), [(1, 24), (2, 14)])
+def test_a_steep_ratio_of_the_highest_degree_is_integrated(n_dim, degree):
+    """As that of two components is, where the events go from one to the other: by sums over many more nodes."""
+    flow = Flow([f"y{j}" for j in range(n_dim)], n_components=3)
+    shape = {"n_dim": n_dim, "n_context": 0}
+    ratio = LogRatio(["pdf"], ((1,),), **shape, degree=degree)
+    t = tf.constant(np.random.default_rng(1).uniform(-1, 1, (5000, n_dim)))
+    steep = 0.5 * np.tanh(np.array([25.0, 12.0][n_dim - 1]) * t.numpy()).prod(axis=1)
+    ratio.weights.assign(np.linalg.lstsq(polynomials(t, ratio.exponents).numpy(), steep, rcond=None)[0][None])
+    model = Deformation(flow, [Response(["pdf"], ((1,),), **shape)], windows={"pdf": (-1, 1)}, ratios=[ratio])
+    z, log_weights = (part[0] for part in _latent_nodes(n_dim, 1, [0.02, 0.1][n_dim - 1]))
+    log_ratio = ratio.coefficients(tf.tanh(0.45 * tf.constant(z))).numpy()[:, 0]
+    for nu in (-1.0, 0.5, 1.0, 3.0):
+        exact = logsumexp(log_weights + nu * log_ratio) - logsumexp(log_weights)
+        found = float(model.reweighting.log_norm_at_anchors(tf.constant([nu], tf.float64))[0])
+        assert found == pytest.approx(exact, abs=tolerance({"pdf": nu})), nu
 
 
 def test_the_density_of_two_observables_integrates_to_one():

@@ -191,12 +191,12 @@ class Reweighting:
         return tf.constant(points), importance
 
     def _steps(self) -> tuple[float, float]:
-        """Distance of the nodes, of which few will be kept, and where all are: narrow for maps."""
-        if self._n_dim > 2:
-            return 1.0, 1.0
-        if not self._deformation.moves:
-            return 0.5, 0.5
-        return (0.125 if self._n_context else 0.1, 0.25) if self._n_dim == 1 else (0.3, 0.5)
+        """Distance of the nodes, of which few will be kept, and where all are: narrow for maps and for high degrees."""
+        if self._n_dim == 1:
+            return (0.125 if self._n_context else 0.1), 0.25
+        if self._n_dim == 2:
+            return (0.5 if self._n_context and not self._deformation.moves else 0.3), 0.5
+        return 1.0, 1.0
 
     def _anchors(self) -> np.ndarray:
         """Conditions ``(A, m)``, standardised, that cover the bounded coordinates, denser towards their ends."""
