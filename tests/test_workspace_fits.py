@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import zfit
@@ -188,10 +189,14 @@ def test_the_result_of_zfit_is_stored_as_its_numbers(analysis, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def blinded(folder):
+def blinded(folder, analysis):
     path = folder / "blinded.yaml"
     path.write_text(ANALYTIC + "blinding: {parameters: [mu], seal: a secret}\n", encoding="utf-8")
-    return Analysis(Workspace.read(path), folder / "blinded", progress=False)
+    blinded = Analysis(Workspace.read(path), folder / "blinded", progress=False)
+    vars(blinded).update(
+        {name: getattr(analysis, name) for name in ("model", "prefit", "loss", "result")}
+    )  # the same ones
+    return blinded
 
 
 def test_a_blinded_analysis_does_not_tell(analysis, blinded):
@@ -422,10 +427,9 @@ def test_folds_are_averaged_and_calibrated(learned, tmp_path, monkeypatch):
     assert found["signal"] == (1001, pytest.approx(yields.loc[("SR", "signal"), "postfit"]))
     with pytest.raises(ValueError, match="needs its simulated events"):
         workspace.pack(tmp_path, tmp_path / "calibrated.zip")
-    ours = changed(learned, "steps: 60", "steps: 60", folded)
-    there = Workspace.read(ours.pack(tmp_path, tmp_path / "a.zip"))
-    values = [float(one.loss(tmp_path).value()) for one in (ours, there)]
-    assert values[1] == pytest.approx(values[0], abs=1e-6)
+    there = Workspace.read(changed(learned, "steps: 60", "steps: 60", folded).pack(tmp_path, tmp_path / "a.zip"))
+    assert there.document.channels[0].samples[0].model == [f"models/{name}.fnf" for name in names]
+    assert type(there.model().pdfs["SR"]).__name__ == "FoldedPDF"
 
 
 def test_a_strange_package_is_refused(learned, tmp_path):
@@ -440,6 +444,22 @@ def test_a_strange_package_is_refused(learned, tmp_path):
         learned.pack(learned.folder / "results", tmp_path / "a.tar")
 
 
+def test_figures_and_the_report_need_nothing_else(analysis, folder):
+    from zfit_fnf.report import write_report
+    from zfit_fnf.workspace.figures import draw
+
+    analysis.scan(points=5)
+    analysis.impacts()
+    names = {path.name for path in draw(analysis, n_events=2000)}
+    assert {"projection_SR_m_prefit.png", "projection_SR_m_postfit.png", "pulls.png", "scan_mu.png"} <= names
+    page = write_report(analysis).read_text(encoding="utf-8")
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+    assert page.count("data:image/png;base64,") == len(names)
+    for title in ("Result", "Model", "Fit", "Uncertainties", "Distributions", "Versions"):
+        assert f"<h2>{title}</h2>" in page
+
+
 # --- the command line ------------------------------------------------------------------------------------------------------
 
 
@@ -447,11 +467,26 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_commands_print_tables_and_json(folder):
+@pytest.fixture
+def shared(analysis, monkeypatch):
+    """Commands work on the analysis that is fitted already."""
+
+    def made(workspace, out, *, progress, **settings):
+        assert (workspace.sha256, out) == (analysis.workspace.sha256, analysis.out)
+        assert settings == {"measurement": None, "unblind": False, "accelerated": False}
+        return analysis
+
+    monkeypatch.setattr("zfit_fnf.workspace.analysis.Analysis", made)
+
+
+def test_commands_print_tables_and_json(folder, shared):
     workspace, out = folder / "analysis.yaml", folder / "results"
     done = invoke("fit", workspace, "-o", out)
     assert (done.exit_code, "fit of 400 events, valid" in done.stdout) == (0, True)
     assert json.loads(invoke("impacts", workspace, "-o", out, "--json").stdout)["parameter"] == "mu"
+    assert "background" in invoke("yields", workspace, "-o", out, "--format", "latex").stdout
+    assert "symerror" in invoke("yields", workspace, "-o", out, "--format", "hepdata").stdout
+    assert "--format is text" in invoke("yields", workspace, "-o", out, "--format", "word").stderr
     assert json.loads(invoke("train", workspace, "-o", out, "--json").stdout) == {}
     assert json.loads(invoke("schema").stdout)["title"] == "Document"
     assert "channel SR: m" in invoke("inspect", workspace).stdout
@@ -470,30 +505,12 @@ def test_commands_report_what_is_wrong(folder, tmp_path):
     assert "'nu' is not a parameter" in done.stderr
 
 
-def test_a_fit_that_is_not_valid_has_an_exit_code(folder, tmp_path):
-    text = ANALYTIC.replace("data: square / 4", "data: square / 4 + 0 * free").replace(
-        "    - {name: kappa", "    - {name: free, inits: [1]}\n    - {name: kappa"
-    )
-    (folder / "flat.yaml").write_text(text, encoding="utf-8")
-    done = invoke("fit", folder / "flat.yaml", "-o", tmp_path)
+def test_a_fit_that_is_not_valid_has_an_exit_code(folder, analysis, shared, monkeypatch):
+    bad = replace(FitSummary.of(analysis.result), valid=False, message="it falls still")
+    monkeypatch.setattr(analysis, "fit", lambda **_: bad)
+    done = invoke("fit", folder / "analysis.yaml", "-o", folder / "results")
     assert done.exit_code == NOT_VALID
-    assert "NOT VALID" in done.stdout
-
-
-def test_figures_and_the_report_need_nothing_else(analysis, folder):
-    from zfit_fnf.report import write_report
-    from zfit_fnf.workspace.figures import draw
-
-    analysis.scan(points=5)
-    analysis.impacts()
-    names = {path.name for path in draw(analysis, n_events=2000)}
-    assert {"projection_SR_m_prefit.png", "projection_SR_m_postfit.png", "pulls.png", "scan_mu.png"} <= names
-    page = write_report(analysis).read_text(encoding="utf-8")
-    assert "http" not in page.replace("http-equiv", "")
-    assert "<script" not in page
-    assert page.count("data:image/png;base64,") == len(names)
-    for title in ("Result", "Model", "Fit", "Uncertainties", "Distributions", "Versions"):
-        assert f"<h2>{title}</h2>" in page
+    assert "NOT VALID: it falls still" in done.stdout
 
 
 def test_toys_go_on_where_they_were(analysis, monkeypatch):

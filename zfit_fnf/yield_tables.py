@@ -67,7 +67,7 @@ class YieldTable:
                 "header": {"name": f"Events, {title}"},
                 "values": [
                     {
-                        "value": float(row[column]),
+                        "value": float(row[column]) if np.isfinite(row[column]) else "-",
                         "errors": [{"symerror": float(row[f"{column}_error"]), "label": "total"}],
                     }
                     for _, row in self.table.iterrows()
