@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zfit_fnf.calibration.interpolation import Interpolation
-from zfit_fnf.calibration.moments import Moments, inverse
+from zfit_fnf.calibration.moments import Moments, cautiously, inverse
 
 POINTS = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1], [1, 1]], float)
 
@@ -118,3 +118,30 @@ def test_pulls_of_summed_scores_have_unit_width(ratio):
     assert np.abs(np.mean(pulls, axis=0)).max() < 0.25
     assert (np.std(pulls, axis=0) < 1.2).all()
     assert (np.std(pulls, axis=0) > 0.75).all()
+
+
+def test_variances_that_large_scores_make_are_not_underestimated():
+    """Half of a variance comes from one event in a thousand: 2000 events have two of them on average, often fewer."""
+    rng = np.random.default_rng(1)
+
+    def draw(n):
+        return rng.normal(size=(n, 2)) * np.stack([np.where(rng.random(n) < 1e-3, 31.6, 1.0), np.ones(n)], axis=1)
+
+    known, shares = draw(200_000), np.full(200_000, 1 / 200_000)
+    measured = np.array([np.cov(draw(2000), rowvar=False) for _ in range(100)])
+    raised = [cautiously(one, known, shares, 2000) for one in measured]
+    believed = np.array([turn @ one @ turn.T for turn, one in zip(raised, measured, strict=True)])
+    assert np.median(measured[:, 0, 0]) < 1.9  # of two
+    assert measured[:, 0, 0].min() < 1.1
+    assert believed[:, 0, 0].min() > 1.7
+    # Of a Gaussian 2000 events tell the variance to 3 %.
+    assert np.mean(believed[:, 1, 1]) == pytest.approx(1.0, abs=0.05)
+    np.testing.assert_array_less(measured[:, 1, 1] - 0.02, believed[:, 1, 1])
+
+
+def test_variances_that_are_larger_or_truly_smaller_than_promised_are_those_that_were_measured():
+    known, shares = np.random.default_rng(2).normal(size=(100_000, 2)), np.full(100_000, 1e-5)
+    for measured in (np.diag([1.5, 2.0]), np.array([[1.6, 0.4], [0.4, 1.3]])):
+        np.testing.assert_allclose(cautiously(measured, known, shares, 1000), np.eye(2), atol=1e-9)
+    turn = cautiously(np.diag([0.5, 2.0]), known, shares, 100_000)
+    assert 0.5 < (turn @ np.diag([0.5, 2.0]) @ turn.T)[0, 0] < 0.52  # two standard deviations of 0.0055

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -18,6 +18,7 @@ from ..acceleration.chunks import SMALL_CHUNK, ExpandedKernel, expanded_kernel
 from ..loss import Compiled, EventChunks, EventDensity, Term, drawn_events, event_kernel, kept_by, scores
 from ..pdf import columns, sum_components
 from ..state import seeds_from
+from .moments import cautiously
 from .processes import Process, SimulatedPoint
 
 __all__ = ["Draws", "ScoredEvents", "SimulatedMeans", "at_point"]
@@ -115,6 +116,15 @@ class SimulatedMeans:
                 covariances[pair] = residuals[pair[0]].T @ residuals[pair[1]]
         return cls(values, covariances, groups)
 
+    def believed(self, points: Sequence[SimulatedPoint], draws: Draws, index: int) -> SimulatedMeans:
+        """The same with covariances that are not too small by the chance that large scores are missing in a sample."""
+        raised = [
+            cautiously(self.covariances[k, k] * n, *draws.scores_at(index, k), n)
+            for k, n in enumerate(point.effective_size for point in points)
+        ]
+        covariances = {(k, other): raised[k] @ one @ raised[other].T for (k, other), one in self.covariances.items()}
+        return replace(self, covariances=covariances)
+
     def covariance(self, weights: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
         """Covariance ``(P, P)`` of the weighted sum of means, or of some of them."""
         pairs = self.covariances if rows is None else itertools.product(rows, rows)
@@ -175,8 +185,11 @@ class Draws:
         """What each event contributes to the deviation of that mean from the true one, ``(n, P)``."""
         return self._shares[index, k][:, None] * (self._values - self.mean(index, k))
 
-    def information(self, numbers: np.ndarray, *, centred: bool) -> np.ndarray:
-        """Fisher information ``(P, P)`` where the parameters are, for so many events of each component."""
+    def scores(self, numbers: np.ndarray, *, centred: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Scores ``(n, P)`` where the parameters are, and weights ``(n,)`` for so many events of each component."""
         shares = np.sum([number * self._shares[index, None] for index, number in enumerate(numbers)], axis=0)
-        values = self._values - (shares @ self._values / shares.sum() if centred else 0.0)
-        return values.T @ (shares[:, None] * values)
+        return self._values - (shares @ self._values / shares.sum() if centred else 0.0), shares
+
+    def scores_at(self, index: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores ``(n, P)`` without their mean at a point, and weights ``(n,)`` that sum to one."""
+        return self._values - self.mean(index, k), self._shares[index, k]

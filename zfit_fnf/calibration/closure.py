@@ -40,6 +40,8 @@ class Closure:
         slope_noise: For each source, what multiplies the covariance of its mean score in the covariance of two columns of
             ``slope``, and that covariance.
         sizes: Number of events of each source, and what they are worth.
+        scores: Scores ``(n, P)`` of events of the densities, whose second moments are ``promised``.
+        numbers: How many expected events each of them stands for, ``(n,)``.
     """
 
     bias: np.ndarray
@@ -48,6 +50,8 @@ class Closure:
     sources: dict[tuple[str, str], np.ndarray]
     slope_noise: list[tuple[np.ndarray, np.ndarray]]
     sizes: dict[tuple[str, str], tuple[int, float]]
+    scores: np.ndarray
+    numbers: np.ndarray
 
     @property
     def covariance(self) -> np.ndarray:
@@ -63,6 +67,8 @@ class Closure:
             {source: share**2 * matrix for source, matrix in self.sources.items()},
             [(share**2 * weight, matrix) for weight, matrix in self.slope_noise],
             self.sizes,
+            self.scores,
+            share * self.numbers,
         )
 
     def noise(self, inverse: np.ndarray) -> np.ndarray:
@@ -120,6 +126,8 @@ class Measurement:
             {key: np.sum([part.sources[key] for part in parts if key in part.sources], axis=0) for key in keys},
             [noise for part in parts for noise in part.slope_noise],
             {key: _together([part.sizes[key] for part in parts if key in part.sizes]) for key in keys},
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.numbers for part in parts]),
         )
 
     def _measured(self, place: tuple[int, int]) -> Closure:
@@ -129,7 +137,8 @@ class Measurement:
         n_data = float(nll.data[place[0]].samplesize) if not model.is_extended else None
         numbers, gradients = expected_numbers(model, params, n_data)
         drawn.move(params)
-        promised = drawn.information(numbers, centred=not model.is_extended)
+        of_draws, shares = drawn.scores(numbers, centred=not model.is_extended)
+        promised = of_draws.T @ (shares[:, None] * of_draws)
         # The mean score of all processes together is known where the scores are taken, which tells what the draws are off by.
         bias = -yield_gradient(model, params)[1] if model.is_extended else np.zeros(len(params))
         slope, residual = np.zeros_like(promised), np.zeros((drawn.n, len(params)))
@@ -141,6 +150,7 @@ class Measurement:
             if not process.points:
                 continue
             measured = SimulatedMeans.of(process.points, self._events[process], params)
+            measured = measured.believed(process.points, drawn, process.index)
             closure = measured.values - [drawn.mean(process.index, k) for k in range(len(process.points))]
             kept = _standing_out(process, measured, closure, inverse(promised))
             nu = [float(parameter.value()) for parameter in process.params]
@@ -161,7 +171,8 @@ class Measurement:
                 for (k, other), covariance in measured.covariances.items()
             ]
         sources[whole.name, DRAWS] = residual.T @ residual
-        return Closure(bias, promised, slope, sources, noise, sizes).times(1.0 / len(folds_of(whole)))
+        closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares)
+        return closure.times(1.0 / len(folds_of(whole)))
 
 
 def _together(sizes: Sequence[tuple[int, float]]) -> tuple[int, float]:

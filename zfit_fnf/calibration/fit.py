@@ -25,7 +25,7 @@ from .loss import (
     constraints_value_gradient,
     event_hessian,
 )
-from .moments import Moments, inverse
+from .moments import Moments, cautiously, inverse
 from .processes import Process, processes_of
 from .report import CalibrationReport
 
@@ -235,17 +235,18 @@ def _calibrated(
 
 def _scatter(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], closure: Closure) -> np.ndarray:
     """Covariance ``(P, P)`` of the sum of the scores of the data."""
-    n_effective = sum(_effective(data) for data in nll.data)
+    sums, squares = np.sum([_sums_of_weights(data) for data in nll.data], axis=0)
+    n_effective = sums**2 / squares
     if n_effective < _EVENTS_PER_SCORE * len(params):
         return closure.promised
-    return nll.score_covariance(params, np.square)
+    measured = nll.score_covariance(params, np.square)
+    believed = cautiously(measured / squares, closure.scores, closure.numbers / closure.numbers.sum(), n_effective)
+    return believed @ measured @ believed.T
 
 
-def _effective(data: zfit.Data) -> float:
-    if data.weights is None:
-        return float(data.num_entries)
-    weights = np.asarray(data.weights, float)
-    return float(weights.sum() ** 2 / np.square(weights).sum())
+def _sums_of_weights(data: zfit.Data) -> tuple[float, float]:
+    weights = np.ones(int(data.num_entries)) if data.weights is None else np.asarray(data.weights, float)
+    return float(weights.sum()), float(np.square(weights).sum())
 
 
 def _report(

@@ -19,10 +19,13 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["Moments", "inverse", "root"]
+__all__ = ["Moments", "cautiously", "inverse", "root"]
 
 _NOTHING = 1e-10  # of the largest eigenvalue, in units of the diagonal: no information
 _LEAST = 0.1  # of the claimed information that is left where all of it may be noise: a free parameter needs an error
+_DOUBT = (
+    2.0  # standard deviations that a measured variance is taken to be off by, where it is smaller than the promised one
+)
 _NEGLIGIBLE = 1e-3  # of the variance of a parameter, below which a direction of finite simulation is left out
 
 
@@ -48,6 +51,32 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 def root(matrix: np.ndarray, power: float = 0.5) -> np.ndarray:
     """Symmetric root of such a matrix, or another power of it."""
     return _eigen(matrix, power)
+
+
+def cautiously(measured: np.ndarray, scores: np.ndarray, shares: np.ndarray, n: float) -> np.ndarray:
+    r"""A matrix ``T (P, P)``, such that :math:`T\,\mathrm{measured}\,T^T` is a covariance of scores that may be believed.
+
+    Where few events with large scores make a variance, most samples have fewer of them than they should, and the measured
+    variance is too small. In each direction in which it is smaller than the densities promise it is raised by two of its
+    standard deviations, but not above what they promise.
+
+    Args:
+        measured: Covariance of the score of an event ``(P, P)``, as ``n`` events have it.
+        scores: Scores ``(N, P)`` of events of the densities: many, so that large ones are among them.
+        shares: Weights ``(N,)`` of these, which sum to one.
+        n: Number of events, or what they are worth.
+    """
+    promised = scores.T @ (shares[:, None] * scores)
+    units = np.sqrt(np.diag(promised))
+    units[units == 0] = 1.0
+    scaled = promised / np.outer(units, units)
+    whiten, back = root(scaled, -0.5) / units, units[:, None] * root(scaled)
+    ratios, directions = np.linalg.eigh(whiten @ measured @ whiten.T)
+    ratios = np.maximum(ratios, _NOTHING)
+    doubt = np.sqrt(shares @ (scores @ (whiten.T @ directions)) ** 4 / n)
+    believed = np.where(ratios < 1.0, np.minimum(ratios + _DOUBT * doubt, 1.0), ratios)
+    factors = np.sqrt(believed / ratios)
+    return np.eye(len(measured)) + back @ (directions * (factors - 1.0)) @ directions.T @ whiten
 
 
 @dataclass(frozen=True, eq=False)
