@@ -196,7 +196,7 @@ class Reweighting:
             return (0.125 if self._n_context else 0.1), 0.25
         if self._n_dim == 2:
             return (0.5 if self._n_context and not self._deformation.moves else 0.3), 0.5
-        return 1.0, 1.0
+        return (1.0 if self._deformation.moves else 0.6), 1.0
 
     def _anchors(self) -> np.ndarray:
         """Conditions ``(A, m)``, standardised, that cover the bounded coordinates, denser towards their ends."""
