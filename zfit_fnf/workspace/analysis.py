@@ -270,7 +270,7 @@ class Analysis:
 
     @cached_property
     def _document(self) -> dict[str, str]:
-        """What results belong to: the document, the data and the trained densities."""
+        """What results belong to, which are the document, the data and the trained densities."""
         return {
             "name": self.workspace.name,
             "sha256": self.workspace.sha256,
