@@ -82,9 +82,11 @@ def test_asimov_data_have_their_minimum_where_they_were_made(search):
 
 
 def test_it_is_the_same_in_another_process(search):
-    """But for the combinations of coefficients, which the other chooses where it is: both err by a hundredth at most."""
+    """But for the combinations of coefficients, which the other chooses where it is: both err by what they promise."""
     nll, fast, params = search
+    zfit.param.set_values(params, [1.3, 0.8, -1.1])  # where the data were made
+    low = float(nll.value(full=False))
     zfit.param.set_values(params, [1.0, 0.5, -0.5])
-    other = loads(dumps(fast))
-    assert float(other.value(full=False)) == pytest.approx(float(nll.value(full=False)), abs=0.02)
-    assert float(other.value(full=False)) == pytest.approx(float(fast.value(full=False)), abs=0.005)
+    other, exact = loads(dumps(fast)), float(nll.value(full=False))
+    for loss in (fast, other):
+        assert float(loss.value(full=False)) == pytest.approx(exact, abs=max(0.005, 0.01 * (exact - low)))

@@ -175,6 +175,7 @@ def test_derivatives_are_those_of_the_value(wide, calibrated):
         )
 
 
+@pytest.mark.slow
 def test_toys_have_unit_pulls(calibrated):
     """Twenty toys of the calibrated likelihood: mean and width of a pull are known to 0.22 and 0.16."""
     fits = zfnf.toys.fit_toys(calibrated, 20, seed=6, progress=False)

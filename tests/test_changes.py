@@ -49,7 +49,10 @@ WIDER = {  # limits, and a value outside of the first ones, of a yield, of a PDF
 }
 
 
-@pytest.mark.parametrize("fast", [False, True])
+FAST = [False, pytest.param(True, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("fast", FAST)
 def test_limits_widened_after_the_first_evaluation(fast):
     wide, model = Model({name: limits for name, (limits, _) in WIDER.items()}), Model()
     nlls = [accelerate(m.nll) if fast else m.nll for m in (wide, model)]
@@ -99,7 +102,7 @@ def test_a_fit_ends_beyond_the_first_limits():
     assert zfit_fnf.Minuit().minimize(nll).params[mu]["value"] == pytest.approx(-1 / 3, abs=1e-3)
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("fast", FAST)
 def test_parameters_fixed_at_first_can_float_later(fast):
     model, other = Model(), Model()
     nll, reference = (accelerate(m.nll) if fast else m.nll for m in (model, other))

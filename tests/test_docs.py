@@ -29,10 +29,11 @@ CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 @pytest.fixture
 def in_a_hurry(monkeypatch, tmp_path):
-    """An empty working directory, trainings of 40 steps, and small Asimov sets."""
+    """An empty working directory, short trainings, and small Asimov sets."""
     monkeypatch.chdir(tmp_path)
-    schedule = train.Schedule(steps=40, batch_size=512, warmup=10, averaging=0.9)
-    monkeypatch.setattr(train, "Schedule", lambda **_: schedule)
+    schedule = train.Schedule(steps=200, batch_size=512, warmup=20, averaging=0.95)
+    for name in ("fit_flow", "fit_deformation", "fit_process"):
+        monkeypatch.setattr(train, name, functools.partial(getattr(train, name), schedule=schedule))
     monkeypatch.setattr(limits, "upper_limit", functools.partial(limits.upper_limit, n_asimov=5000))
 
 
@@ -91,11 +92,17 @@ def test_the_page_on_the_structure_names_every_room():
     assert set(re.findall(r"`(\w+(?:/|\.py))`", page.split("|---|---|")[1])) >= modules | folders
 
 
+SHORT = pytest.mark.filterwarnings("ignore:.*(still improving|nothing was learned):UserWarning")
+"""Of trainings that are as short as here."""
+
+
+@SHORT
 def test_readme(in_a_hurry):
     load("quickstart").simulate(Path(), events=10_000, seed=1)
     check(run("README.md"))
 
 
+@SHORT
 def test_getting_started(in_a_hurry):
     names = run("docs/getting_started.md")
     check(names)

@@ -137,7 +137,7 @@ def test_kolmogorov_smirnov():
 # --- bad input ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_factors_in_a_part_of_their_range(shared):
     """What is cut away from the density of the conditions moves no map: it is a constant of the likelihood."""
     events, fits = FLOWS[0].sample(cond=FLOWS[1].sample(300, seed=1), seed=2), []

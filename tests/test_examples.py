@@ -11,6 +11,7 @@ from example_scripts import ROOT, load
 ZMUMU = ROOT.parent / "shared" / "data" / "uproot-Zmumu.root"
 
 
+@pytest.mark.slow  # the README's example, which a test of the documentation runs, does the same
 @pytest.mark.filterwarnings(
     "ignore:.*still improving:UserWarning", "ignore:nuisance .* outside of the range:UserWarning"
 )
@@ -43,7 +44,7 @@ def test_map_of_the_toy_comes_closer(tmp_path, monkeypatch):
     assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
-@pytest.mark.filterwarnings("ignore:.*(effective events|by few fields):UserWarning")
+@pytest.mark.filterwarnings("ignore:.*(effective events|outside of the range):UserWarning")
 @pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
 def test_momentum_scale_comes_back(tmp_path):
     measurement = load("zmumu_scale").main(ZMUMU, steps=300, seed=1, out=tmp_path)

@@ -198,7 +198,7 @@ def test_spread_of_toy_fits_has_count_and_constraint(counter):
     assert low < fits.values["rate"].std() < high
 
 
-@pytest.mark.parametrize("measurement", ["counter", "bump"])
+@pytest.mark.parametrize("measurement", [pytest.param("counter", marks=pytest.mark.slow), "bump"])
 def test_toys_are_the_same_elsewhere(measurement, request, monkeypatch):
     """Copies of the likelihood draw and fit them, also with nuisances that were not made in alphabetical order."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
