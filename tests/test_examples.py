@@ -56,6 +56,7 @@ def test_momentum_scale_comes_back(tmp_path):
     assert (tmp_path / "mass.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*(effective events|by few fields):UserWarning")
 @pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
 def test_calibration_comes_back(tmp_path, monkeypatch):
