@@ -17,7 +17,7 @@ import numpy as np
 from validity import CASES, CORNERS, POINTS, TRUTH, YIELDS, Process
 
 from zfit_fnf.calibration.interpolation import Interpolation
-from zfit_fnf.calibration.moments import Moments, inverse
+from zfit_fnf.calibration.moments import Moments, cautiously, inverse
 
 GRID = np.linspace(-10.0, 10.0, 2401)
 STEP = GRID[1] - GRID[0]
@@ -99,7 +99,9 @@ def moments(
 ) -> Moments:
     """As `zfit_fnf.calibration` measures them."""
     promised, scatter = model.information(at), np.einsum("ni,nj->ij", *[model.scores(y, at)[0]] * 2)
-    weight, on_grid = inverse(promised), model.scores(GRID, at)[0]
+    weight, (on_grid, expected_events) = inverse(promised), model.scores(GRID, at)
+    believed = cautiously(scatter / len(y), on_grid, expected_events / expected_events.sum(), len(y))
+    scatter = believed @ scatter @ believed.T
     interpolation = Interpolation(("shift", "scale"), points, {})
     bias, slope, sources, noise = np.zeros(4), np.zeros((4, 4)), {}, []
     for index, (name, samples) in enumerate(simulated.items()):
@@ -107,7 +109,7 @@ def moments(
         scores = [model.scores(x, at)[0] for x in samples]
         density = [np.exp(model.components[name].log_density(GRID, point)[0]) * STEP for point in points]
         closure = np.stack([s.mean(axis=0) - p @ on_grid for s, p in zip(scores, density, strict=True)])
-        covariances = np.stack([np.cov(s, rowvar=False) / len(s) for s in scores])
+        covariances = np.stack([believable(*each, on_grid) for each in zip(scores, density, strict=True)])
         found = interpolation.coefficients @ closure
         squares = np.einsum("mi,ij,mj->m", found, weight, found)
         expected = np.einsum("mk,kij,ij->m", interpolation.coefficients**2, covariances, weight)
@@ -132,6 +134,13 @@ def moments(
         CONSTRAINTS * square,
         pretended * square,
     )
+
+
+def believable(scores: np.ndarray, density: np.ndarray, on_grid: np.ndarray) -> np.ndarray:
+    """Covariance of the mean of simulated scores, which is not too small by the chance that large ones are missing."""
+    measured, shares = np.cov(scores, rowvar=False) / len(scores), density / density.sum()
+    turn = cautiously(measured * len(scores), on_grid - shares @ on_grid, shares, len(scores))
+    return turn @ measured @ turn.T
 
 
 def repeat(case: str, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:

@@ -8,12 +8,13 @@ import zfit
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from analytic import GaussianDeformation, GaussianFlow
 from executors import Here
 from likelihoods import Measurement, counting, gaussian_mean, search
 from scipy import integrate, stats
 
-from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, event_kernel
+from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL, drawn_events, event_kernel
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF, SumPDF
@@ -140,16 +141,38 @@ def test_a_toy_depends_on_its_seed_only(bump):
     assert first.observed != other.observed
 
 
-def test_seeds_do_not_leak(counter):
+@pytest.mark.parametrize("learned", [True, False])
+def test_seeds_do_not_leak(counter, learned):
     """What is drawn after a toy depends on what was before, not on the toy's seed."""
+    nll = counter.nll if learned else gaussian_mean(0.3, 50, 0.1)[0].nll
 
     def after(start: int) -> float:
         zfit.settings.set_seed(start)
-        toy(counter.nll, seed=1)
+        toy(nll, seed=1)
         return float(zfit.z.random.get_prng().uniform(()))
 
     assert after(1) != after(2)
     assert after(1) == after(1)
+
+
+def test_densities_of_zfit_are_drawn_as_the_seed_says():
+    """Those that draw with zfit's generator alone, and a sum of zfit, which also draws with TensorFlow's."""
+    space = zfit.Space("x", -3, 3)
+    gauss, exponential = zfit.pdf.Gauss(0.1, 1.0, space), zfit.pdf.Exponential(-0.5, space)
+    for pdf in (
+        gauss,
+        exponential,
+        zfit.pdf.CrystalBall(0.0, 1.0, 1.0, 3.0, space),
+        zfit.pdf.SumPDF([gauss, exponential], 0.4),
+    ):
+
+        def events(before: int, second: int, pdf: zfit.pdf.BasePDF = pdf) -> np.ndarray:
+            tf.random.set_seed(before)
+            zfit.z.random.get_prng().uniform((before,))
+            return drawn_events(pdf, pdf, 40, np.array([3, second], np.int32))
+
+        np.testing.assert_array_equal(events(1, 4), events(2, 4))
+        assert not np.array_equal(events(1, 4), events(1, 5))
 
 
 def test_toys_without_a_yield_have_as_many_events_as_the_data():

@@ -193,9 +193,8 @@ def blinded(folder, analysis):
     path = folder / "blinded.yaml"
     path.write_text(ANALYTIC + "blinding: {parameters: [mu], seal: a secret}\n", encoding="utf-8")
     blinded = Analysis(Workspace.read(path), folder / "blinded", progress=False)
-    vars(blinded).update(
-        {name: getattr(analysis, name) for name in ("model", "prefit", "loss", "result")}
-    )  # the same ones
+    # The same fit, which is what would be told.
+    vars(blinded).update({name: getattr(analysis, name) for name in ("model", "prefit", "loss", "result")})
     return blinded
 
 

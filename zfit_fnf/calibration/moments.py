@@ -23,9 +23,7 @@ __all__ = ["Moments", "cautiously", "inverse", "root"]
 
 _NOTHING = 1e-10  # of the largest eigenvalue, in units of the diagonal: no information
 _LEAST = 0.1  # of the claimed information that is left where all of it may be noise: a free parameter needs an error
-_DOUBT = (
-    2.0  # standard deviations that a measured variance is taken to be off by, where it is smaller than the promised one
-)
+_DOUBT = 2.0  # standard deviations by which a measured variance is raised, where it is smaller than the promised one
 _NEGLIGIBLE = 1e-3  # of the variance of a parameter, below which a direction of finite simulation is left out
 
 

@@ -116,7 +116,8 @@ def _cancel(futures: Iterable[Future[Result]]) -> None:
 def workers(n: int) -> Iterator[Executor]:
     """An executor with a process for each of ``n`` tasks, but not more than there are cores; at its end none is left.
 
-    They end with this process too, however that ends.
+    They end with this process too, however that ends. They have the cores to themselves: this process should not compute
+    meanwhile.
 
     Args:
         n: Number of tasks, at least one.

@@ -135,13 +135,15 @@ def read(folder: Path, process: str) -> dict[str, Sample]:
 
 
 def train_all(folder: Path, settings: DemoSettings, *, seed: int, progress: bool) -> dict[str, Densities]:
-    """Train for all processes at once: for the last one here, where progress is shown, for the others beside it."""
-    *others, here = TOY.processes
-    quietly = functools.partial(train, folder, settings=settings, seed=seed, progress=False)
-    with workers(len(others)) as pool:
-        elsewhere = run_tasks(quietly, others, executor=pool)
-        learned = {here: train(folder, here, settings, seed=seed, progress=progress), **dict(elsewhere)}
+    """Train for all processes at once, each beside this process; progress is shown for the last one."""
+    work = functools.partial(_train, folder, settings, seed, TOY.processes[-1] if progress else "")
+    with workers(len(TOY.processes)) as pool:
+        learned = dict(run_tasks(work, TOY.processes, executor=pool))
     return {process: learned[process] for process in TOY.processes}
+
+
+def _train(folder: Path, settings: DemoSettings, seed: int, shown: str, process: str) -> Densities:
+    return train(folder, process, settings, seed=seed, progress=process == shown)
 
 
 def train(folder: Path, process: str, settings: DemoSettings, *, seed: int, progress: bool) -> Densities:

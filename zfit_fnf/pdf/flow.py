@@ -36,7 +36,7 @@ class FlowBasedPDF(LogSpacePDF):
         if isinstance(flow, (zfit.pdf.BasePDF, ShapeResponse)) or not hasattr(flow, "log_density_at"):
             raise TypeError(f"{settings['name']!r} takes a Flow (a Deformation belongs into an FNFPDF); got {flow!r}")
         self._flow = flow
-        self.given = _conditions(given or {}, flow, settings["name"])
+        self.given = _checked_given(given or {}, flow, settings["name"])
         moving = {name: one for name, one in self.given.items() if isinstance(one, BaseParameter)}
         if repeated := [name for name in moving if name in params]:
             raise ValueError(f"{repeated} of {settings['name']!r} are nuisances already")
@@ -71,17 +71,10 @@ class FlowBasedPDF(LogSpacePDF):
         """All conditions ``(n, m)`` of the flow: those of the events, and those that are given."""
         if not self.given:
             return context
-        ones, own = (
-            tf.ones(tf.shape(context)[:1], context.dtype),
-            dict(zip(self.cond, tf.unstack(context, axis=1), strict=True)),
-        )
-        return tf.stack(
-            [
-                own[name] if name in own else ones * tf.cast(_value(self.given[name]), context.dtype)
-                for name in self._flow.cond
-            ],
-            axis=1,
-        )
+        ones = tf.ones(tf.shape(context)[:1], context.dtype)
+        known = {name: ones * tf.cast(_value(one), context.dtype) for name, one in self.given.items()}
+        known |= dict(zip(self.cond, tf.unstack(context, axis=1), strict=True))
+        return tf.stack([known[name] for name in self._flow.cond], axis=1)
 
     def _precompute(self, x: tf.Tensor) -> Any:
         # With a condition that is a parameter, nothing depends on the events alone.
@@ -324,7 +317,7 @@ def _bound(params: Any, known: Sequence[str], name: str) -> dict[str, Any]:
     return {nuisance: params[nuisance] for nuisance in known}
 
 
-def _conditions(given: Any, flow: Flow, name: str) -> dict[str, Any]:
+def _checked_given(given: Any, flow: Flow, name: str) -> dict[str, Any]:
     """Conditions that are given, checked."""
     if not isinstance(given, Mapping):
         raise TypeError(f"given= of {name!r} maps conditions of the flow {list(flow.cond)} to values; got {given!r}")

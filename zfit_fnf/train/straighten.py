@@ -19,10 +19,8 @@ from ..densities.polynomial_map import Response
 
 __all__ = ["straighten"]
 
-_OF_LINEAR, _OF_FACTORS = (
-    0.3,
-    1e-3,
-)  # what keeps the linear coefficients small as well, which noise grows with; and factors near one
+_OF_LINEAR = 0.3  # weight of the linear coefficient, which noise grows with, beside that of the higher ones
+_OF_FACTORS = 1e-3  # and of the distance of the factors from one
 
 
 def straighten(
