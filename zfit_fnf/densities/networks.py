@@ -105,13 +105,14 @@ class MaskedMLP(tf.Module):
             The outputs ``(n, 1, p)`` of the first input, and the contributions ``(n, width)`` to the moving units of
             every layer. Without a context there is one row for all events.
         """
-        layer = context if self.n_context else context[:1]
+        layer = context
         contributions = []
         for index, (kernel, biases) in enumerate(zip(*self._parameters(context.dtype), strict=True)):
-            if index:
-                layer = silu(layer)
             n_in, n_out = self._n_fixed[index : index + 2]
-            layer = layer @ kernel[..., :n_in, :] + biases
+            if n_in:
+                layer = (silu(layer) if index else layer) @ kernel[..., :n_in, :] + biases
+            else:  # a product with nothing, which ends the process where oneDNN fuses it
+                layer = tf.zeros((1, 1), context.dtype) + biases
             layer, moving = layer[..., :n_out], layer[..., n_out:]
             contributions.append(moving)
         return layer[..., None, :], contributions

@@ -1,4 +1,4 @@
-"""The one training loop: maximise a weighted mean log-likelihood over minibatches, compiled with XLA."""
+"""The one training loop: maximise a weighted mean log-likelihood over minibatches, in compiled code."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = ["Batch", "LogProb", "Maximiser", "Source", "filled", "held_out_rows",
 
 _STEPS_PER_CALL = 100
 _CHECKS = 20
+_MANY = 2000  # steps for which XLA, which makes each 1.2 to 2 times faster, compiles 2 to 4 s longer
 
 
 Batch = tuple[np.ndarray, ...]
@@ -345,9 +346,9 @@ class _Best:
 
 
 def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser) -> Callable[..., tf.Tensor]:
-    """Many optimiser steps in one XLA program: no host round trips between minibatches."""
+    """Many optimiser steps in one program: no round trips to Python between minibatches."""
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(jit_compile=optimiser.schedule.steps > _MANY, autograph=False)
     def run(batches: tuple[tf.Tensor, ...], first: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
         count = rates.shape[0]
 
@@ -368,9 +369,9 @@ def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser) -> Callable[..., t
 
 
 def _compiled_losses(log_prob: LogProb) -> Callable[..., tf.Tensor]:
-    """Weighted loss of each event of a piece, in float64."""
+    """Weighted loss of each event of a piece, in float64; XLA would compile for longer than it saves."""
 
-    @tf.function(jit_compile=True, autograph=False)
+    @tf.function(autograph=False)
     def losses(*columns: tf.Tensor) -> tf.Tensor:
         *inputs, w = columns
         return -tf.cast(w, tf.float64) * tf.cast(log_prob(*inputs), tf.float64)

@@ -22,7 +22,7 @@ from .schedule import TrainingStopped
 
 __all__ = ["NewtonSums", "correct_score", "scale", "vanish_at"]
 
-_COMPILED = 500_000  # events of which the sums are worth a compilation
+_MANY = 2_000_000  # events of which the sums are worth a compilation by XLA
 
 NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
@@ -35,9 +35,8 @@ def correct_score(deformation: Deformation, response: Response, sources: Sequenc
         response: The response; its correction is zero so far, or as `vanish_at` has made it.
         sources: The samples that it was trained on.
     """
-    newton_sums = _newton_sums(deformation)
-    if sum(source.sample.n_events for source in sources) > _COMPILED:
-        newton_sums = tf.function(newton_sums, jit_compile=True, autograph=False)
+    many = sum(source.sample.n_events for source in sources) > _MANY
+    newton_sums = tf.function(_newton_sums(deformation), jit_compile=many, autograph=False)
     fed = deformation.positions(response)
     own = fed[-len(response.powers) :]
     monomials, shifts = [], []
