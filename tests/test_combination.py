@@ -10,7 +10,7 @@ from iminuit import Minuit
 from scipy import stats
 
 import zfit_fnf
-from zfit_fnf.loss import ExtendedUnbinnedNLL
+from zfit_fnf.loss import NLL, ExtendedUnbinnedNLL
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF, SumPDF
 from zfit_fnf.yield_tables import yield_table
@@ -187,9 +187,13 @@ def test_export_is_the_same_likelihood_in_bins():
         assert errors[1][name][1] == pytest.approx(error, rel=0.05), name
 
 
-def test_what_cannot_be_exported(combination):
-    with pytest.raises(ValueError, match="is not unbinned"):
-        zfit_fnf.pyhf.export(combination["control"], {"CR": [0, 1, 2]})
+def test_what_cannot_be_exported():
+    space = zfit.Space("m", binning=zfit.binned.RegularBinning(2, 0, 1, name="m"))
+    counts = NLL(
+        zfit.pdf.HistogramPDF(zfit.data.BinnedData.from_tensor(space, [1.0, 2.0]), extended=3.0), np.array([1.0, 3.0])
+    )
+    with pytest.raises(ValueError, match="its bins are not those of pyhf"):
+        zfit_fnf.pyhf.export(counts, {"m": [0, 0.5, 1]})
     mean, n = zfit.Parameter("mean", 0.0, -1, 1), zfit.Parameter("n", 3.0, 0, 10)
     moving = ExtendedUnbinnedNLL(zfit.pdf.Gauss(mean, 1.0, obs=zfit.Space("y", -5, 5), extended=n), {"y": [0.1]})
     with pytest.raises(ValueError, match="depends on 'mean' in another way"):

@@ -157,6 +157,11 @@ MISTAKES = {
     "variations that nothing uses": ("    - {name: jes, type: shape}\n", "", "nothing uses the variations of 'jes'"),
     "unknown density": ("type: Exponential", "type: Exponental", "line 24: .*did you mean 'Exponential'"),
     "unknown argument": ("{lam: slope}", "{lambda: slope}", "Exponential has no 'lambda'; did you mean 'lam'"),
+    "argument of a uniform density": (
+        "{type: Exponential, parameters: {lam: slope}}",
+        "{type: Uniform, parameters: {low: 0}}",
+        "Uniform has no 'low': its range is that of the observable",
+    ),
     "missing argument": ("type: Exponential", "type: Gauss", "Gauss has no 'lam'"),
     "two samples of a name": ("- name: background", "- name: signal", "'signal' is taken already"),
     "two functions of a name": ("{name: twice", "{name: kappa_squared", "'kappa_squared' is taken already"),

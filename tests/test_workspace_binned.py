@@ -15,6 +15,7 @@ pyhf = pytest.importorskip("pyhf")
 from zfit_fnf.report import write_report  # noqa: E402
 from zfit_fnf.workspace import Workspace  # noqa: E402
 from zfit_fnf.workspace.analysis import Analysis  # noqa: E402
+from zfit_fnf.workspace.convert import convert  # noqa: E402
 from zfit_fnf.workspace.figures import draw  # noqa: E402
 
 LUMI = {"name": "lumi", "auxdata": [1.0], "sigmas": [0.03], "inits": [1.0], "bounds": [[0.5, 1.5]]}
@@ -237,3 +238,55 @@ def test_events_of_a_workspace_may_be_counted(tmp_path, data):
     assert {path.stem for path in draw(analysis)} >= {"projection_SR_SR_postfit", "pulls"}
     with pytest.raises(ValueError, match="histograms of its events"):
         workspace.pack(tmp_path, tmp_path / "a.zip")
+
+
+def test_a_workspace_in_bins_is_one_of_pyhf(tmp_path, data):
+    """Templates are integrals of the densities; HistFactory channels stay as they are; what is not the same is listed."""
+    more = "    - {name: k, type: expression, data: kappa**2}\n  - name: background\n"
+    document = BOTH.replace("[0, 10]", "[0, 10], bins: 20").replace("  - name: background\n", more)
+    document = document.replace("{type: Uniform}", "{type: Exponential, parameters: {lam: slope}}")
+    settings = "{name: kappa, inits: [1.1]}, {name: slope, inits: [-0.1]}, {name: energy, fixed: true}"
+    settings += ", {name: scale_b, auxdata: [1.2], sigmas: [0.1], inits: [1.1]}"
+    (tmp_path / "analysis.yaml").write_text(
+        document.replace("poi: mu", f"poi: mu, parameters: [{settings}]"), encoding="utf-8"
+    )
+    np.savetxt(tmp_path / "data.csv", data, header="m", comments="", fmt="%.17g")
+    measured = "'scale_b' is measured by a Gaussian, and a factor that is not in channel 'CR'"
+    (tmp_path / "control.json").write_text(json.dumps(CONTROL), encoding="utf-8")
+    with pytest.raises(ValueError, match=measured):
+        convert(tmp_path / "analysis.yaml")
+    (tmp_path / "control.json").write_text(json.dumps(CONTROL).replace("scale_b", "norm_b"), encoding="utf-8")
+    conversion = convert(tmp_path / "analysis.yaml")
+    assert conversion.left == [
+        "k: a free factor in place of kappa**2",
+        "slope: fixed at -0.1; HistFactory has no such parameter",
+        "CR: 'lumi' is a normsys, as it is in other channels, and no lumi",
+    ]
+    conversion.write(tmp_path / "binned.json")
+    workspace = pyhf.Workspace(json.loads((tmp_path / "binned.json").read_text(encoding="utf-8")))
+    model = workspace.model()
+    assert model.config.poi_name == "mu"
+    assert [one["name"] for one in model.spec["channels"][0]["samples"]] == ["signal", "background"]
+    observed = [*np.histogram(data, np.linspace(0, 10, 21))[0], 215, 148]
+    np.testing.assert_array_equal([*workspace.observations["SR"], *workspace.observations["CR"]], observed)
+    known = dict(zip(model.config.par_names, model.config.suggested_init(), strict=True))
+    assert {name: known[name] for name in ("mu", "k", "norm_b", "lumi", "scale_b")} == pytest.approx(
+        {"mu": 1.0, "k": 1.21, "norm_b": 1.0, "lumi": 0.0, "scale_b": 0.0}
+    )
+    fixed = dict(zip(model.config.par_order, model.config.suggested_fixed(), strict=False))
+    assert fixed["energy"]
+    edges = np.linspace(0, 10, 21)
+    background = 200 * np.diff(np.exp(-0.1 * edges)) / (np.exp(-1.0) - 1)
+    control = np.array([[200.0, 150.0], [5.0, 6.0]])
+    of_jes = {1: np.array([220, 140]), -1: np.array([185, 161])}
+    for mu, k, energy, lumi, scale in [(1.3, 0.5, 0, 0, 0), (0.8, 2, 1, 1, -1), (2.0, 1, -1, -1, 1)]:
+        values = {**known, "mu": mu, "k": k, "energy": energy, "lumi": lumi, "scale_b": scale, "norm_b": 1.1}
+        expected = model.expected_actualdata([values[name] for name in model.config.par_names])
+        peak = np.diff(norm.cdf(edges, 5 + 0.5 * energy, 0.5))
+        signal = (
+            100 * mu * k * (1 + 0.03 * lumi) * 1.1**energy * peak / (1 - 2 * norm.sf(5 - 0.5 * abs(energy), 0, 0.5))
+        )
+        there = 1.1 * of_jes.get(energy, control[0]) * (1 + 0.03 * lumi) + control[1] * (1 + 0.03 * lumi)
+        where = model.config.channel_slices
+        np.testing.assert_allclose(expected[where["SR"]], signal + (1.2 + 0.1 * scale) * background, rtol=1e-9)
+        np.testing.assert_allclose(expected[where["CR"]], there, rtol=1e-9)

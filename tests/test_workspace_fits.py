@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import zfit
 import iminuit
@@ -24,6 +27,7 @@ from zfit_fnf.projections import component_samples
 from zfit_fnf.results import FitSummary
 from zfit_fnf.storage.results import plain, read_envelope
 from zfit_fnf.toys import ToyFits
+from zfit_fnf.train import fit_flow
 from zfit_fnf.workspace import Workspace, WorkspaceError, training
 from zfit_fnf.workspace.analysis import Analysis
 from zfit_fnf.workspace.blinding import hidden, offsets_of, text_of
@@ -381,6 +385,24 @@ def test_an_interrupted_training_goes_on(learned, monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("*.partial.fnf"))
 
 
+def test_half_trained_nominal_densities_are_not_taken_for_ready(learned, monkeypatch, tmp_path):
+    flow = zfit_fnf.load(learned.folder / "results" / "models" / "SR.signal.fnf").flow
+
+    def interrupted(*arguments, **settings):
+        stopped = zfit_fnf.train.TrainingStopped("interrupted")
+        flow.history = replace(flow.history, interrupted=True)
+        stopped.model = flow
+        raise stopped
+
+    monkeypatch.setattr(training, "fit_flow", interrupted)
+    with pytest.raises(zfit_fnf.train.TrainingStopped):
+        learned.train(tmp_path, progress=False)
+    assert list(tmp_path.rglob("*.partial.fnf"))
+    monkeypatch.setattr(training, "fit_flow", create_autospec(fit_flow, side_effect=RuntimeError("trained anew")))
+    with pytest.raises(RuntimeError, match="trained anew"):
+        learned.train(tmp_path, progress=False)
+
+
 def test_what_is_not_trained_is_said(learned, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'SR\.signal' is not trained"):
         learned.loss(tmp_path)
@@ -559,6 +581,24 @@ def test_help_loads_nothing_heavy():
     assert done.returncode == 0, done.stderr
     assert "significance" in done.stdout
     assert float(done.stdout.split()[-1]) < 0.5  # seconds
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_what_the_same_command_goes_on_with(learned, tmp_path):
+    """A real one, in the middle of a training."""
+    longer = LEARNED.replace("steps: 60,", "steps: 20000,").replace("response_steps: 60", "response_steps: 60")
+    workspace = changed(learned, "steps: 20000", "steps: 20000", longer).path
+    command = [sys.executable, "-c", "from zfit_fnf.cli import app; app()", "train", workspace, "-o", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True) as process:
+        shown = ""
+        while "validation=" not in shown:
+            shown += process.stderr.read(100)
+        os.killpg(process.pid, signal.SIGINT)
+        assert "interrupted: the same command goes on" in process.communicate(timeout=300)[1]
+    assert process.returncode == 130
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"SR.signal.json", "SR.signal.partial.fnf"}
+    Workspace.read(workspace).train(tmp_path, progress=False)
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"SR.signal.json", "SR.signal.fnf"}
 
 
 # --- whole analyses ----------------------------------------------------------------------------------------------------

@@ -81,6 +81,9 @@ Fast = Annotated[
 NOT_VALID = 3
 """Exit code of a command whose result is there but is not good, as that of a fit that did not converge."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as that of other programs."""
+
 
 @app.command()
 def train(workspace: Path_, out: Out, jobs: Jobs = 1, as_json: Json = False) -> None:
@@ -364,15 +367,21 @@ def inspect(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A datacard of combine, or a workspace of pyhf.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The workspace, a YAML file.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(help="A datacard of combine, a workspace of pyhf, or a workspace.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The workspace, YAML; or that of pyhf, JSON.", show_default=False)
+    ],
+    models: Annotated[Path | None, typer.Option(help="Folder of models, of a workspace.", show_default=False)] = None,
+    measurement: Name = None,
     as_json: Json = False,
 ) -> None:
-    """Convert a datacard or a pyhf workspace; what cannot be converted is listed, and the exit code is 3."""
+    """Convert a datacard or a pyhf workspace, or put a workspace into bins for pyhf; with exit code 3, what is left is listed."""
     with _errors():
         from .workspace.convert import convert
 
-        conversion = convert(source)
+        conversion = convert(source, trained=models, measurement=measurement)
         conversion.write(out)
         if as_json:
             _print_json({"file": str(out), "not_converted": conversion.left})
@@ -396,17 +405,27 @@ def schema() -> None:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """What goes wrong with files, input or computations is one line, and the exit code 1."""
+    """What goes wrong with files, input or computations is one line, and the exit code 1; after Ctrl-C it is 130."""
     try:
         yield
     except typer.Exit:  # which is a RuntimeError
         raise
+    except KeyboardInterrupt as interrupt:
+        typer.echo("interrupted: what is complete is kept, and the same command goes on with the rest", err=True)
+        raise typer.Exit(INTERRUPTED) from interrupt
     except (ImportError, OSError, ValueError, TypeError, RuntimeError) as error:
+        if _was_interrupted(error):  # a training, which keeps what it has learned
+            typer.echo("interrupted: the same command goes on with what was learned so far", err=True)
+            raise typer.Exit(INTERRUPTED) from error
         lines = "\n".join(
             "".join(c if c.isprintable() else ascii(c)[1:-1] for c in one) for one in str(error).split("\n")
         )
         typer.echo(f"error: {lines}", err=True)
         raise typer.Exit(1) from error
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _was_interrupted(error.__cause__))
 
 
 @contextmanager

@@ -1,58 +1,99 @@
-r"""Unbinned channels as a pyhf workspace: their projection on bins, with its variations.
+r"""Channels as a pyhf workspace: unbinned ones by their projection on bins, with its variations, binned ones as they are.
 
 Each component of a model becomes a sample. A nuisance becomes a ``normsys`` and a ``histosys`` of one name, from the predictions
-with the nuisance at -1 and +1; a free parameter that its yield is proportional to becomes a ``normfactor`` with the same values.
+with the nuisance at -1 and +1; so does a parameter that a Gaussian constraint measures. A free parameter that yields are
+proportional to becomes a ``normfactor`` with the same values. HistFactory knows no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pyhf
 
-from ..loss import EventDensity, LogSpaceNLL, UnbinnedChannel, channels_of, drawn_events
-from ..param import Nuisance, limits_of
+from ..loss import BinnedChannel, EventDensity, LogSpaceNLL, ModelConstraint, UnbinnedChannel, channels_of, drawn_events
+from ..param import Nuisance, NuisanceConstraint, auxiliary_measurement, limits_of
 from ..pdf import sum_components, sum_shares
 from ..state import preserved, seeds_from
+from .pdf import HistFactoryPDF
 
-__all__ = ["export", "sample"]
+__all__ = ["Projected", "export", "project", "sample"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)  # of the integral over a bin
+
+Bins = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """A likelihood in bins.
+
+    Attributes:
+        document: The pyhf workspace.
+        fixed: Values of free parameters that HistFactory has no counterpart of, by name: the templates are made there.
+        notes: What else is not exactly the same, in words.
+    """
+
+    document: dict[str, Any]
+    fixed: dict[str, float]
+    notes: list[str] = field(default_factory=list)
 
 
 def export(
     nll: LogSpaceNLL,
-    bins: Mapping[str, Sequence[float]] | Sequence[Mapping[str, Sequence[float]]],
+    bins: Bins | Sequence[Bins],
     *,
     poi: zfit.Parameter | str | None = None,
     names: Sequence[str] | None = None,
     n_events: int = 1_000_000,
     seed: int = 0,
 ) -> pyhf.Workspace:
-    """A pyhf workspace of the unbinned channels of a likelihood, with their data.
+    """A pyhf workspace of a likelihood, with its data; unbinned channels are filled into bins.
 
     Models of one observable are integrated over the bins. Others are projected by ``n_events`` drawn events of each component,
     the same for all variations. Events outside of the bins do not enter.
 
     Args:
         nll: The likelihood; its models are extended. Templates are made with all nuisances at zero.
-        bins: Edges by the column that is filled; one mapping for all channels, or one for each.
+        bins: Edges by the column that is filled; one mapping for all channels, or one for each (an empty one if it is binned).
         poi: The parameter of interest; by default the first free parameter.
-        names: Names of the channels; by default those of the models.
+        names: Names of the channels; by default those of the models. Channels of pyhf keep their own.
         n_events: Events for each component of a model of several observables.
         seed: Seed of the events.
 
     Raises:
-        ValueError: If a channel is not unbinned or has no yield; if a model depends on a free parameter in another way than by a
-            yield that is proportional to it, which HistFactory does not know.
+        ValueError: If a channel is binned otherwise than by pyhf, or has no yield; if a model depends on a free parameter in
+            another way than by a yield that is proportional to it, which HistFactory does not know.
 
     Example:
         >>> workspace = export(nll, {"mass": np.linspace(50, 150, 21)}, poi=mu)
         >>> pathlib.Path("binned.json").write_text(json.dumps(workspace))
     """
+    found = project(nll, bins, poi=poi, names=names, n_events=n_events, seed=seed)
+    if found.fixed:
+        name = next(iter(found.fixed))
+        raise ValueError(
+            f"the likelihood depends on {name!r} in another way than by yields that are proportional to it: fix the parameter, "
+            "or replace it by a nuisance"
+        )
+    return pyhf.Workspace(found.document)
+
+
+def project(
+    nll: LogSpaceNLL,
+    bins: Bins | Sequence[Bins],
+    *,
+    poi: zfit.Parameter | str | None = None,
+    names: Sequence[str] | None = None,
+    n_events: int = 1_000_000,
+    seed: int = 0,
+) -> Projected:
+    """As `export`, but free parameters that HistFactory has no counterpart of are left where they are, and listed."""
     channels = channels_of(nll)
     each = [bins] * len(channels) if isinstance(bins, Mapping) else list(bins)
     labels = [channel.model.name for channel in channels] if names is None else list(names)
@@ -60,26 +101,28 @@ def export(
         raise ValueError(
             f"{len(channels)} channels need as many bins= and different names=; got {len(each)} and {labels}"
         )
-    found: dict[str, zfit.Parameter] = {}
-    document: dict[str, Any] = {"version": "1.0.0", "channels": [], "observations": []}
-    seeds = seeds_from(seed)
+    seeds, effects = seeds_from(seed), _effects(nll)
     with preserved(nll):
-        nuisances = [one for one in nll.get_params(floating=None) if isinstance(one, Nuisance)]
-        zfit.param.set_values(nuisances, [0.0] * len(nuisances))
-        for channel, name, own in zip(channels, labels, each, strict=True):
-            if not isinstance(channel, UnbinnedChannel) or not channel.model.is_extended:
-                raise ValueError(
-                    f"channel {name!r} is not unbinned, or has no yield: nothing of it can be filled into bins"
-                )
-            column, edges = next(iter(own.items()))
-            filled = _Projection(channel.model, column, np.asarray(edges, float), n_events, seeds)
-            samples = [_sample(filled, index, found) for index in range(len(filled.parts))]
-            document["channels"].append({"name": name, "samples": samples})
-            counts = _filled(channel, column, filled.edges)
-            document["observations"].append({"name": name, "data": counts.tolist()})
-        first = poi if poi is not None else next((one for one in found.values() if not isinstance(one, Nuisance)), "")
-        config = {"poi": getattr(first, "name", first), "parameters": [_settings(one) for one in found.values()]}
-    return pyhf.Workspace({**document, "measurements": [{"name": "measurement", "config": config}]})
+        zfit.param.set_values({one: centre for one, (centre, _) in effects.items()})
+        parts = [_part(*one, n_events, seeds) for one in zip(channels, labels, each, strict=True)]
+        filled = [one for one in parts if isinstance(one, _Filled)]
+        fixed = {one.name: float(one.value()) for part in filled for one in part.others(effects)}
+        settings: dict[str, dict[str, Any]] = {}
+        made = {part.name: [part.channel(effects, fixed, settings)] for part in filled}
+        notes: list[str] = []
+        for part in (one for one in parts if isinstance(one, _OfPyhf)):
+            made[part.name] = part.channels(effects, settings, notes)
+            settings = {**part.settings(fixed), **settings}
+        counts = {name: found for part in parts for name, found in part.observed.items()}
+    free = next((one["name"] for one in settings.values() if "inits" in one and not one.get("fixed")), "")
+    config = {"poi": getattr(poi, "name", poi) or free, "parameters": list(settings.values())}
+    document = {
+        "version": "1.0.0",
+        "channels": [channel for part in parts for channel in made[part.name]],
+        "observations": [{"name": name, "data": found.tolist()} for name, found in counts.items()],
+        "measurements": [{"name": "measurement", "config": config}],
+    }
+    return Projected(document, fixed, list(dict.fromkeys(notes)))
 
 
 def sample(
@@ -125,31 +168,208 @@ def sample(
     return {"name": name, "data": counts.tolist(), "modifiers": modifiers}
 
 
-class _Projection:
-    """Expected counts of each component of a model in bins of a column, at the current parameters.
+# --- what the likelihood depends on --------------------------------------------------------------------------------------
+
+Effects = Mapping[zfit.Parameter, tuple[float, float]]
+"""Centre and width of parameters that are measured: templates are at the centre, and the width away from it."""
+
+
+def _effects(nll: LogSpaceNLL) -> dict[zfit.Parameter, tuple[float, float]]:
+    """The nuisances, and what Gaussian constraints measure."""
+    found = {one: (0.0, 1.0) for one in nll.get_params(floating=None) if isinstance(one, Nuisance)}
+    for constraint in nll.constraints:
+        if isinstance(constraint, (NuisanceConstraint, ModelConstraint)):  # what models of pyhf bring stays in them
+            continue
+        is_gaussian = isinstance(constraint, zfit.constraint.GaussianConstraint)
+        covariance = np.asarray(constraint.covariance) if is_gaussian else np.ones((2, 2))
+        if np.any(covariance != np.diag(np.diag(covariance))):
+            names = sorted(one.name for one in constraint.get_params(floating=None))
+            raise ValueError(f"HistFactory has independent Gaussians, and no {type(constraint).__name__} of {names}")
+        measured = auxiliary_measurement(constraint)
+        for parameter, outcome, width in zip(
+            measured.measured, measured.observed, np.sqrt(np.diag(covariance)), strict=True
+        ):
+            found[parameter] = (float(zfit.convert_to_parameter(outcome).value()), float(width))
+    return found
+
+
+class _Filled:
+    """Expected counts of each component of a channel in bins, at the current parameters.
+
+    Attributes:
+        name: Name of the channel.
+        components: Names of the components.
+        params: What they depend on.
+        observed: The data, by name of the channel.
+    """
+
+    name: str
+    components: list[str]
+    params: list[zfit.Parameter]
+    observed: dict[str, np.ndarray]
+
+    def counts(self, index: int) -> np.ndarray:
+        """Expected counts of a component."""
+        raise NotImplementedError
+
+    def others(self, effects: Effects) -> list[zfit.Parameter]:
+        """Free parameters that something depends on in another way than by a factor."""
+        free = [one for one in self.params if one.floating and one not in effects]
+        return [one for one in free if any(self._is_factor(k, one) is False for k in range(len(self.components)))]
+
+    def channel(self, effects: Effects, fixed: Collection[str], settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """The channel of pyhf; what a measurement says of its parameters is added to the settings."""
+        samples = [self._sample(k, effects, fixed, settings) for k in range(len(self.components))]
+        return {"name": self.name, "samples": samples}
+
+    def _sample(
+        self, index: int, effects: Effects, fixed: Collection[str], settings: dict[str, dict[str, Any]]
+    ) -> dict[str, Any]:
+        free = [one for one in self.params if one.floating and one not in effects and one.name not in fixed]
+        factors = [one for one in free if self._is_factor(index, one)]
+        settings.update({one.name: settings.get(one.name, _of_factor(one)) for one in factors})
+        away = {one: _away_from_zero(one)[0] for one in factors}
+        with zfit.param.set_values(away):
+            scale, variations = np.prod(list(away.values())), {}
+            nominal = self.counts(index) / scale
+            for parameter, (centre, width) in effects.items():
+                if parameter not in self.params:
+                    continue
+                sides = []
+                for value in (centre + width, centre - width):
+                    with zfit.param.set_values({parameter: value}):
+                        sides.append(self.counts(index) / scale)
+                if not np.allclose(sides, nominal, rtol=1e-12, atol=0.0):
+                    variations[parameter.name] = (sides[0], sides[1])
+                    settings[parameter.name] = _of_effect(parameter)
+        return sample(self.components[index], nominal, variations, factors=[one.name for one in factors])
+
+    def _is_factor(self, index: int, parameter: zfit.Parameter) -> bool | None:
+        """Whether the counts of a component are proportional to a parameter; nothing if they do not depend on it."""
+        first, second = _away_from_zero(parameter)
+        with zfit.param.set_values({parameter: first}):
+            one = self.counts(index)
+        with zfit.param.set_values({parameter: second}):
+            other = self.counts(index)
+        if np.allclose(one, other, rtol=1e-12, atol=0.0):
+            return None
+        return bool(np.max(np.abs(other * first - one * second)) < 1e-6 * np.max(np.abs(one * second)))
+
+
+class _Projection(_Filled):
+    """The projection of an unbinned model.
 
     Args:
-        model: The model.
-        column: The column.
-        edges: Edges of its bins.
+        channel: The channel.
+        name: What it is called.
+        bins: Edges by the column.
         n_events: Events of each component, for a model of several observables.
         seeds: Seeds of events.
     """
 
-    def __init__(self, model: zfit.pdf.BasePDF, column: str, edges: np.ndarray, n_events: int, seeds: Any):
-        if column not in model.obs:
-            raise ValueError(f"bins= are of {column!r}; model {model.name!r} has the observables {list(model.obs)}")
-        self.model, self.edges, self.parts = model, edges, sum_components(model)
+    def __init__(self, channel: UnbinnedChannel, name: str, bins: Bins, n_events: int, seeds: Iterator[Any]):
+        model = channel.model
+        if len(bins) != 1 or next(iter(bins)) not in model.obs:
+            raise ValueError(
+                f"bins= of {name!r} are those of one of its observables, {list(model.obs)}; got {list(bins)}"
+            )
+        ((column, given),) = bins.items()
+        self.name, self._model, edges = name, model, np.asarray(given, float)
+        parts = sum_components(model)
+        self.components, self.params = [one.name for one in parts], list(model.get_params(floating=None))
         make = _integral if len(model.obs) == 1 else _of_events
-        self._shapes = [make(model, part, column, edges, n_events, next(seeds)) for part in self.parts]
-
-    def expected(self, index: int) -> float:
-        """Expected number of events of a component, in and out of the bins."""
-        return float(np.asarray(sum_shares(self.model))[index] * float(self.model.get_yield().value()))
+        self._shapes = [make(model, part, column, edges, n_events, next(seeds)) for part in parts]
+        data = channel.data
+        values = np.asarray(data.with_obs(model.obs).value())[:, list(model.obs).index(column)]
+        weights = None if data.weights is None else np.asarray(data.weights)
+        self.observed = {name: np.histogram(values, edges, weights=weights)[0].astype(float)}
 
     def counts(self, index: int) -> np.ndarray:
         """Expected counts of a component."""
-        return self.expected(index) * self._shapes[index]()
+        share = float(np.asarray(sum_shares(self._model))[index])
+        return share * float(self._model.get_yield().value()) * self._shapes[index]()
+
+
+class _Counted(_Filled):
+    """A binned model that knows its counts by sample.
+
+    Args:
+        channel: The channel.
+        name: What it is called.
+    """
+
+    def __init__(self, channel: BinnedChannel, name: str):
+        self.name, self._model = name, channel.model
+        self.components, self.params = list(self._model.sample_names), list(self._model.get_params(floating=None))
+        self.observed = {name: np.ravel(np.asarray(channel.data.values(), float))}
+
+    def counts(self, index: int) -> np.ndarray:
+        """Expected counts of a component."""
+        return np.asarray(self._model.expected_by_sample())[index]
+
+
+class _OfPyhf:
+    """Channels of pyhf, which stay as they are; their parameters get the names that they have in the likelihood.
+
+    Args:
+        channel: The channel.
+        name: What it is called.
+    """
+
+    def __init__(self, channel: BinnedChannel, name: str):
+        pdf: HistFactoryPDF = channel.model
+        self.name, self._spec, config = name, pdf.histfactory.spec, pdf.histfactory.config
+        self._pairs = {own.name: (own, here) for own, here in zip(pdf.known, pdf.parameters, strict=True)}
+        self._sets = list(config.par_order)
+        counts = np.ravel(np.asarray(channel.data.values(), float))
+        self.observed = {one: counts[config.channel_slices[one]] for one in config.channels}
+
+    def channels(self, effects: Effects, settings: Collection[str], notes: list[str]) -> list[dict[str, Any]]:
+        """The channels; a luminosity that other channels depend on is a nuisance there, so it is one here too."""
+        found: list[dict[str, Any]] = copy.deepcopy(self._spec["channels"])
+        for channel in found:
+            for modifier in (one for part in channel["samples"] for one in part["modifiers"]):
+                if modifier["name"] not in self._pairs:  # a set, with one parameter for each bin
+                    continue
+                own, here = self._pairs[modifier["name"]]
+                modifier["name"] = here.name
+                if own.kind != "normal" and here in effects:
+                    raise ValueError(
+                        f"{here.name!r} is measured by a Gaussian, and a factor that is not in channel {channel['name']!r}"
+                    )
+                if modifier["type"] == "lumi" and here.name in settings:
+                    sides = {"hi": own.centre + own.width, "lo": own.centre - own.width}
+                    modifier.update(type="normsys", data=sides)
+                    notes.append(
+                        f"{channel['name']}: {here.name!r} is a normsys, as it is in other channels, and no lumi"
+                    )
+        return found
+
+    def settings(self, fixed: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+        """What a measurement says about the parameters, by their names in the likelihood."""
+        given, found = {one["name"]: one for one in self._spec.get("parameters", [])}, {}
+        for name in self._sets:
+            if name not in self._pairs:
+                found.update({name: given[name]} if name in given else {})
+                continue
+            own, here = self._pairs[name]
+            found[here.name] = {**given.get(name, {}), "name": here.name, "fixed": not here.floating}
+            if own.kind == "free":
+                found[here.name] |= _of_factor(here) | {"fixed": not here.floating or here.name in fixed}
+        return found
+
+
+def _part(channel: Any, name: str, bins: Bins, n_events: int, seeds: Iterator[Any]) -> _Filled | _OfPyhf:
+    model = channel.model
+    if isinstance(model, HistFactoryPDF):
+        return _OfPyhf(channel, name)
+    if hasattr(model, "expected_by_sample"):
+        return _Counted(channel, name)
+    if not isinstance(channel, UnbinnedChannel) or not model.is_extended:
+        raise ValueError(
+            f"channel {name!r} has no yield, or its bins are not those of pyhf: nothing of it can be exported"
+        )
+    return _Projection(channel, name, bins, n_events, seeds)
 
 
 def _integral(
@@ -172,61 +392,22 @@ def _of_events(
     return lambda: np.histogram(values, edges, weights=np.exp(density() - drawn) / n_events)[0]
 
 
-def _sample(filled: _Projection, index: int, found: dict[str, zfit.Parameter]) -> dict[str, Any]:
-    """A component as a sample, with the parameters that it depends on added to those that were found."""
-    part = filled.parts[index]
-    shape = part.get_params(floating=None, is_yield=False)
-    free, nuisances = [], []
-    for parameter in filled.model.get_params(floating=None):
-        if isinstance(parameter, Nuisance):
-            nuisances.append(parameter)
-        elif parameter.floating and (change := _change(filled, index, parameter)) is not None:
-            if parameter in shape or abs(change) > 1e-6:
-                raise ValueError(
-                    f"{part.name!r} depends on {parameter.name!r} in another way than by a yield that is proportional to it: fix "
-                    "the parameter, or replace it by a nuisance"
-                )
-            free.append(parameter)
-    scale = np.prod([float(one.value()) for one in free])
-    nominal = filled.counts(index)
-    variations = {}
-    for nuisance in nuisances:
-        sides = []
-        for value in (1.0, -1.0):
-            with zfit.param.set_values([nuisance], [value]):
-                sides.append(filled.counts(index) / scale)
-        if not np.allclose(sides, nominal / scale, rtol=1e-12):
-            variations[nuisance.name] = (sides[0], sides[1])
-            found[nuisance.name] = nuisance
-    found.update({one.name: one for one in free})
-    return sample(part.name, nominal / scale, variations, factors=[one.name for one in free])
+def _away_from_zero(parameter: zfit.Parameter) -> tuple[float, float]:
+    """Two values of a parameter, the present one first if it is not zero."""
+    low, high = limits_of(parameter)
+    first = float(parameter.value()) or next(one for one in (1.0, high, low) if one and low <= one <= high)
+    second = next(one for one in (1.1 * first, 0.9 * first, low, high) if low <= one <= high and one != first)
+    return first, second
 
 
-def _change(filled: _Projection, index: int, parameter: zfit.Parameter) -> float | None:
-    """By how much the counts of a component are not proportional to a parameter; nothing if it does not matter."""
-    value, (low, high) = float(parameter.value()), limits_of(parameter)
-    other = value + 0.1 * (value or 1.0) if value + 0.1 * (value or 1.0) <= high else max(value - 0.1 * value, low)
-    before = filled.counts(index)
-    with zfit.param.set_values([parameter], [other]):
-        after = filled.counts(index)
-    if np.allclose(before, after, rtol=1e-12, atol=0.0):
-        return None
-    return float(np.max(np.abs(after * value - before * other)) / np.max(before)) if value else np.inf
+def _of_effect(parameter: zfit.Parameter) -> dict[str, Any]:
+    """What a measurement says about a parameter that is measured."""
+    observed = float(parameter.observed.value()) if isinstance(parameter, Nuisance) else 0.0
+    return {"name": parameter.name, "auxdata": [observed], "fixed": not parameter.floating}
 
 
-def _settings(parameter: zfit.Parameter) -> dict[str, Any]:
-    """What a measurement says about a parameter."""
-    if isinstance(parameter, Nuisance):
-        return {"name": parameter.name, "auxdata": [float(parameter.observed.value())], "fixed": not parameter.floating}
+def _of_factor(parameter: zfit.Parameter) -> dict[str, Any]:
+    """What a measurement says about a free parameter."""
     low, high = limits_of(parameter)
     bounds = [max(low, -1e6), min(high, 1e6)]
     return {"name": parameter.name, "inits": [float(parameter.value())], "bounds": [bounds]}
-
-
-def _filled(channel: UnbinnedChannel, column: str, edges: np.ndarray) -> np.ndarray:
-    """Observed counts."""
-    data = channel.data
-    values = np.asarray(data.with_obs(channel.model.obs).value())[:, list(channel.model.obs).index(column)]
-    return np.histogram(values, edges, weights=None if data.weights is None else np.asarray(data.weights))[0].astype(
-        float
-    )

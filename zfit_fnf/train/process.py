@@ -46,7 +46,8 @@ def fit_process(
         ranges: Physical ``(low, high)`` of the observables that have them.
         seed: Seed of everything random.
         executor: ``concurrent.futures`` executor to train responses in parallel, then folds and replicas.
-        trained: ``.model`` of an interrupted training, which goes on with what is missing.
+        trained: ``.model`` of an interrupted training, which goes on with what is missing; a nominal density that was not
+            ready is trained anew.
         folds: With two or more, as many further densities, each learned without a part of the events: cross-fitting, which
             takes as long again for each.
         n_bootstrap: Number of further densities, each learned from a bootstrap replica of the simulation.
@@ -156,4 +157,6 @@ def _trained(trained: Any) -> tuple[Flow | None, Deformation | None]:
         return trained.flow, trained
     if trained is not None and not isinstance(trained, Flow):
         raise TypeError(f"trained= is a Flow or a Deformation, got a {type(trained).__name__}")
+    if trained is not None and trained.history is not None and trained.history.interrupted:
+        return None, None  # half of the steps make no density: it is trained anew
     return trained, None

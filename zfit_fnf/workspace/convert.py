@@ -35,7 +35,10 @@ class Conversion:
     left: list[str] = field(default_factory=list)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write it as YAML; what was left is in comments at the top."""
+        """Write it, as JSON if the name ends so, else as YAML with what was left in comments at the top."""
+        if Path(path).suffix == ".json":
+            Path(path).write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
+            return
         yaml = require("yaml", extra="io")
         notes = "".join(f"# {one}\n" for one in self.left)
         head = f"# not converted, or not exactly:\n{notes}\n" if self.left else ""
@@ -43,14 +46,19 @@ class Conversion:
         Path(path).write_text(head + text, encoding="utf-8")
 
 
-def convert(path: str | os.PathLike[str]) -> Conversion:
-    r"""Convert a datacard (any text file), or a workspace of pyhf (``.json``).
+def convert(
+    path: str | os.PathLike[str], *, trained: str | os.PathLike[str] | None = None, measurement: str | None = None
+) -> Conversion:
+    r"""Convert a datacard (any text file) or a workspace of pyhf (``.json``) to a workspace, or a workspace to one of pyhf.
 
     Histograms of a datacard become channels of HistFactory, which are evaluated by pyhf. Shapes in RooFit workspaces are
-    replaced by entries that say where the events are, to be filled in.
+    replaced by entries that say where the events are, to be filled in. The other way, see
+    :func:`~zfit_fnf.workspace.to_pyhf.to_pyhf`.
 
     Args:
         path: The file.
+        trained: Folder of the results of `Workspace.train`, for a workspace.
+        measurement: Name of the measurement, for a workspace; by default the first one.
 
     Raises:
         FileNotFoundError: If a file is not there.
@@ -62,6 +70,12 @@ def convert(path: str | os.PathLike[str]) -> Conversion:
         >>> print("\n".join(conversion.left))
     """
     source = Path(path)
+    if source.suffix in (".yaml", ".yml", ".zip"):
+        require("pyhf", extra="pyhf")
+        from .to_pyhf import to_pyhf  # it imports TensorFlow
+        from .workspace import Workspace
+
+        return to_pyhf(Workspace.read(source), trained, measurement=measurement)
     return _of_pyhf(source) if source.suffix == ".json" else _OfCard(Card.read(source)).conversion(source.stem)
 
 

@@ -314,7 +314,8 @@ def _check_analytic(text: Text, sample: Sample, channel: Channel, place: Place) 
     needed, given = ANALYTIC[sample.pdf.type], sample.pdf.parameters
     for name in given:
         if name not in needed:
-            raise text.error((*place, "parameters", name), f"{sample.pdf.type} has no {name!r}{nearest(name, needed)}")
+            hint = nearest(name, needed) or ": its range is that of the observable, and it has no parameters"
+            raise text.error((*place, "parameters", name), f"{sample.pdf.type} has no {name!r}{hint}")
     if missing := [name for name in needed if name not in given]:
         raise text.error(place, f"{sample.pdf.type} needs {', '.join(missing)} in parameters")
     if wrong := [n for n, value in given.items() if isinstance(value, list) != (n == "coeffs")]:

@@ -307,7 +307,8 @@ def _usable(task: Task, record: Record | None, inputs: dict[str, str]) -> Any:
         return None
     model = storage.load(path)
     if not isinstance(model, Deformation):
-        return model
+        # A nominal density whose training was interrupted is trained anew: half of its steps are not half as good.
+        return None if model.history is not None and model.history.interrupted else model
     stored = {name for name in record.inputs if name not in ("nominal", "rates")}
     return model if all(inputs.get(name) == record.inputs[name] for name in stored) else model.flow
 

@@ -114,6 +114,12 @@ class Workspace:
         """A channel, by its name."""
         return next(one for one in self.document.channels if one.name == name)
 
+    def changed(self, document: Document) -> Workspace:
+        """A workspace with another document, whose files are in the same place."""
+        made = Workspace(self._text, document, files=False)
+        made.path, made.folder = self.path, self.folder
+        return made
+
     def parameters(self, measurement: str | None = None) -> dict[str, Parameter]:
         """What the document says of each parameter, in a measurement; by default the first one."""
         return parameters_of(self.document, measurement)
