@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 import zfit_fnf as zfnf
-from zfit_fnf import Simulation, Variation
+from zfit_fnf import Sample, Simulation, Variation
 from zfit_fnf.densities.responses import ShapeResponse
 from zfit_fnf.diagnostics import two_sample_test, validate
+from zfit_fnf.diagnostics.subjects import Subject
 
 pytest.importorskip("sklearn")
 
@@ -157,6 +158,28 @@ def test_distribution_functions_of_flows_are_used():
     assert validate(flow, Simulation(events), level=CONSERVATIVE).passed
     moved = events.assign(y1=1.2 * events["y1"])
     assert any("'y1'" in problem for problem in validate(flow, Simulation(moved)).problems)
+
+
+def test_densities_in_compiled_pieces_are_those_of_the_events(response):
+    """More events than one piece has, and the last piece is not full."""
+    subject, n = Subject("", response), 5000
+    events = Sample(response.sample(n, seed=1).to_dict("series"))
+    found = subject.log_probs(events, [{}, {"a": 0.5, "of others": 1.0}])
+    for values, nu in zip(found, ({}, {"a": 0.5}), strict=True):
+        np.testing.assert_allclose(values, response.log_prob(events, nu=nu), rtol=1e-12)
+    drawn = subject.sample(events, {"a": 1.0}, n=2 * n, seed=2).array(["y1", "y2"])
+    assert len(np.unique(drawn[:, 0])) == 2 * n  # each piece has a seed of its own
+    np.testing.assert_allclose(drawn.mean(axis=0), [SHIFT, 0.0], atol=0.1)  # five errors of 2 / sqrt(10000)
+
+
+def test_events_of_a_conditional_density_have_conditions_and_weights_of_others():
+    flow, w = zfnf.Flow(["y"], ["x"], seed=3), np.array([1.0, 2.0, 3.0])
+    given = Sample({"y": np.zeros(3), "x": np.array([0.1, 0.2, 0.3])}, w)
+    drawn = Subject("", flow).sample(given, {}, n=6, seed=1)
+    np.testing.assert_array_equal(drawn.columns["x"], np.tile(given.columns["x"], 2))
+    np.testing.assert_array_equal(drawn.weights, np.tile(w, 2))
+    alone = Subject("", zfnf.Flow(["y"], seed=3)).sample(Sample({"y": np.zeros(3)}, w), {}, n=6, seed=1)
+    assert alone.weights is None
 
 
 def test_factors_of_a_model_are_tested_by_name(response):

@@ -210,7 +210,7 @@ def analyse(
         exact = fit_exactly(data, settings)
     with stage("verdict", "what it is worth: verdict on the densities, calibrated fit, plan of the simulation"):
         zfit.param.set_values(list(result.params), result, clip=True)
-        trust = judge(nll, model, settings, seed=seed)
+        trust = judge(nll, model, settings, seed=seed, progress=progress)
     return Findings(data, model, result, exact, limit, significance, profiles, contour, impacts, trust)
 
 

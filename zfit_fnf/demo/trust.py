@@ -67,10 +67,10 @@ def simulate_again(settings: DemoSettings, seed: int) -> dict[str, Simulation]:
     }
 
 
-def judge(nll: LogSpaceNLL, model: Model, settings: DemoSettings, *, seed: int) -> Trust:
+def judge(nll: LogSpaceNLL, model: Model, settings: DemoSettings, *, seed: int, progress: bool) -> Trust:
     """Validate the densities, calibrate the fit, and plan the simulation; parameters are left as they are."""
     held_out = simulate_again(settings, seed)
-    verdict = validate(nll, held_out, seed=seed)
+    verdict = validate(nll, held_out, seed=seed, progress=progress)
     with preserved(nll):
         try:
             trusted = calibrate(nll, held_out, seed=seed)

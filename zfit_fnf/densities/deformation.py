@@ -232,7 +232,9 @@ def _in_turn(function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor
     pieces = [
         tf.reshape(tf.pad(rows, [[0, count * size - n], [0, 0]]), (count, size, rows.shape[1])) for rows in (u, c)
     ]
-    results = tf.map_fn(lambda rows: function(*rows), pieces, fn_output_signature=u.dtype, parallel_iterations=1)
+    # Outside of graphs, autograph would take most of the time.
+    of_piece = tf.autograph.experimental.do_not_convert(lambda rows: function(*rows))
+    results = tf.map_fn(of_piece, pieces, fn_output_signature=u.dtype, parallel_iterations=1)
     return tf.reshape(results, (count * size, u.shape[1]))[:n]
 
 

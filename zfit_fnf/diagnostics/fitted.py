@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ..loss import EventDensity, LogSpaceNLL, UnbinnedChannel, drawn_events, scores
-from ..pdf import FNFPDF, components, sum_components
+from ..pdf import FNFPDF, components, sum_components, sum_shares
 
 __all__ = ["REMEDIES", "tests_of_fit"]
 
@@ -70,7 +70,7 @@ def _far_events(
     model = channel.model
     x = np.asarray(channel.data.with_obs(model.obs).value())
     n = int(np.clip(_DRAWS * len(x), 10 / _RARE, _MOST))
-    drawn = drawn_events(model, model, n, np.random.SeedSequence(seed).generate_state(2).astype(np.int32))
+    drawn = _of_model(model, n, seed)
     below = round(_RARE * n)
     of_drawn = EventDensity(model, drawn)()
     threshold = np.sort(of_drawn)[below - 1]
@@ -86,3 +86,13 @@ def _far_events(
         largest = int(np.argmax(np.abs(moved)))
         strange = abs(moved[largest]) > max(_MOVED, _CERTAIN * spread[largest])
         yield model.name, "fit", "influence", params[largest].name, float(moved[largest]), 0.0 if strange else np.nan
+
+
+def _of_model(model: zfit.pdf.BasePDF, n: int, seed: int) -> np.ndarray:
+    """Events of a model; where all shares are positive those of its components, which are compiled for a calibration too."""
+    parts, shares = [model], np.ones(1)
+    if (sum_shares(model) >= 0).all():
+        parts, shares = sum_components(model), sum_shares(model)
+    numbers = np.random.default_rng(seed).multinomial(n, shares / shares.sum())
+    seeds = np.random.SeedSequence(seed).generate_state(2 * len(parts)).astype(np.int32).reshape(-1, 2)
+    return np.concatenate([drawn_events(model, *one) for one in zip(parts, numbers.tolist(), seeds, strict=True)])

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import zfit  # noqa: F401, before tensorflow, which it silences
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
-from ..densities.flows import AutoregressiveDensity, Flow, in_chunks
+from ..common.chunks import slices
+from ..densities.flows import AutoregressiveDensity, Flow
 from ..densities.process import FittedProcess
 from ..densities.responses import ShapeResponse
+from ..loss import Compiled
+from ..samples import Sample
 
 __all__ = ["Subject", "subjects_of"]
+
+_CHUNK = 4096  # events per call of what is compiled, of which the last ones may be repeated: one shape for all samples
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A learned density: one factor of one process.
+    """A learned density: one factor of one process. What is asked of it for each event is compiled once.
 
     Attributes:
         process: Name of the process; empty where there is one only.
@@ -56,36 +62,88 @@ class Subject:
         factor = f"p({', '.join(self.flow.obs)}{given})"
         return f"{self.process}, {factor}" if self.process else factor
 
-    def log_prob(self, table: Any, nu: Mapping[str, float]) -> np.ndarray:
-        """Log-density ``(n,)`` of events."""
-        return self.flow.log_prob(table) if self.response is None else self.response.log_prob(table, nu=self._known(nu))
+    def log_probs(self, sample: Sample, points: Sequence[Mapping[str, float]]) -> np.ndarray:
+        """Log-densities ``(points, n)`` of events at several points of the nuisances."""
+        nu = tf.constant(np.stack([self._point(one) for one in points]))
+        return _in_chunks(lambda *rows: self._log_probs(*rows, nu), *self.flow.columns(sample), axis=1)
 
-    def sample(self, table: pd.DataFrame, nu: Mapping[str, float], *, n: int, seed: int) -> pd.DataFrame:
-        """Events, with the conditions of those of a table."""
-        cond = table if self.flow.cond else None
-        if self.response is None:
-            return self.flow.sample(n, cond=cond, seed=seed)
-        return self.response.sample(n, nu=self._known(nu), cond=cond, seed=seed)
+    def sample(self, conditions: Sample, nu: Mapping[str, float], *, n: int, seed: int) -> Sample:
+        """Events with the conditions, and the weights, of other ones, which are repeated in order."""
+        rows = np.arange(n) % conditions.n_events
+        x, point = conditions.array(self.flow.cond)[rows], tf.constant(self._point(nu))
+        pairs = iter(np.random.SeedSequence(seed).generate_state(2 * -(-n // _CHUNK)).astype(np.int32).reshape(-1, 2))
+        y = _in_chunks(lambda rows: self._draw(rows, point, tf.constant(next(pairs))), x)
+        columns = dict(zip(self.columns, np.concatenate([y, x], axis=1).T, strict=True))
+        # Of a density that is not conditional, the weights of simulated events say nothing about these.
+        weighted = self.flow.cond and conditions.weights is not None
+        return Sample(columns, np.asarray(conditions.weights)[rows] if weighted else None, "promised")
 
-    def uniform(self, table: Any, nu: Mapping[str, float]) -> np.ndarray | None:
-        """Probability integral transform ``(n, d)`` of events; `None` where distribution functions are not known."""
-        flow, density, response = self.flow, self.flow.density, self.response
-        if not isinstance(density, AutoregressiveDensity) or not density.sequential:
-            return None
-        if response is not None and not response.sequential:
-            return None
-
-        def logistic(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-            u, c, _ = flow.encode(y, x)
-            if response is None:
-                return density.base(u, density.precompute(c))[0]
-            return response.base(tf.constant(response.point(self._known(nu))), response.precompute(u, c))[0]
-
-        z = in_chunks(logistic, *flow.columns(table))
+    def uniform(self, sample: Sample, nu: Mapping[str, float]) -> np.ndarray:
+        """Probability integral transform ``(n, d)`` of events of a `sequential` density."""
+        point = tf.constant(self._point(nu))
+        z = _in_chunks(lambda *rows: self._base(*rows, point), *self.flow.columns(sample))
         return 1.0 / (1.0 + np.exp(-z))
 
-    def _known(self, nu: Mapping[str, float]) -> dict[str, float]:
-        return {name: value for name, value in nu.items() if name in self.nuisances}
+    @property
+    def sequential(self) -> bool:
+        """Whether the distribution function of each observable, given those before it, is known."""
+        density, response = self.flow.density, self.response
+        if not isinstance(density, AutoregressiveDensity) or not density.sequential:
+            return False
+        return response is None or response.sequential
+
+    def _point(self, nu: Mapping[str, float]) -> np.ndarray:
+        """Values of the nuisances; those that it does not depend on are left out."""
+        known = {name: value for name, value in nu.items() if name in self.nuisances}
+        return np.zeros(0) if self.response is None else self.response.point(known)
+
+    @cached_property
+    def _log_probs(self) -> Compiled:
+        flow, response = self.flow, self.response
+
+        def log_probs(y: tf.Tensor, x: tf.Tensor, nu: tf.Tensor) -> tf.Tensor:
+            u, c, log_det = flow.encode(y, x)
+            if response is None:
+                return tf.repeat((flow.log_density(u, c) + log_det)[None], tf.shape(nu)[0], axis=0)
+            known = response.precompute(u, c)
+            return log_det + tf.map_fn(lambda one: tf.cast(response.log_density_at(one, known), tf.float64), nu)
+
+        return Compiled(log_probs, xla=False)
+
+    @cached_property
+    def _draw(self) -> Compiled:
+        flow, response = self.flow, self.response
+
+        def draw(x: tf.Tensor, nu: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            c = flow.encode_conditions(x)
+            return flow.decode(flow.draw(c, seed) if response is None else response.draw(c, nu, seed))
+
+        return Compiled(draw, xla=False)
+
+    @cached_property
+    def _base(self) -> Compiled:
+        flow, response = self.flow, self.response
+
+        def base(y: tf.Tensor, x: tf.Tensor, nu: tf.Tensor) -> tf.Tensor:
+            u, c, _ = flow.encode(y, x)
+            if response is None:
+                return flow.density.base(u, flow.density.precompute(c))[0]
+            return response.base(nu, response.precompute(u, c))[0]
+
+        return Compiled(base, xla=False)
+
+
+def _in_chunks(function: Any, *arrays: np.ndarray, axis: int = 0) -> np.ndarray:
+    """A compiled function of rows, a fixed number at a time, with all results together along an axis."""
+    n = len(arrays[0])
+    parts = [
+        np.asarray(function(*(tf.constant(_filled(array[rows])) for array in arrays))) for rows in slices(n, _CHUNK)
+    ]
+    return np.concatenate(parts, axis=axis).take(range(n), axis=axis)
+
+
+def _filled(rows: np.ndarray) -> np.ndarray:
+    return rows[np.arange(_CHUNK) % len(rows)]
 
 
 def subjects_of(model: Any, names: Mapping[str, Any] | None) -> Iterator[Subject]:

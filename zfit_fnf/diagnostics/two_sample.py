@@ -12,7 +12,8 @@ from ..common.optional import require
 from ..samples import Sample, as_sample, check_trainable
 
 _FOLDS = 2
-_FOLDS_OF_TOYS, _CODES = 5, 64  # of `held_out_log_odds`: trees do not need finer values
+_FOLDS_OF_TOYS = 5  # of `held_out_log_odds`
+_FINE, _COARSE = 254, 64  # values of each column; trees find no more of them, and take long to find them themselves
 
 
 def two_sample_auc(
@@ -86,7 +87,7 @@ def held_out_scores(
     samples = [as_sample(sample, columns, weights=own) for sample, own in zip((first, second), weights, strict=True)]
     for sample in samples:
         check_trainable(sample)
-    x = np.concatenate([sample.array(columns) for sample in samples])
+    x = _codes(_FINE, *(sample.array(columns) for sample in samples))
     label = np.repeat([0, 1], [sample.n_events for sample in samples])
     # Both samples have the same total weight: the classifier should learn shapes, not numbers of events.
     w = np.concatenate([_shares(sample) for sample in samples])
@@ -114,14 +115,7 @@ def held_out_log_odds(
         seed: Seed of the split and of the trees.
     """
     ensemble = require("sklearn.ensemble", extra="diagnostics")
-    levels = np.linspace(0.0, 1.0, _CODES + 1)[1:-1]
-    codes = np.stack(
-        [
-            np.searchsorted(np.quantile(known, levels), values)
-            for known, values in zip(second.T, np.concatenate([first, second]).T, strict=True)
-        ],
-        axis=1,
-    ).astype(float)
+    codes = _codes(_COARSE, first, second)
     label = np.repeat([1, 0], [len(first), len(second)])
     w = np.concatenate([np.ones(len(first)), weights * len(first) / weights.sum()])
     fold = np.random.default_rng(seed).permutation(len(codes)) % _FOLDS_OF_TOYS
@@ -133,6 +127,13 @@ def held_out_log_odds(
         trees.fit(codes[fold != held], label[fold != held], sample_weight=w[fold != held])
         log_odds[fold == held] = trees.decision_function(codes[fold == held])
     return log_odds[: len(first)], log_odds[len(first) :]
+
+
+def _codes(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Events of both samples with the values of each column ordered into ``n`` classes, by quantiles of the second one."""
+    levels = np.linspace(0.0, 1.0, n + 1)[1:-1]
+    columns = zip(second.T, np.concatenate([first, second]).T, strict=True)
+    return np.stack([np.searchsorted(np.quantile(a, levels), b) for a, b in columns], axis=1).astype(float)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

@@ -15,7 +15,7 @@ The probability of a false alarm anywhere is ``level``, by Holm's procedure over
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.special import eval_hermitenorm, factorial, ndtri
+from tqdm.auto import tqdm
 
 from ..common.checks import integer, number
 from ..interop.callable import check_normalisation
@@ -100,6 +101,7 @@ def validate(
     level: float = 0.01,
     n_data: int | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> ValidationReport:
     """Whether simulation that the training has not seen could come from a learned density.
 
@@ -112,6 +114,7 @@ def validate(
         level: Probability that a density that is right does not pass.
         n_data: Number of data events for which biases are predicted; by default those of the likelihood, or 10,000.
         seed: Seed of all that is random.
+        progress: Whether to show a progress bar.
 
     Raises:
         ImportError: If scikit-learn is missing, with the command that installs it.
@@ -137,11 +140,17 @@ def validate(
     if not subjects or (named and (unknown := sorted(set(given) - {one.process for one in subjects}))):
         raise ValueError(f"there is no learned density called {unknown if subjects else list(given)} in {model!r:.100}")
     rows, untested = list[tuple[Any, ...]](), list[str]()
-    for index, subject in enumerate(subjects):
-        rows += _tests(subject, given[subject.process], n_data, np.random.SeedSequence([seed, index]))
+    for subject in subjects:
+        _check_moved(subject, given[subject.process])
         untested += _untested(subject, given[subject.process])
-    if nll is not None:
-        rows += tests_of_fit(nll, seed)
+    n_points = sum(1 + len(given[subject.process].variations) for subject in subjects)
+    with tqdm(total=n_points + (nll is not None), desc="verdict", unit="sample", disable=not progress) as bar:
+        for index, subject in enumerate(subjects):
+            rows += _tests(subject, given[subject.process], n_data, np.random.SeedSequence([seed, index]), bar)
+        if nll is not None:
+            bar.set_postfix_str("where the fit ended")
+            rows += tests_of_fit(nll, seed)
+            bar.update()
     table = pd.DataFrame(rows, columns=["process", "point", "test", "of", "value", "p_value"])
     table["problem"] = _rejected(table["p_value"].fillna(1.0).to_numpy(), level)
     problems = tuple(_sentence(row, n_data) for row in table[table["problem"]].itertuples())
@@ -149,29 +158,38 @@ def validate(
 
 
 def _tests(
-    subject: Subject, simulation: Simulation, n_data: int, seeds: np.random.SeedSequence
+    subject: Subject, simulation: Simulation, n_data: int, seeds: np.random.SeedSequence, bar: tqdm[Any]
 ) -> Iterator[tuple[Any, ...]]:
-    moved = {name for variation in simulation.variations for name in variation.at}
-    if missing := [name for name in subject.nuisances if name not in moved]:
-        raise ValueError(f"the simulation of {subject.title} lacks samples of the nuisances {missing}")
     points = [("nominal", {}), *((str(v.name), dict(v.at)) for v in simulation.variations)]
     samples = simulation.samples(subject.columns, process=subject.title)
     for (name, at), sample, (first, second) in zip(
         points, samples, seeds.generate_state(2 * len(points)).reshape(-1, 2).tolist(), strict=True
     ):
         check_trainable(sample)
-        table = pd.DataFrame(dict(zip(subject.columns, sample.array(subject.columns).T, strict=True)))
-        drawn = subject.sample(table, at, n=_DRAWS * sample.n_events, seed=first)
-        # Events of a density that is conditional have the conditions of simulated ones, and so their weights.
-        weights = np.tile(sample.weights, _DRAWS) if subject.flow.cond and sample.weights is not None else None
-        promised = Sample({column: drawn[column].to_numpy() for column in subject.columns}, weights, "promised")
+        bar.set_postfix_str(f"{subject.title} at {name}")
+        # Where distribution functions are not known, ranks among events of the density take their place: many of them.
+        n = (_DRAWS if subject.sequential else _RANKED) * sample.n_events
+        drawn = subject.sample(sample, at, n=n, seed=first)
+        promised = _rows(drawn, np.arange(_DRAWS * sample.n_events))
+        around = [{nuisance: side} for nuisance in subject.nuisances for side in (_STEP, -_STEP)]
+        log_p = [subject.log_probs(one, [{}, at, *around]) for one in (sample, promised)] if around else []
+        scores = [(one[2::2] - one[3::2]) / (2 * _STEP) for one in log_p]
         for test, of, value, p_value in itertools.chain(
             _classifier(sample, promised, subject, second),
-            _integral_transforms(sample, subject, at, table, first + 1),
-            _closure(sample, promised, subject, at, n_data),
-            _normalisation(table, promised, subject, at, second),
+            _integral_transforms(sample, drawn, subject, at),
+            _closure(subject, sample, promised, scores, n_data),
+            _normalisation_by_draws(promised, log_p[1][0] - log_p[1][1])
+            if at
+            else _normalisation(sample, subject, second),
         ):
             yield subject.title, name, test, of, value, p_value
+        bar.update()
+
+
+def _check_moved(subject: Subject, simulation: Simulation) -> None:
+    moved = {name for variation in simulation.variations for name in variation.at}
+    if missing := [name for name in subject.nuisances if name not in moved]:
+        raise ValueError(f"the simulation of {subject.title} lacks samples of the nuisances {missing}")
 
 
 def _classifier(sample: Sample, promised: Sample, subject: Subject, seed: int) -> Iterator[tuple[Any, ...]]:
@@ -192,18 +210,17 @@ def _shares(sample: Sample) -> np.ndarray:
 
 
 def _integral_transforms(
-    sample: Sample, subject: Subject, at: Mapping[str, float], conditions: pd.DataFrame, seed: int
+    sample: Sample, drawn: Sample, subject: Subject, at: Mapping[str, float]
 ) -> Iterator[tuple[Any, ...]]:
-    uniform, more = subject.uniform(sample, at), 0.0
-    if uniform is None:  # ranks among events of the density, of each observable alone
-        drawn = subject.sample(conditions, at, n=_RANKED * sample.n_events, seed=seed)
-        weights = _shares(sample) if subject.flow.cond else np.full(sample.n_events, 1.0 / sample.n_events)
-        known = [(drawn[name].to_numpy(), np.tile(weights / _RANKED, _RANKED)) for name in subject.flow.obs]
+    shares = _shares(sample)
+    if subject.sequential:
+        uniform, more = subject.uniform(sample, at), 0.0
+    else:  # of each observable alone
+        known = _shares(drawn)
         uniform = np.stack(
-            [_ranks(sample.columns[name], *one) for name, one in zip(subject.flow.obs, known, strict=True)], axis=1
+            [_ranks(sample.columns[name], drawn.columns[name], known) for name in subject.flow.obs], axis=1
         )
         more = 1.0 / _RANKED
-    shares = _shares(sample)
     for name, values in zip(subject.flow.obs, uniform.T, strict=True):
         normal = ndtri(np.clip(values, 1e-15, 1 - 1e-15))
         for order, (what, unit) in enumerate(_MOMENTS.items(), start=1):
@@ -220,16 +237,10 @@ def _ranks(values: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.nda
 
 
 def _closure(
-    sample: Sample, promised: Sample, subject: Subject, at: Mapping[str, float], n_data: int
+    subject: Subject, sample: Sample, promised: Sample, scores: Sequence[np.ndarray], n_data: int
 ) -> Iterator[tuple[Any, ...]]:
     shares, of_promised = _shares(sample), _shares(promised)
-    for name in subject.nuisances:
-        up, down = {name: _STEP}, {name: -_STEP}
-
-        def score(table: Any, up: dict[str, float] = up, down: dict[str, float] = down) -> np.ndarray:
-            return (subject.log_prob(table, up) - subject.log_prob(table, down)) / (2 * _STEP)
-
-        measured, expected = score(sample), score(promised)
+    for name, measured, expected in zip(subject.nuisances, *scores or ([], []), strict=True):
         mean, centre = float(shares @ measured), float(of_promised @ expected)
         width, difference = np.sqrt(of_promised @ np.square(expected - centre)), mean - centre
         if not width > 0:
@@ -244,21 +255,25 @@ def _closure(
         )
 
 
-def _normalisation(
-    table: pd.DataFrame, promised: Sample, subject: Subject, at: Mapping[str, float], seed: int
-) -> Iterator[tuple[Any, ...]]:
-    if not at:
-        centre = {name: float(table[name].median()) for name in subject.flow.cond}
-        found = check_normalisation(subject.flow, at=centre, seed=seed)
-        integral, error, size = found.integral, found.error, np.inf
-    else:
-        ratio = np.exp(subject.log_prob(promised, {}) - subject.log_prob(promised, at))
-        shares = _shares(promised)
-        integral = float(shares @ ratio)
-        error = float(np.sqrt(np.square(shares) @ np.square(ratio - integral)))
-        size = float(ratio.sum() ** 2 / np.square(ratio).sum())
-    if error > 0 and size > _FEWEST:
-        yield "normalisation", "integral", integral, float(2 * stats.norm.sf(abs(integral - 1.0) / error))
+def _normalisation(sample: Sample, subject: Subject, seed: int) -> Iterator[tuple[Any, ...]]:
+    """Of the nominal density, in the middle of its conditions."""
+    centre = {name: float(np.median(sample.columns[name])) for name in subject.flow.cond}
+    found = check_normalisation(subject.flow, at=centre, seed=seed)
+    if found.error > 0:
+        yield _integral(found.integral, found.error)
+
+
+def _normalisation_by_draws(promised: Sample, log_ratio: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Of a density elsewhere, whose events get the weights that the nominal one has for them."""
+    ratio, shares = np.exp(log_ratio), _shares(promised)
+    integral = float(shares @ ratio)
+    error = float(np.sqrt(np.square(shares) @ np.square(ratio - integral)))
+    if error > 0 and ratio.sum() ** 2 / np.square(ratio).sum() > _FEWEST:
+        yield _integral(integral, error)
+
+
+def _integral(integral: float, error: float) -> tuple[Any, ...]:
+    return "normalisation", "integral", integral, float(2 * stats.norm.sf(abs(integral - 1.0) / error))
 
 
 def _untested(subject: Subject, simulation: Simulation) -> list[str]:
