@@ -104,6 +104,20 @@ def test_a_source_has_a_selection_and_derived_columns(folder):
     assert (events.columns["y"].tolist(), events.weights.tolist()) == ([np.sqrt(26)], [6.0])
 
 
+def test_conditions_of_a_channel_are_given_to_its_samples(folder):
+    conditions = "  conditions: {m_X: mass, width: 0.1}\n  data: {file: data.csv}\n"
+    text = TEXT.replace("  data: {file: data.csv}\n", conditions).replace(
+        "{name: slope,", "{name: mass, inits: [125]}\n    - {name: slope,"
+    )
+    text = text.replace("    modifiers:\n", "    yield: 3\n    given: {width: 2 * kappa}\n    modifiers:\n", 1)
+    workspace = read(folder, text)
+    signal, background = workspace.channel("SR").samples
+    assert (signal.given, background.given) == ({"m_X": "mass", "width": "2 * kappa"}, {})
+    assert workspace.parameters()["mass"].kind == "free"
+    content = workspace.document.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    assert Document.model_validate(content) == workspace.document  # as a packed workspace has it
+
+
 def test_a_measurement_has_the_settings_of_the_first_one(folder):
     second = "- {name: statistical, config: {poi: mu, parameters: [{name: jes, fixed: true}]}}\ngroups"
     workspace = read(folder, TEXT.replace("groups", second))
@@ -213,6 +227,21 @@ MISTAKES = {
     "code as a mass": (
         "    modifiers:\n",
         "    yield: 3\n    given: {x: 'open(1)'}\n    modifiers:\n",
+        "not understood",
+    ),
+    "conditions without a yield": (
+        "  data: {file: data.csv}\n",
+        "  conditions: {x: 1}\n  data: {file: data.csv}\n",
+        "line 10: .*needs its yield",
+    ),
+    "a condition that is observed": (
+        "  data: {file: data.csv}\n",
+        "  conditions: {m: 1}\n  data: {file: data.csv}\n",
+        "needs its yield",
+    ),
+    "code as a condition": (
+        "  data: {file: data.csv}\n",
+        "  conditions: {x: 'open(1)'}\n  data: {file: data.csv}\n",
         "not understood",
     ),
     "no folds": ("{seed: 3}", "{seed: 3, folds: 0}", "line 40: .*folds"),

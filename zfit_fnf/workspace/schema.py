@@ -312,6 +312,9 @@ class Channel(Strict):
 
     name: FileName = Field(description="Name of the channel.")
     observables: dict[str, Observable] = Field({}, description="What is measured, by name of the column.")
+    conditions: dict[str, Value] = Field(
+        {}, description="What is `given` to all samples with events or a model, if they do not say otherwise."
+    )
     data: Source | None = Field(None, description="Observed events.")
     samples: list[Sample] = Field([], description="The processes.")
     binned: bool = Field(
@@ -319,13 +322,29 @@ class Channel(Strict):
     )
     histfactory: HistFactory | None = Field(None, description="In place of all of these: binned channels.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _give(cls, content: Any) -> Any:
+        """Conditions of the channel are given to its samples."""
+        if not isinstance(content, dict) or not isinstance(conditions := content.get("conditions"), dict):
+            return content
+        samples = content.get("samples")
+        if isinstance(samples, list):
+            samples = [
+                {**one, "given": {**conditions, **(one.get("given") or {})}}
+                if isinstance(one, dict) and "pdf" not in one
+                else one
+                for one in samples
+            ]
+        return {**content, "samples": samples}
+
     @model_validator(mode="after")
     def _check(self) -> Channel:
-        unbinned = [name for name in ("observables", "data", "samples") if getattr(self, name)]
+        unbinned = [name for name in ("observables", "conditions", "data", "samples") if getattr(self, name)]
         if self.histfactory is not None and unbinned:
             raise ValueError(f"a channel with histfactory has no {', '.join(unbinned)}")
-        if self.histfactory is None and len(unbinned) < 3:
-            missing = [name for name in ("observables", "data", "samples") if name not in unbinned]
+        missing = [name for name in ("observables", "data", "samples") if name not in unbinned]
+        if self.histfactory is None and missing:
             raise ValueError(f"a channel needs {', '.join(missing)} (or histfactory)")
         if self.binned and (len(self.observables) != 1 or next(iter(self.observables.values())).bins is None):
             raise ValueError("a binned channel has one observable, with bins")
