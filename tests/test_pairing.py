@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zfit_fnf.samples import Sample
-from zfit_fnf.samples.pairing import fingerprint, same_events
+from zfit_fnf.samples.pairing import are_paired, fingerprint, same_events
 
 N = 20_000
 RNG = np.random.default_rng(1)
@@ -65,3 +65,38 @@ def test_zeros_have_no_sign_and_nothing_is_the_same_as_what_is_not_known():
     zero = Sample({"y": np.array([0.0, 1.0])}), Sample({"y": np.array([-0.0, 1.0])})
     assert same_events(*(fingerprint(sample, ["y"]) for sample in zero), 2.0)
     assert not same_events([], fingerprint(zero[0], ["y"]), 2.0)
+
+
+MIDDLE = RNG.normal(size=(2000, 2))
+ELSEWHERE = RNG.normal(size=(2000, 2))
+IN_PARTS = np.repeat([[-2.0], [2.0]], 1000, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (MIDDLE, MIDDLE + 0.1),
+        (MIDDLE, np.column_stack([MIDDLE[:, 0], ELSEWHERE[:, 1]])),  # the same condition, measured once more
+        (MIDDLE, MIDDLE + ELSEWHERE),
+        (np.exp(5.0 * MIDDLE), np.exp(5.0 * MIDDLE + 0.1 * ELSEWHERE)),  # tails that decide on correlations
+    ],
+)
+def test_rows_that_are_paired(first, other):
+    assert are_paired(first, other)
+    assert are_paired(first[:, :1], other[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (MIDDLE, ELSEWHERE),
+        (MIDDLE, (MIDDLE + 0.1)[::-1]),
+        (MIDDLE, np.roll(MIDDLE + 0.1, 1, axis=0)),
+        (MIDDLE, (MIDDLE + 0.1)[:-1]),
+        (np.sort(MIDDLE, axis=0), np.sort(ELSEWHERE, axis=0)),  # independent, but correlated row by row
+        (MIDDLE + IN_PARTS, ELSEWHERE + IN_PARTS),  # two components, one after the other
+        (MIDDLE[:50], MIDDLE[:50]),  # too few to tell
+    ],
+)
+def test_rows_that_are_not_paired_or_may_not_be(first, other):
+    assert not are_paired(first, other)

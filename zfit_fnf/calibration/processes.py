@@ -12,14 +12,13 @@ import numpy as np
 from ..loss import LogSpaceNLL
 from ..pdf import FNFPDF, LogSpacePDF, components, folds_of, space_ranges, sum_components
 from ..samples import Sample, Simulation, check_inside, check_trainable
-from ..samples.pairing import fingerprint, same_events, shared_rows
+from ..samples.pairing import are_paired, fingerprint, same_events, shared_rows
 from .interpolation import Interpolation
 
 __all__ = ["Process", "SimulatedPoint", "processes_of"]
 
 _FEWEST = 100  # events of a simulated sample
 _SHARED = 0.01  # of the events of a sample, from which on they are those of the training
-_PAIRED = 10.0  # standard deviations of the correlation of two independent samples, above which rows are paired
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,19 +200,9 @@ def _points(
         _check_not_trained_with(sample, pdf, name)
         x = sample.array(model.obs)
         shares = np.ones(len(x)) if sample.weights is None else np.asarray(sample.weights, float)
-        paired = first is not None and _are_paired(first, x)
+        paired = first is not None and are_paired(first, x)
         first = x if first is None else first
         yield SimulatedPoint(name, x, shares / shares.sum(), sample.effective_size, paired)
-
-
-def _are_paired(first: np.ndarray, x: np.ndarray) -> bool:
-    """Whether the rows of two samples are of the same generated events: those of independent ones do not correlate."""
-    if first.shape != x.shape:
-        return False
-    a, b = first - first.mean(axis=0), x - x.mean(axis=0)
-    norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    correlation = np.divide((a * b).sum(axis=0), norm, out=np.zeros(len(norm)), where=norm > 0)
-    return bool(np.abs(correlation).max() > _PAIRED / np.sqrt(len(x)))
 
 
 def _check_not_trained_with(sample: Any, pdf: zfit.pdf.BasePDF, name: str) -> None:

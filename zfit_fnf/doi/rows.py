@@ -140,6 +140,7 @@ class Rows:
 
     sample: Sample
     columns: Sequence[np.ndarray]
+    held_out: None = None
 
     def batch(self, rows: np.ndarray) -> Batch:
         """The columns of some rows, and their weights."""

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 
 from ..common.chunks import ROWS, slices
 from .columns import check_weights, show
 from .sample import Sample
 
-__all__ = ["are_related", "check_ratio", "fingerprint", "integers_of", "same_events", "shared_rows", "uniform_by"]
+__all__ = [
+    "are_paired",
+    "are_related",
+    "check_ratio",
+    "fingerprint",
+    "integers_of",
+    "same_events",
+    "shared_rows",
+    "uniform_by",
+]
 
 _COUNT = 4
 _FEWEST = 100  # events, of which correlations mean something
 _SPREAD, _RELATED = 0.1, 0.1  # of the logarithms of nominal weights, and their correlation with others
+_LOOKED_AT = 100_000  # rows
+_CHANCE = 10.0  # standard deviations of the correlation of independent rows, above which rows are paired
+_IN_ORDER = 5.0  # and with the next rows, above which they are in some order
 _ROUNDING = 2e-7  # of single-precision weights, with a margin
 
 
@@ -43,6 +56,23 @@ def same_events(first: Sequence[float], second: Sequence[float], effective_size:
     if len(first) != _COUNT or len(second) != _COUNT:
         return False
     return bool(np.abs(np.subtract(first, second)).max() < _ROUNDING / np.sqrt(effective_size))
+
+
+def are_paired(first: np.ndarray, other: np.ndarray) -> bool:
+    """Whether row ``i`` of two samples is the same generated event, as their values ``(n, columns)`` tell.
+
+    Ranks of at least one column correlate, row by row, by more than ten standard deviations of what chance does; those of a
+    row and the next one of the other sample do in no column: rows that are in some order do, paired or not, and count as not
+    paired.
+    """
+    if first.shape != other.shape or len(first) < _FEWEST:
+        return False
+    one, two = (
+        (rankdata(values[:_LOOKED_AT], axis=0) - 0.5) / len(values[:_LOOKED_AT]) - 0.5 for values in (first, other)
+    )
+    chance = 1.0 / np.sqrt(len(one))
+    together, with_next = (12.0 * np.abs(np.mean(a * b, axis=0)) for a, b in ((one, two), (one[:-1], two[1:])))
+    return bool(together.max() > _CHANCE * chance and with_next.max() < _IN_ORDER * chance)
 
 
 def shared_rows(sample: Sample, other: Sample, columns: Sequence[str], rows: np.ndarray | slice) -> int:

@@ -37,7 +37,8 @@ class Simulation:
             own. A column is that of the variations, too, unless they name another one.
         paired_by: A column that numbers the generated events. Rows of one number stay together when events are split or
             resampled, in whichever samples they are. Without, samples of the length of the nominal one are taken to hold
-            the same generated events row by row.
+            the same generated events row by row. Where they do, row by row, statistical noise of the nominal sample is that
+            of the variation too, and responses are judged by the differences: see :meth:`rows_are_paired`.
 
     Raises:
         TypeError: If these are no events, or no variations.
@@ -158,6 +159,18 @@ class Simulation:
                 found.append(as_sample(variation.events, columns, weights=self._own_weights(variation), name=name))
         return found
 
+    def rows_are_paired(self) -> list[bool | None]:
+        """Whether row ``i`` of each variation is the generated event of row ``i`` of the nominal sample.
+
+        That of other weights always is; otherwise the numbers in the column ``paired_by`` have to agree. ``None`` without
+        such a column: the values of the events have to tell, :func:`zfit_fnf.samples.pairing.are_paired`.
+        """
+        if self.paired_by is None:
+            return [True if variation.is_reweighting else None for variation in self.variations]
+        nominal, *others = self._numbers()
+        own = iter(others)
+        return [v.is_reweighting or np.array_equal(nominal, next(own)) for v in self.variations]
+
     def _own_weights(self, variation: Variation) -> Any:
         """Weights of a variation that has events."""
         common = self.weights if isinstance(self.weights, str) else None
@@ -228,17 +241,20 @@ class Simulation:
 
     def _places(self, seed: int) -> list[np.ndarray]:
         """A number from 0 to 1 for each row, nominal and of each variation that has events; equal for rows that are paired."""
+        if self.paired_by is not None:
+            return [uniform_by(numbers, (seed, 0)) for numbers in self._numbers()]
         places = []
         for index, sample in enumerate(self._whole):
-            stream = 0
-            if self.paired_by is not None:
-                check_names([self.paired_by], sample.columns, sample.name)
-                keys = integers_of(sample.columns[self.paired_by], self.paired_by, sample.name)
-            else:
-                keys = np.arange(sample.n_events)
-                stream = 0 if sample.n_events == self._whole[0].n_events else index
-            places.append(uniform_by(keys, (seed, stream)))
+            stream = 0 if sample.n_events == self._whole[0].n_events else index
+            places.append(uniform_by(np.arange(sample.n_events), (seed, stream)))
         return places
+
+    def _numbers(self) -> list[np.ndarray]:
+        """Numbers of the generated events in the nominal sample and in each variation that has events."""
+        column = self.paired_by or ""
+        for sample in self._whole:
+            check_names([column], sample.columns, sample.name)
+        return [integers_of(sample.columns[column], column, sample.name) for sample in self._whole]
 
     def _of(self, rows: Sequence[np.ndarray], copies: Sequence[np.ndarray] | None = None) -> Simulation:
         """Some rows of each sample: as many copies of each as there are in a replica, or with the yield of all rows."""

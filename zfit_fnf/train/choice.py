@@ -92,10 +92,21 @@ class Candidates:
             samples_of(source, held, at, densities, most) for source, held in zip(events, self.held_out, strict=True)
         ]
         contrasts = [
-            Contrast([samples[i] for samples in read], self.points.monomials, self.ratio.n_dim, self.ratio.degree)
+            Contrast(
+                [samples[i] for samples in read],
+                self.points.monomials,
+                self.ratio.n_dim,
+                self.ratio.degree,
+                paired=self.paired,
+            )
             for i in range(len(densities))
         ]
         return contrasts[0], contrasts[1] if len(contrasts) > 1 else None
+
+    @property
+    def paired(self) -> bool:
+        """Whether row ``i`` is the same generated event in all samples."""
+        return all(source.paired for source in self.sources)
 
     def has_more(self, events: int) -> bool:
         """Whether a sample has more than this number of events."""
@@ -218,7 +229,7 @@ class _Judgement:
                 f"its map is multiplied by {', '.join(f'{f:.2f}' for f in factors)}: events confirm no more",
             ]
         claims = self._claim(keep_map, learned, factors, _KINDS[keep_map, learned is not None])
-        if learned is None:
+        if learned is None and factors is None:  # otherwise it is noise that keeps a map from following
             claims = replace(claims, missed=self._missed(keep_map))
         if learned is not None and self.candidates.has_more(_JUDGED):
             without, with_map = replace(
@@ -288,11 +299,11 @@ class _Judgement:
         ratio_alone = self._held_out(self.without, self.alone)
         kept = self.of_map if keep_map else self.none
         (best, _), (lacking, error) = _difference(ratio_alone, self.none), _difference(ratio_alone, kept)
-        return lacking / best if lacking > MAP_SIGNIFICANT * error and lacking > 0.0 else 0.0
+        return min(lacking / best, 1.0) if lacking > MAP_SIGNIFICANT * error and lacking > 0.0 else 0.0
 
     def _factors(self) -> np.ndarray | None:
         """Factors that make a map smaller that is mostly noise, as held-out events say, or of an effect just significant."""
-        found, errors = shares(self._scored(True, None, [2]), self.candidates.points)
+        found, errors = shares(self._scored(True, None, [2]), self.candidates.points, paired=self.candidates.paired)
         factors = np.where(found < np.minimum(1.0 - 3.0 * errors, _MOSTLY), np.clip(found, 0.0, 1.0), 1.0)
         if 0.0 < self.alone.trust < _TRUSTED:
             factors = factors * self.alone.trust

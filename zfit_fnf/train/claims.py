@@ -17,7 +17,7 @@ from ..densities.claims import Claim
 
 __all__ = ["Points", "Scored", "claim", "shares"]
 
-_WEAK = 0.05  # information per event below which scores change the density little, and noise may matter
+_WEAK = 0.05  # confirmed information per event below which scores change the density little, and noise may matter
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ class Scored:
             ]
         )
 
+    def changes_of_pairs(self) -> list[np.ndarray]:
+        """What each pair ``(n, M)`` contributes to the fluctuation of :meth:`changes`, for each variation."""
+        nominal = self.coefficients[0]
+        return [
+            _parts(values, weights) - _parts(nominal, expected)
+            for values, weights, expected in zip(self.coefficients[1:], self.weights[1:], self.expected, strict=True)
+        ]
+
     def claimed(self, points: Points) -> float:
         """Information that the response claims."""
         return float(np.mean([s @ self.spread(i) @ s for s, i in zip(points.slopes, points.samples, strict=True)]))
@@ -96,22 +104,35 @@ def claim(kind: str, response: Scored, judged: Sequence[Scored], points: Points,
     return Claim(kind, response.claimed(points), confirmed, max(noise, 0.0))
 
 
-def shares(judged: Scored, points: Points) -> tuple[np.ndarray, np.ndarray]:
+def shares(judged: Scored, points: Points, *, paired: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """By which factors a response has to be multiplied to agree with events, for small effects; with their errors.
 
     Least squares between the response and the change of the density at all points. They are one for large effects.
+
+    Args:
+        judged: The response, of events that it was not learned from.
+        points: Where the samples are.
+        paired: Whether row ``i`` is the same generated event in all samples.
     """
     spread = judged.spread(0)
-    if judged.claimed(points) > _WEAK:
+    if judged.confirmed(points) > _WEAK:
         return np.ones(len(spread)), np.zeros(len(spread))
     phi = points.monomials
     normal = phi.T @ phi * spread
     inverse = np.linalg.pinv(normal)
     found = inverse @ (phi * judged.changes()).sum(axis=0)
-    sizes = [weights.sum() ** 2 / np.square(weights).sum() for weights in judged.weights]
-    variance = spread * (phi.T @ (phi / np.array(sizes[1:])[:, None]) + np.outer(phi.sum(0), phi.sum(0)) / sizes[0])
+    if paired:
+        differences = sum(row * change for row, change in zip(phi, judged.changes_of_pairs(), strict=True))
+        variance = differences.T @ differences
+    else:
+        sizes = [weights.sum() ** 2 / np.square(weights).sum() for weights in judged.weights]
+        variance = spread * (phi.T @ (phi / np.array(sizes[1:])[:, None]) + np.outer(phi.sum(0), phi.sum(0)) / sizes[0])
     return found, np.sqrt(np.diag(inverse @ variance @ inverse))
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return weights @ values / weights.sum()
+
+
+def _parts(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return (values - _mean(values, weights)) * (weights / weights.sum())[:, None]

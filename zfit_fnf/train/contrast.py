@@ -7,6 +7,10 @@ of all samples, is a likelihood: errors of what maximises it are those of the sa
 Sizes :math:`N_k` are those of the part of the events (:attr:`ContrastSample.folds`) that is looked at, since the parts are
 not in proportion.
 
+Where rows of the samples are paired, of the same generated events, those errors are much smaller: what fluctuates in one
+sample fluctuates in the others. The scores of the events of a pair are then summed, and the information on what is learned
+is :math:`H G^{-1} H` in place of the curvature :math:`H`, with the covariance :math:`G` of the sums of scores.
+
 Here :math:`l_k = o_k + \sum_m \phi_m(\nu_k) r_m + g_k`, where :math:`o_k` is known, :math:`r_m` are polynomials with the
 weights that are learned, and :math:`g_k` are functions of the conditions alone, of which a conditional density knows nothing.
 """
@@ -27,6 +31,7 @@ from ..densities.ratio import exponents, polynomials
 __all__ = ["Contrast", "ContrastSample", "Quadratic"]
 
 _RIDGE = 1e-3  # of what is free, for functions of conditions that the events do not determine
+_SMALLEST = 1e-6  # of the mean curvature, what a direction has to have at least to be known by pairs
 _NOTHING = 1e-9  # size of a sample that has no events in a part of them
 _MOST_KEPT = 50_000_000  # polynomials of events that are kept from one pass to the next
 
@@ -96,10 +101,13 @@ class Contrast:
         monomials: Their monomials at the points of the variations, ``(J, M)``.
         n_dim: Number of observables among the bounded coordinates.
         degree: Total degree of the polynomials.
+        paired: Whether row ``i`` is the same generated event in all samples, and in the same fold.
     """
 
-    def __init__(self, samples: Sequence[ContrastSample], monomials: np.ndarray, n_dim: int, degree: int):
-        self.samples, self.monomials = samples, monomials
+    def __init__(
+        self, samples: Sequence[ContrastSample], monomials: np.ndarray, n_dim: int, degree: int, *, paired: bool = False
+    ):
+        self.samples, self.monomials, self.paired = samples, monomials, paired
         degrees = exponents(samples[0].bounded.shape[1], degree)
         with_observables = degrees[:, :n_dim].sum(axis=1) > 0
         # The constant comes last: it and what depends on conditions alone are for each variation by itself.
@@ -158,7 +166,7 @@ class Contrast:
             most: Number of events of each sample, if not all.
         """
         size = coefficients.size
-        sums = [Quadratic.zero(size)] * 3
+        sums, scatter, of_pairs = [Quadratic.zero(size)] * 3, np.zeros((size, size)), np.zeros((0, size), np.float32)
         for index, fold, features, offsets, weights in self._chunks(most):
             log_shares = self._log_shares(features, offsets, coefficients, fold)
             shares = np.exp(log_shares[:, 1:])
@@ -172,15 +180,41 @@ class Contrast:
                     curvature[j, :, k], curvature[k, :, j] = block, block.T
             hessian = curvature.reshape(size, size)
             sums[fold] += Quadratic(gradient + hessian @ coefficients.ravel(), hessian)
-        return sums
+            if self.paired:
+                own = (scores.astype(np.float32)[:, :, None] * features[:, None, :]).reshape(len(features), size)
+                of_pairs = own if index == 0 else of_pairs + own
+                if index == self.n_variations:
+                    scatter += of_pairs.T @ of_pairs
+        return self._of_pairs(sums, scatter, coefficients.ravel()) if self.paired else sums
+
+    def _of_pairs(self, sums: Sequence[Quadratic], scatter: np.ndarray, at: np.ndarray) -> list[Quadratic]:
+        """What pairs know, from the sums of the folds, and of squares of the scores of pairs.
+
+        As many more events as there are coefficients are taken to be independent, since a covariance of many numbers is known
+        of many pairs only.
+        """
+        sizes = np.exp(self._log_sizes).min(axis=1)
+        curvature = _not_negative(sums[0].curvature + sums[1].curvature + sums[2].curvature)
+        scores = [fold.gradient - fold.curvature @ at for fold in sums]
+        share = len(at) / (len(at) + sizes.sum())
+        noise = (1.0 - share) * scatter + share * curvature
+        noise += _SMALLEST * np.trace(curvature) / len(at) * np.eye(len(at))
+        better = np.linalg.solve(noise, curvature)
+        information = curvature @ better
+        information = 0.5 * (information + information.T)
+        of_folds = [information * each for each in sizes / sizes.sum()]
+        return [Quadratic(score @ better + each @ at, each) for score, each in zip(scores, of_folds, strict=True)]
 
     def log_likelihoods(self, coefficients: np.ndarray) -> np.ndarray:
-        """Weighted logarithm of the probability of the sample that each held-out event comes from."""
-        parts = [
-            weights * self._log_shares(features, offsets, coefficients, fold)[:, index]
-            for index, fold, features, offsets, weights in self._chunks(None)
-            if fold == 2
-        ]
+        """Weighted logarithm of the probability of the sample that each held-out event, or pair, comes from."""
+        parts: list[np.ndarray] = []
+        for index, fold, features, offsets, weights in self._chunks(None):
+            if fold == 2:
+                values = weights * self._log_shares(features, offsets, coefficients, fold)[:, index]
+                if self.paired and index:
+                    parts[-1] = parts[-1] + values
+                else:
+                    parts.append(values)
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def values(self, bounded: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -200,13 +234,17 @@ class Contrast:
         return log_softmax(np.column_stack([np.zeros(len(ratios)), ratios]) + self._log_sizes[fold], axis=1)
 
     def _chunks(self, most: int | None) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
-        """Sample, fold, features ``(n, all terms)``, offsets and weights of events."""
-        for index, sample in enumerate(self.samples):
-            step = 1 if most is None else max(1, len(sample.weights) // most)
-            for fold in range(3):
-                rows = np.flatnonzero(sample.folds == fold)[::step]
-                for part in slices(len(rows), EVENTS):
-                    chosen = rows[part]
+        """Sample, fold, features ``(n, all terms)``, offsets and weights of events; all samples of some rows, then the next."""
+        steps = [1 if most is None else max(1, len(sample.weights) // most) for sample in self.samples]
+        for fold in range(3):
+            rows = [
+                np.flatnonzero(sample.folds == fold)[::step] for sample, step in zip(self.samples, steps, strict=True)
+            ]
+            for part in slices(max(map(len, rows)), EVENTS):
+                for index, (sample, step) in enumerate(zip(self.samples, steps, strict=True)):
+                    chosen = rows[index][part]
+                    if not len(chosen):
+                        continue
                     place = (index, fold, part.start) if step == 1 else None
                     features = self._features(sample.bounded[chosen], place)
                     yield index, fold, features, sample.offsets[chosen], sample.weights[chosen]

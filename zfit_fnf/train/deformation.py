@@ -19,7 +19,7 @@ from ..densities.history import History, problems_of
 from ..densities.polynomial_map import Response
 from ..densities.ratio import LogRatio
 from ..samples import Sample, Simulation, Variation
-from ..samples.pairing import fingerprint, same_events
+from ..samples.pairing import are_paired, fingerprint, same_events
 from .assembly import Assembly, Nominal, Task, Wanted, label_of
 from .choice import Candidates, choose
 from .closure import biased_ones
@@ -128,6 +128,8 @@ def fit_deformation(
     n_data = (flow.sum_weights or 0.0) if n_data is None else number(n_data, "n_data", above=0.0)
     check_executor(executor)
     sources, known = _sources(flow, variations, weights, nominal, simulation)
+    if known is not None:
+        sources, known = _paired(sources, known, simulation, held_out_rows([known.source], schedule, seed)[0])
     assembly = Assembly.of(flow, plan, sources, mirror, known, _wanted(map, ratio, keep, plan, known))
     assembly.keep(trained)
     names = [names for names in (*plan.singles, *plan.pairs) if names not in assembly.trained]
@@ -202,6 +204,38 @@ def _nominal(flow: Flow, given: Any, weights: str | None) -> Nominal | None:
         return None
     sample, held_out = flow.events
     return Nominal(EventSource(flow, sample, {}, np.zeros(0)), held_out)
+
+
+def _paired(
+    sources: dict[int, EventSource], nominal: Nominal, simulation: Simulation | None, held_out: np.ndarray
+) -> tuple[dict[int, EventSource], Nominal]:
+    """The sources, of which those that are paired with the nominal events row by row hold out the same rows as these.
+
+    Args:
+        sources: Of the variations, in their order.
+        nominal: The nominal events.
+        simulation: Knows of pairs by numbers of events.
+        held_out: Rows to hold out, if the flow has held out none.
+    """
+    flow, sample = nominal.source.flow, nominal.source.sample
+    columns = flow.obs + flow.cond
+    first = sample.array(columns)
+    told: Sequence[bool | None] = [None] * len(sources)
+    if (
+        simulation is not None
+        and simulation.paired_by
+        and np.array_equal(simulation.sample(columns).array(columns), first)
+    ):
+        told = simulation.rows_are_paired()
+    held_out = nominal.held_out if len(nominal.held_out) else held_out
+
+    def marked(source: EventSource, told: bool | None) -> EventSource:
+        paired = are_paired(first, source.sample.array(columns)) if told is None else told
+        return replace(source, held_out=held_out, paired=True) if paired else source
+
+    found = {key: marked(source, one) for (key, source), one in zip(sources.items(), told, strict=True)}
+    any_paired = any(source.paired for source in found.values())
+    return found, nominal._replace(held_out=held_out) if any_paired else nominal
 
 
 def _wanted(map_: bool | str, ratio: bool | str, keep: Any, plan: Plan, nominal: Nominal | None) -> Wanted:

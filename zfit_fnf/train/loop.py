@@ -34,6 +34,10 @@ class Source(Protocol):
     def sample(self) -> Sample:
         """The events."""
 
+    @property
+    def held_out(self) -> np.ndarray | None:
+        """Rows to validate on, if that is not the choice of the training."""
+
     def batch(self, rows: np.ndarray) -> Batch:
         """What the log-density takes of some rows, then their weights, in float32; weights average to one."""
 
@@ -57,6 +61,8 @@ class _Feed:
     ) -> tuple[np.ndarray, np.ndarray]:
         held = n_held_out(source.sample, schedule, n_sources)
         rows = rng.permutation(source.sample.n_events)
+        if source.held_out is not None:
+            rows, held = np.append(source.held_out, np.setdiff1d(rows, source.held_out)), len(source.held_out)
         for part, share in (("validation", rows[:held]), ("training", rows[held:])):
             if (total := source.sample.relative_weights(share).sum()) <= 0.0:
                 raise ValueError(

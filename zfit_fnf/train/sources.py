@@ -19,12 +19,23 @@ __all__ = ["EventSource", "no_weights_beside"]
 
 @dataclass(frozen=True)
 class EventSource:
-    """Training events at one point of the nuisances, handed out as standardised minibatches."""
+    """Training events at one point of the nuisances, handed out as standardised minibatches.
+
+    Attributes:
+        flow: The nominal density.
+        sample: The events.
+        at: The point.
+        basis: Values of the monomials there.
+        held_out: Rows to validate on; ``None`` leaves the choice to the training.
+        paired: Whether row ``i`` is the same generated event as row ``i`` of the nominal sample.
+    """
 
     flow: Flow
     sample: Sample
     at: Mapping[str, float]
     basis: np.ndarray
+    held_out: np.ndarray | None = None
+    paired: bool = False
 
     @classmethod
     def make(
