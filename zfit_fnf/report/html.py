@@ -157,9 +157,12 @@ def _density(sample: Sample) -> str:
     if sample.pdf:
         arguments = ", ".join(f"{name} = {value}" for name, value in sample.pdf.parameters.items())
         return f"{sample.pdf.type}({arguments})"
+    given = "".join(f", at {name} = {value}" for name, value in sample.given.items())
     if sample.events:
-        return f"learned from {', '.join(sample.events.nominal.file)}, {len(sample.events.variations)} variations"
-    return f"model file {', '.join(sample.model or [])}"
+        return (
+            f"learned from {', '.join(sample.events.nominal.file)}, {len(sample.events.variations)} variations{given}"
+        )
+    return f"model file {', '.join(sample.model or [])}{given}"
 
 
 def _functions(document: Document) -> str:
