@@ -2,6 +2,7 @@
 
     python benchmarks/response.py --quick
     python benchmarks/response.py --parts gaps fits --seeds 3 --json response.json
+    python benchmarks/response.py --parts gaps --toys Slope --observables 1 --append response.jsonl
     python benchmarks/response.py --parts combine --combine path/to/combine
 
 Every seed simulates its own samples. ``--quick`` takes fewer events and shorter trainings, to see that everything runs.
@@ -30,6 +31,7 @@ from zfit_fnf import Schedule
 from zfit_fnf.datasets import Composition, MovingPeak, NoEffect, OneNuisance, Slope, Tilt
 
 POINTS = {"trained": (1.0, -1.0), "half way": (0.5, -0.5), "1.5": (1.5, -1.5)}
+TOYS: dict[str, type[OneNuisance]] = {kind.__name__: kind for kind in (Composition, MovingPeak, Slope, Tilt)}
 AIMS = {  # nats per event, in one observable; twice that in two given a condition
     "Composition": {"trained": 5e-5, "half way": 5e-5, "1.5": 2e-4},
     "MovingPeak": {"trained": 1e-4, "half way": 1e-4, "1.5": 1e-3},
@@ -88,10 +90,10 @@ def gap(toy: OneNuisance, model: Any, nu: float, seed: int, *, n: int = 500_000)
     return float(np.sum(np.exp(truth) * difference) * (high - low) / 6000)
 
 
-def study_gaps(settings: Settings, seed: int) -> list[dict]:
+def study_gaps(settings: Settings, seed: int, toys: list[OneNuisance]) -> list[dict]:
     """Gaps to truth, those at zero, of the nominal density, subtracted elsewhere."""
     rows = []
-    for toy in [kind(conditional=given) for given in (False, True) for kind in (Composition, MovingPeak, Slope, Tilt)]:
+    for toy in toys:
         started = time.process_time()
         model = settings.train(toy, seed)
         spent = time.process_time() - started
@@ -267,15 +269,52 @@ def _kept(model: Any) -> dict[str, Any]:
     return {"kind": record.claim.kind if record.claim else None, "notes": record.notes}
 
 
-def _reached(rows: list[dict]) -> dict[str, bool]:
-    """Which aims are reached, by toy."""
-    return {
-        f"{row['toy']} {row['observables']}": all(
-            row["gaps"][name] < aim * row["observables"] for name, aim in AIMS[row["toy"]].items()
-        )
-        for row in rows
-        if row["toy"] in AIMS
-    }
+def checks(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is aimed at, what was found, and whether that is reached."""
+    rows: list[tuple[str, float, float, float]] = []  # name, found, lowest and highest that is right
+    for row in run.get("gaps", []):
+        name, many = f"gap, {row['toy']} in {row['observables']}", row["observables"]
+        if many == 1:
+            rows.append((f"{name}, nominal", row["nominal"], -1.0, 1e-4))
+        rows += [(f"{name}, {at}", row["gaps"][at], -1.0, aim * many) for at, aim in AIMS.get(row["toy"], {}).items()]
+    for row in run.get("fits", []):
+        difference, ratio = row["median_difference_in_sigma"], row["error_ratio"]
+        rows.append((f"fit at {row['nu']}, difference of mu", difference[0], 0.0, 0.3))
+        rows += [
+            (f"fit at {row['nu']}, error of {of}", x, 0.95, 1.05) for of, x in zip(("mu", "nu"), ratio, strict=True)
+        ]
+    for row in run.get("no_effect", []):
+        name = f"error by {row['information']:g} of {row['events']} events, {row['observables']} observables"
+        errors, exact = np.array(row["errors"]), row["exact"]
+        if row["information"] == 0.0:
+            rows.append((f"{name}, share above 0.9", float(np.mean(errors >= 0.9)), 0.9, 1.0))
+            rows.append((f"{name}, smallest", float(errors.min()), 0.8, 1.0))
+        elif row["information"] == 4.0:
+            rows.append((f"{name}, median over exact", row["median"] / exact, 1.0, np.inf))
+        else:
+            rows.append((f"{name}, median over exact", row["median"] / exact, 0.85, 1.15))
+    if found := {row["weights"]: row["gaps"] for row in run.get("weights", [])}:
+        rows += [
+            (f"weights, gap of independent samples over theirs, {at}", found[False][at] / max(gap, 1e-9), 3.0, np.inf)
+            for at, gap in found[True].items()
+        ]
+    for name, (low, high) in {"statistical": (1.528, 1.568), "five nuisances": (1.547, 1.571)}.items():
+        if fit := run.get("combine", {}).get(name):
+            rows.append((f"combine, r, {name}", fit["r"], low, high))
+            if name == "five nuisances":
+                rows.append((f"combine, error, {name}", float(np.diff(fit["errors"])[0] / 2), 0.2367, 0.2513))
+    return [
+        {"name": name, "found": found, "low": low, "high": high, "reached": bool(low <= found <= high)}
+        for name, found, low, high in rows
+    ]
+
+
+def table_of(found: list[dict[str, Any]]) -> str:
+    """The checks, a line each."""
+    return "\n".join(
+        f"{'      ' if row['reached'] else 'MISSED'}  {row['name']}: {row['found']:.3g}  ({row['low']:g} to {row['high']:g})"
+        for row in found
+    )
 
 
 def main() -> None:
@@ -283,6 +322,8 @@ def main() -> None:
     parts = ["gaps", "fits", "no-effect", "weights", "combine"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--toys", nargs="+", choices=list(TOYS), default=list(TOYS), help="of the part 'gaps'")
+    parser.add_argument("--observables", nargs="+", type=int, choices=[1, 2], default=[1, 2], help="likewise")
     parser.add_argument("--seeds", type=int, default=1, help="number of trainings")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--events", type=int, default=200_000, help="simulated events per sample")
@@ -292,6 +333,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--combine", type=Path, default=os.environ.get("COMBINE_DATA"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--append", type=Path, help="file to which each run adds a line of JSON")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*(does not respond|still improving|never better)")
     said = {"auto": "auto", "yes": True, "no": False}
@@ -303,8 +345,9 @@ def main() -> None:
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         run: dict[str, Any] = {"seed": seed}
         if "gaps" in args.parts:
-            run["gaps"] = study_gaps(settings, seed)
-            run["reached"] = _reached(run["gaps"])
+            run["gaps"] = study_gaps(
+                settings, seed, [TOYS[t](conditional=n == 2) for n in args.observables for t in args.toys]
+            )
         if "fits" in args.parts:
             run["fits"] = study_fits(settings, seed, n_sets=2 if args.quick else 10)
         if "no-effect" in args.parts:
@@ -313,9 +356,12 @@ def main() -> None:
             run["weights"] = study_weights(settings, seed)
         if "combine" in args.parts:
             run["combine"] = study_combine(settings, seed, Path(args.combine) if args.combine else None)
+        run["checks"] = checks(run)
         report["runs"].append(run)
-        print(json.dumps(run), flush=True)
-    print(json.dumps(report, indent=2))
+        print(table_of(run["checks"]), flush=True)
+        if args.append:
+            with args.append.open("a") as file:
+                file.write(json.dumps(run) + "\n")
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))
 
