@@ -251,6 +251,23 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
         assert judgement.choice(True, True, False).learned == "shrunk"
 
 
+@pytest.mark.parametrize(("curvature", "kept"), [(0.05, False), (0.3, True)])
+def test_a_linear_log_ratio_that_does_more_than_a_map_needs_none(curvature, kept):
+    """Of 1000 held-out events: the map gains 0.10 nats each, the log-ratio alone 0.11."""
+    y = np.random.default_rng(0).normal(size=1000)
+    judgement = object.__new__(choice._Judgement)
+    points = Points(np.array([[1.0, 1.0], [-1.0, 1.0]]), np.zeros((0, 2)), np.zeros(0, int))
+    judgement.candidates = SimpleNamespace(ratio=SimpleNamespace(nuisances=("nu",)), points=points, idle=[])
+    judgement.none, judgement.of_map, judgement.map_gain = np.zeros(1000), np.full(1000, 0.10), (100.0, 3.0)
+    judgement.with_map, judgement.alone, judgement.without = object(), SimpleNamespace(weights=None), None
+    judgement._held_out = lambda *_: np.full(1000, 0.11)
+    response = Scored([np.stack([y, curvature * y**2 / np.sqrt(2)], axis=1)], [np.ones(1000)], [])
+    judgement._scored = lambda *_: response
+    keep_map, notes = judgement._judge_map("auto")
+    assert keep_map is kept
+    assert ["is linear in the nuisance" in note for note in notes] == [True] * (not kept)
+
+
 def scored(rng, n, effect, noise):
     """Events of ``N(effect nu, 1)`` at 0, 1 and -1, whose score is learned with some noise of unit width times ``noise``."""
     samples = [(nu * effect + rng.normal(size=n), noise * rng.normal(size=n)) for nu in (0.0, 1.0, -1.0)]

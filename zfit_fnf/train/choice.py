@@ -32,6 +32,7 @@ _OF_CLEAR_EFFECTS = 25_000  # where all that is left to judge is a map
 _CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not make clearer
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
+_LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
 _STRAIGHTENED = 4000  # nominal events
 _MOSTLY = 0.8  # share of a map that is no noise, from which it is left alone
 _TRUSTED = 0.9  # and trust in the effect
@@ -242,7 +243,8 @@ class _Judgement:
     def _judge_map(self, use_ratio: bool | str) -> tuple[bool, list[str]]:
         """Whether to keep a map, and what to say if not: the judges are events that it was not trained on.
 
-        A map that does nearly all there is to do is kept, since it extrapolates. Otherwise a log-ratio has to need it.
+        A map that does nearly all there is to do is kept, since it extrapolates; but not where a log-ratio alone does more
+        and is linear in the nuisance, which extrapolates too. Otherwise a log-ratio has to need it.
         """
         assert self.with_map is not None
         gain, error = self.map_gain
@@ -253,6 +255,11 @@ class _Judgement:
         if gain < MAP_SIGNIFICANT * error:
             return False, [f"no map: held-out events speak for it by {gain:.1f} +- {error:.1f} nats only"]
         ratio_alone = self._held_out(self.without, self.alone)
+        more, error = _difference(ratio_alone, self.of_map)
+        if use_ratio == "auto" and more > MAP_SIGNIFICANT * error and self._is_linear():
+            return False, [
+                f"no map: a log-ratio gains {more:.1f} +- {error:.1f} nats more, and is linear in the nuisance"
+            ]
         if gain > _NEARLY_ALL * _difference(ratio_alone, self.none)[0]:
             return True, []
         if use_ratio == "auto" and not self.candidates.affordable:
@@ -265,13 +272,25 @@ class _Judgement:
             return True, []
         return False, [f"no map: beside a log-ratio it gains {gain:.1f} +- {error:.1f} nats of held-out events"]
 
+    @property
+    def _sees_curvature(self) -> bool:
+        """Whether the samples tell what is linear in the one nuisance from what is not."""
+        candidates = self.candidates
+        return len(candidates.ratio.nuisances) == 1 and candidates.points.monomials.shape[1] > 1 and not candidates.idle
+
+    def _is_linear(self) -> bool:
+        """Whether the log-ratio alone is nearly linear in the nuisance, so that it extrapolates as well as a map."""
+        if not self._sees_curvature:
+            return False
+        first, *higher = np.diag(self._scored(False, self.alone.weights, [0, 1, 2]).spread(0))
+        return bool(max(higher) < _LINEAR**2 * first)
+
     def _straightened(self) -> bool:
         """Change the map such that the log-ratio beside it is nearly linear, if held-out events do not mind."""
         candidates, density, former = self.candidates, self.candidates.with_map, self.with_map
         assert density is not None
         assert former is not None
-        single = len(candidates.ratio.nuisances) == 1 and candidates.points.monomials.shape[1] > 1
-        if not single or candidates.idle or not self.beside.significant:
+        if not self._sees_curvature or not self.beside.significant:
             return False
         response, points = density.responses[-1], [source.at for source in candidates.sources]
         before, rows = response.weights_list(), np.arange(min(candidates.nominal.sample.n_events, _STRAIGHTENED))
