@@ -257,7 +257,8 @@ def test_a_linear_log_ratio_that_does_more_than_a_map_needs_none(curvature, kept
     y = np.random.default_rng(0).normal(size=1000)
     judgement = object.__new__(choice._Judgement)
     points = Points(np.array([[1.0, 1.0], [-1.0, 1.0]]), np.zeros((0, 2)), np.zeros(0, int))
-    judgement.candidates = SimpleNamespace(ratio=SimpleNamespace(nuisances=("nu",)), points=points, idle=[])
+    ratio = SimpleNamespace(nuisances=("nu",))
+    judgement.candidates = SimpleNamespace(ratio=ratio, points=points, idle=[], affordable=True)
     judgement.none, judgement.of_map, judgement.map_gain = np.zeros(1000), np.full(1000, 0.10), (100.0, 3.0)
     judgement.with_map, judgement.alone, judgement.without = object(), SimpleNamespace(weights=None), None
     judgement._held_out = lambda *_: np.full(1000, 0.11)
