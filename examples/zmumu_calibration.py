@@ -38,7 +38,7 @@ def main(
     """Learn, inject, measure the calibration curve, print it, and draw it."""
     template, other = split(read_events(file), seed)
     data = observables(other, scale=1 + scale / 100)
-    model = build_model(learn(template, steps=steps, seed=seed))
+    model = build_model(template, learn(template, steps=steps, seed=seed), seed=seed)
 
     # Step 1: the map and the resolution together, and again for replicas of the data.
     schedule = zfnf.Schedule(steps=200, batch_size=128, learning_rate=1e-2, patience=None)
@@ -58,10 +58,14 @@ def main(
     return curve
 
 
-def build_model(deformation: zfnf.Deformation) -> zfnf.pdf.ConditionalProductPDF:
+def build_model(template: pd.DataFrame, deformation: zfnf.Deformation, *, seed: int) -> zfnf.pdf.ConditionalProductPDF:
     """The density of simulation; its own response to the momentum scale is off, since the map does that."""
     params = {"scale": zfit.Parameter("scale", 0.0, floating=False), "resolution": zfnf.nuisance("resolution")}
-    p_eta = zfit.pdf.Uniform(*ETA_RANGE, obs=zfit.Space(ETA, *ETA_RANGE))  # drops out, as in zmumu_scale.py
+    # Nothing moves it, but step 2 draws events of the model, and these need the pseudorapidities that there are.
+    schedule = zfnf.Schedule(steps=300, batch_size=256)
+    eta = observables(template)[[ETA]]
+    settings = {"ranges": {ETA: ETA_RANGE}, "n_components": 3, "schedule": schedule, "progress": False}
+    p_eta = zfnf.pdf.FlowPDF(zfnf.train.fit_flow(eta, obs=[ETA], seed=seed, **settings))
     return zfnf.pdf.ConditionalProductPDF([zfnf.pdf.FNFPDF(deformation, params=params), p_eta], name="Z")
 
 

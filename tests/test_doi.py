@@ -28,8 +28,8 @@ from zfit_fnf.doi import (
     unfolded,
 )
 from zfit_fnf.doi.bounds import Bounds
+from zfit_fnf.doi.check import Check
 from zfit_fnf.doi.goodness import kolmogorov_smirnov
-from zfit_fnf.doi.step2 import Check
 from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
 
 data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
@@ -102,11 +102,18 @@ def test_map_lowers_the_likelihood_of_distorted_data(data):
 
 
 def test_tolerance_of_a_check():
-    fine = Check({"jes": 1.0}, amortised=4.6, refitted=4.5, slopes=(9.2, 9.0))
+    """Of a rise of 5 units 0.4 may be missed, half as many in the data and half as many in events of the model."""
+    fine = Check({"jes": 1.0}, amortised=5.4, refitted=5.0, slopes=(10.4, 10.0), data=(5.5, 5.4))
+    assert fine.difference == pytest.approx(0.25)
     assert fine.passed
-    assert not replace(fine, amortised=6.0).passed
-    assert not replace(fine, refitted=6.5).passed
-    assert not replace(fine, slopes=(12.0, 9.0)).passed
+    assert not replace(fine, data=(5.9, 5.4)).passed
+    assert not replace(fine, amortised=5.8).passed
+    assert not replace(fine, refitted=6.8).passed
+    assert not replace(fine, slopes=(13.0, 10.0)).passed
+    assert "by 5.40, but by 5.00 with a refitted map (for the data by 5.50 and 5.40)" in fine.problem
+    # Of events that a map has followed more is tolerated.
+    assert replace(fine, data=None).passed
+    assert not replace(fine, data=None, amortised=6.4).passed
 
 
 def test_parameters_that_a_map_absorbs_are_named():

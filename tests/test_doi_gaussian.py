@@ -105,7 +105,7 @@ def test_map_that_does_not_follow_is_found_out(fitted, monkeypatch):
     """The check refits the map, whatever the amortised one does."""
     problem = ProfileProblem(fitted)
     monkeypatch.setattr(Regression, "directions", lambda self: np.zeros((self.cross.shape[1], 1)))
-    monkeypatch.setattr(ProfileProblem, "_add_quadratic", lambda self, regression: None)
+    monkeypatch.setattr(ProfileProblem, "_add_quadratic", lambda self, events, regression: None)
     stuck = problem.solve(fitted, window={"jes": 0.1}, n_checks=1, seed=1)
     assert not stuck.valid
     for check in stuck.checks:

@@ -31,6 +31,7 @@ from zfit_fnf.doi import (
     scenarios,
     unfolded,
 )
+from zfit_fnf.doi.check import COLUMNS
 from zfit_fnf.doi.ensemble import rebased_loss
 from zfit_fnf.doi.replicas import _fingerprint
 from zfit_fnf.doi.step1 import GlobalProblem
@@ -328,7 +329,7 @@ def test_results_are_tables_and_json(fitted, profiled, combined, maps):
         assert len(result.to_dataframe())
         assert str(result)
     assert fitted.to_dataframe().loc["jes", "error"] == fitted.errors["jes"]
-    assert list(profiled.to_dataframe().columns) == ["jes", "amortised", "refitted", "missed"]
+    assert list(profiled.to_dataframe().columns) == ["jes", *COLUMNS]
     assert profiled.to_dict()["fit"]["replicas"][1]["problems"] == ["a problem"]
     assert combined.to_dict()["minima"]["jes"] == list(combined.minima["jes"])
     np.testing.assert_array_equal(band.to_dataframe()["total"], band.total)

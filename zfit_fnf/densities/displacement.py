@@ -67,6 +67,11 @@ class Displacement(Model):
         """Number of displacement fields, the functions of all coordinates and maps together."""
         return self.n_maps * sum(map(len, self._degrees))
 
+    def lowest(self, share: float) -> np.ndarray:
+        """The lowest functions of each coordinate and map, this share of them and one at least, as a mask ``(K,)``."""
+        counts = [len(degrees) for degrees in self._degrees] * self.n_maps
+        return np.concatenate([np.arange(count) < max(1, int(share * count)) for count in counts])
+
     def degrees_of(self, coordinate: int) -> np.ndarray:
         """Degree of each function of a coordinate in the conditions and coordinates, ``(functions, m + j + 1)``."""
         return self._degrees[coordinate]

@@ -1,12 +1,13 @@
 """Distributions of Interest: the measured quantity is an invertible map from data to simulation."""
 
 from .bounds import Bounds
+from .check import Check
 from .ensemble import Ensemble, ensemble
 from .histograms import predicted, unfolded
 from .pdf import DoIPDF
 from .replicas import EnsembleStopped, bootstrap
 from .step1 import Replica, TransferFit, fit_transfer
-from .step2 import Check, ProfiledFit, profile
+from .step2 import ProfiledFit, profile
 from .variations import Eigenvariations, MapVariation, MapVariations, Uncertainty, scenarios
 
 __all__ = [

@@ -51,7 +51,7 @@ class Bounds:
         cls, names: tuple[str, ...], regression: Regression, prior: np.ndarray, displacement: Displacement
     ) -> Bounds:
         """Of a regression on the fields of a displacement."""
-        half = regression.restricted(_half_of(displacement))
+        half = regression.restricted(displacement.lowest(0.5))
         # In the events that directions were found from, too little is left; in others too much, by as much.
         whole, part = (0.5 * (r.information() + r.held_out()) for r in (regression, half))
         return cls(
@@ -121,12 +121,6 @@ def constraint_hessian(constraints: Sequence[Any], params: Sequence[zfit.Paramet
             second = outer.gradient(gradient, list(params))
             row[:] = [0.0 if value is None else float(value) for value in second]
     return hessian
-
-
-def _half_of(displacement: Displacement) -> np.ndarray:
-    """The first half of the functions of each coordinate and map, as a mask ``(K,)``."""
-    counts = [len(displacement.degrees_of(j)) for j in range(displacement.n_dim)] * displacement.n_maps
-    return np.concatenate([np.arange(count) < max(1, count // 2) for count in counts])
 
 
 def _positive(matrix: np.ndarray) -> np.ndarray:

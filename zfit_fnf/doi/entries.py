@@ -17,10 +17,11 @@ from ..storage.registry import register
 from ..storage.schema import Array, Count, Entry, Names, Parts, Reference, Schema, Text, plain
 from ..train.schedule import Schedule
 from .bounds import MATRICES, Bounds
+from .check import Check
 from .ensemble import Ensemble, rebased_loss
 from .rows import behind
 from .step1 import GlobalProblem, Replica, TransferFit
-from .step2 import Check, ProfiledFit
+from .step2 import ProfiledFit
 
 __all__ = ["EnsembleEntry", "ProfiledFitEntry", "ReplicaEntry", "TransferFitEntry"]
 

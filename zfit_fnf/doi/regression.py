@@ -14,7 +14,7 @@ their weights this is linear regression, with one factorisation for any number o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from ..samples import Sample
 from .pdf import MappedEvents
 from .rows import mixture, parts_of, responsibilities
 
-__all__ = ["MOST", "EventsBehind", "Regression"]
+__all__ = ["MOST", "DisplacedLikelihood", "EventsBehind", "Regression"]
 
 MOST = 131_072
 """Events from which directions are found, at most."""
@@ -39,10 +39,22 @@ _RIDGES = np.geomspace(1e-6, 1.0, 13)  # of the diagonal of the normal matrix
 _SMALLEST = 1e-3  # of the width of a coordinate: residuals below it do not make a frame narrower
 
 
-class EventsBehind:
-    """Events where ``T_phi`` takes them, and what displacements there do to their likelihood; compiled once.
+class EventsBehind(NamedTuple):
+    """Events where ``T_phi`` takes them.
 
-    Of many events a random part is taken, and counts for all: directions are properties of densities.
+    Attributes:
+        x: Their columns ``(n, n_obs)``.
+        chunks: What is computed once.
+        slope: Gradient ``(K,)`` of their log-likelihood by the weights of the fields, before any displacement.
+    """
+
+    x: np.ndarray
+    chunks: list[_Chunk]
+    slope: np.ndarray
+
+
+class DisplacedLikelihood:
+    """What displacements of events behind ``T_phi`` do to their likelihood; compiled once.
 
     Args:
         pdf: The model of data behind the fixed map.
@@ -54,16 +66,16 @@ class EventsBehind:
         self._pdf, self._transfer, self._displacement = pdf, transfer, displacement
         self._maps = [transfer.index(part.name if transfer.processes else None) for part in parts_of(pdf)]
         self._sizes = [len(displacement.degrees_of(j)) for j in range(displacement.n_dim)]
-        self._chunks: list[_Chunk] = []
-        self.x, self.sum_weights = np.zeros((0, len(pdf.obs))), 0.0
         self._prepared = tf.function(self._prepare, autograph=False, reduce_retracing=True)
         self._fields = tf.function(self._all_fields, autograph=False, reduce_retracing=True)
         self._value = tf.function(self._log_likelihood, autograph=False, reduce_retracing=True)
         self._gradient = tf.function(self._gradient_of, autograph=False, reduce_retracing=True)
         self._rows = tf.function(self._first_variation, autograph=False, reduce_retracing=True)
 
-    def take(self, sample: Sample, total: float, seed: int, *, frames: bool) -> None:
-        """Take the events of a sample in random order, at most 131 072 of them.
+    def events(self, sample: Sample, total: float, seed: int, *, frames: bool) -> EventsBehind:
+        """The events of a sample in random order, at the current parameters.
+
+        Of more than 131 072 a random part is taken, and counts for all: directions are properties of densities.
 
         Args:
             sample: The events.
@@ -72,36 +84,33 @@ class EventsBehind:
             frames: Whether to fit the frames of the displacement to them.
         """
         order = np.random.default_rng([seed, 2]).permutation(sample.n_events)[:MOST]
-        self.x = sample.array(self._pdf.obs)[order]
+        x = sample.array(self._pdf.obs)[order]
         weights = np.ones(len(order)) if sample.weights is None else sample.weights[order]
-        self.sum_weights, weights = total, weights * (total / weights.sum())
-        prepared = [self._prepared(tf.constant(self.x[rows])) for rows in slices(len(order), GRAPH)]
+        weights = weights * (total / weights.sum())
+        prepared = [self._prepared(tf.constant(x[rows])) for rows in slices(len(order), GRAPH)]
         given = [tf.constant(weights[rows]) for rows in slices(len(order), GRAPH)]
         if frames:
             self._fit_frames(prepared, given)
-        self._chunks = []  # those of earlier events make room
-        self._chunks = [
+        chunks = [
             _Chunk(events, self._fields(events), shares, gradients, own)
             for (events, shares, gradients), own in zip(prepared, given, strict=True)
         ]
+        unmoved = EventsBehind(x, chunks, np.zeros(self._displacement.n_fields))
+        return unmoved._replace(slope=self.gradient(unmoved, unmoved.slope))
 
-    def share(self, n_chunks: int | None) -> float:
-        """Share of the first chunks in the summed weights of all events."""
-        return sum(float(tf.reduce_sum(chunk.weights)) for chunk in self._chunks[:n_chunks]) / self.sum_weights
-
-    def value(self, weights: np.ndarray) -> float:
+    def value(self, events: EventsBehind, weights: np.ndarray) -> float:
         """Sum of the log-densities at the current parameters, events displaced by fields with these weights ``(K,)``."""
         given = tf.constant(weights)
-        return float(sum(self._value(chunk, given).numpy() for chunk in self._chunks))
+        return float(sum(self._value(chunk, given).numpy() for chunk in events.chunks))
 
-    def gradient(self, weights: np.ndarray, n_chunks: int | None = None) -> np.ndarray:
-        """Gradient ``(K,)`` of that sum, over the first chunks of events, by the weights."""
+    def gradient(self, events: EventsBehind, weights: np.ndarray) -> np.ndarray:
+        """Gradient ``(K,)`` of that sum by the weights."""
         given = tf.constant(weights)
-        return np.sum([self._gradient(chunk, given).numpy() for chunk in self._chunks[:n_chunks]], axis=0)
+        return np.sum([self._gradient(chunk, given).numpy() for chunk in events.chunks], axis=0)
 
-    def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def rows(self, events: EventsBehind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """First variations ``(n, K)`` with each field, and the weights of the events, chunk after chunk."""
-        return ((self._rows(chunk).numpy(), chunk.weights.numpy()) for chunk in self._chunks)
+        return ((self._rows(chunk).numpy(), chunk.weights.numpy()) for chunk in events.chunks)
 
     def _fit_frames(self, prepared: Sequence[Any], weights: Sequence[tf.Tensor]) -> None:
         for index in range(self._transfer.n_maps):
@@ -241,19 +250,19 @@ class Regression:
     ridge: float
 
     @classmethod
-    def of(cls, events: EventsBehind, scores: np.ndarray) -> Regression:
-        """Of events, with the scores ``(n, P)`` of their parameters."""
+    def of(cls, rows: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray) -> Regression:
+        """Of chunks of first variations ``(n, K)`` and weights ``(n,)``, with the scores ``(n, P)`` of all events."""
         gram: Any = [0.0] * _FOLDS
         cross: Any = [0.0] * _FOLDS
         squares: Any = [0.0] * _FOLDS
         start = 0
-        for rows, weights in events.rows():
-            stop = start + len(rows)
+        for chunk, weights in rows:
+            stop = start + len(chunk)
             for fold in range(_FOLDS):
                 mine = slice(fold, None, _FOLDS)
-                weighted = rows[mine] * weights[mine, None].astype(np.float32)
+                weighted = chunk[mine] * weights[mine, None].astype(np.float32)
                 own = scores[start:stop][mine]
-                gram[fold] = gram[fold] + (rows[mine].T @ weighted).astype(float)
+                gram[fold] = gram[fold] + (chunk[mine].T @ weighted).astype(float)
                 cross[fold] = cross[fold] + weighted.T.astype(float) @ own
                 squares[fold] = squares[fold] + own.T @ (own * weights[mine, None])
             start = stop

@@ -49,7 +49,6 @@ __all__ = ["GlobalProblem", "Replica", "TransferFit", "fit_transfer", "poisson_c
 
 _ROUNDS, _TAIL = 4, 0.8  # repeats of the end of the training, at most, and where that end begins
 _STILL = 0.2  # standard errors with the map fixed: a minimum that moves less has stopped
-_ASTRAY = 3.0  # of them: one that moves by so much at last is not a start; the profile judges smaller moves
 _FEW = 2.0  # events per weight
 _EDGE = 1e-6  # of a range: events closer to its edge have been pushed there
 _LOOKED_AT = 8192  # of the events, for pushes
@@ -286,7 +285,7 @@ class GlobalProblem:
             nll=float(result.fmin),
             rounds=tuple(moves),
             history=history,
-            problems=tuple(self._problems(sample, result, moves, matrix if covariance else np.eye(1))),
+            problems=tuple(self._problems(sample, result, matrix if covariance else np.eye(1))),
             problem=self,
         )
 
@@ -348,7 +347,7 @@ class GlobalProblem:
         """Inverse Hessian; NaN where that is not positive definite."""
         return inverse_of(np.asarray(make_loss(self.pdf, sample).hessian(self.params)))
 
-    def _problems(self, sample: Sample, result: FitResult, moves: Sequence[float], covariance: np.ndarray) -> list[str]:
+    def _problems(self, sample: Sample, result: FitResult, covariance: np.ndarray) -> list[str]:
         problems = []
         if not np.isfinite(covariance).all():
             problems.append("the Hessian at the minimum is not positive definite")
@@ -356,10 +355,6 @@ class GlobalProblem:
             problems.append("Minuit did not converge")
         if at_limit := [parameter.name for parameter in self.params if parameter.at_limit]:
             problems.append(f"at a limit: {', '.join(at_limit)}")
-        if moves[-1] > _ASTRAY:
-            problems.append(
-                f"the minimum still moves by {moves[-1]:.1f} errors after {len(moves)} rounds: train longer"
-            )
         problems += [
             f"nuisance {name!r} is at {value:.3g}, outside of the range ({low:g}, {high:g}) of its deformation"
             for name, (value, low, high) in nuisance_ranges(self.model).items()

@@ -28,59 +28,31 @@ from ..densities.transfer import ProfiledTransfer
 from ..loss import scores
 from ..samples import Sample
 from .bounds import Bounds, constraint_hessian
+from .check import COLUMNS, Check
 from .goodness import goodness_of_fit
-from .regression import MOST, EventsBehind, Regression
+from .regression import MOST, DisplacedLikelihood, EventsBehind, Regression
 from .rows import behind, make_loss, model_sample
 from .step1 import TransferFit
 from .window import axes_of_covariance, axes_of_window, headroom_of, of_constraints
 
-__all__ = ["Check", "ProfileProblem", "ProfiledFit", "profile"]
+__all__ = ["ProfileProblem", "ProfiledFit", "profile"]
 
-_FIELDS = 400  # displacement fields, at most
+_FIELDS = (100, 400)  # displacement fields
 _EVENTS_PER_FIELD = 20.0
-_DRAWN_PER_FIELD = 160  # events of the model: directions from so many lose half a per cent of the information
+_DRAWN_PER_FIELD, _DRAWN = (
+    160,
+    40_000,
+)  # events of the model: directions from so many lose half a per cent of information
 _LARGEST_PRODUCT = 5  # parameters: with more of them, shifts enter squared but not multiplied
 _SHORT = 2.4  # standard errors of the profile likelihood: a window that ends there is too narrow
 _NODE = 0.7  # of the window: where the quadratic part is found
 _AT = 0.8  # of the window: where maps are refitted
 _STEPS = 2  # of a refit
 _STEP = 0.02  # of a shift, for slopes
-_FIRM = 1e-3  # ridge, at least, of what is found from the gradients of the data
-_CHUNKS = 4  # of events, for the quadratic part
+_FIRM = 1e-3  # ridge, at least, of what is found from gradients
+_ASTRAY = 3.0  # standard errors of the profile likelihood: a start further from its minimum is none
 _IMPROBABLE = 1e-5  # of a test of goodness of fit
 _NARROW = 0.93  # of the efficient error
-_TOLERANCE = (0.5, 0.15)  # of the rise of the profile likelihood at a check: absolute, relative
-
-
-@dataclass(frozen=True)
-class Check:
-    """The amortised map against one that was refitted with the parameters fixed.
-
-    Attributes:
-        shift: Of the parameters, from the best fit of step 1, by name.
-        amortised: Rise of the negative log-likelihood with the amortised map.
-        refitted: Rise with the map refitted there, compared to one refitted at the best fit in the same way.
-        slopes: Slope of both along the shift, in units of the slope that their rise would give to a parabola.
-    """
-
-    shift: dict[str, float]
-    amortised: float
-    refitted: float
-    slopes: tuple[float, float]
-
-    @property
-    def difference(self) -> float:
-        """How far the amortised map stays below the maximum."""
-        return self.amortised - self.refitted
-
-    @property
-    def passed(self) -> bool:
-        """Whether rises differ by less than 0.5 plus 15 % of the refitted one, and slopes by as much of theirs."""
-        absolute, relative = _TOLERANCE
-        rise = abs(self.refitted)
-        # The rise of a parabola is half its slope: what is tolerated of one is half of what is of the other.
-        slopes = abs(self.slopes[0] - self.slopes[1])
-        return abs(self.difference) < absolute + relative * rise and slopes < 2.0 * (absolute + relative * rise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +102,8 @@ class ProfiledFit:
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each check: the shift of each parameter, and the rises of the negative log-likelihood."""
-        rows = [
-            {**check.shift, "amortised": check.amortised, "refitted": check.refitted, "missed": check.difference}
-            for check in self.checks
-        ]
-        return pd.DataFrame(rows, columns=[*self.window, "amortised", "refitted", "missed"])
+        rows = [check.to_row() for check in self.checks]
+        return pd.DataFrame(rows, columns=[*self.window, *COLUMNS])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the map, the model and the events, ready for JSON."""
@@ -158,7 +127,10 @@ class ProfiledFit:
                 f"probabilities that the model, at the start, is right and the data differ by as much: {tests}"
             )
         if self.checks:
-            lines += ["rise of the NLL at shifts of the parameters:", self.to_dataframe().to_string(index=False)]
+            lines += [
+                "rise of the NLL at shifts of the parameters, expected and of the data:",
+                self.to_dataframe().to_string(index=False),
+            ]
         return "\n".join(lines)
 
 
@@ -179,7 +151,8 @@ def profile(
         n_checks: At how many random shifts inside of the window the map is refitted, for comparison; beside
             them, both ends of the axis along which map and parameters are hardest to tell apart. With none, the goodness of
             the fit is not tested either.
-        n_fields: Number of displacement fields that the map may move by; by default 400, or one for each twenty events.
+        n_fields: Number of displacement fields that the map may move by; by default 400, with fewer events one for each twenty
+            of them, and 100 at least.
         seed: Seed of everything random.
 
     Returns:
@@ -220,7 +193,7 @@ class ProfileProblem:
         self._fixed_pdf = behind(fit.model, self._transfer)
         self._powers = np.array(_powers(len(self.params)))
         n_dim, n_maps = len(fit.transfer.obs), fit.transfer.n_maps
-        wanted = n_fields or int(np.clip(fit.data.effective_size / _EVENTS_PER_FIELD, 8, _FIELDS))
+        wanted = n_fields or int(np.clip(fit.data.effective_size / _EVENTS_PER_FIELD, *_FIELDS))
         self._displacement = Displacement(
             tuple(map(tuple, self._powers.tolist())),
             n_dim=n_dim,
@@ -228,7 +201,7 @@ class ProfileProblem:
             n_maps=n_maps,
             n_functions=max(2, wanted // (n_dim * n_maps)),
         )
-        self._events = EventsBehind(self._fixed_pdf, self._transfer, self._displacement)
+        self._likelihood = DisplacedLikelihood(self._fixed_pdf, self._transfer, self._displacement)
         self._constraints = make_loss(self._fixed_pdf, fit.data).constraints
 
     def solve(self, fit: TransferFit, *, window: Mapping[str, float] | None, n_checks: int, seed: int) -> ProfiledFit:
@@ -247,7 +220,9 @@ class ProfileProblem:
         self._centre = centre
         zfit.param.set_values(self.params, centre)
         self._transfer.assign(fit.transfer.weights_list())
-        regression, drawn = self._regression(fit, seed)
+        self._total = float(fit.data.sum_weights)
+        regression, drawn, of_model = self._regression(fit, seed)
+        of_data = self._likelihood.events(fit.data, self._total, seed, frames=False) if drawn else of_model
         prior = constraint_hessian(self._constraints, self.params)
         bounds = Bounds.of(tuple(fit.values), regression, prior, self._displacement)
         if not np.isfinite(bounds.covariance).all():
@@ -255,9 +230,8 @@ class ProfileProblem:
                 f"the profile likelihood has no covariance: a map absorbs all that data say about {list(bounds.lost)}, which "
                 "have no constraint. Fix them (floating = False), or move fewer observables"
             )
-        self._tilt = self._events.gradient(np.zeros(self._displacement.n_fields))
         self._penalty = regression.penalty()
-        moves = bounds.covariance @ (regression.directions().T @ self._tilt)
+        moves = bounds.covariance @ (regression.directions().T @ of_data.slope)
         if window:
             axes = axes_of_window(fit, window)
         else:
@@ -266,8 +240,8 @@ class ProfileProblem:
         self._axes, self._headroom = axes, headroom
         self._weights = np.zeros((len(self._powers), self._displacement.n_fields))
         self._weights[: len(axes)] = (regression.directions() @ axes).T
-        self._add_quadratic(regression)
-        checks = self._checks(fit, regression, bounds, n_checks, seed)
+        self._add_quadratic(of_model, regression)
+        checks = self._checks(of_model, of_data, regression, bounds, n_checks, seed)
         goodness = goodness_of_fit(fit.transfer.obs, fit.data, drawn, seed) if n_checks and drawn else {}
         zfit.param.set_values(self.params, centre)
         displacement = self._displaced()
@@ -281,22 +255,20 @@ class ProfileProblem:
             bounds=bounds,
             goodness=goodness,
             checks=tuple(checks),
-            problems=tuple(self._problems(fit, checks, bounds, goodness)),
+            problems=tuple(self._problems(fit, checks, bounds, goodness, moves)),
         )
 
-    def _regression(self, fit: TransferFit, seed: int) -> tuple[Regression, Sample | None]:
+    def _regression(self, fit: TransferFit, seed: int) -> tuple[Regression, Sample | None, EventsBehind]:
         """On events of the model, of which there are enough, and these; on the data themselves if it cannot be sampled.
 
-        Directions that were found from the data would follow their fluctuations, and move the estimates with them. The
-        events that the likelihood is evaluated on are the data afterwards.
+        Directions that were found from the data would follow their fluctuations, and move the estimates with them.
         """
-        n, total = min(MOST, _DRAWN_PER_FIELD * self._displacement.n_fields), float(fit.data.sum_weights)
-        drawn = model_sample(self._fixed_pdf, n, seed)
-        self._events.take(drawn or fit.data, total, seed, frames=True)
-        regression = Regression.of(self._events, scores(self._fixed_pdf, self._events.x, self.params))
-        if drawn:
-            self._events.take(fit.data, total, seed, frames=False)
-        return regression, drawn
+        drawn = model_sample(
+            self._fixed_pdf, min(MOST, max(_DRAWN, _DRAWN_PER_FIELD * self._displacement.n_fields)), seed
+        )
+        events = self._likelihood.events(drawn or fit.data, self._total, seed, frames=True)
+        rows = self._likelihood.rows(events)
+        return Regression.of(rows, scores(self._fixed_pdf, events.x, self.params)), drawn, events
 
     # --- the likelihood at one point -------------------------------------------------------------------------------
 
@@ -308,34 +280,30 @@ class ProfileProblem:
         """Weights ``(K,)`` of the fields at a shift along the axes."""
         return np.prod(shift**self._powers, axis=1) @ self._weights
 
-    def _value(self, shift: np.ndarray, weights: np.ndarray) -> float:
-        """Negative log-likelihood at a shift, with these weights of the fields."""
+    def _value(self, events: EventsBehind, shift: np.ndarray, weights: np.ndarray) -> float:
+        """Negative log-likelihood of events at a shift, with these weights of the fields."""
         self._move_to(shift)
-        value = -self._events.value(weights)
+        value = -self._likelihood.value(events, weights)
         if self._fixed_pdf.is_extended:
             expected = float(tf.reshape(self._fixed_pdf.get_yield().value(), ()))
-            value += expected - self._events.sum_weights * np.log(expected)
+            value += expected - self._total * np.log(expected)
         return value + sum(float(tf.reshape(constraint.value(), ())) for constraint in self._constraints)
 
-    def _objective(self, shift: np.ndarray, weights: np.ndarray) -> float:
+    def _objective(self, events: EventsBehind, shift: np.ndarray, weights: np.ndarray) -> float:
         """What the best motion of the map minimises.
 
         The fit of step 1 is not quite a maximum; the slope that this leaves is taken out, so that the map moves with the
         parameters only. The ridge is that of the regression.
         """
-        return self._value(shift, weights) + self._tilt @ weights + 0.5 * self._penalty @ weights**2
+        return float(self._value(events, shift, weights) + events.slope @ weights + 0.5 * self._penalty @ weights**2)
 
     # --- the quadratic part ----------------------------------------------------------------------------------------
 
-    def _add_quadratic(self, regression: Regression) -> None:
+    def _add_quadratic(self, events: EventsBehind, regression: Regression) -> None:
         """From the gradients at both signs of shifts along each axis, and then of pairs of axes."""
         n = len(self._axes)
         pairs = list(itertools.combinations(range(n), 2)) if len(self._powers) > 2 * n else []
         nodes = [*np.eye(n), *(np.eye(n)[i] + np.eye(n)[j] for i, j in pairs)]
-        n_chunks = _CHUNKS if n > 2 else None
-        share = self._events.share(n_chunks)
-        self._move_to(np.zeros(n))
-        at_centre = self._events.gradient(np.zeros(self._displacement.n_fields), n_chunks)
         found: list[np.ndarray] = []
         for number, node in enumerate(nodes):
             if number == n:
@@ -345,17 +313,18 @@ class ProfileProblem:
             both = []
             for sign in (1.0, -1.0):
                 self._move_to(sign * shift)
-                both.append(self._events.gradient(self._along(sign * shift), n_chunks))
-            curvature = regression.solve(0.5 * (both[0] + both[1]) - at_centre, least=_FIRM) / share / size**2
-            found.append(curvature * self._helps(shift, curvature * size**2))
+                both.append(self._likelihood.gradient(events, self._along(sign * shift)))
+            curvature = regression.solve(0.5 * (both[0] + both[1]) - events.slope, least=_FIRM) / size**2
+            found.append(curvature * self._helps(events, shift, curvature * size**2))
         self._weights[n:] = found
 
-    def _helps(self, shift: np.ndarray, missing: np.ndarray) -> bool:
+    def _helps(self, events: EventsBehind, shift: np.ndarray, missing: np.ndarray) -> bool:
         """Whether what is to be added at both signs of a shift makes the likelihood larger there."""
         gains = []
         for sign in (1.0, -1.0):
             own = self._along(sign * shift)
-            gains.append(self._objective(sign * shift, own) - self._objective(sign * shift, own + missing))
+            before, after = (self._objective(events, sign * shift, weights) for weights in (own, own + missing))
+            gains.append(before - after)
         return sum(gains) > 0.0
 
     def _room(self, shift: np.ndarray) -> float:
@@ -378,51 +347,73 @@ class ProfileProblem:
     # --- how good it is -------------------------------------------------------------------------------------------
 
     def _checks(
-        self, fit: TransferFit, regression: Regression, bounds: Bounds, n_checks: int, seed: int
+        self, of_model: EventsBehind, of_data: EventsBehind, regression: Regression, bounds: Bounds, n: int, seed: int
     ) -> list[Check]:
-        if not n_checks:
+        """At random shifts, and at both ends of the axis along which map and parameters are hardest to tell apart."""
+        if not n:
             return []
-        directions = np.random.default_rng([seed, 1]).normal(size=(n_checks, len(self._axes)))
+        directions = np.random.default_rng([seed, 1]).normal(size=(n, len(self._axes)))
         degenerate = np.linalg.solve(self._axes, bounds.degenerate)
         one = len(degenerate) == 1  # of which both ends are all that there is
         directions = np.concatenate([directions[: 0 if one else None], [degenerate, -degenerate]])
         directions *= _AT / np.linalg.norm(directions, axis=1, keepdims=True)
-        nothing = np.zeros(len(self._axes))
-        lowest, checks = self._value(nothing, self._along(nothing)), []
-        for direction in directions:
-            point = direction * self._room(direction)
-            value = self._value(point, self._along(point))
-            weights, missed = self._refitted(regression, point)
-            ends = [(1.0 + sign * _STEP) * point for sign in (1.0, -1.0)]
-            amortised = [self._objective(end, self._along(end)) for end in ends]
-            refitted = [self._objective(end, weights) for end in ends]
-            slopes = [(up - down) / (2 * _STEP) for up, down in (amortised, refitted)]
-            shift = dict(zip(fit.values, (self._axes @ point).tolist(), strict=True))
-            rise = value - lowest
-            checks.append(Check(shift, float(rise), float(rise - missed), (float(slopes[0]), float(slopes[1]))))
-        return checks
+        return [
+            self._check(direction * self._room(direction), of_model, of_data, regression) for direction in directions
+        ]
 
-    def _refitted(self, regression: Regression, shift: np.ndarray) -> tuple[np.ndarray, float]:
-        """The fields' weights at the maximum of the likelihood at a shift, and by how much it is higher there.
+    def _check(self, point: np.ndarray, of_model: EventsBehind, of_data: EventsBehind, regression: Regression) -> Check:
+        own, refitted = self._along(point), self._refitted(of_model, regression, point)
+
+        def rises(events: EventsBehind) -> tuple[float, float]:
+            lowest = self._objective(events, 0.0 * point, 0.0 * own)
+            return self._objective(events, point, own) - lowest, self._objective(events, point, refitted) - lowest
+
+        def slope(at: float, held: np.ndarray | None = None) -> float:
+            ends = [(at + sign * _STEP) * point for sign in (1.0, -1.0)]
+            up, down = (self._objective(of_model, end, self._along(end) if held is None else held) for end in ends)
+            return (up - down) / (2.0 * _STEP)
+
+        tilt = slope(0.0)  # events of the model have their minimum close by; what is asked for is a rise from it
+        expected = [rise - tilt for rise in rises(of_model)]
+        return Check(
+            shift=dict(zip((one.name for one in self.params), (self._axes @ point).tolist(), strict=True)),
+            amortised=expected[0],
+            refitted=expected[1],
+            slopes=(slope(1.0) - tilt, slope(1.0, refitted) - tilt),
+            data=None if of_data is of_model else rises(of_data),
+        )
+
+    def _refitted(self, events: EventsBehind, regression: Regression, shift: np.ndarray) -> np.ndarray:
+        """The fields' weights ``(K,)`` at the maximum of the likelihood of events at a shift.
 
         By Fisher scoring; a step that does not help is shortened.
         """
         weights = self._along(shift)
-        start = lowest = self._objective(shift, weights)
+        lowest = self._objective(events, shift, weights)
         for _ in range(_STEPS):
-            slope = self._events.gradient(weights) - self._tilt - self._penalty * weights
+            slope = self._likelihood.gradient(events, weights) - events.slope - self._penalty * weights
             step = regression.solve(slope, least=_FIRM)
             for size in (1.0, 0.5, 0.2, 0.05):
-                value = self._objective(shift, weights + size * step)
+                value = self._objective(events, shift, weights + size * step)
                 if value < lowest:
                     lowest, weights = value, weights + size * step
                     break
-        return weights, start - lowest
+        return weights
 
     def _problems(
-        self, fit: TransferFit, checks: Sequence[Check], bounds: Bounds, goodness: Mapping[str, float]
+        self,
+        fit: TransferFit,
+        checks: Sequence[Check],
+        bounds: Bounds,
+        goodness: Mapping[str, float],
+        moves: np.ndarray,
     ) -> list[str]:
         problems = list(fit.problems)
+        if np.any((far := np.abs(moves) / bounds.errors["profiled"]) > _ASTRAY):
+            problems.append(
+                f"its minimum is about {far.max():.1f} standard errors from where the map of step 1 was best: train the map "
+                "for longer"
+            )
         if worst := [f"{name} {p:.1g}" for name, p in goodness.items() if p < _IMPROBABLE]:
             problems.append(
                 f"data do not have the density of the model behind the map (probabilities: {', '.join(worst)}): the map is "
@@ -434,12 +425,7 @@ class ProfileProblem:
             problems.append(
                 f"the errors of {', '.join(names)} are too small, as the map follows by few fields: use n_fields="
             )
-        for check in checks:
-            if not check.passed:
-                at = ", ".join(f"{name} {shift:+.3g}" for name, shift in check.shift.items())
-                problems.append(
-                    f"at {at} the NLL rises by {check.amortised:.2f}, but by {check.refitted:.2f} with a refitted map"
-                )
+        problems += [check.problem for check in checks if not check.passed]
         lengths = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(bounds.covariance), self._axes), axis=0)
         cut = np.array([self._room(axis) < 0.99 for axis in np.eye(len(lengths))])
         if np.any(short := (lengths < _SHORT) & ~cut & ~of_constraints(self._axes / lengths, bounds.prior)):
