@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EVENTS", "GRAPH", "ROWS", "XLA", "concatenated", "slices"]
+__all__ = ["EVENTS", "GRAPH", "ROWS", "SMALL_GRAPH", "XLA", "concatenated", "slices"]
 
 XLA = 1024
 """Events per call of what XLA compiles, which is as fast in small chunks; these suit toys."""
 
 GRAPH = 16_384
 """Events per call of a TensorFlow graph, which is slow in small chunks."""
+
+SMALL_GRAPH = 4096
+"""The same where samples may be small, and the graph is called a few times."""
 
 EVENTS = 65_536
 """Events per call of what runs once and keeps no intermediate results."""

@@ -7,7 +7,7 @@ events and any PDF; counts in bins have :mod:`zfit_fnf.loss.binned`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -16,7 +16,20 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from ..pdf import LogSpacePDF, columns, components, drawn, plainly, space_ranges, sum_components
+from ..common.chunks import SMALL_GRAPH
+from ..param import read_once
+from ..pdf import (
+    LogSpacePDF,
+    columns,
+    components,
+    drawn,
+    log_density,
+    plainly,
+    precompute,
+    space_ranges,
+    sum_components,
+    sum_shares,
+)
 from ..state import seeded
 from .inputs import checked_data, kind_of
 from .kernels import (
@@ -49,6 +62,8 @@ EventTerm = tuple[EventKernel, EventChunks]
 
 _PLAIN = {f"zfit.models.{module}" for module in ("basic", "dist_tfp", "physics", "polynomials")}
 """Modules of densities that draw with zfit's generator; others may draw with TensorFlow's."""
+
+_MANY_SCORES = 500_000  # of events along parameters, for which XLA compiles 3 s longer
 
 TermCalls = tuple[Any, Iterable[tuple[Any, ...]]]
 """A term of a likelihood with the arguments of all calls whose results add up."""
@@ -288,12 +303,17 @@ class UnbinnedChannel:
         model, expected = self.model, self.n_expected()
         if not expected:
             return self._as_data(np.zeros((0, len(model.obs))), np.zeros(0))
-        components = sum_components(model)
-        x = np.concatenate([drawn_events(model, component, n_events, next(seeds)) for component in components])
-        log_q = logsumexp(
-            [EventDensity(part, np.asarray(columns(x, model.obs, part.obs)))() for part in components], axis=0
+        parts = sum_components(model)
+        x = np.concatenate([drawn_events(model, part, n_events, next(seeds)) for part in parts])
+        log_p = _log_densities(model, parts, x)
+        log_q = logsumexp(log_p, axis=0) - np.log(len(parts))
+        # The components of a sum of zfit may be normalised over other ranges than the sum.
+        ratio = (
+            np.exp(EventDensity(model, x)() - log_q)
+            if isinstance(model, zfit.pdf.SumPDF)
+            else sum_shares(model) @ np.exp(log_p - log_q)
         )
-        weights = np.exp(EventDensity(model, x)() - log_q + np.log(len(components))) * expected / len(x)
+        weights = ratio * expected / len(x)
         x, weights = x[weights > 0], weights[weights > 0]
         balanced = _balanced(weights, scores(model, x, params), yield_gradient(model, params)[1])
         return self._as_data(x, balanced)
@@ -380,11 +400,42 @@ class EventDensity:
 
     def __init__(self, model: zfit.pdf.BasePDF, x: np.ndarray):
         self._model, self._n = model, len(x)
-        self._chunks = EventChunks(event_kernel(model), x)
+        self._chunks = EventChunks(self._kernel(), x)
 
     def __call__(self) -> np.ndarray:
-        kernel = event_kernel(self._model)
-        return np.concatenate([kernel.log_density(precomputed) for precomputed, _ in self._chunks])[: self._n]
+        return self._kernel()(self._chunks)[0, : self._n]
+
+    def _kernel(self) -> _DensityKernel:
+        return kept_by(self._model, "density", lambda: _DensityKernel(self._model, [self._model]))
+
+
+def _log_densities(model: zfit.pdf.BasePDF, parts: Sequence[zfit.pdf.BasePDF], x: np.ndarray) -> np.ndarray:
+    """Log-densities ``(C, n)`` of the components of a model at its events."""
+    kernel = kept_by(model, "densities of components", lambda: _DensityKernel(model, parts))
+    return kernel(EventChunks(kernel, x))[:, : len(x)]
+
+
+class _DensityKernel(Term):
+    """Log-densities of events of a model; without XLA, which compiles longer than these few evaluations take."""
+
+    def __init__(self, model: zfit.pdf.BasePDF, parts: Sequence[zfit.pdf.BasePDF]):
+        super().__init__(model.get_params(floating=None))
+        self.precompute = Compiled(
+            lambda x: [precompute(one, columns(x, model.obs, one.obs)) for one in parts], xla=False
+        )
+        self._log_densities = Compiled(
+            read_once()(lambda events: tf.stack([log_density(*pair) for pair in zip(parts, events, strict=True)])),
+            xla=False,
+        )
+
+    def chunk_size(self, n_events: int) -> int:
+        """Events per call: one size for samples of all sizes, since each is compiled anew."""
+        del n_events
+        return SMALL_GRAPH
+
+    def __call__(self, chunks: EventChunks) -> np.ndarray:
+        """Log-densities ``(C, n)`` of precomputed events, including those that fill the last chunk."""
+        return np.concatenate([self._log_densities(precomputed) for precomputed, _ in chunks], axis=1)
 
 
 def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters, term: TermCalls | None = None) -> np.ndarray:
@@ -398,12 +449,20 @@ def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters, term: Ter
     """
     result = np.zeros((len(x), len(params)))
     if len(x):
-        kernel, chunks = term or (event_kernel(model), EventChunks(event_kernel(model), x))
+        kernel, chunks = term or _scoring(model, x, len(params))
         own = [index for index, parameter in enumerate(params) if parameter in kernel.params]
         directions = directions_along(kernel.params, [params[index] for index in own])
         parts = [kernel.scores(directions, *chunk) for chunk in chunks] if own else []
         result[:, own] = np.concatenate(parts, axis=1)[:, : len(x)].T if own else 0.0
     return result + (_log_yield_gradient(model, params) if model.is_extended else 0.0)
+
+
+def _scoring(model: zfit.pdf.BasePDF, x: np.ndarray, n_params: int) -> TermCalls:
+    if len(x) * n_params > _MANY_SCORES:
+        kernel = event_kernel(model)
+    else:
+        kernel = kept_by(model, "few scores", lambda: EventKernel(model, xla=False))
+    return kernel, EventChunks(kernel, x)
 
 
 def _log_yield_gradient(model: zfit.pdf.BasePDF, params: Parameters) -> np.ndarray:

@@ -174,19 +174,22 @@ class Kernel(Term):
 class EventKernel(Kernel):
     """Minus the weighted sum of the log-densities of a chunk of precomputed events, ``(precomputed, weights)``.
 
+    Args:
+        model: Any PDF.
+        xla: Whether XLA compiles it where it can, which takes longer than a few evaluations without it.
+
     Attributes:
         precompute: ``precompute(x)``, the precomputed events ``(n, n_obs)``.
-        log_density: ``log_density(precomputed)``, the log-densities ``(n,)``.
         score: ``score(tangent, precomputed, weights)``, the derivative ``(n,)`` of every log-density along a direction.
     """
 
-    def __init__(self, model: zfit.pdf.BasePDF):
+    def __init__(self, model: zfit.pdf.BasePDF, *, xla: bool = True):
         self._log_density: Callable[[Any], tf.Tensor] = read_once()(functools.partial(log_density, model))
-        xla = is_compilable(model)
-        self._chunk = chunks.XLA if xla else chunks.GRAPH
+        self._chunk = chunks.GRAPH if xla else chunks.SMALL_GRAPH
+        if xla := xla and is_compilable(model):
+            self._chunk = chunks.XLA
         super().__init__(self._sum, model.get_params(floating=None, is_yield=False), xla=xla)
         self.precompute: Callable[[tf.Tensor], Any] = Compiled(functools.partial(precompute, model), xla=xla)
-        self.log_density: Callable[[Any], tf.Tensor] = Compiled(self._log_density, xla=xla)
         self.score: Callable[..., tf.Tensor] = Compiled(self._score, xla=xla)
 
     def chunk_size(self, n_events: int) -> int:
