@@ -9,6 +9,8 @@ events, a signal strength ``mu``, a yield ``nb`` of the background and two nuisa
 
 * ``gaussian``: the family is right; only finite simulation matters.
 * ``skewed``: the signal is skewed, which no Gaussian describes.
+* ``tails``: both processes have tails of a Student distribution with five degrees of freedom, of which few events make most of
+  the scores' variance.
 * ``wide``: the signal's density is 10 % too wide.
 * ``off``: the signal's response to the nuisance ``shift`` is missing.
 * ``interaction``: the product of the two nuisances moves the signal, and the deformation does not know it.
@@ -32,7 +34,7 @@ import tensorflow as tf
 import zfit_fnf as zfnf
 from zfit_fnf.densities.responses import ShapeResponse
 
-CASES = ("gaussian", "skewed", "wide", "off", "interaction")
+CASES = ("gaussian", "skewed", "tails", "wide", "off", "interaction")
 POINTS = [{"shift": 1}, {"shift": -1}, {"scale": 1}, {"scale": -1}]
 CORNERS = [{"shift": a, "scale": b} for a in (1, -1) for b in (1, -1)]
 YIELDS = {"signal": 2000.0, "background": 8000.0}
@@ -50,13 +52,18 @@ class Process:
     width: float
     skewed: bool = False
     cross: float = 0.0
+    strength: float = 1.0
+    tails: bool = False
 
     def draw(self, nu: Mapping[str, float], n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        z = (rng.gamma(2.0, size=n) - 2.0) / np.sqrt(2.0) if self.skewed else rng.normal(size=n)
+        if self.skewed:
+            z = (rng.gamma(2.0, size=n) - 2.0) / np.sqrt(2.0)
+        else:
+            z = np.sqrt(3 / 5) * rng.standard_t(5, size=n) if self.tails else rng.normal(size=n)
         return {"y": self.mean + self.width * self.moved(z, nu.get("shift", 0.0), nu.get("scale", 0.0))}
 
     def moved(self, z: np.ndarray, first: float, second: float) -> np.ndarray:
-        shift, scale = RESPONSES[self.name]
+        shift, scale = (self.strength * size for size in RESPONSES[self.name])
         return (z + shift * first + self.cross * first * second) * np.exp(scale * second)
 
     def simulate(self, n: int, rng: np.random.Generator) -> zfnf.Simulation:

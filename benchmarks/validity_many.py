@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from validity import CASES, CORNERS, POINTS, TRUTH, YIELDS, Process
+from validity import CASES, CORNERS, POINTS, RESPONSES, TRUTH, YIELDS, Process
 
 from zfit_fnf.calibration.interpolation import Interpolation
 from zfit_fnf.calibration.moments import Moments, cautiously, inverse
 
 GRID = np.linspace(-10.0, 10.0, 2401)
 STEP = GRID[1] - GRID[0]
+SIGNAL, BACKGROUND = (1.0, 0.5), (0.0, 1.5)  # mean and width
 AT = np.array(list(TRUTH.values()))
 CONSTRAINTS = np.diag([0.0, 0.0, 1.0, 1.0])
 LIMITS = np.array([1e-3, 1.0, -5.0, -5.0]), np.array([20.0, 1e5, 5.0, 5.0])
@@ -61,10 +62,10 @@ class Model:
     def scores(self, y: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores ``(n, 4)`` of events, and the expected density of events ``(n,)``."""
         (first, by_first), (second, by_second) = (one.log_density(y, at[2:]) for one in self.components.values())
-        expected = np.stack([YIELDS["signal"] * at[0] * np.exp(first), at[1] * np.exp(second)], axis=1)
-        total = expected.sum(axis=1)
-        share = expected / total[:, None]
-        return np.column_stack([share / at[:2], share[:, :1] * by_first + share[:, 1:] * by_second]), total
+        logs = np.stack([np.log(YIELDS["signal"] * at[0]) + first, np.log(at[1]) + second], axis=1)
+        log_total = np.logaddexp(*logs.T)  # far out both densities are too small for a number
+        share = np.exp(logs - log_total[:, None])
+        return np.column_stack([share / at[:2], share[:, :1] * by_first + share[:, 1:] * by_second]), np.exp(log_total)
 
     def information(self, at: np.ndarray) -> np.ndarray:
         """Fisher information ``(4, 4)``."""
@@ -143,13 +144,26 @@ def believable(scores: np.ndarray, density: np.ndarray, on_grid: np.ndarray) -> 
     return turn @ measured @ turn.T
 
 
-def repeat(case: str, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
+def exact_errors(strength: float) -> np.ndarray:
+    """Errors ``(4,)`` of the exact likelihood of unskewed processes."""
+    parts = {}
+    for name, mean, width in (("signal", *SIGNAL), ("background", *BACKGROUND)):
+        part = parts[name] = Component.__new__(Component)
+        shift, scale = np.array(RESPONSES[name]) * strength
+        part.mean, part.width, part.table = mean, width, np.zeros((2, 2, 2))
+        part.table[:, 0] = [[0.0, -shift], [-scale, 0.0]]  # z = (y - mean) / width exp(-scale nu_2) - shift nu_1
+    return np.sqrt(np.diag(np.linalg.inv(Model(parts).information(AT) + CONSTRAINTS)))
+
+
+def repeat(
+    case: str, ratio: float, seed: int, stretch: float = 1.1, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
     """Pulls and errors of the learned and of the calibrated fit, and whether the calibration would be refused."""
     rng = np.random.default_rng([CASES.index(case), seed])
     crossed = case == "interaction"
     processes = [
-        Process("signal", 1.0, 0.5, skewed=case == "skewed", cross=0.25 if crossed else 0.0),
-        Process("background", 0.0, 1.5),
+        Process("signal", *SIGNAL, case == "skewed", 0.25 if crossed else 0.0, strength, case == "tails"),
+        Process("background", *BACKGROUND, strength=strength, tails=case == "tails"),
     ]
     places = [{}, *POINTS, *(CORNERS if crossed else [])]
     points = np.array([[place.get(name, 0.0) for name in ("shift", "scale")] for place in places], float)
@@ -157,7 +171,7 @@ def repeat(case: str, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray, 
     def simulate(process: Process) -> list[np.ndarray]:
         return [process.draw(place, round(ratio * YIELDS[process.name]), rng)["y"] for place in places]
 
-    spoilt = {"stretch": 1.1 if case == "wide" else 1.0, "without_shift": case == "off"}
+    spoilt = {"stretch": stretch if case == "wide" else 1.0, "without_shift": case == "off"}
     right = {"stretch": 1.0, "without_shift": False}
     model = Model(
         {one.name: Component(simulate(one), **(spoilt if one.name == "signal" else right)) for one in processes}
@@ -183,11 +197,12 @@ def repeat(case: str, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray, 
     return (start - AT) / units, (end - AT) / errors, units, errors, refused
 
 
-def summary(case: str, ratio: float, n: int) -> dict[str, Any]:
+def summary(case: str, ratio: float, n: int, stretch: float = 1.1, strength: float = 1.0) -> dict[str, Any]:
     """Mean and width of pulls, coverage and the ratio of errors, by parameter."""
-    results = [repeat(case, ratio, seed) for seed in range(n)]
+    results = [repeat(case, ratio, seed, stretch, strength) for seed in range(n)]
     kept = [one for one in results if not one[4]]
     report: dict[str, Any] = {"ratio": ratio, "repetitions": n, "refused": n - len(kept)}
+    report |= {"stretch": stretch, "strength": strength}
     for kind, column in (("naive", 0), ("calibrated", 1)):
         pulls = np.stack([one[column] for one in kept])
         rows = zip(TRUTH, pulls.mean(axis=0), pulls.std(axis=0, ddof=1), (abs(pulls) < 1).mean(axis=0), strict=True)
@@ -197,6 +212,9 @@ def summary(case: str, ratio: float, n: int) -> dict[str, Any]:
         }
     growth = np.median([one[3] / one[2] for one in kept], axis=0)
     report["error / naive error"] = dict(zip(TRUTH, growth.round(3).tolist(), strict=True))
+    if case not in ("skewed", "tails"):  # the exact likelihood knows more of these than their moments
+        exact = np.median([one[3] for one in kept], axis=0) / exact_errors(strength)
+        report["error / exact error"] = dict(zip(TRUTH, exact.round(3).tolist(), strict=True))
     return report
 
 
@@ -206,9 +224,11 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", choices=CASES)
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--ratio", type=float, default=3.0, help="simulated events of each sample per data event")
+    parser.add_argument("--stretch", type=float, default=1.1, help="how much too wide the signal of `wide` is")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the responses to the nuisances")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    report = {case: summary(case, args.ratio, args.repetitions) for case in args.cases}
+    report = {case: summary(case, args.ratio, args.repetitions, args.stretch, args.strength) for case in args.cases}
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))

@@ -238,6 +238,34 @@ def test_the_two_sample_test_knows_its_level():
     assert two_sample_test(first, {"y": second["y"] + 0.5}, ["y"]) < 1e-4
 
 
+def test_what_is_not_tested_is_said(response):
+    shape = {name: zfnf.nuisance(name) for name in "ab"}
+    signal = zfnf.pdf.FNFPDF(response, shape, extended=100.0, name="signal")
+    model = zfnf.pdf.SumPDF([signal, zfnf.pdf.FlowPDF(response.flow, extended=100.0, name="other")])
+    few = simulate(response, 200, 1)
+    few = Simulation(
+        few.nominal, [Variation(response.sample(50, nu={"a": 1.0}, seed=2), at={"a": 1.0}), *few.variations[1:]]
+    )
+    report = validate(model, {"signal": few}, level=CONSERVATIVE)
+    assert report.untested == (
+        "signal, p(y1, y2) at a=+1: not tested, its 50 events are too few to tell anything",
+        "other: not tested, it has no simulation",
+    )
+    assert "a=+1" not in set(report.table["point"])
+
+
+def test_events_of_the_training_are_refused():
+    rng = np.random.default_rng(1)
+    trained, fresh = ({"y": rng.normal(size=400)} for _ in range(2))
+    flow = zfnf.Flow(["y"], seed=1)
+    flow.events = (Sample(trained), np.arange(40))
+    mixed = {"y": np.concatenate([fresh["y"][:200], trained["y"][:200]])}
+    with pytest.raises(
+        ValueError, match=r"160 of the 400 events of the sample 'nominal' of p\(y\) have trained its density"
+    ):
+        validate(flow, Simulation(mixed))
+
+
 def test_mistakes_are_named(response):
     with pytest.raises(TypeError, match="simulation= is a Simulation"):
         validate(response, response.sample(10, seed=1))

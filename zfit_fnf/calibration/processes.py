@@ -15,7 +15,7 @@ from ..samples import Sample, Simulation, check_inside, check_trainable
 from ..samples.pairing import are_paired, fingerprint, same_events, shared_rows
 from .interpolation import Interpolation
 
-__all__ = ["Process", "SimulatedPoint", "processes_of"]
+__all__ = ["Process", "SimulatedPoint", "check_unseen", "processes_of"]
 
 _FEWEST = 100  # events of a simulated sample
 _SHARED = 0.01  # of the events of a sample, from which on they are those of the training
@@ -197,7 +197,8 @@ def _points(
                 f"{_FEWEST} at least"
             )
         check_inside(sample, space_ranges(model.norm))
-        _check_not_trained_with(sample, pdf, name)
+        for part in components(pdf):
+            check_unseen(sample, getattr(part, "_flow", None), f"the sample {name!r} of {pdf.name!r}")
         x = sample.array(model.obs)
         shares = np.ones(len(x)) if sample.weights is None else np.asarray(sample.weights, float)
         paired = first is not None and are_paired(first, x)
@@ -205,21 +206,29 @@ def _points(
         yield SimulatedPoint(name, x, shares / shares.sum(), sample.effective_size, paired)
 
 
-def _check_not_trained_with(sample: Any, pdf: zfit.pdf.BasePDF, name: str) -> None:
-    for part in components(pdf):
-        flow: Any = getattr(part, "_flow", None)
-        mark = getattr(getattr(flow, "history", None), "fingerprint", None)
-        columns = [] if flow is None else [*flow.obs, *flow.cond]
-        if mark and same_events(mark, fingerprint(sample, columns), sample.effective_size):
-            shared = sample.n_events
-        elif getattr(flow, "events", None) is not None:  # trained in this session: some of the events may be the same
-            trained, held_out = flow.events
-            seen = np.delete(np.arange(trained.n_events), held_out)
-            shared = shared_rows(sample, trained, columns, seen)
-        else:
-            continue
-        if shared > _SHARED * sample.n_events:
-            raise ValueError(
-                f"{shared} of the {sample.n_events} events of the sample {name!r} of {pdf.name!r} have trained its density "
-                "(same rows), and say nothing about how wrong it is: hold some out, Simulation.split"
-            )
+def check_unseen(sample: Sample, flow: Any, what: str) -> None:
+    """Refuse events that have trained a density, as far as it remembers them.
+
+    Args:
+        sample: The events.
+        flow: The density, or what has none.
+        what: What a message calls the sample and its density.
+
+    Raises:
+        ValueError: If more than one in a hundred of them have.
+    """
+    mark = getattr(getattr(flow, "history", None), "fingerprint", None)
+    columns = [] if flow is None else [*flow.obs, *flow.cond]
+    if mark and same_events(mark, fingerprint(sample, columns), sample.effective_size):
+        shared = sample.n_events
+    elif getattr(flow, "events", None) is not None:  # trained in this session: some of the events may be the same
+        trained, held_out = flow.events
+        seen = np.delete(np.arange(trained.n_events), held_out)
+        shared = shared_rows(sample, trained, columns, seen)
+    else:
+        return
+    if shared > _SHARED * sample.n_events:
+        raise ValueError(
+            f"{shared} of the {sample.n_events} events of {what} have trained its density (same rows), and say nothing about "
+            "how wrong it is: hold some out, Simulation.split"
+        )

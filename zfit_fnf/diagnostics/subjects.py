@@ -16,9 +16,10 @@ from ..densities.flows import AutoregressiveDensity, Flow
 from ..densities.process import FittedProcess
 from ..densities.responses import ShapeResponse
 from ..loss import Compiled
+from ..pdf import sum_components
 from ..samples import Sample
 
-__all__ = ["Subject", "subjects_of"]
+__all__ = ["Subject", "subjects_of", "unnamed"]
 
 _CHUNK = 4096  # events per call of what is compiled, of which the last ones may be repeated: one shape for all samples
 
@@ -159,10 +160,7 @@ def subjects_of(model: Any, names: Mapping[str, Any] | None) -> Iterator[Subject
         yield Subject("", model)
         return
     for pdf in _named(model, names or {}):
-        for part in _parts(pdf):
-            density = getattr(part, "deformation", None) or getattr(part, "_flow", None)
-            if isinstance(density, (Flow, ShapeResponse)):
-                yield Subject(pdf.name, density)
+        yield from (Subject(pdf.name, density) for density in _learned(pdf))
 
 
 def _named(pdf: Any, names: Mapping[str, Any]) -> Iterator[Any]:
@@ -172,6 +170,23 @@ def _named(pdf: Any, names: Mapping[str, Any]) -> Iterator[Any]:
         return
     for daughter in getattr(pdf, "pdfs", ()):
         yield from _named(daughter, names)
+
+
+def unnamed(pdf: Any, names: Mapping[str, Any]) -> list[str]:
+    """Names of the learned components of a PDF that have no simulation."""
+    if pdf.name in names:
+        return []
+    if sum_components(pdf) == [pdf]:
+        return [pdf.name] if any(_learned(pdf)) and not any(_named(pdf, names)) else []
+    return [name for part in sum_components(pdf) for name in unnamed(part, names)]
+
+
+def _learned(pdf: Any) -> Iterator[Flow | ShapeResponse]:
+    """The learned densities that a PDF is made of."""
+    for part in _parts(pdf):
+        density = getattr(part, "deformation", None) or getattr(part, "_flow", None)
+        if isinstance(density, (Flow, ShapeResponse)):
+            yield density
 
 
 def _parts(pdf: Any) -> Iterator[Any]:

@@ -25,12 +25,13 @@ from scipy import stats
 from scipy.special import eval_hermitenorm, factorial, ndtri
 from tqdm.auto import tqdm
 
+from ..calibration.processes import check_unseen
 from ..common.checks import integer, number
 from ..interop.callable import check_normalisation
 from ..loss import LogSpaceNLL
 from ..samples import Sample, Simulation, check_trainable
 from .fitted import REMEDIES, tests_of_fit
-from .subjects import Subject, subjects_of
+from .subjects import Subject, subjects_of, unnamed
 from .two_sample import two_sample_test
 
 __all__ = ["ValidationReport", "validate"]
@@ -51,7 +52,8 @@ class ValidationReport:
 
     Attributes:
         problems: What is wrong, by how much, and what to do about it, in sentences.
-        untested: Pairs of nuisances without joint samples, by process: whether they interact is not known.
+        untested: What is not known, in sentences: learned processes without simulation, samples of fewer than 100 events,
+            and whether nuisances interact of which there is no joint sample.
         table: One row for each test: ``process``, ``point``, ``test``, ``of`` (what is tested), ``value`` (of the
             closure, the predicted bias of a fit in errors; of ``mean``, ``width`` and ``skewness``, what they are off by; the
             integral), its p-value (none, or zero, of what is not a matter of
@@ -119,7 +121,7 @@ def validate(
     Raises:
         ImportError: If scikit-learn is missing, with the command that installs it.
         TypeError: If an argument is of another kind.
-        ValueError: If there is no learned density, a nuisance has no sample, or a sample no events.
+        ValueError: If there is no learned density, a nuisance has no sample, or a sample no events or those of the training.
 
     Example:
         >>> report = validate(deformation, Simulation(held_out, held_out_variations))
@@ -141,8 +143,9 @@ def validate(
         raise ValueError(f"there is no learned density called {unknown if subjects else list(given)} in {model!r:.100}")
     rows, untested = list[tuple[Any, ...]](), list[str]()
     for subject in subjects:
-        _check_moved(subject, given[subject.process])
-        untested += _untested(subject, given[subject.process])
+        untested += _check(subject, given[subject.process])
+    for part in parts if named else ():
+        untested += (f"{name}: not tested, it has no simulation" for name in unnamed(part, given))
     n_points = sum(1 + len(given[subject.process].variations) for subject in subjects)
     with tqdm(total=n_points + (nll is not None), desc="verdict", unit="sample", disable=not progress) as bar:
         for index, subject in enumerate(subjects):
@@ -165,8 +168,10 @@ def _tests(
     for (name, at), sample, (first, second) in zip(
         points, samples, seeds.generate_state(2 * len(points)).reshape(-1, 2).tolist(), strict=True
     ):
-        check_trainable(sample)
         bar.set_postfix_str(f"{subject.title} at {name}")
+        if sample.effective_size < _FEWEST:
+            bar.update()
+            continue
         # Where distribution functions are not known, ranks among events of the density take their place: many of them.
         n = (_DRAWS if subject.sequential else _RANKED) * sample.n_events
         drawn = subject.sample(sample, at, n=n, seed=first)
@@ -186,10 +191,21 @@ def _tests(
         bar.update()
 
 
-def _check_moved(subject: Subject, simulation: Simulation) -> None:
+def _check(subject: Subject, simulation: Simulation) -> Iterator[str]:
+    """Refuse simulation that is none of a density, and say what of it is not tested."""
     moved = {name for variation in simulation.variations for name in variation.at}
     if missing := [name for name in subject.nuisances if name not in moved]:
         raise ValueError(f"the simulation of {subject.title} lacks samples of the nuisances {missing}")
+    names = ["nominal", *(str(variation.name) for variation in simulation.variations)]
+    for name, sample in zip(names, simulation.samples(subject.columns, process=subject.title), strict=True):
+        check_trainable(sample)
+        check_unseen(sample, subject.flow, f"the sample {name!r} of {subject.title}")
+        if sample.effective_size < _FEWEST:
+            yield f"{subject.title} at {name}: not tested, its {sample.effective_size:.0f} events are too few to tell anything"
+    together = {frozenset(pair) for v in simulation.variations for pair in itertools.combinations(v.at, 2)}
+    for a, b in itertools.combinations(subject.nuisances, 2):
+        if frozenset((a, b)) not in together:
+            yield f"{subject.title}: whether {a!r} and {b!r} interact is not tested, there is no joint sample"
 
 
 def _classifier(sample: Sample, promised: Sample, subject: Subject, seed: int) -> Iterator[tuple[Any, ...]]:
@@ -274,14 +290,6 @@ def _normalisation_by_draws(promised: Sample, log_ratio: np.ndarray) -> Iterator
 
 def _integral(integral: float, error: float) -> tuple[Any, ...]:
     return "normalisation", "integral", integral, float(2 * stats.norm.sf(abs(integral - 1.0) / error))
-
-
-def _untested(subject: Subject, simulation: Simulation) -> list[str]:
-    together = {frozenset(pair) for v in simulation.variations for pair in itertools.combinations(v.at, 2)}
-    pairs = [pair for pair in itertools.combinations(subject.nuisances, 2) if frozenset(pair) not in together]
-    return [
-        f"{subject.title}: whether {a!r} and {b!r} interact is not tested, there is no joint sample" for a, b in pairs
-    ]
 
 
 def _rejected(p_values: np.ndarray, level: float) -> np.ndarray:
