@@ -30,7 +30,9 @@ from zfit_fnf.doi import (
 from zfit_fnf.doi.bounds import Bounds
 from zfit_fnf.doi.check import Check
 from zfit_fnf.doi.goodness import kolmogorov_smirnov
+from zfit_fnf.doi.step1 import _warn_if_few
 from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
+from zfit_fnf.samples import as_sample
 
 data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
 # --- densities and likelihoods -----------------------------------------------------------------------------------------
@@ -186,6 +188,26 @@ def test_a_parameter_at_its_limit_marks_the_fit(data):
 def test_few_events_for_many_weights(data):
     with pytest.warns(UserWarning, match=r"50 effective events are few for a map with \d+ weights \(ratio"):
         fit_transfer(model(), data[:50], **{**SMALL, "hidden": (16, 16)}, seed=1)
+
+
+def test_few_events_of_a_process():
+    """A twentieth of 1000 events for half of the weights; with as many of each, there are enough."""
+    transfer = Transfer(["y"], processes=("signal", "background"), n_layers=1, hidden=(4,))
+    sample, space = as_sample({"y": np.linspace(-1.0, 1.0, 1000)}, ["y"]), zfit.Space("y", -5, 5)
+    parts = [zfit.pdf.Gauss(0.0, 1.0, obs=space, name=name) for name in transfer.processes]
+    n_own = sum(int(np.prod(weights.shape)) for weights in transfer.trainable_variables) / 2
+    assert 25 < n_own < 250  # what makes 50 events few and 500 enough
+    with pytest.warns(
+        UserWarning, match=r"few effective events for maps of their own \(signal 50, with \d+ weights each"
+    ):
+        _warn_if_few(SumPDF(parts, fracs=[0.05]), transfer, sample)
+    _warn_if_few(SumPDF(parts, fracs=[0.5]), transfer, sample)
+
+
+def test_windows_that_end_where_a_parameter_does(profiled):
+    assert "that of jes ends" not in str(profiled)
+    wide = replace(profiled, window={"jes": 3.0 + abs(profiled.fit.values["jes"])})
+    assert "that of jes ends at -3, where its training ends; that of jes ends at 3" in str(wide)
 
 
 @pytest.mark.parametrize(

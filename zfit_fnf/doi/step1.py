@@ -24,7 +24,7 @@ from ..densities.history import History
 from ..densities.transfer import Transfer
 from ..minimize import Minuit
 from ..minimum import inverse_of
-from ..pdf import UNBOUNDED, outputs, space_ranges
+from ..pdf import UNBOUNDED, outputs, space_ranges, sum_shares
 from ..samples import Sample, as_sample, check_inside
 from ..train.loop import Maximiser
 from ..train.schedule import Schedule
@@ -219,7 +219,7 @@ def fit_transfer(
     check_inside(sample, space_ranges(model.norm))
     transfer = _new_transfer(model, obs, cond, shared=shared, n_layers=n_layers, hidden=hidden, seed=seed)
     transfer.standardise(sample)
-    _warn_if_few(transfer, sample)
+    _warn_if_few(model, transfer, sample)
     problem = GlobalProblem(model, transfer, schedule or default_schedule(sample), penalty=penalty)
     return problem.solve(sample, seed=seed, progress=progress)
 
@@ -416,11 +416,21 @@ def _new_transfer(
     )
 
 
-def _warn_if_few(transfer: Transfer, sample: Sample) -> None:
+def _warn_if_few(model: zfit.pdf.BasePDF, transfer: Transfer, sample: Sample) -> None:
     n_weights = sum(int(np.prod(variable.shape)) for variable in transfer.trainable_variables)
     ratio = sample.effective_size / n_weights
     if ratio < _FEW:
         warn(
             f"{sample.effective_size:.0f} effective events are few for a map with {n_weights} weights (ratio "
             f"{ratio:.2g}): it will follow fluctuations. Use smaller hidden= layers, or a penalty="
+        )
+        return
+    shares = sum_shares(model) if transfer.processes else np.zeros(0)
+    own = {name: sample.effective_size * float(share) for name, share in zip(transfer.processes, shares, strict=True)}
+    if few := {name: n for name, n in own.items() if n < _FEW * n_weights / transfer.n_maps}:
+        counted = ", ".join(f"{name} {n:.0f}" for name, n in few.items())
+        warn(
+            f"processes have few effective events for maps of their own ({counted}, with {n_weights / transfer.n_maps:.0f} "
+            "weights each): a map can shrink a process onto single events, and the likelihood has no maximum. Use shared=True, "
+            "smaller hidden= layers, or a penalty="
         )

@@ -33,7 +33,7 @@ from .goodness import goodness_of_fit
 from .regression import MOST, DisplacedLikelihood, EventsBehind, Regression
 from .rows import behind, make_loss, model_sample
 from .step1 import TransferFit
-from .window import axes_of_covariance, axes_of_window, headroom_of, of_constraints
+from .window import axes_of_covariance, axes_of_window, ends_of, headroom_of, of_constraints
 
 __all__ = ["ProfileProblem", "ProfiledFit", "profile"]
 
@@ -120,7 +120,8 @@ class ProfiledFit:
     def __str__(self) -> str:
         state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
         window = ", ".join(f"{name} +-{half:.3g}" for name, half in self.window.items())
-        lines = [f"amortised profile of {', '.join(self.window)}", state, f"window: {window}", str(self.bounds)]
+        window = "; ".join([f"window: {window}", *ends_of(self.fit, self.window)])
+        lines = [f"amortised profile of {', '.join(self.window)}", state, window, str(self.bounds)]
         if self.goodness:
             tests = ", ".join(f"{name} {p:.2g}" for name, p in self.goodness.items())
             lines.append(

@@ -9,7 +9,7 @@ import numpy as np
 from .rows import nuisance_ranges
 from .step1 import TransferFit
 
-__all__ = ["axes_of_covariance", "axes_of_window", "headroom_of", "of_constraints"]
+__all__ = ["axes_of_covariance", "axes_of_window", "ends_of", "headroom_of", "of_constraints"]
 
 _N_SIGMA = 4.0  # half width of the window, in standard errors of the profile likelihood
 _OF_CONSTRAINTS = 2.0  # where data say nothing
@@ -48,15 +48,38 @@ def axes_of_window(fit: TransferFit, window: Mapping[str, float]) -> np.ndarray:
 
 def headroom_of(fit: TransferFit, axes: np.ndarray, errors: np.ndarray, *, chosen: bool) -> np.ndarray:
     """How far ``(P,)`` each parameter may move to both sides within its limits and the trained range of deformations."""
-    ranges, headroom = nuisance_ranges(fit.model), []
-    for (name, parameter), reach, error in zip(fit.parameters.items(), np.abs(axes).sum(axis=1), errors, strict=True):
-        value, low, high = ranges.get(name, (fit.values[name], -np.inf, np.inf))
+    headroom = []
+    for name, reach, error in zip(fit.values, np.abs(axes).sum(axis=1), errors, strict=True):
+        value, (low, high) = fit.values[name], _trained(fit, name)
         if chosen and (value - reach < low or value + reach > high):
             raise ValueError(
                 f"window= of {name!r} reaches from {value - reach:.3g} to {value + reach:.3g}, but its deformation was "
                 f"trained between {low:g} and {high:g} only: choose a narrower window, or train with variations further out"
             )
-        limits = [float(edge) for edge in (parameter.lower, parameter.upper) if edge is not None]
-        to_edge = [abs(edge - value) for edge in (low, high, *limits)]
+        to_edge = [abs(edge - value) for edge in (low, high, *_limits(fit, name))]
         headroom.append(max(min([np.inf, *to_edge]), _LEAST * error))
     return np.array(headroom)
+
+
+def ends_of(fit: TransferFit, window: Mapping[str, float]) -> list[str]:
+    """In words, which windows end where the parameter does, or where its deformations were trained."""
+    ends = []
+    for name, half in window.items():
+        reached = (1.0 + 1e-9) * half
+        ends += [
+            f"that of {name} ends at {edge:g}, {what}"
+            for what, edges in (("its limit", _limits(fit, name)), ("where its training ends", _trained(fit, name)))
+            for edge in edges
+            if abs(edge - fit.values[name]) <= reached
+        ]
+    return ends
+
+
+def _trained(fit: TransferFit, name: str) -> tuple[float, float]:
+    _, low, high = nuisance_ranges(fit.model).get(name, (0.0, -np.inf, np.inf))
+    return low, high
+
+
+def _limits(fit: TransferFit, name: str) -> list[float]:
+    parameter = fit.parameters[name]
+    return [float(edge) for edge in (parameter.lower, parameter.upper) if edge is not None]
