@@ -23,7 +23,7 @@ from zfit_fnf.train.straighten import straighten
 SHORT = zfnf.Schedule(steps=300, batch_size=2048)
 
 
-def contrast(effect, n, seed, *, n_dim=1):
+def contrast(effect, n, seed, *, n_dim=1, squares=False):
     """Samples at 0, +1, -1 of uniform coordinates, the first one tilted by ``1 + effect nu t``."""
     rng = np.random.default_rng(seed)
     samples = []
@@ -32,13 +32,13 @@ def contrast(effect, n, seed, *, n_dim=1):
         t = t[rng.random(3 * n) < (1 + effect * nu * t[:, 0]) / 2][:n]
         nothing = np.zeros((n, 2), np.float32)
         samples.append(ContrastSample(t.astype(np.float32), nothing, np.ones(n), np.arange(n) % 2, nothing))
-    return Contrast(samples, np.array([[1.0, 1.0], [-1.0, 1.0]]), n_dim, 8 if n_dim == 1 else 4)
+    return Contrast(samples, np.array([[1.0, 1.0], [-1.0, 1.0]]), n_dim, 8 if n_dim == 1 else 4, squares=squares)
 
 
-@pytest.mark.parametrize("n_dim", [1, 2])
-def test_noise_is_not_significant(n_dim):
+@pytest.mark.parametrize(("n_dim", "squares"), [(1, False), (1, True), (2, True)])
+def test_noise_is_not_significant(n_dim, squares):
     # The evidence exceeds 8 by chance once in about 2e4 samples.
-    found = [learn(contrast(0.0, 5000, seed, n_dim=n_dim)) for seed in range(8)]
+    found = [learn(contrast(0.0, 5000, seed, n_dim=n_dim, squares=squares)) for seed in range(8)]
     assert not any(each.significant for each in found)
     assert max(each.evidence for each in found) < 8.0
 
@@ -54,6 +54,17 @@ def test_a_slope_is_learned(effect):
     odd = 0.5 * np.log((1 + effect * t) / (1 - effect * t))
     # Half the difference of two samples: an error of 0.0035 for each of the few numbers that matter, here up to 4.
     np.testing.assert_allclose(values[:, 0], odd, atol=0.035)
+
+
+def test_shares_of_a_mixture_change_the_density_linearly():
+    """With ``p = (1 + 0.5 nu t) / 2`` the quadratic coefficient is minus half of the square of the linear one, at most 0.1."""
+    sample = contrast(0.5, 40_000, 5, squares=True)
+    t = np.linspace(-0.9, 0.9, 19)
+    values = polynomials(t[:, None], sample.degrees[: sample.n_terms]).numpy() @ learn(sample).weights.T
+    even = 0.5 * np.log1p(-np.square(0.5 * t))
+    # One number, known within 0.1; as a function of its own, with an error of 0.0035 for each of its numbers, it would wiggle.
+    assert np.polyfit(even, values[:, 1], 1)[0] == pytest.approx(1.0, abs=0.3)
+    assert np.ptp(values[:, 1] + 0.5 * np.square(values[:, 0])) < 0.03
 
 
 def test_negative_weights():

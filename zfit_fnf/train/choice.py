@@ -99,6 +99,7 @@ class Candidates:
                 self.ratio.n_dim,
                 self.ratio.degree,
                 paired=self.paired,
+                squares=self.ratio.powers == ((1,), (2,)) and not self.idle,
             )
             for i in range(len(densities))
         ]

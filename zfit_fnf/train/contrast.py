@@ -32,6 +32,7 @@ __all__ = ["Contrast", "ContrastSample", "Quadratic"]
 
 _RIDGE = 1e-3  # of what is free, for functions of conditions that the events do not determine
 _SMALLEST = 1e-6  # of the mean curvature, what a direction has to have at least to be known by pairs
+_PROJECTED = 20_000  # nominal events for which a square is a polynomial
 _NOTHING = 1e-9  # size of a sample that has no events in a part of them
 _MOST_KEPT = 50_000_000  # polynomials of events that are kept from one pass to the next
 
@@ -102,12 +103,20 @@ class Contrast:
         n_dim: Number of observables among the bounded coordinates.
         degree: Total degree of the polynomials.
         paired: Whether row ``i`` is the same generated event in all samples, and in the same fold.
+        squares: Whether the monomials are a nuisance and its square.
     """
 
     def __init__(
-        self, samples: Sequence[ContrastSample], monomials: np.ndarray, n_dim: int, degree: int, *, paired: bool = False
+        self,
+        samples: Sequence[ContrastSample],
+        monomials: np.ndarray,
+        n_dim: int,
+        degree: int,
+        *,
+        paired: bool = False,
+        squares: bool = False,
     ):
-        self.samples, self.monomials, self.paired = samples, monomials, paired
+        self.samples, self.monomials, self.paired, self.squares = samples, monomials, paired, squares
         degrees = exponents(samples[0].bounded.shape[1], degree)
         with_observables = degrees[:, :n_dim].sum(axis=1) > 0
         # The constant comes last: it and what depends on conditions alone are for each variation by itself.
@@ -224,6 +233,16 @@ class Contrast:
             features = polynomials(tf.constant(bounded[part]), self.degrees[: self.n_terms]).numpy()
             found[part] = features @ weights.T.astype(np.float32)
         return found
+
+    def square_of(self, weights: np.ndarray) -> np.ndarray:
+        """Weights ``(terms,)`` of the polynomial nearest to the square of that with the given weights, for nominal events."""
+        nominal = self.samples[0]
+        rows = np.arange(0, len(nominal.weights), max(1, len(nominal.weights) // _PROJECTED))
+        features = self._features(nominal.bounded[rows], None).astype(np.float64)
+        root = np.sqrt(np.abs(nominal.weights[rows]))
+        square = np.square(features[:, : self.n_terms] @ weights)
+        found: np.ndarray = np.linalg.lstsq(features * root[:, None], square * root, rcond=1e-6)[0]
+        return found[: self.n_terms]
 
     def of_conditions(self, bounded: np.ndarray) -> np.ndarray:
         """Polynomials ``(n, free + 1)`` of the conditions alone; the last one is constant."""

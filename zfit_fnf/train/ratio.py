@@ -1,4 +1,4 @@
-"""Learning of log-ratios: polynomials whose weights have a Gaussian prior, of a width that the events themselves choose.
+r"""Learning of log-ratios: polynomials whose weights have a Gaussian prior, of a width that the events themselves choose.
 
 The weights maximise the likelihood of :mod:`.contrast` times a Gaussian prior. Its variance falls exponentially with the
 degree of a polynomial in each variable, from an amplitude of its own for each monomial; amplitudes and falls maximise the
@@ -6,6 +6,11 @@ degree of a polynomial in each variable, from an amplitude of its own for each m
 amplitude is zero, for a small effect the weights are shrunk, for a large one they are free. A ratio is kept where its
 evidence is significant and what either half of the events learns makes the other half more probable; of what is just
 significant only a part is believed.
+
+A nuisance that changes the shares of a mixture changes the density linearly, and its logarithm by
+:math:`\log(1 + \nu a) = \nu a - \nu^2 a^2 / 2 + \dots`: the quadratic coefficient is a multiple of the square of the linear
+one, and too small to be learned as a function of its own. Without it errors at one standard deviation are a few per cent too
+small. So that multiple, one number, is learned where the evidence for it is larger than for a function, or nothing.
 """
 
 from __future__ import annotations
@@ -126,11 +131,19 @@ def learn(contrast: Contrast) -> Learned:
         slope *= contrast.thinning(_FIRST_LOOK) if step == 0 else 1.0
         if step and left < 0.05:  # nats
             break
+    basis, variances = np.eye(len(weights)), prior.variances
+    if contrast.squares:
+        basis, variances = _with_square(whole, prior, contrast.square_of(weights[:n_terms]))
+
+    def most_probable(quadratic: Quadratic) -> np.ndarray:
+        return basis @ _Posterior(quadratic.seen_by(basis), variances).weights
+
+    evidence, weights = _Posterior(whole.seen_by(basis), variances).evidence, most_probable(whole)
+    coefficients = _coefficients(directions, weights, of_rest, coefficients.shape)
     trained, of_rest = (folds[0] + folds[1]).without(free)
-    others = _coefficients(directions, _Posterior(trained, prior.variances).weights, of_rest, coefficients.shape)
-    evidence = _Posterior(whole, prior.variances).evidence
+    others = _coefficients(directions, most_probable(trained), of_rest, coefficients.shape)
     halves = [fold.without(free)[0] for fold in folds[:2]]
-    first, second = (_Posterior(half, prior.variances).weights for half in halves)
+    first, second = map(most_probable, halves)
     return Learned(
         weights.reshape(n_monomials, n_terms),
         coefficients,
@@ -139,6 +152,24 @@ def learn(contrast: Contrast) -> Learned:
         evidence if left < max(_NOT_CONVERGED, 0.01 * evidence) else 0.0,
         halves[0].gain(second) + halves[1].gain(first),
     )
+
+
+def _with_square(whole: Quadratic, prior: _Prior, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Directions of the weights and their variances, with a multiple of a square in place of the second coefficient, or not.
+
+    Args:
+        whole: What the events say of the weights.
+        prior: Variances of the weights.
+        square: Weights of the square of the first coefficient.
+    """
+    variances, n_terms = prior.variances, len(square)
+    basis = np.eye(2 * n_terms)
+    column = np.append(np.zeros(n_terms), square)
+    with_square = np.column_stack([basis, column])
+    instead = np.concatenate([variances[:n_terms], np.zeros(n_terms), [1.0]])  # of a mixture the multiple is -1/2
+    if _Posterior(whole.seen_by(with_square), instead).evidence > _Posterior(whole, variances).evidence:
+        return with_square, instead
+    return basis, variances
 
 
 def _coefficients(
