@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
+from scipy.integrate import trapezoid
 
 import zfit_fnf.loss
 import zfit_fnf.pdf
@@ -109,6 +110,50 @@ def test_gauss_whose_mean_is_far_outside_of_its_range():
     x = np.array([0.01, 0.05])
     expected = stats.norm.logpdf(x, -60.0) - stats.norm.logsf(0.0, -60.0)  # what is above 2 is exp(-122) of it
     np.testing.assert_allclose(log_density(pdf, tf.constant(x[:, None])), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("end", [np.inf, 1e12])
+def test_ranges_without_end(end):
+    """Values and derivatives are those of the whole line, and of the half of it, to full precision."""
+    mu, sigma, slope = zfit.Parameter("mu", 2.0), zfit.Parameter("sigma", 0.3), zfit.Parameter("slope", -0.7)
+    gauss = zfit.pdf.Gauss(mu, sigma, obs=zfit.Space("y", -end, end))
+    falling = zfit.pdf.Exponential(slope, obs=zfit.Space("y", 1.0, end))
+    x, params = tf.constant([[2.3]], tf.float64), [mu, sigma, slope]
+    with tf.GradientTape(persistent=True) as tape:
+        values = [log_density(pdf, x)[0] for pdf in (gauss, falling)]
+    expected = [stats.norm.logpdf(2.3, 2.0, 0.3), stats.expon.logpdf(2.3, 1.0, 1 / 0.7)]
+    np.testing.assert_allclose([float(one) for one in values], expected, rtol=1e-12)
+    none = tf.UnconnectedGradients.ZERO
+    slopes = [[float(one) for one in tape.gradient(value, params, unconnected_gradients=none)] for value in values]
+    # One width from the mean; a mean of 1 + 1 / 0.7, where the event is at 2.3.
+    np.testing.assert_allclose(slopes, [[1 / 0.3, 0.0, 0.0], [0.0, 0.0, 2.3 - 1.0 - 1 / 0.7]], atol=1e-9)
+
+
+@pytest.mark.parametrize("slope", [-30.0, -0.5, -1e-3, -1e-9, 0.0, 1e-9, 1e-3, 0.5, 30.0])
+def test_the_integral_of_any_exponential(slope):
+    """With its derivative, the mean of a truncated exponential density."""
+    parameter = zfit.Parameter("slope", slope)
+    with tf.GradientTape() as tape:
+        value = log_density(
+            zfit.pdf.Exponential(parameter, obs=zfit.Space("y", 1.0, 3.0)), tf.constant([[2.0]], tf.float64)
+        )
+    x = np.linspace(1.0, 3.0, 20_001)
+    density = np.exp(slope * (x - 2.0))
+    assert float(value[0]) == pytest.approx(-np.log(trapezoid(density, x)), abs=1e-6)
+    mean = trapezoid(x * density, x) / trapezoid(density, x)
+    assert float(tape.gradient(value, parameter)) == pytest.approx(2.0 - mean, abs=1e-6)
+
+
+def test_nothing_is_drawn_by_rejection_in_a_range_without_end():
+    endless = zfit.Space("y", 0.0, 1e12)
+    falling = zfit.pdf.Exponential(-1.0, obs=endless, name="falling")
+    with pytest.raises(
+        ValueError, match=r"'falling' is drawn by trying values in the range of \['y'\], which has no end"
+    ):
+        zfit_fnf.loss.drawn_events(falling, falling, 10, np.array([1, 2], np.int32))
+    peak = zfit.pdf.Gauss(2.0, 0.3, obs=endless)
+    drawn = zfit_fnf.loss.drawn_events(peak, peak, 10_000, np.array([1, 2], np.int32))
+    assert drawn.mean() == pytest.approx(2.0, abs=0.015)  # five errors
 
 
 class Bump(zfit.pdf.ZPDF):

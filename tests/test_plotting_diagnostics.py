@@ -49,7 +49,10 @@ def ax():
 
 def test_closure_is_a_bar_for_each_sample_and_nuisance(ax):
     plotting.closure(VERDICT, ax=ax)
-    bars = ax.containers[0].patches
+    bars = ax.containers[-1].patches
+    (line,) = ax.containers[-1].errorbar.lines[2]
+    reaches = [np.ptp(segment[:, 0]) / 2.0 for segment in line.get_segments()]
+    np.testing.assert_allclose(reaches, [4.5 / 5.7307, 0.2 / 0.3853], rtol=1e-3)  # p-values of so many of them
     assert [bar.get_width() for bar in bars] == [4.5, -0.2]
     assert to_hex(bars[0].get_facecolor()) == RED != to_hex(bars[1].get_facecolor())
     assert [label.get_text() for label in ax.get_yticklabels()] == ["jes at jes=+1", "jes at jes=-1"]

@@ -82,7 +82,7 @@ def judge(nll: LogSpaceNLL, model: Model, settings: DemoSettings, *, seed: int, 
 def draw_trust(folder: Path, trust: Trust) -> None:
     """Predicted biases, and what the errors come from."""
     n_rows = int((trust.verdict.table["test"] == "closure").sum())
-    with figure(folder / "closure.png", (8, 1.5 + 0.35 * n_rows)) as fig:
+    with figure(folder / "closure.png", (8, 1.5 + 0.2 * n_rows)) as fig:
         plotting.closure(trust.verdict, ax=fig.subplots())
     if trust.calibration is not None:
         with figure(folder / "uncertainty_split.png", (6, 3)) as fig:

@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 from ..common.chunks import SMALL_GRAPH
 from ..param import read_once
 from ..pdf import (
+    UNBOUNDED,
     LogSpacePDF,
     columns,
     components,
@@ -62,6 +63,9 @@ EventTerm = tuple[EventKernel, EventChunks]
 
 _PLAIN = {f"zfit.models.{module}" for module in ("basic", "dist_tfp", "physics", "polynomials")}
 """Modules of densities that draw with zfit's generator; others may draw with TensorFlow's."""
+
+_REJECTING = _PLAIN - {"zfit.models.dist_tfp"}
+"""Those that draw by rejection within the range: where it has no end, they would try for ever."""
 
 _MANY_SCORES = 500_000  # of events along parameters, for which XLA compiles 3 s longer
 
@@ -369,10 +373,14 @@ def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, s
         component: One of its components, or the model.
         n: How many.
         seed: The seed pair that determines them.
+
+    Raises:
+        ValueError: If a density of zfit would be drawn by rejection in a range without end.
     """
     if not n:
         return np.zeros((0, len(model.obs)))
     of_zfit = [part for part in components(component) if not isinstance(part, LogSpacePDF)]
+    _refuse_endless(of_zfit, model.norm)
     plain = all(type(part).__module__ in _PLAIN for part in of_zfit)
     with seeded(seed, tensorflow=not plain) if of_zfit else nullcontext():
         if not isinstance(component, LogSpacePDF):
@@ -380,6 +388,16 @@ def drawn_events(model: zfit.pdf.BasePDF, component: zfit.pdf.BasePDF, n: int, s
         draw = kept_by(component, f"draw in {space_ranges(model.norm)}", lambda: _Draw(component, model.norm))
         with plainly():
             return np.asarray(columns(draw.events(tf.constant(n), tf.constant(seed)), component.obs, model.obs))
+
+
+def _refuse_endless(parts: Iterable[zfit.pdf.BasePDF], limits: Any) -> None:
+    ranges = space_ranges(limits) if isinstance(limits, zfit.Space) else {}
+    for part in (one for one in parts if type(one).__module__ in _REJECTING):
+        if endless := [name for name in part.obs if np.max(np.abs(ranges.get(name, 0.0))) >= UNBOUNDED]:
+            raise ValueError(
+                f"{part.name!r} is drawn by trying values in the range of {endless}, which has no end: give it, and what it is "
+                "added to, obs= with limits"
+            )
 
 
 class _Draw(Term):

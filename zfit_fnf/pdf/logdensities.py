@@ -17,6 +17,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from zfit.models.dist_tfp import WrapDistribution
 
+from .spaces import finite
+
 __all__ = ["log_density", "log_sum"]
 
 Values = Mapping[str, tf.Tensor]
@@ -83,7 +85,8 @@ def _log_integral(pdf: zfit.pdf.BasePDF) -> tf.Tensor:
     """Logarithm of the integral of `_log_shape` over the norm range."""
     if type(pdf) in _INTEGRALS:
         with tf.init_scope():
-            low, high = (np.float64(np.asarray(edge).item()) for edge in pdf.norm.v1.limits)
+            edges = finite(*(float(np.asarray(edge).item()) for edge in pdf.norm.v1.limits))
+            low, high = map(np.float64, edges)  # at infinity there are no derivatives
         return _INTEGRALS[type(pdf)](_values(pdf), low, high)
     integral = tf.reshape(pdf.normalization(pdf.norm), ())
     return _log(tf.where(integral > 0, integral, np.float64(np.nan)))
@@ -108,12 +111,16 @@ def _gauss_integral(p: Values, low: np.float64, high: np.float64) -> tf.Tensor:
 
 
 def _exponential_integral(p: Values, low: np.float64, high: np.float64) -> tf.Tensor:
-    half = 0.5 * p["lambda"] * (high - low)
-    size = tf.abs(half)
-    small = size < 1e-4
-    safe = tf.where(small, tf.ones_like(size), size)
-    log_sinhc = tf.where(small, tf.square(half) / 6.0, safe + tf.math.log(-tf.math.expm1(-2.0 * safe) / (2.0 * safe)))
-    return tf.math.log(high - low) + 0.5 * p["lambda"] * (high + low) + log_sinhc
+    """To full precision for any slope and range: from the middle where the density changes little, else from its larger end."""
+    slope, width = p["lambda"], high - low
+    size = tf.abs(slope) * width
+    even, flat = size < 1.0, size < 1e-4
+    half = tf.where(even & ~flat, 0.5 * size, tf.ones_like(size))
+    log_sinhc = tf.where(flat, tf.square(size) / 24.0, half + tf.math.log(-tf.math.expm1(-2.0 * half) / (2.0 * half)))
+    from_middle = tf.math.log(width) + 0.5 * slope * (high + low) + log_sinhc
+    steep, some = tf.where(even, tf.ones_like(size), size), tf.where(even, tf.ones_like(slope), tf.abs(slope))
+    from_end = slope * tf.where(slope > 0, high, low) + tf.math.log(-tf.math.expm1(-steep) / some)
+    return tf.where(even, from_middle, from_end)
 
 
 def _tailed(t: tf.Tensor, alpha: tf.Tensor, n: tf.Tensor | None) -> tf.Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from ..calibration import CalibrationReport
 from ..diagnostics import GoodnessOfFit, ValidationReport
@@ -40,16 +41,20 @@ def closure(report: ValidationReport, *, ax: Axes | None = None) -> Axes:
         raise ValueError("the report has no closure: no density depends on nuisances")
     rows = np.arange(len(table))
     draw_sigma_bands(ax)
+    value, sigmas = table["value"].to_numpy(float), norm.isf(table["p_value"].to_numpy(float) / 2.0)
+    error = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)
     colours = np.where(table["problem"], RED, INK)
-    ax.barh(rows, table["value"], height=0.6, color=colours, alpha=0.8)
-    several = table["process"].nunique() > 1
+    ax.barh(rows, value, height=0.6, color=colours, alpha=0.8, xerr=error, error_kw={"ecolor": INK, "elinewidth": 0.8})
+    first = ~table["process"].duplicated() & (table["process"].nunique() > 1)
     labels = [
-        f"{row.of} at {row.point}" + (f"\n{row.process}" if several else "")
-        for row in table[["process", "point", "of"]].itertuples()
+        (f"{row.process}: " if new else "") + f"{row.of} at {row.point}"
+        for row, new in zip(table[["process", "point", "of"]].itertuples(), first, strict=True)
     ]
+    for row in rows[first][1:]:
+        ax.axhline(row - 0.5, color=INK, linewidth=0.5)
     ax.set_yticks(rows, labels)
     ax.tick_params(axis="y", length=0)
-    reach = 1.1 * max(3.0, float(table["value"].abs().max()))
+    reach = 1.1 * max(3.0, float((np.abs(value) + error).max()))
     ax.set(
         xlabel=rf"bias of a fit to {report.n_data:,} events [$\sigma$]",
         xlim=(-reach, reach),
