@@ -28,6 +28,7 @@ LAYERS = [
         "diagnostics",
         "scans",
         "limits",
+        "limit_scans",
         "hepstats",
         "projections",
         "pyhf",

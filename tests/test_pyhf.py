@@ -8,6 +8,7 @@ import zfit
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 import zfit_fnf
 from zfit_fnf.loss import NLL
@@ -16,6 +17,8 @@ from zfit_fnf.pickling import dumps, loads
 from zfit_fnf.toys import asimov, toy
 
 pyhf = pytest.importorskip("pyhf")
+
+from zfit_fnf.pyhf.bins import bin_rule, points_in  # noqa: E402
 
 WORKSPACE = {
     "version": "1.0.0",
@@ -314,3 +317,13 @@ def test_it_is_a_binned_pdf_of_zfit():
     assert float(pdf.get_yield().value()) == pytest.approx(float(tf.reduce_sum(pdf.counts())))
     np.testing.assert_allclose(pdf.to_hist().values(), [300.0, 200.0])
     assert float(np.sum(pdf.rel_counts())) == pytest.approx(1.0)
+
+
+def test_narrow_peaks_are_integrated_over_wide_bins():
+    edges = np.linspace(0.0, 10.0, 3)
+    nodes, weights = bin_rule(lambda x: stats.norm.pdf(x, 2.53, 0.05), edges, "peak")
+    values = stats.norm.pdf(points_in(edges, nodes), 2.53, 0.05).reshape(2, -1)
+    np.testing.assert_allclose(0.5 * np.diff(edges) * (values @ weights), [1.0, 0.0], atol=1e-6)
+    assert len(bin_rule(np.ones_like, edges, "flat")[0]) == 24
+    with pytest.warns(UserWarning, match="'edge' over the bins are not precise"):
+        bin_rule(lambda x: np.where(x < 1.234, 1.0, 0.0), edges, "edge")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import zfit_fnf
+from zfit_fnf.limit_scans import LimitScan
 from zfit_fnf.limits import DiscoveryResult, LimitResult
 from zfit_fnf.results import FitSummary
 from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
@@ -32,6 +33,7 @@ RESULTS = {
     "profile": ProfileScan("mu", "mu", np.array([1.0, 1.3, 1.6]), np.array([2.0, 0.0, np.nan]), 1.3),
     "contour": ContourScan(("jes", "mu"), ("a", "b"), (np.arange(2.0), np.arange(3.0)), np.ones((2, 3)), (0.1, 1.3)),
     "limit": LimitResult("mu", 0.95, 1.9, (0.1, 0.2, 0.3, 0.4, 0.5), 1.3, pd.DataFrame(0.1, INDEX, CLS), "mu"),
+    "limits": LimitScan("mu", "mass", 0.95, pd.DataFrame(0.3, [1.0, 2.0], CLS), ("mu", "$m$")),
     "significance": DiscoveryResult("mu", 0.0, 1.3, 5.0, 2.9e-7, 1.3, 4.8, 7.9e-7),
     "impacts": Impacts(
         *("mu", "mu", 0.2),

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from untrained import smooth_flow
 
 import zfit_fnf
+from zfit_fnf import plotting
 from zfit_fnf.cli import NOT_VALID, app
 from zfit_fnf.limits import DiscoveryResult, LimitResult
 from zfit_fnf.projections import component_samples
@@ -31,6 +32,7 @@ from zfit_fnf.train import fit_flow
 from zfit_fnf.workspace import Workspace, WorkspaceError, training
 from zfit_fnf.workspace.analysis import Analysis
 from zfit_fnf.workspace.blinding import hidden, offsets_of, text_of
+from zfit_fnf.workspace.convert import convert
 
 ANALYTIC = """\
 version: 1
@@ -367,6 +369,17 @@ def test_only_what_is_stale_is_trained(learned, monkeypatch, tmp_path):
     assert calls == [("fit_process", "Flow")]
 
 
+def test_yields_that_the_fit_leaves_out_are_said(learned, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "_learn", lambda *_: smooth_flow(["m"]))
+    problems = {}
+    for what in ("m + 0.5}, scale: 0.13", "m + 0.5}, scale: 0.1005"):
+        workspace = changed(learned, "m + 0.5}", what)
+        (problems[what],) = workspace.train(tmp_path, progress=False)["SR.signal"].problems or [""]
+    assert "variations of 'jes' change the yield too (+0 % and +30 %)" in problems["m + 0.5}, scale: 0.13"]
+    assert "add the modifier {name: jes_2016, type: normsys" in problems["m + 0.5}, scale: 0.13"]
+    assert problems["m + 0.5}, scale: 0.1005"] == ""  # less than the error of the simulation
+
+
 def test_an_interrupted_training_goes_on(learned, monkeypatch, tmp_path):
     def interrupted(*arguments, **settings):
         stopped = zfit_fnf.train.TrainingStopped("interrupted")
@@ -448,9 +461,60 @@ def test_folds_are_averaged_and_calibrated(learned, tmp_path, monkeypatch):
     assert found["signal"] == (1001, pytest.approx(yields.loc[("SR", "signal"), "postfit"]))
     with pytest.raises(ValueError, match="needs its simulated events"):
         workspace.pack(tmp_path, tmp_path / "calibrated.zip")
+    in_bins = changed(learned, "20]}", "20], bins: 8}", workspace.path.read_text(encoding="utf-8"))
+    binned = convert(in_bins.path, trained=tmp_path)
+    assert binned.left == ["calibrate: templates of learned densities have no errors of finite simulation"]
+    samples = binned.document["channels"][0]["samples"]
+    assert [(one["name"], sum(one["data"])) for one in samples] == [
+        ("signal", pytest.approx(200.0, rel=1e-3)),
+        ("background", pytest.approx(1.0)),
+    ]
+    assert {(one["name"], one["type"]) for one in samples[0]["modifiers"]} == {("mu", "normfactor"), ("eff", "normsys")}
     there = Workspace.read(changed(learned, "steps: 60", "steps: 60", folded).pack(tmp_path, tmp_path / "a.zip"))
     assert there.document.channels[0].samples[0].model == [f"models/{name}.fnf" for name in names]
     assert type(there.model().pdfs["SR"]).__name__ == "FoldedPDF"
+
+
+GIVEN = """\
+version: 1
+channels:
+- name: SR
+  observables: {m: {range: [-20, 20]}}
+  conditions: {mX: 2 * mass}
+  data: {file: data.csv}
+  samples:
+  - name: signal
+    events: {nominal: {file: signal.csv}}
+    yield: n
+  - {name: background, pdf: {type: Uniform}, yield: 30}
+measurements:
+- name: main
+  config: {poi: n, parameters: [{name: n, inits: [100]}, {name: mass, inits: [0.2], bounds: [[-1, 1]]}]}
+"""
+
+
+def test_conditions_are_parameters(learned, monkeypatch, tmp_path):
+    """Of densities that were trained, accelerated, and packed; the likelihood is that by hand."""
+    m = np.random.default_rng(1).normal(size=50)
+    np.savetxt(tmp_path / "data.csv", m, header="m", comments="", fmt="%.17g")
+    np.savetxt(tmp_path / "signal.csv", np.ones((9, 2)), header="m,mX", comments="", delimiter=",")
+    (tmp_path / "given.yaml").write_text(GIVEN, encoding="utf-8")
+    flow, asked = smooth_flow(["m"], ["mX"], seed=3, ranges={"m": (-20.0, 20.0)}), []
+    monkeypatch.setattr(training, "fit_flow", lambda *_, **settings: (asked.append(settings["cond"]), flow)[1])
+    workspace = Workspace.read(tmp_path / "given.yaml")
+    workspace.train(tmp_path, progress=False)
+    assert asked == [["mX"]]
+    packed = Workspace.read(workspace.pack(tmp_path, tmp_path / "given.zip"))
+    losses = [workspace.loss(tmp_path), workspace.loss(tmp_path, accelerated=True), packed.loss()]
+    for nll in losses:
+        differences = []
+        for n, mass in ((100.0, 0.2), (150.0, -0.4), (80.0, 0.9)):
+            params = {one.name: one for one in nll.get_params()}
+            zfit.param.set_values([params["n"], params["mass"]], [n, mass])
+            density = np.exp(np.asarray(flow.log_prob({"m": m, "mX": np.full(50, 2 * mass)})))
+            by_hand = n + 30 - np.log(n * density + 30 / 40).sum()
+            differences.append(float(nll.value()) - by_hand)
+        assert np.ptp(differences) < 1e-8
 
 
 def test_a_strange_package_is_refused(learned, tmp_path):
@@ -554,6 +618,44 @@ def test_toys_go_on_where_they_were(analysis, monkeypatch):
     assert len(analysis.toys(2, seed=6).valid) == 2
 
 
+@pytest.mark.slow
+def test_limits_against_another_parameter(analysis):
+    """The yield is proportional to the square of kappa, so limits are to its inverse."""
+    limits = analysis.limits("kappa", [4.0, 2.0]).table
+    # Limits are found, or interpolated close to values that were tried, to a per cent.
+    np.testing.assert_allclose(limits.loc[2.0] / limits.loc[4.0], 4.0, rtol=0.02)
+    here = zfit_fnf.limits.upper_limit(analysis.loss, "mu")
+    assert limits.loc[2.0].tolist() == pytest.approx([here.observed, *here.expected], rel=0.02)
+
+
+def test_limits_go_on_where_they_were(analysis, monkeypatch):
+    kappa, asked = analysis.model.parameters["kappa"], []
+
+    def quick(nll, poi, **settings):
+        assert kappa in nll.get_params(floating=None)
+        asked.append((poi, float(kappa.value()), kappa.floating))
+        limits = tuple(one / asked[-1][1] for one in (0.1, 0.2, 0.3, 0.4, 0.5))
+        return LimitResult(poi, settings["cl"], limits[2] + 1, limits, 0.0, pd.DataFrame())
+
+    monkeypatch.setattr("zfit_fnf.limit_scans.upper_limit", quick)
+    (analysis.results / "limits_kappa.json").unlink(missing_ok=True)
+    analysis.limits("kappa", [4.0])
+    limits = analysis.limits("kappa", [4.0, 2.0]).table
+    assert asked == [("mu", 4.0, False), ("mu", 2.0, False)]
+    assert float(kappa.value()) == 2.0
+    assert limits.index.tolist() == [2.0, 4.0]
+    assert limits["expected"].tolist() == pytest.approx([0.15, 0.075])
+    blind = hidden(analysis.limits("kappa", [4.0]), {"mu": 0.3})
+    assert "hidden" in text_of(blind, {"mu": 0.3})
+    assert blind.table["observed"].isna().all()
+    plotting.limits(blind)
+    plotting.limits(analysis.limits("kappa", [4.0]))
+    with pytest.raises(ValueError, match="did you mean 'kappa'"):
+        analysis.limits("kapa")
+    with pytest.raises(ValueError, match="has no bounds"):
+        analysis.limits("kappa")
+
+
 def test_results_of_other_measurements_are_not_mixed_up(folder, analysis, tmp_path):
     text = ANALYTIC.replace("groups:", "- {name: a fixed one, config: {poi: mu}}\ngroups:")
     (folder / "two.yaml").write_text(text, encoding="utf-8")
@@ -594,7 +696,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(learned, tmp_path):
         while "validation=" not in shown:
             shown += process.stderr.read(100)
         os.killpg(process.pid, signal.SIGINT)
-        assert "interrupted: the same command goes on" in process.communicate(timeout=300)[1]
+        assert "the same command goes on with the rest" in process.communicate(timeout=300)[1]
     assert process.returncode == 130
     assert {path.name for path in (tmp_path / "models").iterdir()} == {"SR.signal.json", "SR.signal.partial.fnf"}
     Workspace.read(workspace).train(tmp_path, progress=False)

@@ -146,13 +146,18 @@ def limit(
     expected: Annotated[
         bool, typer.Option("--expected", help="Expected limits before any fit, without the data.")
     ] = False,
+    against: Annotated[str | None, typer.Option(help="Limits at values of this parameter, such as a mass.")] = None,
+    at: Annotated[list[float] | None, typer.Option(help="The values; by default 11 within its bounds.")] = None,
     accelerate: Fast = False,
     measurement: Name = None,
     unblind: Unblind = False,
     as_json: Json = False,
 ) -> None:
-    """CLs upper limit on a parameter."""
+    """CLs upper limit on a parameter, or its limits against another one."""
     with _analysis(workspace, out, measurement, unblind, as_json, accelerate) as analysis:
+        if against is not None:
+            _show(analysis.limits(against, at or None, poi=poi, cl=cl, prefit=expected), analysis, as_json)
+            return
         _show(analysis.limit(poi, cl=cl, prefit=expected), analysis, as_json)
 
 
@@ -410,12 +415,9 @@ def _errors() -> Iterator[None]:
         yield
     except typer.Exit:  # which is a RuntimeError
         raise
-    except KeyboardInterrupt as interrupt:
-        typer.echo("interrupted: what is complete is kept, and the same command goes on with the rest", err=True)
-        raise typer.Exit(INTERRUPTED) from interrupt
-    except (ImportError, OSError, ValueError, TypeError, RuntimeError) as error:
-        if _was_interrupted(error):  # a training, which keeps what it has learned
-            typer.echo("interrupted: the same command goes on with what was learned so far", err=True)
+    except (ImportError, OSError, ValueError, TypeError, RuntimeError, KeyboardInterrupt) as error:
+        if _was_interrupted(error):  # also a training, which has kept what is complete
+            typer.echo("interrupted: what is complete is kept, and the same command goes on with the rest", err=True)
             raise typer.Exit(INTERRUPTED) from error
         lines = "\n".join(
             "".join(c if c.isprintable() else ascii(c)[1:-1] for c in one) for one in str(error).split("\n")

@@ -5,7 +5,7 @@ Nothing is fitted, scanned or trained here. Files are written by `zfit_fnf.plott
 
 from . import doi
 from .diagnostics import closure, goodness_of_fit, p_values, uncertainty_split
-from .fits import contour, correlation, impacts, limit, profile, pulls, toy_pulls, training
+from .fits import contour, correlation, impacts, limit, limits, profile, pulls, toy_pulls, training
 from .histograms import Bins
 from .projections import projection, variations
 
@@ -18,6 +18,7 @@ __all__ = [
     "goodness_of_fit",
     "impacts",
     "limit",
+    "limits",
     "p_values",
     "profile",
     "projection",

@@ -11,6 +11,7 @@ from scipy.interpolate import CubicSpline, PchipInterpolator, RectBivariateSplin
 from zfit.result import FitResult
 
 from ..densities.history import History
+from ..limit_scans import LimitScan
 from ..limits import LimitResult
 from ..param import Nuisance
 from ..projections import fitted_nuisances, hesse_error
@@ -28,6 +29,7 @@ __all__ = [
     "correlation",
     "impacts",
     "limit",
+    "limits",
     "profile",
     "pulls",
     "smooth",
@@ -250,6 +252,37 @@ def limit(result: LimitResult, *, ax: Axes | None = None) -> Axes:
     ax.axhline(1 - result.cl, color="red", linewidth=1)
     ax.set(xlabel=result.title or result.poi, ylabel=r"CL$_s$", ylim=(0, 1), xlim=(values[0], values[-1]))
     ax.legend()
+    return ax
+
+
+def limits(result: LimitScan, *, ax: Axes | None = None) -> Axes:
+    """Upper limits against another parameter, with the bands expected from background only.
+
+    Args:
+        result: The limits, from `zfit_fnf.limit_scans.limits_against`.
+        ax: Where to draw; by default in the current figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing, with the command that installs it.
+
+    Example:
+        >>> *_, scan = zfit_fnf.limit_scans.limits_against(nll, mu, mass, [200, 300, 400])
+        >>> limits(scan)
+    """
+    ax = current_axes() if ax is None else ax
+    values, table = result.table.index.to_numpy(float), result.table
+    for n_sigma, colour in ((2, YELLOW), (1, GREEN)):
+        low, high = table[f"expected_m{n_sigma}"], table[f"expected_p{n_sigma}"]
+        ax.fill_between(values, low, high, color=colour, label=rf"expected $\pm {n_sigma}\sigma$")
+    ax.plot(values, table["expected"], color="black", linestyle="dashed", label="expected")
+    if not table["observed"].isna().all():
+        ax.plot(values, table["observed"], color="black", marker="o", markersize=3, label="observed")
+    poi, parameter = result.titles
+    ax.set(xlabel=parameter, ylabel=f"{100 * result.cl:g} % upper limit on {poi}", ylim=(0, None))
+    legend_above(ax)
     return ax
 
 

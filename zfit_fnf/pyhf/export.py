@@ -18,13 +18,12 @@ import pyhf
 
 from ..loss import BinnedChannel, EventDensity, LogSpaceNLL, ModelConstraint, UnbinnedChannel, channels_of, drawn_events
 from ..param import Nuisance, NuisanceConstraint, auxiliary_measurement, limits_of
-from ..pdf import sum_components, sum_shares
+from ..pdf import folds_of, sum_components, sum_shares
 from ..state import preserved, seeds_from
+from .bins import bin_rule, points_in
 from .pdf import HistFactoryPDF
 
 __all__ = ["Projected", "export", "project", "sample"]
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)  # of the integral over a bin
 
 Bins = Mapping[str, Sequence[float]]
 
@@ -274,20 +273,26 @@ class _Projection(_Filled):
                 f"bins= of {name!r} are those of one of its observables, {list(model.obs)}; got {list(bins)}"
             )
         ((column, given),) = bins.items()
-        self.name, self._model, edges = name, model, np.asarray(given, float)
-        parts = sum_components(model)
-        self.components, self.params = [one.name for one in parts], list(model.get_params(floating=None))
+        self.name, edges = name, np.asarray(given, float)
+        self._folds, self.params = folds_of(model), list(model.get_params(floating=None))
+        self.components = [one.name for one in sum_components(self._folds[0])]
         make = _integral if len(model.obs) == 1 else _of_events
-        self._shapes = [make(model, part, column, edges, n_events, next(seeds)) for part in parts]
+        self._shapes = [
+            [make(fold, part, column, edges, n_events, next(seeds)) for part in sum_components(fold)]
+            for fold in self._folds
+        ]
         data = channel.data
         values = np.asarray(data.with_obs(model.obs).value())[:, list(model.obs).index(column)]
         weights = None if data.weights is None else np.asarray(data.weights)
         self.observed = {name: np.histogram(values, edges, weights=weights)[0].astype(float)}
 
     def counts(self, index: int) -> np.ndarray:
-        """Expected counts of a component."""
-        share = float(np.asarray(sum_shares(self._model))[index])
-        return share * float(self._model.get_yield().value()) * self._shapes[index]()
+        """Expected counts of a component, the mean of all folds."""
+        found = [
+            float(sum_shares(fold)[index]) * float(fold.get_yield().value()) * shapes[index]()
+            for fold, shapes in zip(self._folds, self._shapes, strict=True)
+        ]
+        return np.mean(found, axis=0)
 
 
 class _Counted(_Filled):
@@ -377,9 +382,9 @@ def _integral(
 ) -> Callable[[], np.ndarray]:
     """Function that integrates a density over the bins."""
     del model, column, n_events, seed
-    middle, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * np.diff(edges)
-    density = EventDensity(part, (middle[:, None] + half[:, None] * _NODES).reshape(-1, 1))
-    return lambda: half * (np.exp(density()).reshape(len(half), -1) @ _WEIGHTS)
+    nodes, weights = bin_rule(lambda x: np.exp(EventDensity(part, x[:, None])()), edges, part.name)
+    half, density = 0.5 * np.diff(edges), EventDensity(part, points_in(edges, nodes)[:, None])
+    return lambda: half * (np.exp(density()).reshape(len(half), -1) @ weights)
 
 
 def _of_events(

@@ -51,7 +51,10 @@ def write_report(analysis: Analysis) -> Path:
         "Distributions": _figures(analysis, "projection_", pair=True),
         "Pulls and correlations": _figures(analysis, "pulls") + _figures(analysis, "correlation"),
         "Impacts": _figures(analysis, "impacts") + _ranking(results),
-        "Limits and significance": _figures(analysis, "limit") + _printed(analysis, results, "limit", "significance"),
+        "Limits and significance": _figures(analysis, "limit")
+        + _printed(
+            analysis, results, "limit", *(name for name in results if name.startswith("limits_")), "significance"
+        ),
         "Scans": _figures(analysis, "scan_", pair=True),
         "Toys": _printed(analysis, results, "toys"),
         "Trainings": _trainings(analysis) + _figures(analysis, "training_"),

@@ -43,6 +43,11 @@ def _limit(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "expected": tuple(map(_number, content["expected"])), "scan": scan}
 
 
+def _limit_scan(content: dict[str, Any]) -> dict[str, Any]:
+    table = _pandas().DataFrame(content["table"], dtype=float).set_index("at").rename_axis(None)
+    return {**content, "table": table, "titles": tuple(content["titles"])}
+
+
 def _impacts(content: dict[str, Any]) -> dict[str, Any]:
     frame = _pandas().DataFrame.from_dict
     return {**content, **{name: frame(content[name], orient="index", dtype=float) for name in ("table", "groups")}}
@@ -76,6 +81,7 @@ _KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]] | None]]
     "contour": ("scans.ContourScan", _contour),
     "impacts": ("scans.Impacts", _impacts),
     "limit": ("limits.LimitResult", _limit),
+    "limits": ("limit_scans.LimitScan", _limit_scan),
     "significance": ("limits.DiscoveryResult", dict),
     "toys": ("toys.fits.ToyFits", _toys),
     "yields": ("yield_tables.YieldTable", _yields),

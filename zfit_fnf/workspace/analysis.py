@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from .. import scans
 from ..common.files import complete
 from ..common.parallel import workers
 from ..diagnostics import ValidationReport, validate
+from ..limit_scans import LimitScan, limits_against
 from ..limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from ..minimize import Minuit
 from ..param import Nuisance, limits_of
@@ -30,6 +31,7 @@ from ..storage.results import read_envelope, save_result
 from ..toys import ToyFits, fit_toys
 from ..yield_tables import YieldTable, yield_table
 from .blinding import hidden, offsets_of, without_numbers
+from .document import nearest
 from .names import measurement_of
 from .training import held_out, model_path
 from .workspace import Model, Workspace
@@ -171,6 +173,52 @@ class Analysis:
         with self._listening():
             limit = upper_limit(self.loss, poi or self.poi, cl=cl, expected="prefit" if prefit else "postfit")
         return limit if prefit else self._keep("limit", limit)
+
+    def limits(
+        self,
+        parameter: str,
+        values: Sequence[float] | None = None,
+        *,
+        poi: str | None = None,
+        cl: float = 0.95,
+        prefit: bool = False,
+    ) -> LimitScan:
+        """CLs upper limits at values of a parameter, such as a mass; those that an interrupted call has left are not done again.
+
+        Args:
+            parameter: The parameter, which is fixed at each of the values.
+            values: Its values, by default 11 within its bounds.
+            poi: As for `limit`.
+            cl: As for `limit`.
+            prefit: As for `limit`.
+        """
+        poi, known = poi or self.poi, None
+        if parameter not in self.model.parameters:
+            raise ValueError(f"there is no parameter {parameter!r}{nearest(parameter, self.model.parameters)}")
+        if values is None:
+            bounds = limits_of(self.model.parameters[parameter])
+            if not np.all(np.isfinite(bounds)):
+                raise ValueError(f"{parameter!r} has no bounds: say at which values the limits are wanted")
+            values = np.linspace(*bounds, 11).tolist()
+        path = self.results / f"limits_{parameter}.json"
+        settings = {"poi": poi, "cl": cl, "prefit": prefit}
+        if path.is_file():
+            envelope = read_envelope(path)
+            same = {"workspace": self._document, "settings": settings, "blinded": sorted(self.offsets)}
+            known = load(path) if all(envelope.get(name) == one for name, one in same.items()) else None
+        left = [value for value in values if known is None or value not in known.table.index]
+        if left:
+            self._start(prefit)
+            expected: Any = "prefit" if prefit else "postfit"
+            with self._listening():
+                for scan in limits_against(
+                    self.loss, poi, parameter, left, cl=cl, expected=expected, progress=self.progress
+                ):
+                    known = self._keep(
+                        f"limits_{parameter}", scan if known is None else known.joined(scan), settings=settings
+                    )
+        assert known is not None
+        return known
 
     def significance(self, poi: str | None = None, *, expected_at: float | None = None) -> DiscoveryResult:
         """Significance of an excess of a parameter over zero."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from scipy.stats import norm
 
+from ..limit_scans import LimitScan
 from ..limits import DiscoveryResult, LimitResult
 from ..results import FitSummary
 from ..scans import ContourScan, ProfileScan
@@ -57,6 +58,8 @@ def hidden(result: Any, offsets: Mapping[str, float]) -> Any:
             # Expected limits do not depend on the value; how far the observed one is above the best fit does.
             scan = result.scan.drop(columns="observed", errors="ignore")
             return replace(result, observed=math.nan, best_fit=math.nan, scan=scan)
+        case LimitScan(poi=name) if name in offsets:
+            return replace(result, table=result.table.assign(observed=math.nan))
         case DiscoveryResult(poi=name) if name in offsets:
             told = math.isclose(result.expected_at, result.best_fit)
             return replace(
@@ -88,7 +91,7 @@ def text_of(result: Any, offsets: Mapping[str, float]) -> str:
         return text
     if isinstance(result, LimitResult):
         text = text.replace("not looked at", "hidden").replace(" (before any fit)", "")
-    text = re.sub(r"\bnan\b", "hidden", text.replace("nan sigma, p = nan", "hidden"))
+    text = re.sub(r"\b(nan|NaN)\b", "hidden", text.replace("nan sigma, p = nan", "hidden"))
     return f"{text}\n(blinded: values of {', '.join(offsets)} have a secret offset)"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -14,13 +15,12 @@ from zfit.core.space import supports
 from ..pdf import log_density, precompute
 from ..pyhf import HistFactoryPDF
 from ..pyhf import sample as template
+from ..pyhf.bins import bin_rule, points_in
 from ..samples import Sample as Events
 from ..samples import Simulation, check_inside
 from .schema import Sample, Shape
 
 __all__ = ["CountedPDF", "shape_templates"]
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)  # of the integral over a bin
 
 
 class CountedPDF(zfit.pdf.BaseBinnedPDF):
@@ -52,9 +52,11 @@ class CountedPDF(zfit.pdf.BaseBinnedPDF):
             by_name = {one["name"]: float(np.sum(one["data"])) for one in channel["samples"]}
             self._nominal = np.array([by_name[one] for one in templates.histfactory.config.samples])
         edges = np.asarray(space.binning[0].edges)
-        middle, self._half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * np.diff(edges)
-        points = (middle[:, None] + self._half[:, None] * _NODES).reshape(-1, 1)
-        self._points = [precompute(pdf, tf.constant(points)) for pdf in densities]
+        self._half = 0.5 * np.diff(edges)
+        rules = [bin_rule(partial(_values, pdf), edges, pdf.name) for pdf in densities]
+        self._weights = [weights for _, weights in rules]
+        points = [points_in(edges, nodes)[:, None] for nodes, _ in rules]
+        self._points = [precompute(pdf, tf.constant(x)) for pdf, x in zip(densities, points, strict=True)]
         params = {one.name: one for part in self._parts() for one in part.get_params(floating=None)}
         total = zfit.ComposedParameter(
             f"{name}_total", lambda _: tf.reduce_sum(self.expected_by_sample()), params=params, unpack_params=False
@@ -81,9 +83,9 @@ class CountedPDF(zfit.pdf.BaseBinnedPDF):
         if self._templates is not None:
             scales = tf.stack([tf.cast(zfit.convert_to_parameter(one).value(), tf.float64) for one in self._yields])
             rows.append((scales / self._nominal)[:, None] * self._templates.expected_by_sample())
-        for pdf, points in zip(self._densities, self._points, strict=True):
+        for pdf, points, weights in zip(self._densities, self._points, self._weights, strict=True):
             values = tf.reshape(tf.exp(log_density(pdf, points)), (len(self._half), -1))
-            rows.append((pdf.get_yield().value() * self._half * tf.linalg.matvec(values, _WEIGHTS))[None])
+            rows.append((pdf.get_yield().value() * self._half * tf.linalg.matvec(values, weights))[None])
         return tf.concat(rows, axis=0)
 
     def histograms(self) -> dict[str, dict[str, np.ndarray]]:
@@ -103,6 +105,10 @@ class CountedPDF(zfit.pdf.BaseBinnedPDF):
     def _rel_counts(self, x: Any, norm: Any = None) -> tf.Tensor:
         counts = self._counts(x, norm=norm)
         return counts / tf.reduce_sum(counts)
+
+
+def _values(pdf: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:
+    return np.exp(np.asarray(log_density(pdf, precompute(pdf, tf.constant(x[:, None])))))
 
 
 def shape_templates(

@@ -12,6 +12,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 
 from .. import plotting
+from ..limit_scans import LimitScan
 from ..limits import LimitResult
 from ..plotting.style import FILLS, INK, figure, legend_above
 from ..projections import component_samples, fitted_nuisances, postfit_band
@@ -87,6 +88,8 @@ def _drawings(result: Any) -> Iterator[tuple[tuple[float, float], Any]]:
             yield (5, 4.5), lambda fig: plotting.contour(result, ax=fig.subplots())
         case LimitResult():
             yield (5.5, 4), lambda fig: plotting.limit(result, ax=fig.subplots())
+        case LimitScan():
+            yield (5.5, 4), lambda fig: plotting.limits(result, ax=fig.subplots())
         case Impacts():
             for first in range(0, len(result.table), _ROWS):
                 page = Impacts(result.parameter, result.title, result.error, result.table.iloc[first : first + _ROWS])

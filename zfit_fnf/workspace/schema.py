@@ -413,6 +413,11 @@ class Training(Strict):
     family: Literal["mixture", "spline"] = Field("mixture", description="Family of the densities.")
     n_layers: int = Field(1, ge=1, description="Layers of a density.")
     n_components: int | None = Field(None, ge=1, description="Components of the mixture, or bins of the spline.")
+    hidden: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="Widths of the hidden layers of nominal densities. Small ones are smooth in conditions: `[16, 16]` is the "
+        "default of samples with `given`.",
+    )
     order: int = Field(2, ge=1, le=3, description="Highest power of a nuisance.")
     mirror: bool = Field(False, description="Trust one-sided variations on the other side too.")
     folds: int = Field(

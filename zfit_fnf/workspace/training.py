@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -32,6 +33,9 @@ MODELS = "models"
 """Folder of the model files, in that of the results."""
 
 _PARTIAL = ".partial.fnf"
+
+_SMOOTH = (16, 16)
+"""Widths of hidden layers for conditions that are fitted: what larger ones learn of noise, derivatives make larger."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ def train(task: Task, executor: Executor | None = None) -> Record:
     storage.save(density, model_path(task.out, task.name))
     partial.unlink(missing_ok=True)
     problems = list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)))
+    problems += _yields_left_out(task, events)
     done = Record(**{**asdict(record), "seconds": time.perf_counter() - begun, "problems": problems})
     _write(task, done)
     return done
@@ -255,6 +260,7 @@ def _learn(task: Task, simulation: Simulation, known: Any, executor: Executor | 
             family=settings.family,
             n_layers=settings.n_layers,
             n_components=settings.n_components,
+            hidden=settings.hidden or (_SMOOTH if cond else None),
             schedule=_schedule(settings.steps, settings.batch_size, Schedule()),
             seed=settings.seed,
             progress=progress,
@@ -274,6 +280,25 @@ def _learn(task: Task, simulation: Simulation, known: Any, executor: Executor | 
         executor=executor,
         progress=progress,
     ).model
+
+
+def _yields_left_out(task: Task, events: Simulation) -> list[str]:
+    """Nuisances whose variations change the yield, which the document says of their distribution alone."""
+    has_yield = {one.name for one in task.sample.modifiers if not isinstance(one, Shape)}
+    found = []
+    for shape in (one for one in task.sample.modifiers if isinstance(one, Shape) and one.name not in has_yield):
+        wanted = shape.variation or shape.name
+        if not any(set(one.at) == {wanted} and abs(one.at[wanted]) == 1 for one in events.variations):
+            continue
+        changes = [one - 1.0 for one in yield_ratios([wanted], events, task.name)[wanted].values() if one is not None]
+        noise = 4.0 / math.sqrt(events.nominal.effective_size)
+        if max(map(abs, changes)) > max(0.005, noise):
+            shown = " and ".join(f"{100 * one:+.2g} %" for one in changes)
+            found.append(
+                f"the variations of {wanted!r} change the yield too ({shown}), which the fit leaves out: if that is not meant, "
+                f"add the modifier {{name: {shape.name}, type: normsys, data: events}}"
+            )
+    return found
 
 
 def _schedule(steps: int | None, batch_size: int | None, default: Schedule) -> Schedule:
