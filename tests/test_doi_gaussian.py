@@ -116,6 +116,22 @@ def test_map_that_does_not_follow_is_found_out(fitted, monkeypatch):
         assert not check.passed
 
 
+def test_directions_that_are_wrong_by_a_fifth_are_the_bound(fitted, monkeypatch):
+    """A map absorbs half of the information here: of a direction that is wrong by ``e`` the rest grows by ``e^2``.
+
+    A fifth makes the error 2 % too small and passes; two fifths make it 7 % too small and are told.
+    """
+    problem, right = ProfileProblem(fitted), Regression.directions
+    for part, valid in ((0.8, True), (0.6, False)):
+        monkeypatch.setattr(Regression, "directions", lambda self, part=part: part * right(self))
+        found = problem.solve(fitted, window=None, n_checks=1, seed=1)
+        assert found.valid == valid, found
+        for check in found.checks:
+            expected = (1.0 - part) ** 2 * 0.5 * N * check.shift["jes"] ** 2
+            # What is missed scatters by 0.1 in the data, and the right direction misses about 0.05.
+            assert check.difference == pytest.approx(expected, abs=0.2)
+
+
 def test_narrow_windows(fitted):
     """A profile likelihood that is known for half a standard error only is of no use."""
     narrow = profile(fitted, window={"jes": 0.5 * fitted.errors["jes"]}, n_checks=0)
