@@ -148,8 +148,10 @@ class Experiment:
     def __init__(self, case: str):
         self.case = case
         self.processes = [
-            Process("signal", 1.0, 0.5, skewed=case == "skewed", cross=0.25 if case == "interaction" else 0.0),
-            Process("background", 0.0, 1.5),
+            Process(
+                "signal", 1.0, 0.5, case == "skewed", 0.25 if case == "interaction" else 0.0, tails=case == "tails"
+            ),
+            Process("background", 0.0, 1.5, tails=case == "tails"),
         ]
         self.mu = zfit.Parameter("mu", 1.0, 0, 20, stepsize=0.1)
         self.nb = zfit.Parameter("nb", YIELDS["background"], 0, 1e5, stepsize=80)
