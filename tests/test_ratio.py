@@ -3,6 +3,7 @@
 import copy
 import itertools
 
+import zfit
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,8 +12,11 @@ from scipy.special import logsumexp
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow
 from zfit_fnf.densities.deformation import Response
+from zfit_fnf.densities.quadrature import latent_nodes
 from zfit_fnf.densities.ratio import LogRatio, default_degree, exponents, polynomials
-from zfit_fnf.densities.reweighting import _latent_nodes
+from zfit_fnf.loss import UnbinnedNLL
+from zfit_fnf.param import nuisance
+from zfit_fnf.pdf import FNFPDF
 
 POINTS = [dict(zip(("pdf", "jes"), nu, strict=True)) for nu in itertools.product((-1.0, 0.5, 3.0), (0.0, 1.0, -3.0))]
 
@@ -67,7 +71,7 @@ def test_a_steep_ratio_of_the_highest_degree_is_integrated(n_dim, degree):
     steep = 0.5 * np.tanh(np.array([25.0, 12.0][n_dim - 1]) * t.numpy()).prod(axis=1)
     ratio.weights.assign(np.linalg.lstsq(polynomials(t, ratio.exponents).numpy(), steep, rcond=None)[0][None])
     model = Deformation(flow, [Response(["pdf"], ((1,),), **shape)], windows={"pdf": (-1, 1)}, ratios=[ratio])
-    z, log_weights = (part[0] for part in _latent_nodes(n_dim, 1, [0.02, 0.1][n_dim - 1]))
+    z, log_weights = (part[0] for part in latent_nodes(n_dim, 1, [0.02, 0.1][n_dim - 1], 0))
     log_ratio = ratio.coefficients(tf.tanh(0.45 * tf.constant(z))).numpy()[:, 0]
     for nu in (-1.0, 0.5, 1.0, 3.0):
         exact = logsumexp(log_weights + nu * log_ratio) - logsumexp(log_weights)
@@ -96,6 +100,38 @@ def test_few_nodes_are_enough(n_dim, n_context):
     assert reweighting.n_nodes < (150 if n_context == 0 else 2000)
     nu = tf.constant([0.0, 0.0], tf.float64)
     np.testing.assert_allclose(reweighting.log_norm_at_anchors(nu), 0.0, atol=1e-12)
+
+
+def test_an_integral_that_is_wrong_is_told():
+    """A map that turns steeply with a condition, which polynomials between anchors do not follow."""
+    model = deformation(1, 1)
+    network = model.responses[0].networks[0]
+    network.weights[0].assign(12.0 * np.ones(network.weights[0].shape))
+    for variable, first in ((network.weights[-1], [[0.1, 0.3], [-0.1, -0.4]]), (network.biases[0], [6.0, 2.0])):
+        value, first = np.zeros(variable.shape), np.array(first)
+        value[tuple(map(slice, first.shape))] = first
+        variable.assign(value)
+    wrong = {"pdf": 3.0, "jes": 3.0}
+    check = model.reweighting.check
+    found = check.error(model.point(wrong))
+    exact = max(abs(np.log(integral(model, wrong, {"x0": x}))) for x in check.conditions[:, 0])
+    assert found > 3e-4
+    assert found == pytest.approx(exact, rel=0.05)
+    nuisances = {name: nuisance(name) for name in model.nuisances}
+    pdf = FNFPDF(model, nuisances)
+    nll = UnbinnedNLL(pdf, {"y0": [0.1], "x0": [0.3]})
+    zfit.param.set_values(list(nuisances.values()), [3.0, 3.0])
+    with pytest.warns(UserWarning, match="outside"), pytest.warns(UserWarning, match="not normalised"):
+        nll.value()
+
+
+def test_an_integral_that_is_right_is_known_to_be():
+    model = deformation(1, 0)
+    check = model.reweighting.check
+    for nu in POINTS:
+        # What few nodes neglect.
+        assert 0.0 < check.error_at(model.point(nu)) < tolerance(nu)
+    assert check.error(np.array([2.5, -2.1])) == 0.0
 
 
 @pytest.mark.parametrize("n_context", [0, 1])

@@ -10,12 +10,16 @@ interpolated between few places, those where they tell most.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
+import tensorflow as tf
 
-__all__ = ["few_nodes", "few_places", "snapshots"]
+from .bijectors import logistic_log_prob
+
+__all__ = ["few_nodes", "few_places", "latent_nodes", "lattice", "snapshots"]
 
 _MOST_NODES = 400
 _SINGLES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.0)
@@ -109,3 +113,29 @@ def few_places(values: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.nda
     n_chosen = max(1, int(np.sum(sizes > tolerance)))
     chosen = order[:n_chosen]
     return chosen, np.linalg.lstsq(values[:, chosen], values, rcond=1e-12)[0]
+
+
+def latent_nodes(n_dim: int, n_anchors: int, step: float | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logistic coordinates ``(A, Q, d)`` and logarithms of their shares ``(A, Q)`` of the probability.
+
+    A grid, whose sums err by ``exp(-2 pi s / step)`` for functions that are analytic up to ``s`` from the real axis (that is
+    3 for the logistic density and the bounded coordinates), or a lattice of ``count`` points where a grid would be too large.
+    """
+    if step and n_dim <= (3 if n_anchors == 1 else 2):
+        end = round((20.0 if n_dim == 1 else 15.0) / step)
+        axis = step * np.arange(-end, end + 1)
+        z = np.stack(np.meshgrid(*[axis] * n_dim, indexing="ij"), axis=-1).reshape(1, -1, n_dim)
+        log_weights = logistic_log_prob(tf.constant(z)).numpy().sum(axis=-1) + n_dim * np.log(step)
+        return np.repeat(z, n_anchors, axis=0), np.repeat(log_weights, n_anchors, axis=0)
+    # Each anchor has the lattice at another place, so that its errors average out in between.
+    places = lattice(count, n_dim)[None] + lattice(n_anchors, n_dim)[:, None]
+    tent = np.clip(1.0 - np.abs(2.0 * (places % 1.0) - 1.0), 1e-9, 1.0 - 1e-9)  # a periodic function of the place
+    return np.log(tent) - np.log1p(-tent), np.full((n_anchors, count), -math.log(count))
+
+
+def lattice(count: int, n_dim: int) -> np.ndarray:
+    """Evenly distributed points ``(count, n_dim)`` of the unit cube: multiples of a generalised golden ratio."""
+    golden = 2.0
+    for _ in range(60):
+        golden = (1.0 + golden) ** (1.0 / (n_dim + 1))
+    return (0.5 + np.arange(1, count + 1)[:, None] * golden ** -np.arange(1.0, n_dim + 1)) % 1.0

@@ -15,16 +15,15 @@ between the anchors, with factors that are computed once per event.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from .bijectors import logistic_log_prob
+from .integral_check import IntegralCheck
 from .monomials import Monomials
-from .quadrature import few_nodes, few_places, snapshots
+from .quadrature import few_nodes, few_places, latent_nodes, lattice, snapshots
 from .ratio import LogRatio, bounded, bounded_conditions, exponents, has_latent, polynomials
 
 if TYPE_CHECKING:
@@ -59,16 +58,23 @@ class Reweighting:
 
     Attributes:
         monomials: Those of the nuisances that multiply their coefficients.
+        flow: The nominal density.
+        windows: Trained range of each nuisance.
+        n_dim: Number of observables.
+        n_context: Number of conditions.
+        check: What tells how wrong the integral is.
     """
 
     def __init__(self, deformation: Deformation, ratios: list[LogRatio]):
         self._deformation, self._ratios = deformation, ratios
+        self.flow, self.windows = deformation.flow, deformation.windows
         self.monomials = Monomials(ratios, deformation.windows)
-        self._n_dim, self._n_context = ratios[0].n_dim, ratios[0].n_context
-        degrees = {1: 40, 2: 20, 3: 7} if self._n_dim == 1 else {1: 16, 2: 12, 3: 7}
-        self._of_conditions = _with_constant(self._n_context, degrees.get(self._n_context, 4))
+        self.n_dim, self.n_context = ratios[0].n_dim, ratios[0].n_context
+        degrees = {1: 40, 2: 20, 3: 7} if self.n_dim == 1 else {1: 16, 2: 12, 3: 7}
+        self._of_conditions = _with_constant(self.n_context, degrees.get(self.n_context, 4))
         with tf.init_scope():
             self._nodes = self._choose_nodes()
+        self.check = IntegralCheck(self)
 
     @property
     def n_nodes(self) -> int:
@@ -79,10 +85,7 @@ class Reweighting:
 
     def precompute(self, u: tf.Tensor, c: tf.Tensor, of_flow: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Coefficients ``(n, M)`` and, for a conditional density, the factors ``(n, A)`` of the anchors."""
-        of_conditions = self._condition_polynomials(tf.cast(c, tf.float64))
-        if self._n_context:
-            of_conditions = tf.matmul(of_conditions, self._nodes.interpolation)
-        return self._coefficients(u, c, of_flow), of_conditions
+        return self._coefficients(u, c, of_flow), self._anchor_factors(tf.cast(c, tf.float64))
 
     def log_weight(self, nu: tf.Tensor, precomputed: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Logarithm ``(n,)`` of the weight of each event, not normalised."""
@@ -99,7 +102,18 @@ class Reweighting:
         A scalar, or ``(n,)`` for a conditional density, in the dtype of the factors.
         """
         at_anchors = tf.cast(at_anchors, factors.dtype)
-        return tf.linalg.matvec(factors, at_anchors) if self._n_context else at_anchors[0]
+        return tf.linalg.matvec(factors, at_anchors) if self.n_context else at_anchors[0]
+
+    def log_norm_given(self, nu: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        """Logarithm of the integral at conditions ``c (n, m)``: a scalar, or ``(n,)`` for a conditional density."""
+        return self.between_anchors(self.log_norm_at_anchors(nu), self._anchor_factors(c))
+
+    def log_weight_of_moved(self, u: tf.Tensor, c: tf.Tensor, nu: tf.Tensor) -> tf.Tensor:
+        """As :meth:`log_weight`, of nominal events after the map has moved them."""
+        deformation = self._deformation
+        of_layer, of_flow = deformation.precompute_conditions(c)
+        moved = deformation.forward(u, c, deformation.basis(nu), of_layer)
+        return tf.linalg.matvec(self._coefficients(moved, c, of_flow), self.monomials(nu))
 
     def log_norm_at_anchors(self, nu: tf.Tensor) -> tf.Tensor:
         """Logarithm of the integral ``(A,)`` at the anchors."""
@@ -122,8 +136,12 @@ class Reweighting:
     def _at_bounded(self, t: tf.Tensor) -> tf.Tensor:
         return tf.concat([ratio.coefficients(t) for ratio in self._ratios], axis=1)
 
+    def _anchor_factors(self, c: tf.Tensor) -> tf.Tensor:
+        of_conditions = self._condition_polynomials(c)
+        return tf.matmul(of_conditions, self._nodes.interpolation) if self.n_context else of_conditions
+
     def _condition_polynomials(self, c: tf.Tensor) -> tf.Tensor:
-        if not self._n_context:
+        if not self.n_context:
             return tf.ones_like(c[:, :1])
         return polynomials(bounded_conditions(c), self._of_conditions)
 
@@ -131,16 +149,16 @@ class Reweighting:
 
     def _choose_nodes(self) -> _Nodes:
         anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
-        cost = 1.0 if not self._deformation.moves else (3.0 if self._n_dim == 1 else 7.0)
+        cost = 1.0 if not self._deformation.moves else (3.0 if self.n_dim == 1 else 7.0)
         for step in self._steps():
-            z, log_weights = _latent_nodes(self._n_dim, len(anchors), step)
+            z, log_weights = latent_nodes(self.n_dim, len(anchors), step, 8192 if len(anchors) == 1 else 1024)
             if affordable := cost * len(points[1]) * log_weights.size < _AFFORDABLE:
                 break
         if not has_latent(flow):
             log_weights = np.zeros((len(anchors), 32768 if len(anchors) == 1 else 1024))
         c = tf.constant(np.repeat(anchors, log_weights.shape[1], axis=0))
         if has_latent(flow):
-            u = flow.density.from_base(tf.constant(z.reshape(-1, self._n_dim)), flow.precompute(c))
+            u = flow.density.from_base(tf.constant(z.reshape(-1, self.n_dim)), flow.precompute(c))
         else:
             u = flow.draw(c, tf.constant([1, 2]))
         interpolation = np.linalg.pinv(self._condition_polynomials(tf.constant(anchors)).numpy())
@@ -192,18 +210,18 @@ class Reweighting:
 
     def _steps(self) -> tuple[float, float]:
         """Distance of the nodes, of which few will be kept, and where all are: narrow for maps and for high degrees."""
-        if self._n_dim == 1:
-            return (0.125 if self._n_context else 0.1), 0.25
-        if self._n_dim == 2:
-            return (0.5 if self._n_context and not self._deformation.moves else 0.3), 0.5
+        if self.n_dim == 1:
+            return (0.125 if self.n_context else 0.1), 0.25
+        if self.n_dim == 2:
+            return (0.5 if self.n_context and not self._deformation.moves else 0.3), 0.5
         return (1.0 if self._deformation.moves else 0.6), 1.0
 
     def _anchors(self) -> np.ndarray:
         """Conditions ``(A, m)``, standardised, that cover the bounded coordinates, denser towards their ends."""
-        if not self._n_context:
+        if not self.n_context:
             return np.zeros((1, 0))
         ends = float(bounded_conditions(tf.constant(_FAR)))
-        wanted = ends * np.cos(np.pi * _lattice(2 * len(self._of_conditions), self._n_context))
+        wanted = ends * np.cos(np.pi * lattice(2 * len(self._of_conditions), self.n_context))
         return np.arctanh(wanted) * _FAR / np.arctanh(ends)
 
     # --- events -----------------------------------------------------------------------------------------------------
@@ -214,7 +232,7 @@ class Reweighting:
         Exact in distribution. An event whose weight is above the bound would not be, and is an error.
         """
         bound = self.log_bound(nu)
-        drawn = tf.zeros((tf.shape(c)[0], self._n_dim), c.dtype)
+        drawn = tf.zeros((tf.shape(c)[0], self.n_dim), c.dtype)
 
         def try_again(drawn: tf.Tensor, missing: tf.Tensor, turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             rows = tf.gather(c, missing)
@@ -247,8 +265,8 @@ class Reweighting:
 
         The weight is a polynomial of bounded coordinates, of which there are dense points.
         """
-        n_inputs = self._n_dim + self._n_context
-        t = tf.constant(2.0 * _lattice(_BOUND_POINTS, n_inputs) - 1.0)
+        n_inputs = self.n_dim + self.n_context
+        t = tf.constant(2.0 * lattice(_BOUND_POINTS, n_inputs) - 1.0)
         if n_inputs == 1:
             t = tf.linspace(-np.ones(1), np.ones(1), _BOUND_POINTS)
         log_weight = tf.linalg.matvec(self._at_bounded(t), self.monomials(nu))
@@ -262,30 +280,3 @@ class Reweighting:
 
 def _with_constant(n_inputs: int, degree: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, n_inputs), int), exponents(n_inputs, degree)]) if n_inputs else np.zeros((1, 0))
-
-
-def _latent_nodes(n_dim: int, n_anchors: int, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Logistic coordinates ``(A, Q, d)`` and logarithms of their shares ``(A, Q)`` of the probability.
-
-    A grid, whose sums err by ``exp(-2 pi s / step)`` for functions that are analytic up to ``s`` from the real axis (that is
-    3 for the logistic density and the bounded coordinates), or a lattice where a grid would be too large.
-    """
-    if n_dim <= (3 if n_anchors == 1 else 2):
-        end = round((20.0 if n_dim == 1 else 15.0) / step)
-        axis = step * np.arange(-end, end + 1)
-        z = np.stack(np.meshgrid(*[axis] * n_dim, indexing="ij"), axis=-1).reshape(1, -1, n_dim)
-        log_weights = logistic_log_prob(tf.constant(z)).numpy().sum(axis=-1) + n_dim * np.log(step)
-        return np.repeat(z, n_anchors, axis=0), np.repeat(log_weights, n_anchors, axis=0)
-    count = 8192 if n_anchors == 1 else 1024
-    # Each anchor has the lattice at another place, so that its errors average out in between.
-    places = _lattice(count, n_dim)[None] + _lattice(n_anchors, n_dim)[:, None]
-    tent = np.clip(1.0 - np.abs(2.0 * (places % 1.0) - 1.0), 1e-9, 1.0 - 1e-9)  # a periodic function of the place
-    return np.log(tent) - np.log1p(-tent), np.full((n_anchors, count), -math.log(count))
-
-
-def _lattice(count: int, n_dim: int) -> np.ndarray:
-    """Evenly distributed points ``(count, n_dim)`` of the unit cube: multiples of a generalised golden ratio."""
-    golden = 2.0
-    for _ in range(60):
-        golden = (1.0 + golden) ** (1.0 / (n_dim + 1))
-    return (0.5 + np.arange(1, count + 1)[:, None] * golden ** -np.arange(1.0, n_dim + 1)) % 1.0

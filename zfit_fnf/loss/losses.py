@@ -21,6 +21,7 @@ import tensorflow as tf
 from zfit.core.constraint import BaseConstraint
 
 from ..common.warning import warn
+from ..densities.integral_check import PROMISED
 from ..pdf import FNFPDF, components
 from .channels import Channel, TermCalls, channel_kind
 from .constraints import ModelConstraint, merged, warn_of_free_nuisances
@@ -247,6 +248,7 @@ class LogSpaceNLL(EagerLoss):
     def _warn_outside_windows(self) -> None:
         value_of = functools.cache(lambda parameter: float(parameter.value()))  # several densities share a nuisance
         for pdf in (part for model in self.model for part in components(model) if isinstance(part, FNFPDF)):
+            self._warn_of_integral(pdf)
             for name, (low, high) in pdf.deformation.windows.items():
                 value = value_of(pdf.params[name])
                 if not low <= value <= high and name not in self._warned:
@@ -256,6 +258,18 @@ class LogSpaceNLL(EagerLoss):
                         f"deformation of {pdf.name!r} was trained: the density there is an extrapolation. Train with "
                         "variations further out, or check the model"
                     )
+
+    def _warn_of_integral(self, pdf: FNFPDF) -> None:
+        reweighting, key = pdf.deformation.reweighting, f"integral of {pdf.name}"
+        if reweighting is None or key in self._warned:
+            return
+        if (error := reweighting.check.error(pdf.nu().numpy())) > PROMISED:
+            self._warned.add(key)
+            warn(
+                f"the density of {pdf.name!r} with its log-ratios is not normalised at these values of its nuisances: its "
+                f"integral is wrong by {error:.1g}, where {PROMISED:g} is promised. A fit is wrong by as much per event. Train "
+                f"the deformation with map=False or with ratio=False, and compare the fits"
+            )
 
 
 class UnbinnedNLL(LogSpaceNLL, zfit.loss.UnbinnedNLL):
