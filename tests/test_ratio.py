@@ -61,21 +61,40 @@ def test_the_density_integrates_to_one(moving):
         assert integral(model, nu, {}) == pytest.approx(1.0, abs=tolerance(nu)), nu
 
 
-@pytest.mark.parametrize(("n_dim", "degree"), [(1, 24), (2, 14)])
-def test_a_steep_ratio_of_the_highest_degree_is_integrated(n_dim, degree):
-    """As that of two components is, where the events go from one to the other: by sums over many more nodes."""
+def steep_ratio(n_dim, degree, bias=(0.0, 0.0)):
+    """As that of two components is, where the events go from one to the other; the map has these scales and shifts."""
     flow = Flow([f"y{j}" for j in range(n_dim)], n_components=3)
     shape = {"n_dim": n_dim, "n_context": 0}
-    ratio = LogRatio(["pdf"], ((1,),), **shape, degree=degree)
+    ratio, response = LogRatio(["pdf"], ((1,),), **shape, degree=degree), Response(["pdf"], ((1,),), **shape)
+    response.networks[0].biases[-1].assign(np.tile(bias, n_dim))
     t = tf.constant(np.random.default_rng(1).uniform(-1, 1, (5000, n_dim)))
     steep = 0.5 * np.tanh(np.array([25.0, 12.0][n_dim - 1]) * t.numpy()).prod(axis=1)
     ratio.weights.assign(np.linalg.lstsq(polynomials(t, ratio.exponents).numpy(), steep, rcond=None)[0][None])
-    model = Deformation(flow, [Response(["pdf"], ((1,),), **shape)], windows={"pdf": (-1, 1)}, ratios=[ratio])
+    return Deformation(flow, [response], windows={"pdf": (-1, 1)}, ratios=[ratio])
+
+
+@pytest.mark.parametrize(("n_dim", "degree"), [(1, 24), (2, 14)])
+def test_a_steep_ratio_of_the_highest_degree_is_integrated(n_dim, degree):
+    """By sums over many more nodes."""
+    model = steep_ratio(n_dim, degree)
     z, log_weights = (part[0] for part in latent_nodes(n_dim, 1, [0.02, 0.1][n_dim - 1], 0))
-    log_ratio = ratio.coefficients(tf.tanh(0.45 * tf.constant(z))).numpy()[:, 0]
+    log_ratio = model.ratios[0].coefficients(tf.tanh(0.45 * tf.constant(z))).numpy()[:, 0]
     for nu in (-1.0, 0.5, 1.0, 3.0):
         exact = logsumexp(log_weights + nu * log_ratio) - logsumexp(log_weights)
         found = float(model.reweighting.log_norm_at_anchors(tf.constant([nu], tf.float64))[0])
+        assert found == pytest.approx(exact, abs=tolerance({"pdf": nu})), nu
+
+
+def test_a_steep_ratio_behind_a_map_that_stretches_is_integrated():
+    """At three standard deviations all is 2.5 times as wide or as narrow, and so are the distances of the nodes."""
+    model = steep_ratio(1, 24, bias=(-0.3, 0.4))
+    axis = np.linspace(-40.0, 40.0, 16_001)
+    u, c = tf.constant(axis[:, None]), tf.zeros((len(axis), 0), tf.float64)
+    nominal = model.flow.log_density(u, c).numpy()
+    for nu in (-3.0, -1.0, 1.0, 2.6, 3.0):
+        point = tf.constant([nu], tf.float64)
+        exact = logsumexp(nominal + model.reweighting.log_weight_of_moved(u, c, point)) + np.log(axis[1] - axis[0])
+        found = float(model.reweighting.log_norm_at_anchors(point)[0])
         assert found == pytest.approx(exact, abs=tolerance({"pdf": nu})), nu
 
 

@@ -22,6 +22,8 @@ from .bijectors import logistic_log_prob
 __all__ = ["few_nodes", "few_places", "latent_nodes", "lattice", "snapshots"]
 
 _MOST_NODES = 400
+_MIDDLE = 3.0  # up to which nodes are about evenly distributed
+_SLIGHT = 25.0  # logarithm of the shares of the probability below which nodes do not count
 _SINGLES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.0)
 _PAIRS = {2: (0.6, 1.0, 1.7, 2.5, 3.0), 3: (0.6, 1.7, 3.0)}  # by the number of nuisances
 _MANY_PAIRS = (1.0, 3.0)
@@ -120,13 +122,18 @@ def latent_nodes(n_dim: int, n_anchors: int, step: float | None, count: int) -> 
 
     A grid, whose sums err by ``exp(-2 pi s / step)`` for functions that are analytic up to ``s`` from the real axis (that is
     3 for the logistic density and the bounded coordinates), or a lattice of ``count`` points where a grid would be too large.
+    The distance of the nodes is ``step`` in the middle and grows towards the tails, where bounded coordinates hardly change.
     """
     if step and n_dim <= (3 if n_anchors == 1 else 2):
-        end = round((20.0 if n_dim == 1 else 15.0) / step)
-        axis = step * np.arange(-end, end + 1)
-        z = np.stack(np.meshgrid(*[axis] * n_dim, indexing="ij"), axis=-1).reshape(1, -1, n_dim)
-        log_weights = logistic_log_prob(tf.constant(z)).numpy().sum(axis=-1) + n_dim * np.log(step)
-        return np.repeat(z, n_anchors, axis=0), np.repeat(log_weights, n_anchors, axis=0)
+        width = step / _MIDDLE
+        count = math.ceil(math.asinh((20.0 if n_dim == 1 else 15.0) / _MIDDLE) / width)
+        scaled = width * np.arange(-count, count + 1)
+        axis = _MIDDLE * np.sinh(scaled)
+        log_shares = logistic_log_prob(tf.constant(axis)).numpy() + np.log(step * np.cosh(scaled))
+        z = np.stack(np.meshgrid(*[axis] * n_dim, indexing="ij"), axis=-1).reshape(-1, n_dim)
+        log_weights = np.sum(np.meshgrid(*[log_shares] * n_dim, indexing="ij"), axis=0).ravel()
+        kept = log_weights > log_weights.max() - _SLIGHT
+        return np.stack([z[kept]] * n_anchors), np.stack([log_weights[kept]] * n_anchors)
     # Each anchor has the lattice at another place, so that its errors average out in between.
     places = lattice(count, n_dim)[None] + lattice(n_anchors, n_dim)[:, None]
     tent = np.clip(1.0 - np.abs(2.0 * (places % 1.0) - 1.0), 1e-9, 1.0 - 1e-9)  # a periodic function of the place

@@ -211,10 +211,10 @@ class Reweighting:
     def _steps(self) -> tuple[float, float]:
         """Distance of the nodes, of which few will be kept, and where all are: narrow for maps and for high degrees."""
         if self.n_dim == 1:
-            return (0.125 if self.n_context else 0.1), 0.25
+            return (0.1 if self.n_context else 0.06), 0.2
         if self.n_dim == 2:
-            return (0.5 if self.n_context and not self._deformation.moves else 0.3), 0.5
-        return (1.0 if self._deformation.moves else 0.6), 1.0
+            return (0.4 if self.n_context and not self._deformation.moves else 0.2), 0.4
+        return (0.7 if self._deformation.moves else 0.5), 0.7
 
     def _anchors(self) -> np.ndarray:
         """Conditions ``(A, m)``, standardised, that cover the bounded coordinates, denser towards their ends."""
