@@ -170,7 +170,7 @@ def sample(
 # --- what the likelihood depends on --------------------------------------------------------------------------------------
 
 Effects = Mapping[zfit.Parameter, tuple[float, float]]
-"""Centre and width of parameters that are measured: templates are at the centre, and the width away from it."""
+"""Centre and width of parameters that are measured. Templates are at the centre, and the width away from it."""
 
 
 def _effects(nll: LogSpaceNLL) -> dict[zfit.Parameter, tuple[float, float]]:
