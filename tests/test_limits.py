@@ -494,7 +494,7 @@ def test_only_the_calculators_need_hepstats(monkeypatch):
 
 def test_crossing_between_values_that_are_alike():
     """Two values on a plateau, as a coarse Asimov set makes them, do not stop the search."""
-    from zfit_fnf.limits import _interpolate
+    from zfit_fnf.limits.asymptotic import _interpolate
 
     assert 0.01 < _interpolate({0.0: -1.05, 0.01: -1.05}) < np.inf
     assert _interpolate({0.0: -1.05, 0.01: -1.05, 1.01: 0.95}) == pytest.approx(0.535)

@@ -3,6 +3,7 @@
 from .coverage import Coverage, coverage
 from .experiments import PseudoExperiment, Values, asimov, refill, refillable, set_truth, toy
 from .fits import ToyFits, fit_toys, fits_of, hesse_errors
+from .runs import run
 from .simulated import simulated_toys
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "hesse_errors",
     "refill",
     "refillable",
+    "run",
     "set_truth",
     "simulated_toys",
     "toy",

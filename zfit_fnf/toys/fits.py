@@ -33,7 +33,7 @@ from .experiments import (
     toy,
 )
 
-__all__ = ["ToyFits", "fit_toys", "fits_of", "hesse_errors", "toy_minimizer"]
+__all__ = ["Fit", "ToyFits", "fit_toys", "fits_of", "hesse_errors", "some_fits", "toy_minimizer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,9 @@ def fit_toys(
         set_truth(nll, params)
         truth = current_values(nll.get_params())
         if executor is None:
-            fits = list(tqdm(_fits(nll, truth, minimizer, seed, range(n_toys)), "toys", n_toys, disable=not progress))
+            fits = list(
+                tqdm(some_fits(nll, truth, minimizer, seed, range(n_toys)), "toys", n_toys, disable=not progress)
+            )
         else:
             fits = _shared_fits(nll, truth, seed, n_toys, executor, "toys" if progress else "")
     names = [parameter.name for parameter in truth]
@@ -181,7 +183,7 @@ Fit = tuple[list[float], list[float], bool]
 """Values, errors, and whether the fit converged; valid is another thing, zfit calls fits at limits invalid."""
 
 
-def _fits(
+def some_fits(
     nll: zfit.loss.UnbinnedNLL,
     truth: dict[zfit.Parameter, float],
     minimizer: zfit.minimize.BaseMinimizer,
@@ -215,7 +217,7 @@ def _shared_fits(
 
 def _fits_of_part(sent: bytes, indices: range) -> list[Fit]:
     nll, truth, seed = loads(sent)
-    return list(_fits(nll, truth, Minuit(), seed, indices))
+    return list(some_fits(nll, truth, Minuit(), seed, indices))
 
 
 def toy_minimizer(nll: zfit.loss.UnbinnedNLL, minimizer: Any) -> zfit.minimize.BaseMinimizer:

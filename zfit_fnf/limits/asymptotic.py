@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -25,180 +24,39 @@ import pandas as pd
 from scipy.interpolate import BarycentricInterpolator
 from scipy.stats import norm
 
-from .arguments import check_likelihood, check_minimizer, count, parameter_of, real
-from .common.warning import warn
-from .loss import channels_of
-from .param import Nuisance, limits_of
-from .profiles import ProfileLikelihood
-from .scans import axis_title
-from .state import current_values, global_observables, measured_values, preserved
-from .toys import Values, asimov
+from ..arguments import check_likelihood, check_minimizer, count, parameter_of, real
+from ..common.warning import warn
+from ..loss import channels_of
+from ..param import Nuisance, limits_of
+from ..profiles import ProfileLikelihood
+from ..scans import axis_title
+from ..state import current_values, global_observables, measured_values, preserved
+from ..toys import Values, asimov
+from .results import BANDS, COLUMNS, DiscoveryResult, LimitResult
 
-__all__ = [
-    "BANDS",
-    "DiscoveryResult",
-    "LimitResult",
-    "discovery",
-    "log_cls",
-    "log_expected_cls",
-    "upper_limit",
-]
+__all__ = ["asymptotic_limit", "check_weights", "checked_poi", "discovery", "log_cls", "log_expected_cls"]
 
-BANDS = (-2, -1, 0, 1, 2)
-"""Standard deviations of the background-only fluctuations behind the five expected limits."""
-
-_COLUMNS = ("expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2")
 _TRIALS = 30  # values to try at most in search of one limit
 _FURTHEST = 10.0  # times the largest value that was tried: how far to extrapolate
 _CLOSE = 0.01  # how close to a value that was tried, relative to the range searched, a limit may be interpolated
 _FEW = 10.0  # events, below which asymptotic limits are off by several per cent
 
 
-@dataclass(frozen=True, eq=False)
-class LimitResult:
-    """CLs upper limits, made by `upper_limit`; prints as a table.
-
-    Attributes:
-        poi: Name of the parameter of interest.
-        cl: Confidence level.
-        observed: The observed limit; NaN if the data were not used.
-        expected: The limits expected from background only: -2, -1, 0, +1, +2 standard deviations, ascending.
-        best_fit: Best-fit value of the parameter, likewise; values below zero count as zero.
-        scan: CLs at the values of the parameter that were tried (the index): ``observed``, and ``expected_m2``,
-            ``expected_m1``, ``expected``, ``expected_p1``, ``expected_p2`` for -2 to +2 standard deviations.
-        title: Label of the parameter, for plots; by default its name.
-    """
-
-    poi: str
-    cl: float
-    observed: float
-    expected: tuple[float, ...]
-    best_fit: float
-    scan: pd.DataFrame
-    title: str = ""
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The limits: ``observed`` and ``expected_m2`` to ``expected_p2`` (the index) with their ``limit``."""
-        limits = dict(zip(("observed", *_COLUMNS), (self.observed, *self.expected), strict=True))
-        return pd.DataFrame({"limit": limits})
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields for JSON; the scan as lists, the values of the parameter under its name."""
-        scan = self.scan.rename_axis(self.poi).reset_index().to_dict(orient="list")
-        return {**vars(self), "expected": list(self.expected), "scan": scan}
-
-    def __str__(self) -> str:
-        names = ["observed", *(f"expected {band:+d} sigma" if band else "expected" for band in BANDS)]
-        values = [f"{value:.4g}" for value in (self.observed, *self.expected)]
-        fit = f"best fit {self.best_fit:.4g}"
-        if math.isnan(self.observed):
-            values[0], fit = "not looked at", "before any fit"
-        rows = (f"  {name:<17} {value}" for name, value in zip(names, values, strict=True))
-        return "\n".join([f"{100 * self.cl:g} % CLs upper limits on {self.poi} ({fit})", *rows])
-
-
-@dataclass(frozen=True)
-class DiscoveryResult:
-    """Significance of an excess, made by `discovery`; prints as a table.
-
-    Attributes:
-        poi: Name of the parameter of interest.
-        null: Its value without the signal.
-        best_fit: Its best-fit value.
-        significance: Observed significance in standard deviations, one-sided; zero if there is no excess.
-        p_value: Probability of an excess at least as large without signal.
-        expected_at: Value of the parameter for which the following two are expected.
-        expected_significance: Median significance.
-        expected_p_value: The corresponding probability.
-    """
-
-    poi: str
-    null: float
-    best_fit: float
-    significance: float
-    p_value: float
-    expected_at: float
-    expected_significance: float
-    expected_p_value: float
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """``significance`` and ``p_value``, ``observed`` and ``expected`` (the index)."""
-        observed = {"significance": self.significance, "p_value": self.p_value}
-        expected = {"significance": self.expected_significance, "p_value": self.expected_p_value}
-        return pd.DataFrame.from_dict({"observed": observed, "expected": expected}, orient="index")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields for JSON."""
-        return dict(vars(self))
-
-    def __str__(self) -> str:
-        expected = f"expected for {self.poi} = {self.expected_at:.4g}"
-        return (
-            f"excess over {self.poi} = {self.null:g} (best fit {self.best_fit:.4g})\n"
-            f"  {'observed':<{len(expected)}}  {self.significance:.3g} sigma, p = {self.p_value:.3g}\n"
-            f"  {expected}  {self.expected_significance:.3g} sigma, p = {self.expected_p_value:.3g}"
-        )
-
-
-def upper_limit(
+def asymptotic_limit(
     nll: zfit.loss.UnbinnedNLL,
-    poi: zfit.Parameter | str,
+    poi: zfit.Parameter,
+    cl: float,
     *,
-    cl: float = 0.95,
-    expected: Literal["postfit", "prefit"] = "postfit",
-    minimizer: zfit.minimize.BaseMinimizer | None = None,
-    n_asimov: int = 20_000,
-    seed: int = 0,
+    postfit: bool,
+    minimizer: zfit.minimize.BaseMinimizer | None,
+    n_asimov: int,
+    seed: int,
+    warns: bool = True,
 ) -> LimitResult:
-    r"""CLs upper limit on a parameter that is zero without signal, by asymptotic formulae.
-
-    The test statistic is :math:`\tilde q_\mu`, for which best-fit values below zero count as zero. Expected limits are
-    those of background only, with the nuisances that fit the data best at zero (as in pyhf). Parameters and global
-    observables are restored at the end.
-
-    Before unblinding, ``expected="prefit"`` gives the expected limits alone. No event is looked at (a likelihood of an empty
-    data set will do if it is extended): parameters are where their auxiliary measurements put them, those without one
-    at their current values.
-
-    Args:
-        nll: The likelihood.
-        poi: The parameter of interest, or its name, floating; zero and all limits on it have to be inside of its own limits.
-        cl: Confidence level.
-        expected: What the expected limits are for: the background after a fit to the data, or that before any.
-        minimizer: By default `zfit_fnf.Minuit`.
-        n_asimov: Events for each component of the Asimov set.
-        seed: Seed of the Asimov set.
-
-    Returns:
-        The observed and the five expected limits, and the scan.
-
-    Warns:
-        UserWarning: If the limit rests on fewer than ten events, where the formulae give limits that are too strong by up to
-            20 per cent.
-
-    Raises:
-        TypeError: If an argument is of another kind.
-        ValueError: If the parameter is not in the likelihood, does not float, is a nuisance, cannot be zero, or may not become
-            as large as a limit; if the data have weights with which the formulae do not hold; if the outcome behind a
-            constraint cannot be moved.
-        RuntimeError: If a fit does not converge.
-
-    Example:
-        >>> limit = upper_limit(nll, mu)
-        >>> limit.observed, limit.expected[2]
-        >>> print(limit)
-        >>> print(upper_limit(nll, mu, expected="prefit"))
-    """
-    if not 0.5 < real(cl, "cl=") < 1:
-        raise ValueError(f"cl must be between 0.5 and 1, e.g. 0.95; got {cl}")
-    if expected not in ("postfit", "prefit"):
-        raise ValueError(f'expected= is "postfit" or "prefit"; got {expected!r}')
-    poi = _checked(nll, poi, 0.0, minimizer, n_asimov)
-    if expected == "postfit":
-        _check_weights(nll)
+    """Upper limits by asymptotic formulae; arguments as those of `zfit_fnf.limits.upper_limit`, checked."""
     with preserved(nll):
         data = None
-        if expected == "postfit":
+        if postfit:
             data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
         at = (
             {**current_values(nll.get_params()), **measured_values(nll), poi: 0.0}
@@ -218,7 +76,8 @@ def upper_limit(
         at[poi] = limits[2]
         n_events = [_n_relevant(nll, poi, at, experiment.data)]
         n_events += [] if data is None else [_n_relevant(nll, poi, at, nll.data)]
-    _warn_of_few(n_events, "limits come out too strong, by up to 20 %")
+    if warns:
+        _warn_of_few(n_events, "limits come out too strong, by up to 20 %", 'upper_limit(..., calculator="toys")')
     return LimitResult(poi.name, cl, observed, limits, best_fit, scan, axis_title(poi))
 
 
@@ -260,10 +119,10 @@ def discovery(
     Example:
         >>> discovery(nll, mu, expected_at=1.0).expected_significance
     """
-    poi = _checked(nll, poi, real(null, "null="), minimizer, n_asimov)
+    poi = checked_poi(nll, poi, real(null, "null="), minimizer, n_asimov)
     if expected_at is not None:
         _check_range(poi, real(expected_at, "expected_at="))
-    _check_weights(nll)
+    check_weights(nll)
     with preserved(nll):
         data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
         best_fit = data.best(above=null).values[poi]
@@ -275,7 +134,7 @@ def discovery(
         expected = ProfileLikelihood(
             experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth
         ).excess(null)
-    _warn_of_few(n_events, "significances are not precise")
+    _warn_of_few(n_events, "significances are not precise", "zfit_fnf.hepstats.FrequentistCalculator")
     return DiscoveryResult(
         poi.name, null, best_fit, observed, float(norm.sf(observed)), at, expected, float(norm.sf(expected))
     )
@@ -369,7 +228,7 @@ def _scan(background: ProfileLikelihood, data: ProfileLikelihood | None) -> pd.D
     columns = {}
     if data is not None:
         columns["observed"] = [math.exp(log_cls(data.q(value), background.q(value))) for value in index]
-    for name, band in zip(_COLUMNS, BANDS, strict=True):
+    for name, band in zip(COLUMNS, BANDS, strict=True):
         columns[name] = [math.exp(log_expected_cls(background.q(value), band)) for value in index]
     return pd.DataFrame(columns, index=index)
 
@@ -388,16 +247,15 @@ def _n_relevant(nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter, at: Values, dat
     return float(moments[0] ** 2 / moments[1]) if moments[1] > 0 else 0.0
 
 
-def _warn_of_few(n_events: Sequence[float], what: str) -> None:
+def _warn_of_few(n_events: Sequence[float], what: str, toys: str) -> None:
     if min(n_events) < _FEW:
         counts = " and ".join(f"{n:.2g} {kind}" for n, kind in zip(n_events, ("expected", "observed"), strict=False))
         warn(
-            f"asymptotic formulae need more events than {counts} that this result rests on: {what}. Toys do not "
-            "(zfit_fnf.hepstats.FrequentistCalculator)"
+            f"asymptotic formulae need more events than {counts} that this result rests on: {what}. Toys do not: {toys}"
         )
 
 
-def _checked(
+def checked_poi(
     nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter | str, value: float, minimizer: Any, n_asimov: int
 ) -> zfit.Parameter:
     """The parameter of interest, if all arguments are what they should be."""
@@ -419,7 +277,8 @@ def _check_range(poi: zfit.Parameter, value: float) -> None:
         raise ValueError(f"{poi.name!r} cannot be {value:g}: its limits are ({low:g}, {high:g}); make them wider")
 
 
-def _check_weights(nll: zfit.loss.UnbinnedNLL) -> None:
+def check_weights(nll: zfit.loss.UnbinnedNLL) -> None:
+    """Refuse data whose weights make them fluctuate more than a number of events does."""
     for channel in channels_of(nll):
         total, squares = channel.sums_of_weights()
         if squares > total * (1 + 1e-6):

@@ -1,0 +1,145 @@
+"""Limits from toys against those of pyhf, and regions of Feldman and Cousins against published ones and closed forms."""
+
+from __future__ import annotations
+
+import zfit
+import numpy as np
+import pytest
+from scipy import stats
+
+import zfit_fnf
+from zfit_fnf.limits import feldman_cousins, upper_limit
+from zfit_fnf.limits.counting import CountingToys
+from zfit_fnf.loss import NLL, CountPDF, counting
+from zfit_fnf.toys import refill, refillable, toy
+from zfit_fnf.yields import lnN, modified_yield
+
+CL = 0.9
+SIGMAS = stats.norm.isf(0.5e-5)  # ten numbers are compared
+
+
+def search(n: int) -> tuple[NLL, zfit.Parameter]:
+    """Three events of signal, four of background, known to thirty per cent."""
+    mu, rate = zfit.Parameter("mu", 1.0, 0.0, 20.0, stepsize=0.1), zfit_fnf.nuisance("rate")
+    parts = [modified_yield(3.0, [mu]), modified_yield(4.0, [lnN(rate, 1.3)])]
+    return counting(zfit.ComposedParameter("total", lambda s, b: s + b, params=parts), n, name="region"), mu
+
+
+def bounded_mean(x: float) -> tuple[NLL, zfit.Parameter]:
+    """A mean that is not negative, measured with an error of one; the counted events do not depend on it."""
+    mu, outcome = zfit.Parameter("mu", 0.5, 0.0, 20.0, stepsize=0.1), zfit.Parameter("x", x, floating=False)
+    constraint = zfit.constraint.GaussianConstraint(mu, observation=outcome, sigma=1.0)
+    expected = zfit.Parameter("expected", 1.0, floating=False)
+    return NLL(CountPDF(expected, name="nothing"), np.array([1.0]), constraints=[constraint]), mu
+
+
+def p_of_bounded_mean(mu: np.ndarray, x: float) -> np.ndarray:
+    """Probability of a likelihood ratio at least as large as that of an outcome, in closed form."""
+
+    def ratio(y: float) -> np.ndarray:
+        return (y - mu) ** 2 - np.minimum(y, 0.0) ** 2
+
+    t = ratio(x)
+    above, below = mu + np.sqrt(t), mu - np.sqrt(t)
+    below = np.where(below < 0, (mu**2 - t) / (2 * np.maximum(mu, 1e-12)), below)
+    return stats.norm.sf(above - mu) + stats.norm.cdf(below - mu)
+
+
+def signal_on_three(n: int) -> tuple[NLL, zfit.Parameter]:
+    mu = zfit.Parameter("mu", 1.0, 0.0, 40.0, stepsize=0.1)
+    return counting(zfit.ComposedParameter("total", lambda s: s + 3.0, params=[mu]), n, name="region"), mu
+
+
+def p_of_counts(mu: float, n: int) -> float:
+    k = np.arange(200)
+    best = np.maximum(k, 3.0)
+    t = 2 * (stats.poisson.logpmf(k, best) - stats.poisson.logpmf(k, mu + 3.0))
+    return float(stats.poisson.pmf(k, mu + 3.0)[t >= t[n] - 1e-9].sum())
+
+
+def check_p_values(region, expected: np.ndarray) -> None:
+    error = np.sqrt(expected * (1 - expected) / region.n_toys)
+    assert (np.abs(region.table["p_value"] - expected) <= SIGMAS * error + 1e-12).all()
+
+
+def test_toys_of_counts_are_drawn_and_fitted_as_others_are():
+    nll, mu = search(5)
+    toys = CountingToys(nll)
+    truth = dict.fromkeys(toys.params, 0.7)
+    observed, counts = outcomes = toys.draw(truth, [(3, number) for number in range(4)])
+    best, lowest = toys.minima(outcomes, toys.values(truth, 4))
+    fixed = toys.values({**truth, mu: 2.0}, 4)
+    rise = toys.minima(outcomes, fixed, [mu])[1] - lowest
+    loss, minimizer = refillable(nll), zfit_fnf.Minuit()
+    for number in range(4):
+        experiment = toy(nll, params=truth, seed=(3, number))
+        np.testing.assert_array_equal(experiment.data[0].values(), counts[number])
+        assert list(experiment.observed.values()) == list(observed[number])
+        refill(loss, experiment)
+        zfit.param.set_values(truth)
+        result = minimizer.minimize(loss)
+        # Both stop at an expected distance of 1e-6 or less: a hundredth of an error, and 1e-6 in the likelihood.
+        found = [result.params[parameter]["value"] for parameter in toys.params]
+        np.testing.assert_allclose(found, best[number], atol=3e-3)
+        value = float(loss.value())
+        zfit.param.set_values({mu: 2.0})
+        minimizer.minimize(loss, [one for one in toys.params if one is not mu])
+        assert float(loss.value()) - value == pytest.approx(rise[number], abs=1e-5)
+
+
+def test_limit_from_toys_is_close_to_that_of_pyhf():
+    nll, mu = search(3)
+    before = [float(parameter.value()) for parameter in nll.get_params()]
+    with pytest.warns(UserWarning, match='calculator="toys"'):
+        upper_limit(nll, mu)
+    result = upper_limit(nll, mu, calculator="toys", n_toys=400, seed=1, progress=False)
+    assert [float(parameter.value()) for parameter in nll.get_params()] == before
+    assert 0 < result.error < 0.15
+    assert abs(result.observed - 1.613) < 5 * result.error + 0.02 * 1.613
+    assert list(result.expected) == sorted(result.expected)
+    assert "from 400 toys" in str(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "limit", "n_toys"), [(1, 1.156, 20_000), (3, 1.613, 10_000)])
+def test_limits_of_pyhf_with_many_toys(n, limit, n_toys):
+    nll, mu = search(n)
+    result = upper_limit(nll, mu, calculator="toys", n_toys=n_toys, progress=False)
+    print(n, result.observed, result.error)
+    assert result.observed == pytest.approx(limit, rel=0.02, abs=4 * result.error)
+
+
+def test_region_of_a_bounded_mean():
+    nll, mu = bounded_mean(0.5)
+    points = [0.0, 0.3, 1.0, 2.0, 2.5]
+    region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=1000, progress=False)
+    check_p_values(region, p_of_bounded_mean(np.array(points), 0.5))
+    assert region.intervals[0][0] == 0.0
+    with pytest.raises(ValueError, match="outside of its limits"):
+        feldman_cousins(nll, mu, points=[-1.0, 1.0])
+
+
+def test_region_of_a_counted_signal():
+    nll, mu = signal_on_three(6)
+    points = [0.0, 0.5, 3.0, 7.0, 9.0]
+    region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=1000, progress=False)
+    check_p_values(region, np.array([p_of_counts(point, 6) for point in points]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("x", "published"), [(-1.0, 0.81), (0.0, 1.64), (1.0, 2.64)])
+def test_published_belt_of_a_bounded_mean(x, published):
+    nll, mu = bounded_mean(x)
+    points = np.linspace(0.9, 1.1, 5) * published
+    region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=20_000, progress=False)
+    # Asked for: 2 %.
+    assert region.intervals[0][1] == pytest.approx(published, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "published"), [(0, 1.08), (3, 4.42), (5, 6.99)])
+def test_published_limits_of_a_counted_signal(n, published):
+    nll, mu = signal_on_three(n)
+    points = np.linspace(0.94, 1.06, 13) * published
+    region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=20_000, progress=False)
+    assert region.intervals[-1][1] == pytest.approx(published, rel=0.02)

@@ -1,0 +1,195 @@
+r"""Intervals and regions of Feldman and Cousins (arXiv:physics/9711021), with nuisances profiled.
+
+A point belongs to the region if its likelihood ratio
+:math:`t(\theta) = -2 \ln L(\theta, \hat{\hat\nu}(\theta)) / L(\hat\theta, \hat\nu)` is not among the largest that toys of that
+point have, with the nuisances there that fit the data best. Best fits respect the limits of the parameters, so that the region
+is never empty at a physical boundary, and goes over from an upper limit to an interval by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from ..arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, real
+from ..common.parallel import Executor
+from ..minimize import Minuit
+from ..param import limits_of
+from ..profiles import ConditionalMinima, KnownMinimum, minimise
+from ..state import current_values, preserved
+from .asymptotic import check_weights
+from .neyman import Hypothesis, rises_in_toys
+
+__all__ = ["FeldmanCousins", "feldman_cousins"]
+
+_TIE = 1e-3  # as for limits from toys
+_BEYOND = 1.5  # standard deviations beyond the confidence level to which points reach by default
+
+
+@dataclass(frozen=True, eq=False)
+class FeldmanCousins:
+    """Confidence region of one or two parameters, made by `feldman_cousins`; prints as a table.
+
+    Attributes:
+        pois: Names of the parameters.
+        cl: Confidence level.
+        n_toys: Number of toys of each point.
+        best_fit: Best-fit values.
+        table: One row for each point: the parameters, the likelihood ratio ``t`` of the data, the share ``p_value`` of toys with
+            one at least as large, its binomial ``error``, and whether the point is ``inside`` the region.
+    """
+
+    pois: tuple[str, ...]
+    cl: float
+    n_toys: int
+    best_fit: tuple[float, ...]
+    table: pd.DataFrame
+
+    @property
+    def intervals(self) -> list[tuple[float, float]]:
+        """Ends of the parts of the region of one parameter, by linear interpolation between points."""
+        if len(self.pois) > 1:
+            raise ValueError(f"a region of {' and '.join(self.pois)} has no intervals: see its table")
+        x, height = self.table[self.pois[0]].to_numpy(), self.table["p_value"].to_numpy() - (1 - self.cl)
+        parts = []
+        for inside, group in itertools.groupby(range(len(x)), lambda index: bool(height[index] > 0)):
+            if inside:
+                rows = list(group)
+                parts.append((_edge(x, height, rows[0], -1), _edge(x, height, rows[-1], +1)))
+        return parts
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table."""
+        return self.table.copy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        return {**vars(self), "table": self.table.to_dict(orient="list")}
+
+    def __str__(self) -> str:
+        head = f"{100 * self.cl:g} % region of {', '.join(self.pois)} by Feldman and Cousins, {self.n_toys} toys of each point"
+        if len(self.pois) > 1:
+            return f"{head}\n{self.table.to_string(index=False, float_format=lambda number: f'{number:.4g}')}"
+        parts = " and ".join(f"[{low:.4g}, {high:.4g}]" for low, high in self.intervals)
+        return f"{head}\n  {self.pois[0]} in {parts} (best fit {self.best_fit[0]:.4g})"
+
+
+def feldman_cousins(
+    nll: zfit.loss.UnbinnedNLL,
+    pois: zfit.Parameter | str | Sequence[zfit.Parameter | str],
+    *,
+    cl: float = 0.95,
+    points: Sequence[Sequence[float]] | None = None,
+    n_points: int = 21,
+    n_toys: int = 1000,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    seed: int = 0,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> FeldmanCousins:
+    """Confidence region of one or two parameters from toys, valid near boundaries and for few events.
+
+    Limits of the parameters are physical boundaries here: best fits do not leave them. Parameters and global observables are
+    restored at the end.
+
+    Args:
+        nll: The likelihood.
+        pois: The parameters, or their names.
+        cl: Confidence level.
+        points: Values of each parameter, of which a grid is made; by default around the best fit, as far as the likelihood
+            says, inside of the limits.
+        n_points: Number of values of each parameter, if they are not given.
+        n_toys: Number of toys of each point.
+        minimizer: By default `zfit_fnf.Minuit`.
+        seed: Seed of all toys.
+        executor: ``concurrent.futures`` executor that shares the toys; each worker compiles the likelihood once.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If a parameter is not one of the likelihood or does not float, or points are outside of its limits; if there
+            are more than two parameters; if the data have weights.
+        RuntimeError: If the fit to the data does not converge.
+
+    Example:
+        >>> region = feldman_cousins(nll, mu, cl=0.9)
+        >>> region.intervals
+    """
+    check_likelihood(nll)
+    check_minimizer(minimizer)
+    if not 0 < real(cl, "cl=") < 1:
+        raise ValueError(f"cl must be between 0 and 1, e.g. 0.95; got {cl}")
+    n_toys, n_points = count(n_toys, "n_toys=", least=50), count(n_points, "n_points=", least=3)
+    params = _checked_pois(nll, pois)
+    check_weights(nll)
+    with preserved(nll):
+        minimise(nll, list(nll.get_params()), minimizer or Minuit())
+        best = KnownMinimum(nll, current_values(nll.get_params()))
+        minima = ConditionalMinima(best, params, minimizer)
+        axes = _axes(best, params, points, n_points, cl)
+        grid = [tuple(map(float, point)) for point in itertools.product(*axes)]
+        found = [minima.at(point) for point in grid]
+        t = np.array([max(2 * (point.nll - best.lowest), 0.0) for point in found])
+        hypotheses = [Hypothesis(at.values, (point,)) for at, point in zip(found, grid, strict=True)]
+        names = tuple(parameter.name for parameter in params)
+        label = f"toys for a region of {', '.join(names)}" if progress else ""
+        toys = rises_in_toys(
+            nll, params, hypotheses, n_toys, minimizer=minimizer, seed=seed, executor=executor, progress=label
+        )
+    rises = [one.rise[np.isfinite(one.rise[:, 0]), 0] for one in toys]
+    p_values = np.array([np.mean(rise >= value - _TIE) for rise, value in zip(rises, t, strict=True)])
+    table = pd.DataFrame(np.array(grid), columns=list(names)).assign(
+        t=t,
+        p_value=p_values,
+        error=np.sqrt(p_values * (1 - p_values) / [len(rise) for rise in rises]),
+        inside=p_values > 1 - cl,
+    )
+    return FeldmanCousins(names, cl, n_toys, tuple(best.values[parameter] for parameter in params), table)
+
+
+def _checked_pois(nll: zfit.loss.UnbinnedNLL, pois: Any) -> list[zfit.Parameter]:
+    given = [pois] if isinstance(pois, (str, zfit.Parameter)) else list(pois)
+    params = [parameter_of(nll, one, "a parameter of interest") for one in given]
+    if len(params) not in (1, 2) or len(set(params)) < len(params):
+        raise ValueError(f"a region is of one or of two different parameters; got {[one.name for one in params]}")
+    return params
+
+
+def _axes(
+    best: KnownMinimum, params: Sequence[zfit.Parameter], points: Any, n_points: int, cl: float
+) -> list[np.ndarray]:
+    """Values of each parameter, inside of its limits."""
+    if points is None:
+        if not best.is_regular:
+            raise ValueError("the likelihood is flat or has no minimum: give points=")
+        reach = float(norm.isf((1 - cl) / 2)) + _BEYOND
+        axes = []
+        for one in params:
+            low, high = limits_of(one)
+            width = reach * best.errors[one] if np.isfinite(best.errors[one]) else reach * float(one.stepsize)
+            axes.append(np.linspace(max(best.values[one] - width, low), min(best.values[one] + width, high), n_points))
+        return axes
+    given = [points] if len(params) == 1 and np.ndim(points[0]) == 0 else list(points)
+    if len(given) != len(params):
+        raise ValueError(f"points= has values of each of {[one.name for one in params]}; got {len(given)} sequences")
+    axes = [np.unique(numbers(one, "points=")) for one in given]
+    for one, values in zip(params, axes, strict=True):
+        low, high = limits_of(one)
+        if values[0] < low or values[-1] > high:
+            raise ValueError(f"points= of {one.name!r} go from {values[0]:g} to {values[-1]:g}, outside of its limits")
+    return axes
+
+
+def _edge(x: np.ndarray, height: np.ndarray, row: int, side: int) -> float:
+    """Where the region ends beside its last point: at the end of the points, or where the p-value crosses."""
+    other = row + side
+    if not 0 <= other < len(x):
+        return float(x[row])
+    return float(x[row] + (x[other] - x[row]) * height[row] / (height[row] - height[other]))

@@ -1,0 +1,152 @@
+r"""CLs upper limits from toys, where there are too few events for asymptotic formulae.
+
+.. math:: \mathrm{CLs}(\mu) = \frac{P(\tilde q_\mu \ge \tilde q_\mu^\mathrm{obs} \,|\, \mu)}
+    {P(\tilde q_\mu \ge \tilde q_\mu^\mathrm{obs} \,|\, 0)}
+
+is the ratio of two shares of toys, those of :math:`\mu` and those of background only, each with the nuisances that fit the
+data best there. Its logarithm is close to a parabola in :math:`\mu`: one is fitted to the points around the limit, so that
+all their toys tell where that is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from ..common.parallel import Executor
+from ..common.warning import warn
+from ..profiles import ProfileLikelihood
+from ..scans import axis_title
+from ..state import current_values, global_observables, measured_values, preserved
+from .asymptotic import asymptotic_limit
+from .neyman import Hypothesis, Rises, rises_in_toys
+from .results import BANDS, COLUMNS, LimitResult
+
+__all__ = ["toy_limit"]
+
+_POINTS = 10  # values of the parameter at which toys are made
+_AROUND = 0.5, 1.6  # the first and the last, in units of the least and the largest asymptotic limit
+_TIE = 1e-3  # test statistics that differ by less are equal: those of one outcome differ by the tolerance of fits
+_NEAR = 8.0  # factor of CLs up to which points tell where a limit is
+_FAILED = 0.02  # share of toys whose fits do not converge, above which it is told
+
+
+def toy_limit(
+    nll: zfit.loss.UnbinnedNLL,
+    poi: zfit.Parameter,
+    cl: float,
+    *,
+    postfit: bool,
+    minimizer: zfit.minimize.BaseMinimizer | None,
+    n_asimov: int,
+    n_toys: int,
+    seed: int,
+    executor: Executor | None,
+    progress: bool,
+) -> LimitResult:
+    """Upper limits from toys; arguments as those of `zfit_fnf.limits.upper_limit`, checked."""
+    guess = asymptotic_limit(
+        nll, poi, cl, postfit=postfit, minimizer=minimizer, n_asimov=n_asimov, seed=seed, warns=False
+    )
+    grid = _grid(guess, poi)
+    with preserved(nll):
+        data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll))) if postfit else None
+        measured = {**current_values(nll.get_params()), **measured_values(nll)}
+        truths = [{**measured, poi: mu} if data is None else data.at(mu).values for mu in (0.0, *grid)]
+        observed = None if data is None else np.array([data.q(mu) for mu in grid])
+        hypotheses = [Hypothesis(truths[0], ((0.0,), *((mu,) for mu in grid)))]
+        hypotheses += [Hypothesis(at, ((0.0,), (mu,))) for at, mu in zip(truths[1:], grid, strict=True)]
+        label = f"toys for a limit on {poi.name}" if progress else ""
+        background, *signal = rises_in_toys(
+            nll, [poi], hypotheses, n_toys, minimizer=minimizer, seed=seed, executor=executor, progress=label
+        )
+    _warn_of_failures([background, *signal])
+    curves = _curves(grid, background, signal, observed)
+    found = {name: _crossing(grid, curve, 1 - cl, poi) for name, curve in curves.items()}
+    limit, error = found.get("observed", (math.nan, math.nan))
+    expected = tuple(found[name][0] for name in COLUMNS)
+    scan = pd.DataFrame({name: curve.cls for name, curve in curves.items()}, index=pd.Index(grid, name=poi.name))
+    return LimitResult(poi.name, cl, limit, expected, guess.best_fit, scan, axis_title(poi), n_toys, error)
+
+
+class _Curve(NamedTuple):
+    """CLs at the points of a grid, and variances of its logarithm, from toys of each point and from those that all share."""
+
+    cls: np.ndarray
+    variance: np.ndarray
+    shared: np.ndarray
+
+
+def _grid(guess: LimitResult, poi: zfit.Parameter) -> np.ndarray:
+    limits = [value for value in (guess.observed, *guess.expected) if math.isfinite(value)]
+    high = _AROUND[1] * max(limits)
+    return np.geomspace(_AROUND[0] * min(limits), high if poi.upper is None else min(high, float(poi.upper)), _POINTS)
+
+
+def _test_statistic(toys: Rises, mu: float, column: int) -> np.ndarray:
+    r"""The statistic :math:`\tilde q_\mu` of toys whose fits have converged; their first point is zero."""
+    best, rise, at_zero = toys.best[:, 0], toys.rise[:, column], toys.rise[:, 0]
+    q = np.where(mu <= best, 0.0, np.where(best < 0, np.maximum(rise - at_zero, 0.0), rise))
+    return q[np.isfinite(best) & np.isfinite(rise)]
+
+
+def _curves(grid: np.ndarray, background: Rises, signal: list[Rises], observed: np.ndarray | None) -> dict[str, _Curve]:
+    """CLs of the data, and those that background only gives if it fluctuates, at each point."""
+    rows = []
+    for index, mu in enumerate(grid):
+        of_signal, of_background = _test_statistic(signal[index], mu, 1), _test_statistic(background, mu, index + 1)
+        # The larger the statistic is, the smaller is CLs: the quantiles of CLs are those of the statistic, turned around.
+        outcomes = np.quantile(of_background, norm.sf(BANDS), method="closest_observation")
+        q = np.concatenate([[] if observed is None else [observed[index]], outcomes])
+        rows.append([_cls(one, of_signal, of_background) for one in q])
+    names = [*([] if observed is None else ["observed"]), *COLUMNS]
+    return {name: _Curve(*np.array(rows)[:, column].T) for column, name in enumerate(names)}
+
+
+def _cls(q: float, of_signal: np.ndarray, of_background: np.ndarray) -> tuple[float, float, float]:
+    """CLs of an outcome, and variances of its logarithm from binomial numbers of toys with signal and of background."""
+    shares = [float(np.mean(toys >= q - _TIE)) for toys in (of_signal, of_background)]
+    if not all(shares):
+        return 0.0, math.inf, math.inf
+    sizes = len(of_signal), len(of_background)
+    signal, background = ((1 - share) / (n * share) for share, n in zip(shares, sizes, strict=True))
+    return shares[0] / shares[1], signal, background
+
+
+def _crossing(grid: np.ndarray, curve: _Curve, alpha: float, poi: zfit.Parameter) -> tuple[float, float]:
+    """Where CLs is ``alpha``, and the statistical error of that."""
+    if not curve.cls.min() < alpha < curve.cls.max():
+        side, end = ("above", grid[-1]) if curve.cls.min() >= alpha else ("below", grid[0])
+        raise ValueError(
+            f"a limit is {side} {poi.name} = {end:.4g}, where toys end: make the upper limit that {poi.name!r} has larger, "
+            "or take more toys (n_toys=)"
+        )
+    height = np.full(len(grid), np.inf)
+    height[curve.cls > 0] = np.abs(np.log(curve.cls[curve.cls > 0] / alpha))
+    near = np.isfinite(height) & (height <= max(np.log(_NEAR), np.sort(height)[3]))
+    weights = 1 / np.sqrt(np.maximum(curve.variance[near], 1e-8))
+    middle, scale = grid[near].mean(), np.ptp(grid[near])
+    x, y = (grid[near] - middle) / scale, np.log(curve.cls[near] / alpha)
+    coefficients, covariance = np.polyfit(x, y, min(2, near.sum() - 1), w=weights, cov="unscaled")
+    roots = np.roots(coefficients)
+    roots = roots[np.isreal(roots)].real
+    falling = roots[np.polyval(np.polyder(coefficients), roots) < 0]
+    if not len(falling):
+        raise RuntimeError(f"CLs of {poi.name!r} does not fall where the limit is: take more toys (n_toys=)")
+    root = falling[np.argmin(np.abs(falling))]
+    powers = root ** np.arange(len(coefficients))[::-1]
+    slope = np.polyval(np.polyder(coefficients), root)
+    shared = curve.shared[near][np.argmin(np.abs(x - root))]
+    error = np.sqrt(powers @ covariance @ powers + shared)
+    return float(middle + scale * root), float(scale * error / abs(slope))
+
+
+def _warn_of_failures(toys: list[Rises]) -> None:
+    failed = max(float(np.mean(~np.isfinite(one.rise).all(axis=1))) for one in toys)
+    if failed > _FAILED:
+        warn(f"{100 * failed:.0f} % of the fits to toys of one hypothesis did not converge, and are left out")

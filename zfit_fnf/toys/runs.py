@@ -1,0 +1,155 @@
+"""Many toys in blocks, each of which is kept as soon as it is done: an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+
+from ..common.files import complete
+from ..common.parallel import Executor, check_executor
+from ..common.parallel import run as run_tasks
+from ..minimize import Minuit
+from ..pickling import dumps, loads
+from ..state import current_values, preserved
+from .experiments import Values, check_events, checked_number, checked_seed, set_truth
+from .fits import Fit, ToyFits, some_fits, toy_minimizer
+
+__all__ = ["run"]
+
+_BLOCK = 25  # toys of one task and of one file
+_SAME = 0.01  # errors by which a toy that is fitted again may differ, on another machine
+
+
+def run(
+    nll: zfit.loss.UnbinnedNLL,
+    n: int,
+    *,
+    params: Values | None = None,
+    seed: int = 0,
+    executor: Executor | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> ToyFits:
+    """Draw and fit many toys, here or by an executor, in a folder from which an interrupted run goes on.
+
+    The toys and fits are those of `fit_toys`. They are done in blocks of 25, each of which is a file that appears when it is
+    complete. Whatever ends a run, a worker or the machine, only blocks that were at work are lost; the same call again does
+    these. Several runs may share the folder: a block is counted once, whoever did it.
+
+    Args:
+        nll: The likelihood.
+        n: How many toys; a larger number continues what is there.
+        params: Parameter values to draw at; those left out have their current values.
+        seed: Seed of all toys.
+        executor: ``concurrent.futures`` executor that shares the blocks; each worker compiles the likelihood once.
+        out: Folder of the blocks; without one they are kept in memory alone.
+        progress: Whether to show a progress bar, with the time left.
+
+    Raises:
+        TypeError: As for `toy`.
+        ValueError: As for `fit_toys`; if the folder has toys of another seed, truth or likelihood.
+        WorkerDied: If a worker died; blocks that were done are kept.
+
+    Example:
+        >>> fits = run(nll, 10_000, out="toys")
+        >>> with concurrent.futures.ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        ...     fits = run(nll, 10_000, out="toys", executor=pool)
+    """
+    check_events(nll)
+    check_executor(executor)
+    n = checked_number(n, "n")
+    checked_seed(seed, single=True)
+    minimizer = toy_minimizer(nll, None)
+    with preserved(nll):
+        set_truth(nll, params)
+        truth = current_values(nll.get_params())
+        blocks = [range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
+        names = {parameter.name: value for parameter, value in truth.items()}
+        origin: dict[str, Any] = {"seed": int(seed), "truth": names}
+        here: Callable[[range], list[Fit]] = partial(_block, nll, truth, minimizer, seed)
+        folder = None if out is None else Path(out)
+        done = {} if folder is None else _kept(folder, blocks, origin)
+        if done:
+            first = next(iter(done))
+            _check_same(folder, done[first][0], here(range(first, first + 1))[0])
+        work = here if executor is None else partial(_block_elsewhere, dumps((nll, truth, seed)))
+        missing = [block for block in blocks if block.start not in done]
+        for block, fits in run_tasks(work, missing, executor=executor, progress="toys" if progress else ""):
+            done[block.start] = fits
+            if folder is not None:
+                _keep(folder, block, origin, fits)
+    return _joined(names, [fit for block in blocks for fit in done[block.start]])
+
+
+def _block(
+    nll: zfit.loss.UnbinnedNLL,
+    truth: dict[zfit.Parameter, float],
+    minimizer: zfit.minimize.BaseMinimizer,
+    seed: int,
+    block: range,
+) -> list[Fit]:
+    return list(some_fits(nll, truth, minimizer, seed, block))
+
+
+def _block_elsewhere(sent: bytes, block: range) -> list[Fit]:
+    return _unpacked(sent)(block)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpacked(sent: bytes) -> Callable[[range], list[Fit]]:
+    """What was sent, ready to work: once for all blocks of a process, which compile nothing again."""
+    nll, truth, seed = loads(sent)
+    return partial(_block, nll, truth, Minuit(), seed)
+
+
+def _file(folder: Path, block: range) -> Path:
+    return folder / f"toys_{block.start:07d}_{block.stop:07d}.json"
+
+
+def _keep(folder: Path, block: range, origin: dict[str, Any], fits: list[Fit]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with complete(_file(folder, block)) as draft:
+        draft.write_text(json.dumps({**origin, "fits": fits}), encoding="utf-8")
+
+
+def _kept(folder: Path, blocks: Iterable[range], origin: dict[str, Any]) -> dict[int, list[Fit]]:
+    """Blocks that were done before, by their first toy."""
+    done = {}
+    for block in blocks:
+        if not (path := _file(folder, block)).exists():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            fits = [(values, errors, bool(converged)) for values, errors, converged in content.pop("fits")]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{str(path)!r} is no block of toys: move it away, and it is done again") from None
+        if content != origin or len(fits) != len(block):
+            raise ValueError(f"{str(path)!r} has toys of {content}, not of {origin}: give another folder as out=")
+        done[block.start] = fits
+    return done
+
+
+def _check_same(folder: Path | None, kept: Fit, again: Fit) -> None:
+    """Refuse the toys of a likelihood that has the same parameters, but is another one."""
+    errors = np.where(np.isfinite(again[1]), again[1], 1.0)
+    differences = np.abs(np.subtract(kept[:2], again[:2])) / errors  # of values, and of errors
+    if not (np.isnan(differences) | (differences < _SAME)).all() or np.isnan(differences[0]).any():
+        raise ValueError(
+            f"the toys in {str(folder)!r} are of another likelihood, or were made by another version: the first one gave "
+            f"{kept[0]}, and gives {again[0]} now. Give another folder as out="
+        )
+
+
+def _joined(truth: dict[str, float], fits: list[Fit]) -> ToyFits:
+    index = pd.RangeIndex(len(fits), name="toy")
+    values, errors = (pd.DataFrame([fit[part] for fit in fits], columns=list(truth), index=index) for part in (0, 1))
+    valid = np.array([fit[2] for fit in fits]) & np.isfinite(errors).all(axis=1).to_numpy()
+    return ToyFits(dict(truth), values, errors, valid)
