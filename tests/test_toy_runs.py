@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import sys
-from concurrent.futures import ProcessPoolExecutor
 
 import zfit
 import numpy as np
 import pytest
 
-from zfit_fnf.common.parallel import WorkerDied
 from zfit_fnf.loss import NLL, counting
 from zfit_fnf.toys import fit_toys, run
 
@@ -48,17 +42,3 @@ def test_toys_of_something_else_are_refused(tmp_path):
     path.write_text(json.dumps({"seed": 2}))
     with pytest.raises(ValueError, match="is no block of toys"):
         run(experiment(), 2, seed=2, out=tmp_path, progress=False)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_worker_that_is_killed_loses_nothing_that_was_done(tmp_path):
-    nll, context = experiment(), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        run(nll, 25, seed=2, out=tmp_path, executor=pool, progress=False)
-        killed = pool.submit(os.getpid).result()
-        os.kill(killed, signal.SIGKILL)
-        with pytest.raises(WorkerDied):
-            run(nll, 500, seed=2, out=tmp_path, executor=pool, progress=False)
-    assert (tmp_path / "toys_0000000_0000025.json").exists()
-    continued = run(nll, 50, seed=2, out=tmp_path, progress=False)
-    np.testing.assert_allclose(continued.values, fit_toys(nll, 50, seed=2, progress=False).values, atol=1e-6)

@@ -60,7 +60,8 @@ def upper_limit(
 
     Warns:
         UserWarning: If an asymptotic limit rests on fewer than ten events, where the formulae give limits that are too strong
-            by up to 20 per cent; if fits to many toys do not converge.
+            by up to 20 per cent; if fits to many toys do not converge; if there are too few toys for some of the expected
+            limits, which are not numbers then.
 
     Raises:
         TypeError: If an argument is of another kind.

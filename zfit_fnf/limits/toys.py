@@ -33,6 +33,7 @@ _POINTS = 10  # values of the parameter at which toys are made
 _AROUND = 0.5, 1.6  # the first and the last, in units of the least and the largest asymptotic limit
 _TIE = 1e-3  # test statistics that differ by less are equal: those of one outcome differ by the tolerance of fits
 _NEAR = 8.0  # factor of CLs up to which points tell where a limit is
+_PRECISE = 0.2  # relative statistical error, above which an expected limit is not given
 _FAILED = 0.02  # share of toys whose fits do not converge, above which it is told
 
 
@@ -67,9 +68,8 @@ def toy_limit(
         )
     _warn_of_failures([background, *signal])
     curves = _curves(grid, background, signal, observed)
-    found = {name: _crossing(grid, curve, 1 - cl, poi) for name, curve in curves.items()}
-    limit, error = found.get("observed", (math.nan, math.nan))
-    expected = tuple(found[name][0] for name in COLUMNS)
+    limit, error = _crossing(grid, curves["observed"], 1 - cl, poi) if postfit else (math.nan, math.nan)
+    expected = _expected_limits(grid, curves, 1 - cl, poi)
     scan = pd.DataFrame({name: curve.cls for name, curve in curves.items()}, index=pd.Index(grid, name=poi.name))
     return LimitResult(poi.name, cl, limit, expected, guess.best_fit, scan, axis_title(poi), n_toys, error)
 
@@ -116,6 +116,25 @@ def _cls(q: float, of_signal: np.ndarray, of_background: np.ndarray) -> tuple[fl
     sizes = len(of_signal), len(of_background)
     signal, background = ((1 - share) / (n * share) for share, n in zip(shares, sizes, strict=True))
     return shares[0] / shares[1], signal, background
+
+
+def _expected_limits(
+    grid: np.ndarray, curves: dict[str, _Curve], alpha: float, poi: zfit.Parameter
+) -> tuple[float, ...]:
+    """Where the bands cross; those whose outcomes are too rare among so many toys are not numbers, which is told."""
+    limits, reasons = [], []
+    for name in COLUMNS:
+        try:
+            limit, error = _crossing(grid, curves[name], alpha, poi)
+            if error > _PRECISE * limit:
+                raise RuntimeError(f"{limit:.2g} +- {error:.2g}: take more toys (n_toys=)")
+            limits.append(limit)
+        except (ValueError, RuntimeError) as reason:
+            limits.append(math.nan)
+            reasons.append(f"{name} ({reason})")
+    if reasons:
+        warn(f"some expected limits are not known: {'; '.join(reasons)}")
+    return tuple(limits)
 
 
 def _crossing(grid: np.ndarray, curve: _Curve, alpha: float, poi: zfit.Parameter) -> tuple[float, float]:
