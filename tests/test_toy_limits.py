@@ -96,12 +96,12 @@ def test_limit_from_toys_is_close_to_that_of_pyhf():
         upper_limit(nll, mu)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # expected limits below the median need more toys
-        result = upper_limit(nll, mu, calculator="toys", n_toys=1500, seed=1, progress=False)
+        result = upper_limit(nll, mu, calculator="toys", n_toys=500, seed=1, progress=False)
     assert [float(parameter.value()) for parameter in nll.get_params()] == before
-    assert 0 < result.error < 0.1
+    assert 0 < result.error < 0.2
     assert abs(result.observed - 1.613) < 5 * result.error + 0.02 * 1.613
     assert list(result.expected[2:]) == sorted(result.expected[2:])
-    assert "from 1500 toys" in str(result)
+    assert "from 500 toys" in str(result)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_limits_of_pyhf_with_many_toys(n, limit, n_toys):
 def test_region_of_a_bounded_mean():
     nll, mu = bounded_mean(0.5)
     points = [0.0, 0.3, 1.0, 2.0, 2.5]
-    region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=1000, progress=False)
+    region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=400, progress=False)
     check_p_values(region, p_of_bounded_mean(np.array(points), 0.5))
     assert region.intervals[0][0] == 0.0
     with pytest.raises(ValueError, match="outside of its limits"):
@@ -126,7 +126,7 @@ def test_region_of_a_bounded_mean():
 def test_region_of_a_counted_signal():
     nll, mu = signal_on_three(6)
     points = [0.0, 0.5, 3.0, 7.0, 9.0]
-    region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=1000, progress=False)
+    region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=400, progress=False)
     check_p_values(region, np.array([p_of_counts(point, 6) for point in points]))
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import zfit
 import numpy as np
 import pytest
+from executors import Here
 
+from zfit_fnf.common.parallel import WorkerDied
 from zfit_fnf.loss import NLL, counting
 from zfit_fnf.toys import fit_toys, run
+from zfit_fnf.yields import modified_yield
 
 
-def experiment(n: int = 50, background: float = 40.0) -> NLL:
-    mu = zfit.Parameter("mu", 10.0, -30.0, 200.0, stepsize=0.1)
-    return counting(zfit.ComposedParameter("total", lambda s: s + background, params=[mu]), n, name="region")
+def experiment(n: int = 50, expected: float = 40.0) -> NLL:
+    mu = zfit.Parameter("mu", 1.0, 0.0, 20.0, stepsize=0.1)
+    return counting(modified_yield(expected, [mu]), n, name="region")
 
 
 def test_a_run_goes_on_where_it_was_and_counts_nothing_twice(tmp_path):
@@ -37,8 +45,29 @@ def test_toys_of_something_else_are_refused(tmp_path):
     with pytest.raises(ValueError, match="give another folder"):
         run(experiment(), 2, seed=3, out=tmp_path, progress=False)
     with pytest.raises(ValueError, match="of another likelihood"):
-        run(experiment(background=50.0), 2, seed=2, out=tmp_path, progress=False)
+        run(experiment(expected=50.0), 2, seed=2, out=tmp_path, progress=False)
     (path,) = tmp_path.iterdir()
     path.write_text(json.dumps({"seed": 2}))
     with pytest.raises(ValueError, match="is no block of toys"):
         run(experiment(), 2, seed=2, out=tmp_path, progress=False)
+
+
+def test_toys_are_the_same_whoever_does_them():
+    nll, executor = experiment(), Here()
+    shared = run(nll, 30, seed=2, executor=executor, progress=False)
+    assert executor.calls == 2
+    np.testing.assert_array_equal(shared.values, fit_toys(nll, 30, seed=2, progress=False).values)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_worker_that_is_killed_loses_nothing_that_was_done(tmp_path):
+    nll, context = experiment(), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        run(nll, 25, seed=2, out=tmp_path, executor=pool, progress=False)
+        os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            run(nll, 500, seed=2, out=tmp_path, executor=pool, progress=False)
+    assert (tmp_path / "toys_0000000_0000025.json").exists()
+    continued = run(nll, 50, seed=2, out=tmp_path, progress=False)
+    # Another process may round sums in another order.
+    np.testing.assert_allclose(continued.values, fit_toys(nll, 50, seed=2, progress=False).values, atol=1e-6)

@@ -13,6 +13,7 @@ import numpy as np
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
+from .loss import CountPDF
 from .loss.zfit_hooks import (
     composed_function,
     constraint_arguments,
@@ -109,6 +110,10 @@ def _binned_pdf(pdf: zfit.pdf.BinnedFromUnbinnedPDF) -> Parts:
     return type(pdf), {"pdf": pdf.pdfs[0], "space": pdf.space, "extended": extended}
 
 
+def _count_pdf(pdf: CountPDF) -> Parts:
+    return type(pdf), {"extended": pdf.get_yield(), "name": pdf.name, "label": pdf.label}
+
+
 def _counts(data: zfit.data.BinnedData) -> Parts:
     variances = None if data.variances() is None else np.asarray(data.variances())
     return zfit.data.BinnedData.from_tensor, {
@@ -170,6 +175,7 @@ _PARTS: dict[type, Callable[[Any], Parts] | None] = {
     LogSpacePDF: _learned,
     zfit.pdf.BasePDF: _pdf,
     zfit.pdf.BinnedFromUnbinnedPDF: _binned_pdf,
+    CountPDF: _count_pdf,
     zfit.Data: _events,
     zfit.data.BinnedData: _counts,
     NuisanceConstraint: _nuisances,

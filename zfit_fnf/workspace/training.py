@@ -35,7 +35,7 @@ MODELS = "models"
 _PARTIAL = ".partial.fnf"
 
 _SMOOTH = (16, 16)
-"""Widths of hidden layers for conditions that are fitted: what larger ones learn of noise, derivatives make larger."""
+"""Widths of hidden layers for conditions that are fitted. What larger ones learn of noise, derivatives make larger."""
 
 
 @dataclass(frozen=True)
