@@ -123,6 +123,13 @@ def test_region_of_a_bounded_mean():
         feldman_cousins(nll, mu, points=[-1.0, 1.0])
 
 
+def test_a_region_that_goes_on_beyond_its_points_is_told():
+    nll, mu = signal_on_three(6)
+    with pytest.warns(UserWarning, match="beyond the points of 'mu'"):
+        region = feldman_cousins(nll, mu, cl=CL, points=[0.0, 3.0, 4.0], n_toys=50, progress=False)
+    assert region.intervals[-1][1] == 4.0
+
+
 def test_region_of_a_counted_signal():
     nll, mu = signal_on_three(6)
     points = [0.0, 0.5, 3.0, 7.0, 9.0]

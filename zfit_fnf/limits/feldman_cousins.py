@@ -20,6 +20,7 @@ from scipy.stats import norm
 
 from ..arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, real
 from ..common.parallel import Executor
+from ..common.warning import warn
 from ..minimize import Minuit
 from ..param import limits_of
 from ..profiles import ConditionalMinima, KnownMinimum, minimise
@@ -112,11 +113,14 @@ def feldman_cousins(
         executor: ``concurrent.futures`` executor that shares the toys; each worker compiles the likelihood once.
         progress: Whether to show a progress bar.
 
+    Warns:
+        UserWarning: If the region goes on beyond the points; if fits to many toys do not converge.
+
     Raises:
         TypeError: If an argument is of another kind.
         ValueError: If a parameter is not one of the likelihood or does not float, or points are outside of its limits; if there
             are more than two parameters; if the data have weights.
-        RuntimeError: If the fit to the data does not converge.
+        RuntimeError: If the fit to the data does not converge, or none of those to the toys of a point.
 
     Example:
         >>> region = feldman_cousins(nll, mu, cl=0.9)
@@ -151,6 +155,8 @@ def feldman_cousins(
         error=np.sqrt(p_values * (1 - p_values) / [len(rise) for rise in rises]),
         inside=p_values > 1 - cl,
     )
+    for name in _cut(params, axes, table):
+        warn(f"the region goes on beyond the points of {name!r}: give more of them (points=)")
     return FeldmanCousins(names, cl, n_toys, tuple(best.values[parameter] for parameter in params), table)
 
 
@@ -185,6 +191,16 @@ def _axes(
         if values[0] < low or values[-1] > high:
             raise ValueError(f"points= of {one.name!r} go from {values[0]:g} to {values[-1]:g}, outside of its limits")
     return axes
+
+
+def _cut(params: Sequence[zfit.Parameter], axes: list[np.ndarray], table: pd.DataFrame) -> list[str]:
+    """Names of parameters whose outermost points are inside of the region and not at a limit."""
+    names = []
+    for parameter, values in zip(params, axes, strict=True):
+        ends = [end for end, limit in zip(values[[0, -1]], limits_of(parameter), strict=True) if end != limit]
+        if table["inside"][table[parameter.name].isin(ends)].any():
+            names.append(parameter.name)
+    return names
 
 
 def _edge(x: np.ndarray, height: np.ndarray, row: int, side: int) -> float:

@@ -13,6 +13,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 
 from ..common.parallel import Executor, check_executor, run
+from ..common.warning import warn
 from ..minimize import Minuit
 from ..pickling import dumps, loads
 from ..profiles import ConditionalMinima, KnownMinimum, NotConverged, minimise
@@ -23,6 +24,7 @@ from .counting import CountingToys, counts_only
 __all__ = ["Hypothesis", "Rises", "rises_in_toys"]
 
 _TOGETHER = 100  # toys of one task
+_FAILED = 0.02  # share of toys whose fits do not converge, above which it is told
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +80,12 @@ def rises_in_toys(
         executor: Who does it; by default this process. Each worker compiles the likelihood once.
         progress: Text of a progress bar.
 
+    Warns:
+        UserWarning: If fits to many toys of a hypothesis do not converge.
+
     Raises:
         ValueError: If an executor shall use another minimiser.
+        RuntimeError: If none of the fits to toys of a hypothesis converges.
     """
     check_executor(executor)
     if executor is not None and minimizer is not None:
@@ -95,10 +101,18 @@ def rises_in_toys(
     done = {
         (index, part.start): rises for (index, part), rises in run(work, tasks, executor=executor, progress=progress)
     }
-    return [
+    rises = [
         Rises(*map(np.concatenate, zip(*(done[index, start] for start in starts), strict=True)))
         for index in range(len(hypotheses))
     ]
+    failed = max(float(np.mean(~np.isfinite(one.rise).all(axis=1))) for one in rises)
+    if failed == 1.0:
+        raise RuntimeError(
+            "no fit to toys of one hypothesis has converged: fit some with zfit_fnf.toys.fit_toys, and look"
+        )
+    if failed > _FAILED:
+        warn(f"{100 * failed:.0f} % of the fits to toys of one hypothesis did not converge, and are left out")
+    return rises
 
 
 def _work(

@@ -34,7 +34,6 @@ _AROUND = 0.5, 1.6  # the first and the last, in units of the least and the larg
 _TIE = 1e-3  # test statistics that differ by less are equal: those of one outcome differ by the tolerance of fits
 _NEAR = 8.0  # factor of CLs up to which points tell where a limit is
 _PRECISE = 0.2  # relative statistical error, above which an expected limit is not given
-_FAILED = 0.02  # share of toys whose fits do not converge, above which it is told
 
 
 def toy_limit(
@@ -66,7 +65,6 @@ def toy_limit(
         background, *signal = rises_in_toys(
             nll, [poi], hypotheses, n_toys, minimizer=minimizer, seed=seed, executor=executor, progress=label
         )
-    _warn_of_failures([background, *signal])
     curves = _curves(grid, background, signal, observed)
     limit, error = _crossing(grid, curves["observed"], 1 - cl, poi) if postfit else (math.nan, math.nan)
     expected = _expected_limits(grid, curves, 1 - cl, poi)
@@ -163,9 +161,3 @@ def _crossing(grid: np.ndarray, curve: _Curve, alpha: float, poi: zfit.Parameter
     shared = curve.shared[near][np.argmin(np.abs(x - root))]
     error = np.sqrt(powers @ covariance @ powers + shared)
     return float(middle + scale * root), float(scale * error / abs(slope))
-
-
-def _warn_of_failures(toys: list[Rises]) -> None:
-    failed = max(float(np.mean(~np.isfinite(one.rise).all(axis=1))) for one in toys)
-    if failed > _FAILED:
-        warn(f"{100 * failed:.0f} % of the fits to toys of one hypothesis did not converge, and are left out")
