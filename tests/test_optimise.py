@@ -18,6 +18,7 @@ SHORT = Schedule(steps=200, batch_size=250, learning_rate=0.05, warmup=10, avera
 @dataclass
 class Rows:
     sample: Sample
+    held_out: None = None
 
     def batch(self, rows):
         y = self.sample.columns["y"][rows]

@@ -9,7 +9,7 @@ import pytest
 
 import zfit_fnf
 from zfit_fnf.limit_scans import LimitScan
-from zfit_fnf.limits import DiscoveryResult, LimitResult
+from zfit_fnf.limits import DiscoveryResult, FeldmanCousins, LimitResult
 from zfit_fnf.results import FitSummary
 from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
 from zfit_fnf.storage.results import plain, read_envelope
@@ -32,7 +32,15 @@ RESULTS = {
     "fit": FIT,
     "profile": ProfileScan("mu", "mu", np.array([1.0, 1.3, 1.6]), np.array([2.0, 0.0, np.nan]), 1.3),
     "contour": ContourScan(("jes", "mu"), ("a", "b"), (np.arange(2.0), np.arange(3.0)), np.ones((2, 3)), (0.1, 1.3)),
-    "limit": LimitResult("mu", 0.95, 1.9, (0.1, 0.2, 0.3, 0.4, 0.5), 1.3, pd.DataFrame(0.1, INDEX, CLS), "mu"),
+    "limit": LimitResult(
+        "mu", 0.95, 1.9, (0.1, 0.2, 0.3, 0.4, 0.5), 1.3, pd.DataFrame(0.1, INDEX, CLS), "mu", 200, 0.05
+    ),
+    "region": FeldmanCousins(
+        *(("mu",), 0.9, 200, (1.3,)),
+        pd.DataFrame(
+            {"mu": [0.0, 1.3], "t": [9.0, 0.0], "p_value": [0.01, 1.0], "error": [0.007, 0.0], "inside": [False, True]}
+        ),
+    ),
     "limits": LimitScan("mu", "mass", 0.95, pd.DataFrame(0.3, [1.0, 2.0], CLS), ("mu", "$m$")),
     "significance": DiscoveryResult("mu", 0.0, 1.3, 5.0, 2.9e-7, 1.3, 4.8, 7.9e-7),
     "impacts": Impacts(

@@ -65,7 +65,7 @@ _PLAIN = {f"zfit.models.{module}" for module in ("basic", "dist_tfp", "physics",
 """Modules of densities that draw with zfit's generator; others may draw with TensorFlow's."""
 
 _REJECTING = _PLAIN - {"zfit.models.dist_tfp"}
-"""Those that draw by rejection within the range: where it has no end, they would try for ever."""
+"""Those that draw by rejection within the range. Where it has no end, they would try for ever."""
 
 _MANY_SCORES = 500_000  # of events along parameters, for which XLA compiles 3 s longer
 

@@ -48,6 +48,11 @@ def _limit_scan(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "table": table, "titles": tuple(content["titles"])}
 
 
+def _region(content: dict[str, Any]) -> dict[str, Any]:
+    names = {name: tuple(content[name]) for name in ("pois", "best_fit")}
+    return {**content, **names, "table": _pandas().DataFrame(content["table"])}
+
+
 def _impacts(content: dict[str, Any]) -> dict[str, Any]:
     frame = _pandas().DataFrame.from_dict
     return {**content, **{name: frame(content[name], orient="index", dtype=float) for name in ("table", "groups")}}
@@ -80,9 +85,10 @@ _KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]] | None]]
     "profile": ("scans.ProfileScan", _arrays("values", "delta")),
     "contour": ("scans.ContourScan", _contour),
     "impacts": ("scans.Impacts", _impacts),
-    "limit": ("limits.LimitResult", _limit),
+    "limit": ("limits.results.LimitResult", _limit),
     "limits": ("limit_scans.LimitScan", _limit_scan),
-    "significance": ("limits.DiscoveryResult", dict),
+    "region": ("limits.feldman_cousins.FeldmanCousins", _region),
+    "significance": ("limits.results.DiscoveryResult", dict),
     "toys": ("toys.fits.ToyFits", _toys),
     "yields": ("yield_tables.YieldTable", _yields),
     "validation": ("diagnostics.verdict.ValidationReport", _validation),
