@@ -191,6 +191,7 @@ def test_expected_events_have_errors_of_the_fit(analysis):
 def test_the_result_of_zfit_is_stored_as_its_numbers(analysis, tmp_path):
     zfit_fnf.save(analysis.result, tmp_path / "fit.json")
     assert str(zfit_fnf.load(tmp_path / "fit.json")) == str(FitSummary.of(analysis.result))
+    analysis.fit()
     assert read_envelope(analysis.results / "fit.json")["workspace"]["sha256"] == analysis.workspace.sha256
 
 
