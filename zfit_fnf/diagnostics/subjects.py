@@ -11,7 +11,7 @@ import zfit  # noqa: F401, before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
-from ..common.chunks import slices
+from ..common.chunks import SMALL_GRAPH, slices
 from ..densities.flows import AutoregressiveDensity, Flow
 from ..densities.process import FittedProcess
 from ..densities.responses import ShapeResponse
@@ -20,8 +20,6 @@ from ..pdf import sum_components
 from ..samples import Sample
 
 __all__ = ["Subject", "subjects_of", "unnamed"]
-
-_CHUNK = 4096  # events per call of what is compiled, of which the last ones may be repeated: one shape for all samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,9 @@ class Subject:
         """Events with the conditions, and the weights, of other ones, which are repeated in order."""
         rows = np.arange(n) % conditions.n_events
         x, point = conditions.array(self.flow.cond)[rows], tf.constant(self._point(nu))
-        pairs = iter(np.random.SeedSequence(seed).generate_state(2 * -(-n // _CHUNK)).astype(np.int32).reshape(-1, 2))
+        pairs = iter(
+            np.random.SeedSequence(seed).generate_state(2 * -(-n // SMALL_GRAPH)).astype(np.int32).reshape(-1, 2)
+        )
         y = _in_chunks(lambda rows: self._draw(rows, point, tf.constant(next(pairs))), x)
         columns = dict(zip(self.columns, np.concatenate([y, x], axis=1).T, strict=True))
         # Of a density that is not conditional, the weights of simulated events say nothing about these.
@@ -138,13 +138,14 @@ def _in_chunks(function: Any, *arrays: np.ndarray, axis: int = 0) -> np.ndarray:
     """A compiled function of rows, a fixed number at a time, with all results together along an axis."""
     n = len(arrays[0])
     parts = [
-        np.asarray(function(*(tf.constant(_filled(array[rows])) for array in arrays))) for rows in slices(n, _CHUNK)
+        np.asarray(function(*(tf.constant(_filled(array[rows])) for array in arrays)))
+        for rows in slices(n, SMALL_GRAPH)
     ]
     return np.concatenate(parts, axis=axis).take(range(n), axis=axis)
 
 
 def _filled(rows: np.ndarray) -> np.ndarray:
-    return rows[np.arange(_CHUNK) % len(rows)]
+    return rows[np.arange(SMALL_GRAPH) % len(rows)]
 
 
 def subjects_of(model: Any, names: Mapping[str, Any] | None) -> Iterator[Subject]:
