@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import zfit  # noqa: F401, before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
+from zfit.core.parameter import BaseParameter
 
 from ..common.chunks import SMALL_GRAPH, slices
 from ..densities.flows import AutoregressiveDensity, Flow
@@ -29,10 +30,12 @@ class Subject:
     Attributes:
         process: Name of the process; empty where there is one only.
         density: The density.
+        driven: Conditions that a parameter drives, or may drive; a fit uses the derivatives along these.
     """
 
     process: str
     density: Flow | ShapeResponse
+    driven: tuple[str, ...] = ()
 
     @property
     def flow(self) -> Flow:
@@ -158,10 +161,11 @@ def subjects_of(model: Any, names: Mapping[str, Any] | None) -> Iterator[Subject
     if isinstance(model, FittedProcess):
         model = model.model
     if isinstance(model, (Flow, ShapeResponse)):
-        yield Subject("", model)
+        alone = Subject("", model)
+        yield replace(alone, driven=tuple(alone.flow.cond))
         return
     for pdf in _named(model, names or {}):
-        yield from (Subject(pdf.name, density) for density in _learned(pdf))
+        yield from (Subject(pdf.name, density, driven) for density, driven in _learned(pdf))
 
 
 def _named(pdf: Any, names: Mapping[str, Any]) -> Iterator[Any]:
@@ -182,12 +186,13 @@ def unnamed(pdf: Any, names: Mapping[str, Any]) -> list[str]:
     return [name for part in sum_components(pdf) for name in unnamed(part, names)]
 
 
-def _learned(pdf: Any) -> Iterator[Flow | ShapeResponse]:
-    """The learned densities that a PDF is made of."""
+def _learned(pdf: Any) -> Iterator[tuple[Flow | ShapeResponse, tuple[str, ...]]]:
+    """The learned densities that a PDF is made of, each with the conditions that parameters drive."""
     for part in _parts(pdf):
         density = getattr(part, "deformation", None) or getattr(part, "_flow", None)
         if isinstance(density, (Flow, ShapeResponse)):
-            yield density
+            given = getattr(part, "given", {})
+            yield density, tuple(name for name, one in given.items() if isinstance(one, BaseParameter))
 
 
 def _parts(pdf: Any) -> Iterator[Any]:

@@ -1,13 +1,14 @@
 r"""A verdict on a learned density: whether simulation that it has not seen could come from it.
 
-Every sample of a process, nominal or moved, is compared with events that the density promises there, in four ways:
+Every sample of a process, nominal or moved, is compared with events that the density promises there:
 
 * a *classifier* between the two, for differences of any kind (:func:`~zfit_fnf.diagnostics.two_sample_test`);
 * the *probability integral transform* of each observable given those before it, taken to a normal distribution, of which the
   *mean*, *width* and *skewness* are known: three tests, each as powerful for a wrong width, say, as a test can be;
 * the *score closure*: the mean derivative of the log-density with respect to each nuisance, which is what a fit adds up. Its
   deviation from what the density promises, in units of the error of a fit to ``n_data`` events, predicts the bias of the fit;
-* the *normalisation*, by importance sampling.
+* the *normalisation*, by importance sampling;
+* the closure *along conditions* that a parameter drives (:mod:`~zfit_fnf.diagnostics.conditions`), of the nominal sample.
 
 The probability of a false alarm anywhere is ``level``, by Holm's procedure over all tests.
 """
@@ -30,7 +31,10 @@ from ..common.checks import integer, number
 from ..interop.callable import check_normalisation
 from ..loss import LogSpaceNLL
 from ..samples import Sample, Simulation, check_trainable
-from .fitted import REMEDIES, tests_of_fit
+from .conditions import REMEDIES as OF_CONDITIONS
+from .conditions import tests_of_conditions
+from .fitted import REMEDIES as OF_FIT
+from .fitted import tests_of_fit
 from .subjects import Subject, subjects_of, unnamed
 from .two_sample import two_sample_test
 
@@ -55,9 +59,9 @@ class ValidationReport:
         untested: What is not known, in sentences: learned processes without simulation, samples of fewer than 100 events,
             and whether nuisances interact of which there is no joint sample.
         table: One row for each test: ``process``, ``point``, ``test``, ``of`` (what is tested), ``value`` (of the
-            closure, the predicted bias of a fit in errors; of ``mean``, ``width`` and ``skewness``, what they are off by; the
-            integral), its p-value (none, or zero, of what is not a matter of
-            chance) and whether it is a ``problem``.
+            ``closure`` and of a ``condition``, the predicted bias of a fit in errors; of ``information along condition``, what
+            scores scatter in units of the claimed information; of ``mean``, ``width`` and ``skewness``, what they are off by;
+            the integral), its p-value (none, or zero, of what is not a matter of chance) and whether it is a ``problem``.
         level: Probability of a false alarm.
         n_data: Number of data events that the biases are for.
     """
@@ -188,6 +192,9 @@ def _tests(
             else _normalisation(sample, subject, second),
         ):
             yield subject.title, name, test, of, value, p_value
+        if not at:
+            for window, *found in tests_of_conditions(subject, sample, n_data):
+                yield subject.title, f"{name}, {window}", *found
         bar.update()
 
 
@@ -302,7 +309,8 @@ def _rejected(p_values: np.ndarray, level: float) -> np.ndarray:
 
 
 _REMEDIES = {
-    **REMEDIES,
+    **OF_FIT,
+    **OF_CONDITIONS,
     "classifier": "a classifier tells simulation from the density: train it longer, or with more events",
     "mean": "the mean of {of!r} is {value:+.2g} widths from the promised one: train longer, check columns and ranges",
     "width": "{of!r} is {percent:+.2g} % wider than promised: train longer, check columns and ranges",
