@@ -427,6 +427,23 @@ def test_mistakes_in_likelihoods_are_named(wide, calibrated):
         made.nb.floating = True
 
 
+def test_conditions_that_are_given_are_those_of_the_simulation():
+    """Random weights, of which nothing is asked."""
+    mass, rng = zfit.Parameter("m_X", 0.5, -2, 2), np.random.default_rng(19)
+    number = zfit.Parameter("n_peak", 100.0, 0, 1e4)
+    pdf = zfnf.pdf.FlowPDF(zfnf.Flow(["y"], ["mass"], seed=1), given={"mass": mass}, extended=number, name="peak")
+    nll = zfnf.loss.ExtendedUnbinnedNLL(pdf, {"y": np.zeros(5)})
+    events = {"y": rng.normal(size=200), "mass": np.full(200, 0.5)}
+    with pytest.raises(TypeError, match=r"'mass' of 'peak' is the parameter 'm_X', which is fitted"):
+        processes_of(nll, {"peak": Simulation(events)})
+    mass.floating = False
+    assert len(processes_of(nll, {"peak": Simulation(events)})[0].points) == 1
+    with pytest.raises(ValueError, match=r"given 'mass' = 0.5, and its sample 'nominal' was simulated from -1 to 1"):
+        processes_of(nll, {"peak": Simulation({**events, "mass": np.linspace(-1, 1, 200)})})
+    with pytest.raises(ValueError, match="mass"):
+        processes_of(nll, {"peak": Simulation({"y": events["y"]})})
+
+
 def test_a_fit_beyond_the_simulation_is_told(wide):
     made = wide[0]
     one_sided = {

@@ -74,7 +74,8 @@ def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Any]) -> list[Proce
         simulations: By name of the component a `Simulation`, or one for each fold.
 
     Raises:
-        TypeError: If the simulations are not such a mapping, or a model is conditional.
+        TypeError: If the simulations are not such a mapping, or a condition of a density is a
+            parameter that is fitted.
         ValueError: If a learned component has no simulation, a simulation no component, a nuisance no samples or another
             range, a sample too few events or those of the training.
     """
@@ -142,6 +143,7 @@ def _process(
     bound = {name: parameter for part in deformed for name, parameter in part.params.items()}
     if simulation is None:
         return Process(pdf.name, *place, pdf, (), (), Interpolation((), np.zeros((1, 0)), {}))
+    given = _given(pdf)
     variations = list(simulation.variations)
     names = tuple(dict.fromkeys(name for variation in variations for name in variation.at))
     if missing := [name for name in bound if name not in names]:
@@ -160,9 +162,39 @@ def _process(
         np.concatenate([np.zeros((1, len(names))), points.reshape(len(variations), len(names))]),
         _orders(deformed),
     )
-    samples = simulation.samples(nll.model[place[0]].obs, process=pdf.name)
-    given = list(zip(["nominal", *(str(variation.name) for variation in variations)], samples, strict=True))
-    return Process(pdf.name, *place, pdf, params, tuple(_points(nll.model[place[0]], pdf, given)), interpolation)
+    samples = simulation.samples([*nll.model[place[0]].obs, *given], process=pdf.name)
+    named = list(zip(["nominal", *(str(variation.name) for variation in variations)], samples, strict=True))
+    for label, sample in named:
+        _check_given(pdf.name, label, sample, given)
+    return Process(pdf.name, *place, pdf, params, tuple(_points(nll.model[place[0]], pdf, named)), interpolation)
+
+
+def _given(pdf: zfit.pdf.BasePDF) -> dict[str, float]:
+    """Values of the conditions that are the same for all events, at which events have to be simulated.
+
+    Raises:
+        TypeError: If one of them is fitted.
+    """
+    found: dict[str, float] = {}
+    for name, given in ((name, one) for part in components(pdf) for name, one in getattr(part, "given", {}).items()):
+        if getattr(given, "floating", False):
+            raise TypeError(
+                f"the condition {name!r} of {pdf.name!r} is the parameter {given.name!r}, which is fitted, and how wrong the "
+                f"density is as it moves is not measured: zfit_fnf.diagnostics.validate tests it; or fix {given.name!r} where "
+                "there is simulation, and scan it"
+            )
+        found[name] = float(given.value() if hasattr(given, "value") else given)
+    return found
+
+
+def _check_given(process: str, label: str, sample: Sample, given: Mapping[str, float]) -> None:
+    for name, value in given.items():
+        found = sample.columns[name]
+        if not np.allclose(found, value, rtol=1e-6):
+            raise ValueError(
+                f"{process!r} is given {name!r} = {value:g}, and its sample {label!r} was simulated from {found.min():g} to "
+                f"{found.max():g}: a calibration needs events that were simulated at {value:g}"
+            )
 
 
 def _check_windows(name: str, variations: Sequence[Any], deformed: Sequence[FNFPDF]) -> None:
@@ -186,10 +218,10 @@ def _orders(deformed: Sequence[FNFPDF]) -> dict[str, int]:
 
 
 def _points(
-    model: zfit.pdf.BasePDF, pdf: zfit.pdf.BasePDF, given: Sequence[tuple[str, Sample]]
+    model: zfit.pdf.BasePDF, pdf: zfit.pdf.BasePDF, named: Sequence[tuple[str, Sample]]
 ) -> Iterator[SimulatedPoint]:
     first: np.ndarray | None = None
-    for name, sample in given:
+    for name, sample in named:
         check_trainable(sample)
         if sample.effective_size < _FEWEST:
             raise ValueError(
