@@ -119,7 +119,7 @@ def _made(
 ) -> Iterator[Replica]:
     """Replicas as they are finished."""
     if labels:
-        task = functools.partial(_replica, _payload(fit))
+        task = functools.partial(_replica, _payload(fit, len(labels)))
         with nullcontext(executor) if executor else workers(len(labels)) as pool:
             for _, replica in run(task, labels, executor=pool, progress="replicas" if progress else ""):
                 yield replica
@@ -138,18 +138,18 @@ def _replica(payload: bytes, label: tuple[int, int]) -> Replica:
     return Replica(label, fit.transfer.weights_list(), fit.values, fit.problems)
 
 
-def _payload(fit: TransferFit) -> bytes:
+def _payload(fit: TransferFit, n_replicas: int) -> bytes:
     """All that determines the replicas of a fit, with the parameters where the fit has started."""
-    problem = fit.problem
+    problem, n_fits = fit.problem, -(-n_replicas // (os.cpu_count() or 1))
     with zfit.param.set_values(problem.start):
-        return dumps((problem.model, problem.transfer, problem.schedule, problem.penalty, fit.data))
+        return dumps((problem.model, problem.transfer, problem.schedule, problem.penalty, n_fits, fit.data))
 
 
 @functools.lru_cache(maxsize=1)
 def _problem(payload: bytes) -> tuple[GlobalProblem, Sample]:
     """The problem of a payload, compiled once in each process."""
-    model, transfer, schedule, penalty, sample = loads(payload)
-    return GlobalProblem(model, transfer, schedule, penalty=penalty), sample
+    model, transfer, schedule, penalty, n_fits, sample = loads(payload)
+    return GlobalProblem(model, transfer, schedule, penalty=penalty, n_fits=n_fits), sample
 
 
 _HEADROOM = 1_000_000  # bytes of a file beside the weights of a map

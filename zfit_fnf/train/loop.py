@@ -223,6 +223,7 @@ class Maximiser:
         schedule: How long and how fast.
         step_sizes: Multiply the learning rate of each variable, numbers or variables; the weights of networks want one,
             the default.
+        xla: Whether XLA compiles the steps; by default where there are many.
     """
 
     def __init__(
@@ -232,9 +233,11 @@ class Maximiser:
         *,
         schedule: Schedule,
         step_sizes: Sequence[float | tf.Variable] | None = None,
+        xla: bool | None = None,
     ):
         self._schedule, self._optimiser = schedule, _Optimiser(variables, schedule, step_sizes)
-        self._run, self._losses = _compiled_steps(log_prob, self._optimiser), _compiled_losses(log_prob)
+        xla = schedule.steps > _MANY if xla is None else xla
+        self._run, self._losses = _compiled_steps(log_prob, self._optimiser, xla=xla), _compiled_losses(log_prob)
 
     def __call__(
         self, name: str, sources: Sequence[Source], *, seed: int, progress: bool, first_step: int = 0
@@ -351,10 +354,10 @@ class _Best:
             variable.assign(value)
 
 
-def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser) -> Callable[..., tf.Tensor]:
+def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser, *, xla: bool) -> Callable[..., tf.Tensor]:
     """Many optimiser steps in one program: no round trips to Python between minibatches."""
 
-    @tf.function(jit_compile=optimiser.schedule.steps > _MANY, autograph=False)
+    @tf.function(jit_compile=xla, autograph=False)
     def run(batches: tuple[tf.Tensor, ...], first: tf.Tensor, rates: tf.Tensor) -> tf.Tensor:
         count = rates.shape[0]
 
