@@ -18,6 +18,7 @@ from ..samples.pairing import fingerprint
 from ..samples.screening import check_independent
 from .compiled import TrainingLoop, of_density
 from .loop import held_out_rows
+from .polish import polish
 from .schedule import Schedule, TrainingStopped, checked_schedule
 from .sources import EventSource, no_weights_beside
 
@@ -113,6 +114,7 @@ def fit_flow(
             flow.history = replace(stopped.history, fingerprint=mark)
             stopped.carry(flow, f"The best weights so far, of step {flow.history.best_step}, are those of .model")
         raise
+    polish(flow, source, flow.events[1])
     flow.history = replace(record, fingerprint=mark)
     if messages := problems_of({name: flow.history}):
         warn("; ".join(messages))
