@@ -93,7 +93,10 @@ class Derivatives:
     def automatic_hessian(self, point: np.ndarray) -> np.ndarray:
         """The Hessian ``(P, P)`` by automatic differentiation."""
         assign(self.params, point)
-        return np.asarray(self.loss.hessian(self.params))
+        matrix = np.asarray(self.loss.hessian(self.params))
+        return 0.5 * (
+            matrix + matrix.T
+        )  # single precision leaves differences, which would look like slopes without end
 
     def held(self, point: np.ndarray) -> np.ndarray:
         """Which parameters are at a limit that the likelihood falls towards, ``(P,)``."""

@@ -19,8 +19,17 @@ The error is controlled in three ways, whatever minimiser is at work:
 
 from __future__ import annotations
 
+from .chunks import ExpandedEvents, ExpandedKernel, expanded_kernel
 from .control import TOLERANCE, AccelerationError, AccelerationReport
-from .loss import AcceleratedExtendedUnbinnedNLL, AcceleratedNLL, AcceleratedUnbinnedNLL, LinearTerm, accelerate
+from .loss import (
+    AcceleratedExtendedUnbinnedNLL,
+    AcceleratedNLL,
+    AcceleratedUnbinnedNLL,
+    LinearTerm,
+    accelerate,
+    sum_with_gradient,
+)
+from .pool import EventPool
 
 __all__ = [
     "TOLERANCE",
@@ -29,6 +38,11 @@ __all__ = [
     "AcceleratedUnbinnedNLL",
     "AccelerationError",
     "AccelerationReport",
+    "EventPool",
+    "ExpandedEvents",
+    "ExpandedKernel",
     "LinearTerm",
     "accelerate",
+    "expanded_kernel",
+    "sum_with_gradient",
 ]

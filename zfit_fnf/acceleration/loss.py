@@ -37,7 +37,15 @@ from .chunks import ExpandedEvents, ExpandedKernel, expanded_kernel
 from .control import AccelerationReport, Control
 from .polynomials import expansion_of
 
-__all__ = ["AcceleratedExtendedUnbinnedNLL", "AcceleratedNLL", "AcceleratedUnbinnedNLL", "LinearTerm", "accelerate"]
+__all__ = [
+    "AcceleratedExtendedUnbinnedNLL",
+    "AcceleratedNLL",
+    "AcceleratedUnbinnedNLL",
+    "ExpandedChannel",
+    "LinearTerm",
+    "accelerate",
+    "sum_with_gradient",
+]
 
 
 def accelerate(nll: LogSpaceNLL, *, max_memory: float | None = None) -> AcceleratedNLL:
@@ -180,12 +188,12 @@ class AcceleratedNLL(LogSpaceNLL):
 
     def approximate_gradient(self, params: Parameters) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Negative log-likelihood, its gradient ``(P,)``, and how wrong the former may be."""
-        return _sum_with_gradient(self.terms(), params)
+        return sum_with_gradient(self.terms(), params)
 
     def exact_gradient(self, params: Parameters) -> tuple[tf.Tensor, tf.Tensor]:
         """The exact negative log-likelihood and its gradient ``(P,)``."""
         self.report = replace(self.report, n_exact=self.report.n_exact + 1)
-        return _sum_with_gradient(map(_exactly, super().terms()), params)[:2]
+        return sum_with_gradient(map(_exactly, super().terms()), params)[:2]
 
     def expanded_events(self) -> list[ExpandedEvents]:
         """The events that have polynomials, one entry for each data set."""
@@ -301,7 +309,7 @@ class LinearTerm(Term):
         return tf.zeros_like(directions)
 
 
-def _sum_with_gradient(terms: Iterable[TermCalls], params: Parameters) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def sum_with_gradient(terms: Iterable[TermCalls], params: Parameters) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Sums of the values, of the gradients ``(P,)``, and of the errors of terms that have one."""
     values, gradients, errors = [], [], []
     for kernel, calls in terms:

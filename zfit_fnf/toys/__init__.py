@@ -2,12 +2,13 @@
 
 from .coverage import Coverage, coverage
 from .experiments import PseudoExperiment, Values, asimov, refill, refillable, set_truth, toy
-from .fits import ToyFits, fit_toys, fits_of, hesse_errors
+from .fits import PoolReport, ToyFits, fit_toys, fits_of, hesse_errors
 from .runs import run
 from .simulated import simulated_toys
 
 __all__ = [
     "Coverage",
+    "PoolReport",
     "PseudoExperiment",
     "ToyFits",
     "Values",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,29 @@ from .experiments import (
     toy,
 )
 
-__all__ = ["Fit", "ToyFits", "fit_toys", "fits_of", "hesse_errors", "some_fits", "toy_minimizer"]
+__all__ = ["Fit", "PoolReport", "ToyFits", "fit_toys", "fits_of", "hesse_errors", "some_fits", "toy_minimizer"]
+
+
+@dataclass(frozen=True)
+class PoolReport:
+    """What toys of a pool are worth, a part of `ToyFits`; prints as a sentence.
+
+    Attributes:
+        n_events: Number of events in the pool.
+        n_independent: How many toys have as many events as the pool: the effective number of its events over those of a toy,
+            for the channel where that is smallest.
+        difference: Largest difference, in errors, between fits of the pool and fits without it, of the same events.
+    """
+
+    n_events: int
+    n_independent: float
+    difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"from a pool of {self.n_events} events, as many as {self.n_independent:.3g} independent toys have; fits of the "
+            f"same events without it differ by {self.difference:.2g} errors at most"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +67,14 @@ class ToyFits:
         values: Best-fit values: a row for each toy, a column for each parameter.
         errors: HESSE errors, likewise; NaN where the Hessian is not positive definite.
         valid: Whether each fit converged and has errors.
+        pool: What the toys are worth, if they were drawn from a pool.
     """
 
     truth: dict[str, float]
     values: pd.DataFrame
     errors: pd.DataFrame
     valid: np.ndarray
+    pool: PoolReport | None = None
 
     def pulls(self) -> pd.DataFrame:
         """Mean and width of ``(fit - truth) / error`` of the valid fits; 0 and 1 if the errors are right.
@@ -109,11 +133,13 @@ class ToyFits:
     def to_dict(self) -> dict[str, Any]:
         """The fields for JSON: by name of the parameter the ``truth``, and lists of ``values`` and ``errors``; ``valid``."""
         tables = {name: getattr(self, name).to_dict(orient="list") for name in ("values", "errors")}
-        return {"truth": dict(self.truth), **tables, "valid": self.valid.tolist()}
+        pool = {} if self.pool is None else {"pool": asdict(self.pool)}
+        return {"truth": dict(self.truth), **tables, "valid": self.valid.tolist(), **pool}
 
     def __str__(self) -> str:
         table = self.pulls().to_string(float_format=lambda number: f"{number:.3f}")
-        return f"pulls of {self.valid.sum()} valid fits to {len(self.valid)} toys\n{table}"
+        pool = "" if self.pool is None else f", {self.pool}"
+        return f"pulls of {self.valid.sum()} valid fits to {len(self.valid)} toys{pool}\n{table}"
 
 
 def fit_toys(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -16,11 +17,11 @@ import pandas as pd
 from ..common.files import complete
 from ..common.parallel import Executor, check_executor
 from ..common.parallel import run as run_tasks
-from ..minimize import Minuit
 from ..pickling import dumps, loads
 from ..state import current_values, preserved
 from .experiments import Values, check_events, checked_number, checked_seed, set_truth
-from .fits import Fit, ToyFits, some_fits, toy_minimizer
+from .fits import Fit, PoolReport, ToyFits, some_fits, toy_minimizer
+from .pool import ToyPool
 
 __all__ = ["run"]
 
@@ -36,6 +37,7 @@ def run(
     seed: int = 0,
     executor: Executor | None = None,
     out: str | Path | None = None,
+    pool: int | None = None,
     progress: bool = True,
 ) -> ToyFits:
     """Draw and fit many toys, here or by an executor, in a folder from which an interrupted run goes on.
@@ -51,15 +53,19 @@ def run(
         seed: Seed of all toys.
         executor: ``concurrent.futures`` executor that shares the blocks; each worker compiles the likelihood once.
         out: Folder of the blocks; without one they are kept in memory alone.
+        pool: Draw the toys from a pool of so many events for each component of the model, which is expanded once
+            (:mod:`zfit_fnf.toys.pool`). A toy then costs a hundredth, and the result says in ``pool`` what that is worth: use
+            ten times the events of a toy or more. By default each toy has events of its own.
         progress: Whether to show a progress bar, with the time left.
 
     Raises:
-        TypeError: As for `toy`.
-        ValueError: As for `fit_toys`; if the folder has toys of another seed, truth or likelihood.
+        TypeError: As for `toy`; if ``pool`` is given for a loss of zfit.
+        ValueError: As for `fit_toys`; if ``pool`` is too large for the memory, or no density can use it; if the folder has
+            toys of another seed, truth, pool or likelihood.
         WorkerDied: If a worker died; blocks that were done are kept.
 
     Example:
-        >>> fits = run(nll, 10_000, out="toys")
+        >>> fits = run(nll, 10_000, out="toys", pool=200_000)
         >>> with concurrent.futures.ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
         ...     fits = run(nll, 10_000, out="toys", executor=pool)
     """
@@ -67,36 +73,57 @@ def run(
     check_executor(executor)
     n = checked_number(n, "n")
     checked_seed(seed, single=True)
-    minimizer = toy_minimizer(nll, None)
+    pool = None if pool is None else checked_number(pool, "pool=")
+    toy_minimizer(nll, None)
     with preserved(nll):
         set_truth(nll, params)
         truth = current_values(nll.get_params())
         blocks = [range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
         names = {parameter.name: value for parameter, value in truth.items()}
-        origin: dict[str, Any] = {"seed": int(seed), "truth": names}
-        here: Callable[[range], list[Fit]] = partial(_block, nll, truth, minimizer, seed)
+        origin: dict[str, Any] = {"seed": int(seed), "truth": names} | ({} if pool is None else {"pool": pool})
+        fits_here = _fits(nll, truth, seed, pool)
+        here: Callable[[range], list[Fit]] = partial(_block, fits_here)
         folder = None if out is None else Path(out)
         done = {} if folder is None else _kept(folder, blocks, origin)
         if done:
             first = next(iter(done))
             _check_same(folder, done[first][0], here(range(first, first + 1))[0])
-        work = here if executor is None else partial(_block_elsewhere, dumps((nll, truth, seed)))
+        work = here if executor is None else partial(_block_elsewhere, dumps((nll, truth, seed, pool)))
         missing = [block for block in blocks if block.start not in done]
         for block, fits in run_tasks(work, missing, executor=executor, progress="toys" if progress else ""):
             done[block.start] = fits
             if folder is not None:
                 _keep(folder, block, origin, fits)
-    return _joined(names, [fit for block in blocks for fit in done[block.start]])
+        report = fits_here.report() if isinstance(fits_here, ToyPool) else None
+    return _joined(names, [fit for block in blocks for fit in done[block.start]], report)
 
 
-def _block(
-    nll: zfit.loss.UnbinnedNLL,
-    truth: dict[zfit.Parameter, float],
-    minimizer: zfit.minimize.BaseMinimizer,
-    seed: int,
-    block: range,
-) -> list[Fit]:
-    return list(some_fits(nll, truth, minimizer, seed, block))
+class _Fits(Protocol):
+    """What fits some toys, whatever makes them."""
+
+    def fits(self, indices: Iterable[int]) -> Iterator[Fit]:
+        """The fits of some toys."""
+
+
+@dataclass(frozen=True)
+class _OwnEvents:
+    """Toys whose events are drawn for each of them."""
+
+    nll: zfit.loss.UnbinnedNLL
+    truth: dict[zfit.Parameter, float]
+    seed: int
+
+    def fits(self, indices: Iterable[int]) -> Iterator[Fit]:
+        """The fits of some toys."""
+        return some_fits(self.nll, self.truth, toy_minimizer(self.nll, None), self.seed, indices)
+
+
+def _fits(nll: zfit.loss.UnbinnedNLL, truth: dict[zfit.Parameter, float], seed: int, pool: int | None) -> _Fits:
+    return _OwnEvents(nll, truth, seed) if pool is None else ToyPool(nll, truth, pool, seed)
+
+
+def _block(toys: _Fits, block: range) -> list[Fit]:
+    return list(toys.fits(block))
 
 
 def _block_elsewhere(sent: bytes, block: range) -> list[Fit]:
@@ -106,8 +133,7 @@ def _block_elsewhere(sent: bytes, block: range) -> list[Fit]:
 @functools.lru_cache(maxsize=1)
 def _unpacked(sent: bytes) -> Callable[[range], list[Fit]]:
     """What was sent, ready to work: once for all blocks of a process, which compile nothing again."""
-    nll, truth, seed = loads(sent)
-    return partial(_block, nll, truth, Minuit(), seed)
+    return partial(_block, _fits(*loads(sent)))
 
 
 def _file(folder: Path, block: range) -> Path:
@@ -148,8 +174,8 @@ def _check_same(folder: Path | None, kept: Fit, again: Fit) -> None:
         )
 
 
-def _joined(truth: dict[str, float], fits: list[Fit]) -> ToyFits:
+def _joined(truth: dict[str, float], fits: list[Fit], pool: PoolReport | None) -> ToyFits:
     index = pd.RangeIndex(len(fits), name="toy")
     values, errors = (pd.DataFrame([fit[part] for fit in fits], columns=list(truth), index=index) for part in (0, 1))
     valid = np.array([fit[2] for fit in fits]) & np.isfinite(errors).all(axis=1).to_numpy()
-    return ToyFits(dict(truth), values, errors, valid)
+    return ToyFits(dict(truth), values, errors, valid, pool)
