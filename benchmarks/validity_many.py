@@ -26,7 +26,7 @@ AT = np.array(list(TRUTH.values()))
 CONSTRAINTS = np.diag([0.0, 0.0, 1.0, 1.0])
 LIMITS = np.array([1e-3, 1.0, -5.0, -5.0]), np.array([20.0, 1e5, 5.0, 5.0])
 EDGES = np.array([0.0, 0.0, -1.0, -1.0]), np.array([np.inf, np.inf, 1.0, 1.0])
-ROUNDS, ARRIVED, SLOW = 8, 0.1, 0.6  # as in zfit_fnf.calibration.fit
+ROUNDS, ARRIVED, SLOW, DOUBT = 8, 0.1, 0.6, 0.3  # as in zfit_fnf.calibration.fit
 
 
 class Component:
@@ -97,14 +97,15 @@ def moments(
     points: np.ndarray,
     at: np.ndarray,
     units: np.ndarray,
-) -> Moments:
-    """As `zfit_fnf.calibration` measures them."""
+) -> tuple[Moments, Any]:
+    """As `zfit_fnf.calibration` measures them, and how far off the closure may be in between, given a metric."""
     promised, scatter = model.information(at), np.einsum("ni,nj->ij", *[model.scores(y, at)[0]] * 2)
     weight, (on_grid, expected_events) = inverse(promised), model.scores(GRID, at)
     believed = cautiously(scatter / len(y), on_grid, expected_events / expected_events.sum(), len(y))
     scatter = believed @ scatter @ believed.T
     interpolation = Interpolation(("shift", "scale"), points, {})
     bias, slope, sources, noise = np.zeros(4), np.zeros((4, 4)), {}, []
+    coefficients: list[tuple[np.ndarray, np.ndarray]] = []
     for index, (name, samples) in enumerate(simulated.items()):
         number, by_parameter = (YIELDS["signal"] * at[0], YIELDS["signal"]) if index == 0 else (at[1], 1.0)
         scores = [model.scores(x, at)[0] for x in samples]
@@ -113,7 +114,9 @@ def moments(
         covariances = np.stack([believable(*each, on_grid) for each in zip(scores, density, strict=True)])
         found = interpolation.coefficients @ closure
         squares = np.einsum("mi,ij,mj->m", found, weight, found)
-        expected = np.einsum("mk,kij,ij->m", interpolation.coefficients**2, covariances, weight)
+        of_noise = np.einsum("mk,kij->mij", interpolation.coefficients**2, covariances)
+        coefficients.append((number * units * found, number**2 * np.outer(units, units) * of_noise))
+        expected = np.einsum("mij,ij->m", of_noise, weight)
         kept = np.clip(1.0 - 0.5 * expected / squares, 0.0, 1.0)
         kept[0] = 1.0
         weights, factors = interpolation.weights(at[2:]), np.zeros((len(points), 4))
@@ -126,7 +129,15 @@ def moments(
     scaled = inverse((scatter + sum(sources.values())) * square) * square
     pretended = sum(factor * np.sum(scaled * one) for factor, one in noise)
     parts = {key: one * square for key, one in sources.items()}
-    return Moments(
+
+    def between(metric: np.ndarray) -> float:
+        squares = 0.0
+        for found, of_noise in coefficients:
+            lengths = np.einsum("mi,ij,mj->m", found, metric, found), np.einsum("mij,ij->m", of_noise, metric)
+            squares += np.square(list(interpolation.remainders(at[2:], *lengths).values())).sum()
+        return float(np.sqrt(squares))
+
+    known = Moments(
         bias * units,
         promised * square,
         slope * square,
@@ -135,6 +146,7 @@ def moments(
         CONSTRAINTS * square,
         pretended * square,
     )
+    return known, between
 
 
 def believable(scores: np.ndarray, density: np.ndarray, on_grid: np.ndarray) -> np.ndarray:
@@ -157,8 +169,8 @@ def exact_errors(strength: float) -> np.ndarray:
 
 def repeat(
     case: str, ratio: float, seed: int, stretch: float = 1.1, strength: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
-    """Pulls and errors of the learned and of the calibrated fit, and whether the calibration would be refused."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool, float]:
+    """Pulls and errors of the learned and of the calibrated fit, whether it would be refused, and its doubt in between."""
     rng = np.random.default_rng([CASES.index(case), seed])
     crossed = case == "interaction"
     processes = [
@@ -181,7 +193,7 @@ def repeat(
     start, units = learned_fit(model, y, observed)
     at, path, share = np.clip(start, *EDGES), [], 1.0
     while True:
-        known = moments(model, y, simulated, points, at, units)
+        known, between = moments(model, y, simulated, points, at, units)
         scores = gradient(model, y, at) * units + known.bias
         slope = known.sensitivity.T @ inverse(known.scatter + known.simulation) @ scores
         slope += (CONSTRAINTS @ at - np.append([0, 0], observed)) * units
@@ -194,7 +206,7 @@ def repeat(
         at = at + share * (np.clip(end, *EDGES) - at)
     beyond = np.maximum(EDGES[0] - end, end - EDGES[1]) / errors
     refused = path[-1] > 1.0 or bool(((abs(start - end) / units > 3.0) & (beyond > 3.0)).any())
-    return (start - AT) / units, (end - AT) / errors, units, errors, refused
+    return (start - AT) / units, (end - AT) / errors, units, errors, refused, between(known.metric)
 
 
 def summary(case: str, ratio: float, n: int, stretch: float = 1.1, strength: float = 1.0) -> dict[str, Any]:
@@ -210,6 +222,7 @@ def summary(case: str, ratio: float, n: int, stretch: float = 1.1, strength: flo
             name: {"mean": round(mean, 3), "width": round(width, 3), "covers": round(covers, 3)}
             for name, mean, width, covers in rows
         }
+    report["told of points in between"] = round(float(np.mean([one[5] > DOUBT for one in kept])), 3)
     growth = np.median([one[3] / one[2] for one in kept], axis=0)
     report["error / naive error"] = dict(zip(TRUTH, growth.round(3).tolist(), strict=True))
     if case not in ("skewed", "tails"):  # the exact likelihood knows more of these than their moments

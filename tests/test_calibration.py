@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import zfit
 import numpy as np
+import pandas as pd
 import pytest
 from analytic import GaussianDeformation, GaussianFlow
 
 import zfit_fnf as zfnf
 from zfit_fnf import Sample, Simulation, Variation
 from zfit_fnf.calibration.closure import Measurement
-from zfit_fnf.calibration.fit import _refuse_astray
+from zfit_fnf.calibration.fit import _notes, _refuse_astray
 from zfit_fnf.calibration.moments import inverse
 from zfit_fnf.calibration.processes import processes_of
 from zfit_fnf.densities.transfer import Transfer
@@ -242,6 +243,8 @@ def test_report_is_printed_and_stored(calibrated):
     report = calibrated.report
     assert "signal     nominal" in str(report)
     assert report.n_directions == len(calibrated.get_params()) - 3
+    assert set(report.between.index) == {("signal", "shape"), ("background", "shape")}
+    assert report.between.max() < 0.3  # a Gaussian that is too wide is moved as it should be
     stored = json.loads(json.dumps(report.to_dict()))
     assert stored["parameters"]["mu"]["naive_error"] > 0
     assert {row["sample"] for row in stored["sources"]} >= {"nominal", "shape=+1", "shape=-1"}
@@ -454,6 +457,32 @@ def test_a_fit_beyond_the_simulation_is_told(wide):
         pytest.warns(UserWarning, match=r"\['shape'\] beyond the simulation of 'background'"),
     ):
         zfnf.calibrate(made.nll, one_sided, n_draws=5000)
+
+
+def test_a_model_that_is_far_off_and_errors_that_shrink_are_told():
+    table = pd.DataFrame({"bias": [3.5, -4.25, 0.1], "loss": [1.1, 1.0, 0.5]}, index=["mu", "nb", "shape"])
+    nowhere = pd.Series([], dtype=float)
+    far, small = _notes([], table, nowhere)
+    assert "the model is far off: a bias of -4.2 errors was removed from 'nb', and more than 3 from ['mu', 'nb']" in far
+    assert "calibrated errors of ['shape'] are 0.50 times the learned ones" in small
+    assert _notes([], table.assign(bias=[2.9, -2.9, 0.0], loss=1.0), nowhere) == []
+
+
+def test_a_response_that_is_no_polynomial_is_told():
+    """The signal moves by one of its widths where the density stays: half-way its closure is not that of a parabola."""
+    made, rng = problem(), np.random.default_rng(17)
+    still = GaussianDeformation(GaussianFlow([1.0], [0.5], obs=["y"]), WITHOUT)
+    fast = GaussianDeformation(GaussianFlow([1.0], [0.5], obs=["y"]), {"shape": ((0.05, -1.0), (0.0, 0.0))})
+    share = zfnf.modified_yield(N_SIGNAL, [made.mu])
+    parts = [zfnf.pdf.FNFPDF(still, {"shape": made.shape}, extended=share, name="signal"), made.nll.model[0].pdfs[1]]
+    data = [draw(fast, SHAPE, 1000, rng), draw(background(), SHAPE, 4000, rng)]
+    nll = zfnf.loss.ExtendedUnbinnedNLL(zfnf.pdf.SumPDF(parts), {"y": np.concatenate([one["y"] for one in data])})
+    sides = [Variation(draw(fast, side, 20_000, rng), at={"shape": side}) for side in (1.0, -1.0)]
+    simulations = {**simulate(20_000, seed=18), "signal": Simulation(draw(fast, 0.0, 20_000, rng), sides)}
+    with pytest.warns(UserWarning, match=r"may be off by .* errors, most of it in shape of 'signal'"):
+        report = zfnf.calibrate(nll, simulations, n_draws=5000).report
+    assert report.between["signal", "shape"] > 0.3
+    assert json.loads(json.dumps(report.to_dict()))["between"][0]["nuisances"] == "shape"
 
 
 def test_an_end_that_means_nothing_is_refused(wide):

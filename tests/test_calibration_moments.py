@@ -37,6 +37,22 @@ def test_interpolation_has_as_many_powers_as_it_can_know():
         Interpolation(("a", "b"), np.array([[0, 0], [1, 0], [1, 1]], float), {})
 
 
+def test_what_a_polynomial_lacks_is_estimated():
+    """Of a function whose powers shrink as they did, ``1 / (1 - a / 3)``, and of ``(a + b)^2`` without a joint sample."""
+    known = Interpolation(("a",), np.array([[0.0], [1.0], [-1.0]]), {})
+    values = 1.0 / (1.0 - known.points[:, 0] / 3.0)
+    squares, none = (known.coefficients @ values) ** 2, np.zeros(3)
+    missed = 1.0 / (1.0 - 0.6 / 3.0) - known.weights([0.6]) @ values
+    assert known.remainders([0.6], squares, none)["a",] == pytest.approx(abs(missed), rel=0.3)
+    assert known.remainders([1.0], squares, none)["a",] == pytest.approx(0.0, abs=1e-12)  # where it was simulated
+    assert known.remainders([0.6], squares, squares / 2)["a",] == 0.0  # it may be noise
+    both = Interpolation(("a", "b"), POINTS[:5], {})
+    squares = (both.coefficients @ both.points.sum(axis=1) ** 2) ** 2
+    assert both.remainders([0.5, 0.4], squares, np.zeros(5))["a", "b"] == pytest.approx(2 * 0.5 * 0.4)
+    joint = Interpolation(("a", "b"), POINTS, {})
+    assert ("a", "b") not in joint.remainders([0.5, 0.4], np.ones(6), np.zeros(6))
+
+
 def moments(*, scatter=None, slope=0.0, sources=None, noise=0.0):
     promised = np.array([[4.0, 1.0], [1.0, 2.0]])
     return Moments(

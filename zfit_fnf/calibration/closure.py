@@ -9,7 +9,7 @@ the right side is an average over events drawn from the densities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -21,10 +21,58 @@ from .averages import Draws, ScoredEvents, SimulatedMeans
 from .moments import inverse
 from .processes import Process
 
-__all__ = ["DRAWS", "Closure", "Measurement"]
+__all__ = ["DRAWS", "Closure", "Coefficients", "Measurement"]
 
 DRAWS = "draws of the model"
 """What the events that are drawn from the densities are called among the sources of uncertainty."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """Polynomial of a process's share in the closure.
+
+    Attributes:
+        process: The process.
+        nu: Where the nuisances are.
+        values: Coefficients of the monomials, ``(M, P)``.
+        covariances: Those of each of them, ``(M, P, P)``.
+    """
+
+    process: Process
+    nu: list[float]
+    values: np.ndarray
+    covariances: np.ndarray
+
+    @classmethod
+    def of(cls, process: Process, measured: SimulatedMeans, closure: np.ndarray) -> Coefficients:
+        """Of a closure ``(K, P)`` at the points of the simulation, for each event of the process."""
+        rows = process.interpolation.coefficients
+        nu = [float(parameter.value()) for parameter in process.params]
+        return cls(process, nu, rows @ closure, np.stack([measured.covariance(row) for row in rows]))
+
+    def times(self, factor: float) -> Coefficients:
+        """Those of scores that are a factor larger."""
+        return replace(self, values=factor * self.values, covariances=factor**2 * self.covariances)
+
+    def lengths(self, metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Squared length ``(M,)`` of each coefficient in a metric ``(P, P)``, and what noise adds to it on average."""
+        squares = np.einsum("mi,ij,mj->m", self.values, metric, self.values)
+        return squares, np.einsum("mij,ij->m", self.covariances, metric)
+
+    def standing_out(self, metric: np.ndarray) -> np.ndarray:
+        """What to keep ``(M,)`` of each of them in the slopes: Stein's estimator.
+
+        The closure itself has all of them: it is unbiased. Its slopes tell what a score is worth, and noise there does harm.
+        """
+        squares, noise = self.lengths(metric)
+        n_scores = max(int(np.linalg.matrix_rank(metric)), 2)
+        kept = np.clip(1.0 - (1.0 - 2.0 / n_scores) * noise / np.maximum(squares, 1e-300), 0.0, 1.0)
+        kept[0] = 1.0  # the constant
+        return kept
+
+    def remainders(self, metric: np.ndarray) -> dict[tuple[str, ...], float]:
+        """How far off the polynomial may be, in the metric; by the nuisances of the monomials that it lacks."""
+        return self.process.interpolation.remainders(self.nu, *self.lengths(metric))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +90,7 @@ class Closure:
         sizes: Number of events of each source, and what they are worth.
         scores: Scores ``(n, P)`` of events of the densities, whose second moments are ``promised``.
         numbers: How many expected events each of them stands for, ``(n,)``.
+        coefficients: What it is made of between the points of the simulation, for each process of each fold.
     """
 
     bias: np.ndarray
@@ -52,6 +101,7 @@ class Closure:
     sizes: dict[tuple[str, str], tuple[int, float]]
     scores: np.ndarray
     numbers: np.ndarray
+    coefficients: list[Coefficients]
 
     @property
     def covariance(self) -> np.ndarray:
@@ -69,6 +119,7 @@ class Closure:
             self.sizes,
             self.scores,
             share * self.numbers,
+            [one.times(share) for one in self.coefficients],
         )
 
     def noise(self, inverse: np.ndarray) -> np.ndarray:
@@ -128,6 +179,7 @@ class Measurement:
             {key: _together([part.sizes[key] for part in parts if key in part.sizes]) for key in keys},
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.numbers for part in parts]),
+            [one for part in parts for one in part.coefficients],
         )
 
     def _measured(self, place: tuple[int, int]) -> Closure:
@@ -144,6 +196,7 @@ class Measurement:
         slope, residual = np.zeros_like(promised), np.zeros((drawn.n, len(params)))
         sources, sizes = {}, {(whole.name, DRAWS): (drawn.n, float(drawn.n))}
         noise: list[tuple[np.ndarray, np.ndarray]] = []
+        coefficients: list[Coefficients] = []
         for process, number, gradient in zip(processes, numbers, gradients, strict=True):
             bias = bias + number * drawn.mean(process.index, None)
             residual += number * drawn.residuals(process.index, None)
@@ -152,8 +205,9 @@ class Measurement:
             measured = SimulatedMeans.of(process.points, self._events[process], params)
             measured = measured.believed(process.points, drawn, process.index)
             closure = measured.values - [drawn.mean(process.index, k) for k in range(len(process.points))]
-            kept = _standing_out(process, measured, closure, inverse(promised))
-            nu = [float(parameter.value()) for parameter in process.params]
+            between = Coefficients.of(process, measured, closure)
+            kept, nu = between.standing_out(inverse(promised)), between.nu
+            coefficients.append(between.times(number))
             weights = process.interpolation.weights(nu)
             chosen = np.array([[float(one is parameter) for parameter in params] for one in process.params])
             slopes = process.interpolation.slopes(nu, kept) @ chosen.reshape(-1, len(params))
@@ -171,27 +225,12 @@ class Measurement:
                 for (k, other), covariance in measured.covariances.items()
             ]
         sources[whole.name, DRAWS] = residual.T @ residual
-        closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares)
+        closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares, coefficients)
         return closure.times(1.0 / len(folds_of(whole)))
 
 
 def _together(sizes: Sequence[tuple[int, float]]) -> tuple[int, float]:
     return sum(n for n, _ in sizes), sum(effective for _, effective in sizes)
-
-
-def _standing_out(process: Process, measured: SimulatedMeans, closure: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """What to keep ``(M,)`` of the coefficient of each monomial in the slopes: Stein's estimator, in the metric of a weight.
-
-    The closure itself has all of them: it is unbiased. Its slopes tell what a score is worth, and noise there does harm.
-    """
-    coefficients = process.interpolation.coefficients
-    found = coefficients @ closure
-    squares = np.einsum("mi,ij,mj->m", found, weight, found)
-    noise = np.array([np.sum(weight * measured.covariance(row)) for row in coefficients])
-    n_scores = max(int(np.linalg.matrix_rank(weight)), 2)
-    kept = np.clip(1.0 - (1.0 - 2.0 / n_scores) * noise / np.maximum(squares, 1e-300), 0.0, 1.0)
-    kept[0] = 1.0  # the constant
-    return kept
 
 
 def expected_numbers(

@@ -38,6 +38,7 @@ _ARRIVED = 0.1  # errors between the point of the scores and the best fit: what 
 _ASTRAY = 1.0  # the same after all rounds, beyond which the fit has no end: noise of little simulation stays below
 _FAR = 3.0  # errors of bias from which on a model is far off, and of distance from what was simulated
 _SMALLER = 0.75  # times the learned error: a smaller calibrated one has to be explained
+_BETWEEN = 0.3  # errors by which the closure between simulated points may be off, beyond which it is told
 _EVENTS_PER_SCORE = 20  # data events per parameter, below which their scatter says less than the densities do
 
 
@@ -285,17 +286,30 @@ def _report(
     )
     sources.insert(0, "effective", [closure.sizes[source][1] for source in moments.sources])
     sources.insert(0, "events", [closure.sizes[source][0] for source in moments.sources])
+    between = _between(closure, moments, errors)
     return CalibrationReport(
         table,
         sources,
+        between,
         len(calibration.nuisances),
         moments.left_out,
         n_iterations,
-        tuple(dict.fromkeys(_notes(loss, processes, table))),
+        tuple(dict.fromkeys(_notes(processes, table, between))),
     )
 
 
-def _notes(loss: CalibratedNLL, processes: Sequence[Process], table: pd.DataFrame) -> list[str]:
+def _between(closure: Closure, moments: Moments, errors: np.ndarray) -> pd.Series[float]:
+    """How far off the closure may be between the points of each process; of folds, the sum."""
+    found: dict[tuple[str, str], float] = {}
+    for one in closure.coefficients:
+        for names, size in one.remainders(moments.metric * np.outer(errors, errors)).items():
+            key = one.process.name, ", ".join(names)
+            found[key] = found.get(key, 0.0) + size
+    index = pd.MultiIndex.from_tuples(list(found), names=["process", "nuisances"]) if found else None
+    return pd.Series(list(found.values()), index, float, name="errors")
+
+
+def _notes(processes: Sequence[Process], table: pd.DataFrame, between: pd.Series[float]) -> list[str]:
     notes = []
     if len(far := table.index[table["bias"].abs() > _FAR]):
         worst = table["bias"].abs().idxmax()
@@ -309,6 +323,14 @@ def _notes(loss: CalibratedNLL, processes: Sequence[Process], table: pd.DataFram
             f"calibrated errors of {list(small)} are {table['loss'].min():.2f} times the learned ones or little more: simulation "
             "says that the data tell more than the densities know, as for densities that are too wide, or where few events with "
             "large scores decide. Compare with toys before you quote the smaller error"
+        )
+    total = float(np.sqrt(np.square(between).sum()))
+    if total > _BETWEEN:
+        process, nuisances = between.idxmax()
+        notes.append(
+            f"where the fit is, between the points that were simulated, the closure may be off by {total:.1g} errors, most of it "
+            f"in {nuisances} of {process!r}: simulate nearer to the fit"
+            + (", and with both moved together" if ", " in nuisances else "")
         )
     for process in processes:
         nu = [float(one.value()) for one in process.params]

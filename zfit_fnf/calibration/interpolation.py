@@ -12,6 +12,7 @@ import numpy as np
 __all__ = ["Interpolation"]
 
 _ORDER = 2  # of a nuisance whose deformation does not say
+_CERTAIN = 6.0  # times the expected squared noise, which is taken from what a coefficient is
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,34 @@ class Interpolation:
         """Nuisances that are outside of the range in which they were simulated."""
         low, high = self.points.min(axis=0, initial=0.0), self.points.max(axis=0, initial=0.0)
         return [name for name, value, a, b in zip(self.nuisances, nu, low, high, strict=True) if not a <= value <= b]
+
+    def remainders(self, nu: Sequence[float], squares: np.ndarray, noise: np.ndarray) -> dict[tuple[str, ...], float]:
+        r"""How far off the polynomial may be at ``nu``, by the nuisances of the monomials that it lacks.
+
+        The next power of a nuisance is taken to be as much smaller than its highest one as this is than the one before; the
+        product of two that were not moved together, to be what their second powers allow, :math:`2 \sqrt{f_i f_j}`. What
+        noise may be is no reason for doubt.
+
+        Args:
+            nu: The point.
+            squares: Squared length of each coefficient ``(M,)``.
+            noise: What noise adds to these on average, ``(M,)``.
+        """
+        lengths, certain = np.sqrt(squares), np.sqrt(np.maximum(squares - _CERTAIN * noise, 0.0))
+        second, found = np.zeros(len(self.nuisances)), dict[tuple[str, ...], float]()
+        for j, name in enumerate(self.nuisances):
+            rows = [0, *(row for row, powers in enumerate(self._powers) if powers[j] and powers[j] == powers.sum())]
+            last, before = certain[rows[-1]], lengths[rows[-2]]
+            values = self.points[:, j]
+            ratio = min(last / before if before > 0 else np.inf, 1.0 / np.abs(values).max())
+            missed = nu[j] ** len(rows) - self.weights(nu) @ values ** len(rows)
+            found[name,] = float(last * ratio * abs(missed))
+            second[j] = certain[rows[2]] if len(rows) > 2 else last * ratio
+        for i, j in itertools.combinations(range(len(self.nuisances)), 2):
+            if (i, j) not in self._pairs:
+                size = 2.0 * np.sqrt(second[i] * second[j]) * abs(nu[i] * nu[j])
+                found[self.nuisances[i], self.nuisances[j]] = float(size)
+        return found
 
     def _values(self, j: int) -> np.ndarray:
         """Where the nuisance was simulated alone."""

@@ -133,6 +133,11 @@ class Moments:
         """What a change of the sum of scores does to the estimate, ``(P, P)``."""
         return self.covariance @ self.sensitivity.T @ inverse(self.scatter + self.simulation)
 
+    @cached_property
+    def metric(self) -> np.ndarray:
+        """Length of a change of the sum of scores ``(P, P)``: errors that it moves the estimate by, in its worst direction."""
+        return self.weights.T @ inverse(self.covariance) @ self.weights
+
     def share(self, of_scores: np.ndarray) -> np.ndarray:
         """Part ``(P, P)`` of the covariance of the estimate that comes from a part of that of the scores."""
         return self.weights @ of_scores @ self.weights.T

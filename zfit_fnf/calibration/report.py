@@ -22,6 +22,9 @@ class CalibrationReport:
             from the learned likelihood's value, in units of ``naive_error``, and ``loss`` is ``error / naive_error``.
         sources: One row for each simulated sample, by ``process`` and ``sample``: its number of ``events``, what they are
             worth (``effective``), and the part of the error of each parameter that comes from it.
+        between: How far off the closure may be between the points that were simulated, in errors of the fit in its worst
+            direction; by ``process`` and the ``nuisances`` of the monomials that its polynomial lacks. An order of magnitude,
+            and no part of the errors.
         n_directions: Number of nuisances ``mcstat_0``, ... that stand for the finite simulation.
         n_left_out: Number of directions that are left out: each less than 0.1 % of the variance of any parameter.
         n_iterations: How often the scores were taken anew.
@@ -30,6 +33,7 @@ class CalibrationReport:
 
     table: pd.DataFrame
     sources: pd.DataFrame
+    between: pd.Series[float]
     n_directions: int
     n_left_out: int
     n_iterations: int
@@ -45,6 +49,7 @@ class CalibrationReport:
         return {
             "parameters": self.table.to_dict(orient="index"),
             "sources": [{key: _plain(value) for key, value in row.items()} for row in sources],
+            "between": [{"process": a, "nuisances": b, "errors": float(x)} for (a, b), x in self.between.items()],
             "n_directions": self.n_directions,
             "n_left_out": self.n_left_out,
             "n_iterations": self.n_iterations,
