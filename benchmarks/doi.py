@@ -15,17 +15,18 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
-from exact_models import exact_mixture
+from exact_models import ExactPDF, exact_mixture
 
 import zfit_fnf as zfnf
 from zfit_fnf.datasets import ShiftSqueeze
-from zfit_fnf.doi import fit_transfer, profile
+from zfit_fnf.doi import bootstrap, fit_transfer, profile
 from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF
 
 TRUTH = {"shift": 0.5, "squeeze": -0.5}
@@ -78,8 +79,8 @@ def observed(case: str, n: int, seed: int) -> pd.DataFrame:
     return data.assign(**dict(zip(Y, moved.T, strict=True)))
 
 
-def study(case: str, n: int, seed: int) -> dict[str, Any]:
-    """Both steps of one data set."""
+def study(case: str, n: int, seed: int, n_replicas: int) -> dict[str, Any]:
+    """Both steps of one data set, and replicas one after the other in this process."""
     toy, data = CASES[case][0], observed(case, n, seed)
     model, _ = exact_mixture(toy)
     of_x = toy.fit(data, of="x")
@@ -89,6 +90,11 @@ def study(case: str, n: int, seed: int) -> dict[str, Any]:
     started = time.process_time()
     profiled = profile(fit, seed=seed)
     cpu["step 2"] = time.process_time() - started
+    if n_replicas:
+        started = time.process_time()
+        with ThreadPoolExecutor(1) as executor:
+            bootstrap(fit, n_replicas, seed=seed, executor=executor, progress=False)
+        cpu["replica"] = (time.process_time() - started) / n_replicas
     loss = profiled.loss()
     result = zfnf.Minuit().minimize(loss)
     result.hesse()
@@ -152,6 +158,46 @@ def one_observable(label: str, n: int, seed: int) -> dict[str, Any]:
     }
 
 
+def many_nuisances(case: str, n: int, n_nuisances: int, seed: int) -> dict[str, Any]:
+    """Both steps with many nuisances, each of which shifts and squeezes by a part; their true values are zero."""
+    toy, distortion = CASES[case]
+    rng = np.random.default_rng([seed, n_nuisances])
+    nuisances = {f"nu_{index}": zfnf.nuisance(f"nu_{index}") for index in range(n_nuisances)}
+    parts = rng.normal(size=(2, n_nuisances)) / np.sqrt(n_nuisances)
+    moves = {
+        name: zfit.param.ComposedParameter(
+            name,
+            lambda params, own=own: sum(w * p for w, p in zip(own, params, strict=True)),
+            params=list(nuisances.values()),
+        )
+        for name, own in zip(toy.nuisances, parts, strict=True)
+    }
+    model = zfnf.pdf.SumPDF([ExactPDF(toy, process, moves) for process in toy.processes], fracs=[0.5])
+    data = toy.observe(n, dict.fromkeys(TRUTH, 0.0), seed=seed)
+    moved = distortion(data[Y].to_numpy(), data[X].to_numpy())
+    data = data.assign(**dict(zip(Y, moved.T, strict=True)))
+    cpu, started = {}, time.process_time()
+    fit = fit_transfer(model, data, obs=Y, cond=X, seed=seed, progress=False)
+    cpu["step 1"], started = time.process_time() - started, time.process_time()
+    profiled = profile(fit, seed=seed)
+    cpu["step 2"], started = time.process_time() - started, time.process_time()
+    result = zfnf.Minuit().minimize(profiled.loss())
+    cpu["minimum"] = time.process_time() - started
+    return {
+        "case": case,
+        "seed": seed,
+        "nuisances": n_nuisances,
+        "valid": profiled.valid,
+        "problems": profiled.problems,
+        "converged": bool(result.converged),
+        "largest value": float(max(abs(row["value"]) for row in result.params.values())),
+        "checks": [
+            check.to_row() | {"shift": float(np.linalg.norm(list(check.shift.values())))} for check in profiled.checks
+        ],
+        "cpu_seconds": cpu,
+    }
+
+
 def main() -> None:
     """Run the studies and print the JSON, one line for each and the whole at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,6 +206,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--monotone", nargs="*", choices=MONOTONE, default=list(MONOTONE))
+    parser.add_argument("--replicas", type=int, default=0, help="to be made of each fit, for their cost")
+    parser.add_argument("--nuisances", type=int, help="so many of them, in the first case, and nothing else")
     parser.add_argument("--quick", action="store_true", help="20 000 events, one seed, one case and one distortion")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -168,13 +216,16 @@ def main() -> None:
         args.cases, args.monotone = args.cases[:1], args.monotone[:1]
     report: dict[str, Any] = {"events": args.events, "cases": [], "one_observable": []}
     seeds = range(args.first, args.first + args.seeds)
+    if args.nuisances:
+        print(json.dumps(many_nuisances(args.cases[0], args.events, args.nuisances, args.first)))
+        return
     for label in args.monotone:
         for seed in seeds:
             report["one_observable"].append(one_observable(label, args.events // 5, seed))
             print(json.dumps(report["one_observable"][-1]), flush=True)
     for case in args.cases:
         for seed in seeds:
-            report["cases"].append(study(case, args.events, seed))
+            report["cases"].append(study(case, args.events, seed, args.replicas))
             print(json.dumps(report["cases"][-1]), flush=True)
     print(json.dumps(report, indent=2))
     if args.json:

@@ -6,6 +6,9 @@ The densities of simulation are exact; events, their number and the auxiliary me
 toy. A signal strength and a free yield are fitted with the nuisances. Toys are fitted in processes next to each other and
 are kept in a folder: interrupted, or with more toys asked for, it goes on from there.
 
+With ``--checks 3`` profiles of right fits that are not valid are false alarms. With ``--wrong 0.5`` the map moves with the
+parameters by half of what it should, and profiles that are valid have passed wrongly.
+
 Of 100 toys of a valid likelihood, 68 +- 9 % of the intervals of one standard error contain the truth and 95 +- 4 % of those of
 two, pulls have a mean within 0.2 of zero and a width within 0.12 of one: two standard deviations each.
 """
@@ -31,6 +34,7 @@ import zfit_fnf as zfnf
 from zfit_fnf.common.files import complete
 from zfit_fnf.common.parallel import run, workers
 from zfit_fnf.doi import TransferFit, fit_transfer
+from zfit_fnf.doi.regression import Regression
 from zfit_fnf.doi.rows import make_loss
 from zfit_fnf.doi.step1 import GlobalProblem
 from zfit_fnf.doi.step2 import ProfileProblem
@@ -46,6 +50,8 @@ class Study:
     case: str
     n_events: int
     hidden: tuple[int, ...] | None
+    n_checks: int
+    wrong: float
     seed: int
 
     @property
@@ -59,6 +65,9 @@ class Fitter:
 
     def __init__(self, study: Study):
         self.study = study
+        if study.wrong != 1.0:
+            right = Regression.directions
+            Regression.directions = lambda self: study.wrong * right(self)  # type: ignore[method-assign]
         toy = CASES[study.case][0]
         self.model, self.nuisances = exact_mixture(toy, n_events=study.n_events)
         # Parameters of one name are different ones; the auxiliary measurements of a toy are the same for both.
@@ -79,8 +88,7 @@ class Fitter:
         self._start(self.model)
         fit = self._step_1(data, index)
         self._profile = self._profile or ProfileProblem(fit)
-        # Without checks, which would double the cost: it is the coverage of all toys that is asked for.
-        profiled = self._profile.solve(fit, window=None, n_checks=0, seed=index)
+        profiled = self._profile.solve(fit, window=None, n_checks=study.n_checks, seed=index)
         fitted = self._fitted(make_loss(profiled.pdf, fit.data))
         self._start(self.of_x)
         return {
@@ -173,15 +181,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", choices=CASES, default="bent")
     parser.add_argument("--hidden", type=int, help="width of the hidden layers; by default that of fit_transfer")
+    parser.add_argument("--checks", type=int, default=0, help="n_checks= of each profile, to count false alarms")
+    parser.add_argument("--wrong", type=float, default=1.0, help="factor of the directions that the map moves by")
     parser.add_argument("--folder", type=Path, required=True, help="where toys that are done are kept")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    study = Study(args.case, args.events, (args.hidden,) * 2 if args.hidden else None, args.seed)
+    study = Study(
+        args.case, args.events, (args.hidden,) * 2 if args.hidden else None, args.checks, args.wrong, args.seed
+    )
     toys = list(toys_of(study, args.toys, args.folder, args.processes))
     valid = [toy for toy in toys if toy["valid"]]
     report = {
-        **{name: getattr(args, name) for name in ("seed", "case", "events")},
+        **{name: getattr(args, name) for name in ("seed", "case", "events", "checks", "wrong")},
         "toys": len(toys),
         "valid": len(valid),
         "coverage": coverage(valid, study.truth) if len(valid) > 1 else {},
