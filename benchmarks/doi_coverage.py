@@ -42,6 +42,8 @@ from zfit_fnf.minimize import Minuit
 from zfit_fnf.samples import as_sample
 from zfit_fnf.toys import hesse_errors
 
+_MANY = 100  # toys, for which to compile
+
 
 @dataclass(frozen=True)
 class Study:
@@ -121,7 +123,9 @@ class Fitter:
             return self._problem.solve(as_sample(data, self.model.obs), seed=index, progress=False)
         options = {"hidden": self.study.hidden, "seed": index, "progress": False}
         fit = fit_transfer(self.model, data, obs=Y, cond=X, **options)
-        self._problem = fit.problem
+        self._start(self.model)
+        self._problem = GlobalProblem(self.model, fit.transfer, fit.problem.schedule, n_fits=_MANY)
+        zfit.param.set_values(self._problem.params, [fit.values[one.name] for one in self._problem.params])
         return fit
 
 
