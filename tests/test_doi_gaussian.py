@@ -7,6 +7,7 @@ where it likes. With the map fixed both measure the nuisance; the profile likeli
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from scipy import optimize
 
 import zfit_fnf as zfnf
 from zfit_fnf.densities.transfer import Transfer
-from zfit_fnf.doi import ensemble, fit_transfer, profile
+from zfit_fnf.doi import ensemble, finite_simulation, fit_transfer, profile
 from zfit_fnf.doi.regression import Regression
 from zfit_fnf.doi.rows import behind
 from zfit_fnf.doi.step1 import Replica
@@ -42,7 +43,7 @@ def gauss(name, centre, width=1.0, **options):
 
 def model():
     jes = zfnf.nuisance("jes")
-    return ConditionalProductPDF([gauss("y", jes), gauss("x", jes)])
+    return ConditionalProductPDF([gauss("y", jes), gauss("x", jes)], name="product")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,24 @@ def test_bounds(profiled):
     assert table["efficient"] == pytest.approx(1.0 / np.sqrt(N + 1), rel=0.06)
     assert table["absorbed"] == pytest.approx(0.5, abs=0.06)
     assert profiled.bounds.lost == ()
+
+
+def test_finite_simulation(profiled):
+    """What N_sim simulated events say of the position of ``x`` is uncertain by one over their root, and so is the nuisance."""
+    n_simulated = 500
+    events = np.random.default_rng(3).normal(size=(n_simulated, 2))
+    simulations = {"product": zfnf.Simulation(pd.DataFrame(events, columns=["y", "x"]))}
+    found = finite_simulation(profiled, simulations)
+    expected = N / (N + 1) * events[:, 1].std() / np.sqrt(n_simulated)
+    # The score has a part of y that the regression leaves: below 5 % of the whole, with either sign.
+    assert found.errors["jes"] == pytest.approx(expected, rel=0.06)
+    row = found.to_dataframe().loc[("product", "nominal")]
+    assert row["jes"] == pytest.approx(found.errors["jes"])
+    assert row["events"] == n_simulated
+    assert json.loads(json.dumps(found.to_dict()))["samples"][0]["process"] == "product"
+    assert "product" in str(found)
+    with pytest.raises(ValueError, match="lacks the learned processes"):
+        finite_simulation(profiled, {})
 
 
 def test_map_that_does_not_follow_is_found_out(fitted, monkeypatch):

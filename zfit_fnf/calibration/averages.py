@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,9 +99,12 @@ class SimulatedMeans:
 
     @classmethod
     def of(
-        cls, points: Sequence[SimulatedPoint], events: Sequence[ScoredEvents], params: Sequence[zfit.Parameter]
+        cls,
+        points: Sequence[SimulatedPoint],
+        events: Sequence[Callable[[Sequence[zfit.Parameter]], np.ndarray]],
+        params: Sequence[zfit.Parameter],
     ) -> SimulatedMeans:
-        """Of samples ``points`` with their ``events``, where the parameters are."""
+        """Of samples ``points`` with the scores of their ``events``, where the parameters are."""
         together = [k for k, point in enumerate(points) if k == 0 or point.paired]
         name = "nominal" if len(together) == 1 else f"nominal and {len(together) - 1} variations of its events"
         groups = [(name, together), *((points[k].name, [k]) for k in range(len(points)) if k not in together)]

@@ -132,8 +132,8 @@ def _check(nll: Any) -> None:
     if any(hasattr(part, "simulated") for model in nll.model for part in components(model)):  # a DoIPDF
         raise TypeError(
             "this is the likelihood of a Distribution of Interest: its map takes data to simulation and follows the data "
-            "themselves, so that the scores of simulated events say nothing of it. Its uncertainties are those of replicas "
-            "and map variations; calibrate the likelihood of the densities, without a map"
+            "themselves. Its uncertainties are those of replicas, map variations and zfit_fnf.doi.finite_simulation; "
+            "calibrate the likelihood of the densities, without a map"
         )
     if empty := [model.name for model, data in zip(nll.model, nll.data, strict=True) if not int(data.num_entries)]:
         raise ValueError(f"the data of {empty} have no events: there are no scores to calibrate")

@@ -66,12 +66,13 @@ class Process:
     interpolation: Interpolation
 
 
-def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Any]) -> list[Process]:
+def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Any], *, unseen: bool = True) -> list[Process]:
     """The components of all channels with their simulation.
 
     Args:
         nll: The likelihood.
         simulations: By name of the component a `Simulation`, or one for each fold.
+        unseen: Whether to refuse events that have trained the densities.
 
     Raises:
         TypeError: If the simulations are not such a mapping, or a condition of a density is a
@@ -95,7 +96,14 @@ def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Any]) -> list[Proce
     _check_names([pdf for _, k, _, pdf in named if k == 0], simulations)
     known = {parameter.name: parameter for parameter in nll.get_params(floating=None)}
     return [
-        _process(nll, (i, k, j), pdf, _of_fold(given.get(pdf.name), pdf.name, k, len(folds_of(nll.model[i]))), known)
+        _process(
+            nll,
+            (i, k, j),
+            pdf,
+            _of_fold(given.get(pdf.name), pdf.name, k, len(folds_of(nll.model[i]))),
+            known,
+            unseen=unseen,
+        )
         for i, k, j, pdf in named
     ]
 
@@ -138,6 +146,8 @@ def _process(
     pdf: zfit.pdf.BasePDF,
     simulation: Simulation | None,
     known: Mapping[str, Any],
+    *,
+    unseen: bool,
 ) -> Process:
     deformed = [part for part in components(pdf) if isinstance(part, FNFPDF)]
     bound = {name: parameter for part in deformed for name, parameter in part.params.items()}
@@ -166,7 +176,9 @@ def _process(
     named = list(zip(["nominal", *(str(variation.name) for variation in variations)], samples, strict=True))
     for label, sample in named:
         _check_given(pdf.name, label, sample, given)
-    return Process(pdf.name, *place, pdf, params, tuple(_points(nll.model[place[0]], pdf, named)), interpolation)
+    return Process(
+        pdf.name, *place, pdf, params, tuple(_points(nll.model[place[0]], pdf, named, unseen=unseen)), interpolation
+    )
 
 
 def _given(pdf: zfit.pdf.BasePDF) -> dict[str, float]:
@@ -218,7 +230,7 @@ def _orders(deformed: Sequence[FNFPDF]) -> dict[str, int]:
 
 
 def _points(
-    model: zfit.pdf.BasePDF, pdf: zfit.pdf.BasePDF, named: Sequence[tuple[str, Sample]]
+    model: zfit.pdf.BasePDF, pdf: zfit.pdf.BasePDF, named: Sequence[tuple[str, Sample]], *, unseen: bool
 ) -> Iterator[SimulatedPoint]:
     first: np.ndarray | None = None
     for name, sample in named:
@@ -229,7 +241,7 @@ def _points(
                 f"{_FEWEST} at least"
             )
         check_inside(sample, space_ranges(model.norm))
-        for part in components(pdf):
+        for part in components(pdf) if unseen else ():
             check_unseen(sample, getattr(part, "_flow", None), f"the sample {name!r} of {pdf.name!r}")
         x = sample.array(model.obs)
         shares = np.ones(len(x)) if sample.weights is None else np.asarray(sample.weights, float)

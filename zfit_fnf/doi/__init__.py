@@ -3,6 +3,7 @@
 from .bounds import Bounds
 from .check import Check
 from .ensemble import Ensemble, ensemble
+from .finite_simulation import FiniteSimulation, finite_simulation
 from .histograms import predicted, unfolded
 from .pdf import DoIPDF
 from .replicas import EnsembleStopped, bootstrap
@@ -17,6 +18,7 @@ __all__ = [
     "Eigenvariations",
     "Ensemble",
     "EnsembleStopped",
+    "FiniteSimulation",
     "MapVariation",
     "MapVariations",
     "ProfiledFit",
@@ -25,6 +27,7 @@ __all__ = [
     "Uncertainty",
     "bootstrap",
     "ensemble",
+    "finite_simulation",
     "fit_transfer",
     "predicted",
     "profile",
