@@ -21,7 +21,7 @@ LAYERS = [
     {"densities"},
     {"interop", "train"},
     {"param", "state", "yields", "pdf", "arguments"},
-    {"loss", "pickling", "minimum", "influence", "minimize", "profiles", "acceleration"},
+    {"loss", "pickling", "minimum", "influence", "minimize", "profiles", "acceleration", "distribution"},
     {
         "toys",
         "calibration",
@@ -104,6 +104,7 @@ def test_public_names():
         "YieldRatio",
         "accelerate",
         "calibrate",
+        "distribute",
         "datasets",
         "diagnostics",
         "doi",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .calibration import calibrate, simulation_plan
     from .densities.deformation import Deformation, YieldRatio
     from .densities.flows import Flow
+    from .distribution import distribute
     from .minimize import Minuit
     from .param import Nuisance, nuisance
     from .results import FitSummary
@@ -60,6 +61,7 @@ _NAMES = {
     "YieldRatio": "densities.deformation",
     "accelerate": "acceleration",
     "calibrate": "calibration",
+    "distribute": "distribution",
     "lnN": "yields",
     "load": "storage",
     "modified_yield": "yields",
@@ -102,6 +104,7 @@ __all__ = [  # noqa: RUF022 (modules first)
     "YieldRatio",
     "accelerate",
     "calibrate",
+    "distribute",
     "lnN",
     "load",
     "modified_yield",
