@@ -139,6 +139,12 @@ def test_performance(in_a_hurry):
     assert names["fast"].report.exact_edm < 1e-3
 
 
+def test_couplings():
+    names = run("docs/couplings.md")
+    assert float(names["n_signal"].value()) == pytest.approx(1000.0 * (1 + 0.3 * 0.2 + 0.5 * 0.2**2), rel=1e-12)
+    assert sum(float(n.value()) for n in names["yields"]) == pytest.approx(2000 + 800 * 0.3**2, rel=1e-12)
+
+
 def test_doi():
     """The profile knows as much as x alone does, together with the constraint."""
     names = run("docs/doi.md")

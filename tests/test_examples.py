@@ -98,3 +98,14 @@ def test_a_control_region_helps(tmp_path):
     assert found["jes"]["hesse"]["error"] < 0.95 * before["jes"]
     assert found["bkg_norm"]["hesse"]["error"] < 0.9 * before["bkg_norm"]
     assert (tmp_path / "binned.json").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_coupling_is_that_of_the_exact_densities(tmp_path):
+    found = load("coupling").main(events=50_000, steps=300, seed=2, out=tmp_path)
+
+    (value, error), (exact, exact_error) = found["learned"], found["exact"]
+    # 50 000 events for each density, 20 times the data: their noise is about a fifth of the error.
+    assert abs(value - exact) < 1.0 * exact_error
+    assert error == pytest.approx(exact_error, rel=0.1)
+    assert (tmp_path / "profile.png").stat().st_size > 10_000

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from .acceleration import accelerate
     from .calibration import calibrate, simulation_plan
+    from .couplings import morphed_yields, polynomial
     from .densities.deformation import Deformation, YieldRatio
     from .densities.flows import Flow
     from .distribution import distribute
@@ -65,8 +66,10 @@ _NAMES = {
     "lnN": "yields",
     "load": "storage",
     "modified_yield": "yields",
+    "morphed_yields": "couplings",
     "normsys": "yields",
     "nuisance": "param",
+    "polynomial": "couplings",
     "save": "storage",
     "simulation_plan": "calibration",
 }
@@ -108,8 +111,10 @@ __all__ = [  # noqa: RUF022 (modules first)
     "lnN",
     "load",
     "modified_yield",
+    "morphed_yields",
     "normsys",
     "nuisance",
+    "polynomial",
     "save",
     "simulation_plan",
 ]
