@@ -6,7 +6,9 @@ import json
 
 import zfit
 import numpy as np
+import pandas as pd
 import pytest
+from executors import Here
 from likelihoods import Measurement, search
 
 from zfit_fnf import Simulation, Variation
@@ -96,3 +98,10 @@ def test_intervals_cover(bump):
     table = coverage(bump.nll, 300, params=truth_of(bump), seed=1, progress=False).table
     assert (table["n"] > 295).all()
     assert (abs(table["covered"] - 0.683) < 0.05).all()
+
+
+def test_an_executor_has_the_same_intervals(bump):
+    here, there = (coverage(bump.nll, 3, seed=4, executor=one, progress=False) for one in (None, Here()))
+    pd.testing.assert_frame_equal(there.table, here.table, atol=1e-3)  # to the tolerance of fits
+    with pytest.raises(ValueError, match="not sent to other processes"):
+        coverage(bump.nll, 3, executor=Here(), minimizer=Minuit())

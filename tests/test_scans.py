@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import zfit
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
+from executors import Here
 from likelihoods import counting, gaussian_mean
 
 import zfit_fnf.loss
@@ -418,3 +420,16 @@ def test_updated_curvature_explains_the_last_step():
     np.testing.assert_allclose(updated, updated.T, rtol=1e-10)
     assert np.linalg.eigvalsh(updated)[0] > 0
     assert profiles._updated(hessian, step, -step) is hessian
+
+
+def test_an_executor_has_the_same_numbers(fitted):
+    """Its processes find the minimum anew: to the tolerance of Newton steps, a thousandth of an error."""
+    measurement, result, error = fitted
+    nll, params, quiet = measurement.nll, measurement.parameters, {"progress": False}
+    for scan, what in ((scans.profile, params[0]), (scans.contour, params)):
+        here, there = (scan(nll, result, what, executor=one, n_points=3, **quiet) for one in (None, Here()))
+        np.testing.assert_allclose(there.delta, here.delta, atol=1e-3)
+    here, there = (scans.impacts(nll, result, params[0], executor=one, **quiet) for one in (None, Here()))
+    pd.testing.assert_frame_equal(there.table, here.table, atol=1e-3 * error, rtol=1e-3)
+    with pytest.raises(ValueError, match="not sent to other processes"):
+        scans.profile(nll, result, params[0], executor=Here(), minimizer=Minuit())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import zfit  # before tensorflow, which it silences
 import cloudpickle
@@ -13,6 +14,7 @@ import numpy as np
 from zfit.core.constraint import BaseConstraint
 from zfit.core.loss import BaseUnbinnedNLL
 
+from .common.parallel import Executor
 from .loss import CountPDF
 from .loss.zfit_hooks import (
     composed_function,
@@ -26,7 +28,10 @@ from .pdf import LogSpacePDF, space_ranges
 from .pdf.spaces import make_space
 from .yields import ModifiedYield
 
-__all__ = ["dumps", "loads"]
+__all__ = ["dumps", "loads", "work_of"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 Parts = tuple[Callable[..., Any], dict[str, Any]]
 
@@ -60,6 +65,39 @@ def loads(data: bytes) -> Any:
         data: From `dumps`, by a trusted sender.
     """
     return pickle.loads(data)
+
+
+def work_of(
+    make: Callable[..., Callable[[Task], Result]], *content: Any, executor: Executor | None
+) -> Callable[[Task], Result]:
+    """A function of tasks, for this process or for those of an executor.
+
+    Others get its content with each task, but make the function once, and compile its likelihoods once.
+
+    Args:
+        make: Makes the function of the content; a function of a module.
+        *content: Likelihoods, parameters and whatever else can be pickled by `dumps`.
+        executor: Who calls it; `None` for this process.
+    """
+    return make(*content) if executor is None else _Elsewhere(make, content)
+
+
+class _Elsewhere(Generic[Task, Result]):
+    """A function that is made where it is called."""
+
+    def __init__(self, make: Callable[..., Callable[[Task], Result]], content: tuple[Any, ...]):
+        self._sent = dumps((make, content))
+
+    def __call__(self, task: Task) -> Result:
+        result: Result = _made_once(self._sent)(task)
+        return result
+
+
+@functools.lru_cache(maxsize=1)
+def _made_once(sent: bytes) -> Callable[[Any], Any]:
+    make, content = loads(sent)
+    function: Callable[[Any], Any] = make(*content)
+    return function
 
 
 class _Pickler(cloudpickle.Pickler):

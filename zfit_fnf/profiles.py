@@ -81,6 +81,10 @@ class KnownMinimum:
         assign(self.params, minimum.values)
         self.lowest = float(nll.value(full=True))  # full: as precise as it has to be, also of an accelerated likelihood
 
+    def covariance_of(self, first: zfit.Parameter, second: zfit.Parameter) -> float:
+        """Covariance of two parameters."""
+        return float(self.covariance[self.params.index(first), self.params.index(second)])
+
 
 class BestFit(KnownMinimum):
     """Best fit of a likelihood, with errors.
@@ -111,10 +115,6 @@ class BestFit(KnownMinimum):
         if not self.is_regular:
             why = f"it does not depend on {self.flat}" if self.flat else "the fit did not end at a minimum"
             raise ValueError(f"the Hessian at the best fit is not positive definite: {why}")
-
-    def covariance_of(self, first: zfit.Parameter, second: zfit.Parameter) -> float:
-        """Covariance of two parameters."""
-        return float(self.covariance[self.params.index(first), self.params.index(second)])
 
     def frozen_error(self, parameter: zfit.Parameter, frozen: Sequence[zfit.Parameter]) -> float:
         """Error of a parameter with others fixed at the best fit; not a number at a limit."""

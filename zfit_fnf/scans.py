@@ -8,20 +8,24 @@ evaluation. Points where a few Newton steps are not enough are left to a minimis
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 from zfit.result import FitResult
 
 from .arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, positive
+from .common.parallel import Executor, check_executor, run
 from .param import Nuisance, limits_of
-from .profiles import BestFit, ConditionalMinima
+from .pickling import work_of
+from .profiles import BestFit, ConditionalMinima, KnownMinimum
 from .state import preserved
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 __all__ = ["ContourScan", "Impacts", "ProfileScan", "axis_title", "contour", "impacts", "profile"]
 
@@ -145,6 +149,7 @@ def profile(
     n_sigma: float = 3.0,
     n_points: int = 21,
     minimizer: zfit.minimize.BaseMinimizer | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> ProfileScan:
     r"""Scan the profile likelihood of a parameter.
@@ -162,6 +167,7 @@ def profile(
         n_points: Number of points.
         minimizer: What fits where Newton steps with the Hessian of the best fit do not get there; by default
             `zfit_fnf.Minuit`.
+        executor: ``concurrent.futures`` executor that shares the points; each worker compiles the likelihood once.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -172,17 +178,18 @@ def profile(
     Example:
         >>> ax = zfit_fnf.plotting.profile(profile(nll, result, jes))
     """
-    _check(nll, result, minimizer)
+    _check(nll, result, minimizer, executor)
     param, n_sigma = parameter_of(nll, param, "what is scanned"), positive(n_sigma, "n_sigma=")
     n_points = count(n_points, "n_points=", least=2)
     given = None if values is None else _inside(param, values)
     with preserved(nll):
         best_fit = BestFit(nll, result)
-        minima = ConditionalMinima(best_fit, [param], minimizer)
         grid = best_fit.grid(param, n_sigma, n_points) if given is None else given
-        points = tqdm(grid, desc=f"profile of {param.name}", disable=not progress)
-        delta = np.array([minima.delta([value]) for value in points])
-    return ProfileScan(param.name, axis_title(param), grid, delta, minima.best[param])
+        work = _shared(_rises, best_fit, [param], minimizer, executor)
+        text = f"profile of {param.name}" if progress else ""
+        rises = dict(run(work, [(value,) for value in grid.tolist()], executor=executor, progress=text))
+        delta = np.array([rises[value,] for value in grid.tolist()])
+    return ProfileScan(param.name, axis_title(param), grid, delta, best_fit.values[param])
 
 
 def contour(
@@ -193,6 +200,7 @@ def contour(
     n_sigma: float = 3.0,
     n_points: int = 21,
     minimizer: zfit.minimize.BaseMinimizer | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> ContourScan:
     """Scan the profile likelihood of two parameters on a grid.
@@ -206,6 +214,7 @@ def contour(
         n_sigma: Half width of the grid, in errors by the Hessian; parameter limits cut it off.
         n_points: Number of points along each axis.
         minimizer: As for `profile`.
+        executor: As for `profile`.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -214,7 +223,7 @@ def contour(
     Example:
         >>> ax = zfit_fnf.plotting.contour(contour(nll, result, (jes, jer)))
     """
-    _check(nll, result, minimizer)
+    _check(nll, result, minimizer, executor)
     if isinstance(params, (str, zfit.Parameter)) or len(params) != 2:
         raise ValueError(f"a contour needs two parameters, (first, second); got {params!r}")
     first, second = (parameter_of(nll, one, "what is scanned") for one in params)
@@ -223,21 +232,18 @@ def contour(
     n_sigma, n_points = positive(n_sigma, "n_sigma="), count(n_points, "n_points=", least=2)
     with preserved(nll):
         best_fit = BestFit(nll, result)
-        minima = ConditionalMinima(best_fit, [first, second], minimizer)
         grids = best_fit.grid(first, n_sigma, n_points), best_fit.grid(second, n_sigma, n_points)
-        points = tqdm(
-            itertools.product(*grids),
-            total=n_points**2,
-            desc=f"contour of {first.name}, {second.name}",
-            disable=not progress,
-        )
-        delta = np.array([minima.delta(point) for point in points]).reshape(n_points, n_points)
+        points = list(itertools.product(*(grid.tolist() for grid in grids)))
+        work = _shared(_rises, best_fit, [first, second], minimizer, executor)
+        text = f"contour of {first.name}, {second.name}" if progress else ""
+        rises = dict(run(work, points, executor=executor, progress=text))
+        delta = np.array([rises[point] for point in points]).reshape(n_points, n_points)
     return ContourScan(
         (first.name, second.name),
         (axis_title(first), axis_title(second)),
         grids,
         delta,
-        (minima.best[first], minima.best[second]),
+        (best_fit.values[first], best_fit.values[second]),
     )
 
 
@@ -249,6 +255,7 @@ def impacts(
     nuisances: Sequence[zfit.Parameter | str] | None = None,
     groups: Mapping[str, Sequence[zfit.Parameter | str]] | None = None,
     minimizer: zfit.minimize.BaseMinimizer | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Impacts:
     r"""Change of a parameter with each nuisance, by several definitions, and with groups of them.
@@ -272,6 +279,7 @@ def impacts(
         groups: Nuisances by the name of their group, such as ``{"theory": ["pdf", "scale"]}``; for a calibrated likelihood
             the group ``mcstat`` is its finite simulation.
         minimizer: As for `profile`.
+        executor: As for `profile`.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -282,7 +290,7 @@ def impacts(
         >>> print(impacts(nll, result, mu))
         >>> ax = zfit_fnf.plotting.impacts(impacts(nll, result, mu))
     """
-    _check(nll, result, minimizer)
+    _check(nll, result, minimizer, executor)
     param = parameter_of(nll, param, "what is measured")
     if nuisances is None:
         moved = [one for one in nll.get_params() if isinstance(one, Nuisance) and one is not param]
@@ -295,19 +303,60 @@ def impacts(
     members = _members(nll, groups, moved)
     with preserved(nll):
         best_fit = BestFit(nll, result)
-        free = ConditionalMinima(best_fit, [], minimizer)
-        rows = {
-            one.name: {
-                **_impact(ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param),
-                "covariance": best_fit.covariance_of(param, one) / best_fit.errors[one],
-                **_observed_impact(free, one, param),
-            }
-            for one in tqdm(moved, desc=f"impacts on {param.name}", disable=not progress)
-        }
+        work = _shared(_rows, best_fit, [param, *moved], minimizer, executor)
+        text = f"impacts on {param.name}" if progress else ""
+        found = dict(run(work, range(1, 1 + len(moved)), executor=executor, progress=text))
+        rows = {one.name: found[index] for index, one in enumerate(moved, start=1)}
     table = pd.DataFrame.from_dict(rows, orient="index")
     order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
     by_group = _by_group(best_fit, param, {**members, "systematic": moved}, table)
     return Impacts(param.name, axis_title(param), best_fit.errors[param], table.loc[order], by_group)
+
+
+def _shared(
+    make: Callable[..., Callable[[Task], Result]],
+    best_fit: KnownMinimum,
+    params: Sequence[zfit.Parameter],
+    minimizer: zfit.minimize.BaseMinimizer | None,
+    executor: Executor | None,
+) -> Callable[[Task], Result]:
+    """What computes points of a scan, or rows of a table, for an executor: its processes find the minimum for themselves."""
+    if executor is None:
+        return make(best_fit, params, minimizer)
+    return work_of(_at_minimum, make, best_fit.nll, best_fit.values, list(params), executor=executor)
+
+
+def _at_minimum(
+    make: Callable[..., Callable[[Task], Result]],
+    nll: zfit.loss.UnbinnedNLL,
+    values: Mapping[zfit.Parameter, float],
+    params: Sequence[zfit.Parameter],
+) -> Callable[[Task], Result]:
+    return make(KnownMinimum(nll, values), params, None)
+
+
+def _rises(
+    best_fit: KnownMinimum, params: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
+) -> Callable[[tuple[float, ...]], float]:
+    """Twice the rise of the likelihood with parameters fixed to some values."""
+    return ConditionalMinima(best_fit, params, minimizer).delta
+
+
+def _rows(
+    best_fit: KnownMinimum, params: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
+) -> Callable[[int], dict[str, float]]:
+    """Rows of the table of impacts on the first of the parameters, of another one by its index."""
+    param, free = params[0], ConditionalMinima(best_fit, [], minimizer)
+
+    def row(index: int) -> dict[str, float]:
+        one = params[index]
+        return {
+            **_impact(ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param),
+            "covariance": best_fit.covariance_of(param, one) / best_fit.errors[one],
+            **_observed_impact(free, one, param),
+        }
+
+    return row
 
 
 def _members(nll: Any, groups: Any, moved: Sequence[zfit.Parameter]) -> dict[str, list[zfit.Parameter]]:
@@ -403,8 +452,11 @@ def _inside(parameter: zfit.Parameter, values: Iterable[float]) -> np.ndarray:
     return grid
 
 
-def _check(nll: zfit.loss.UnbinnedNLL, result: FitResult, minimizer: zfit.minimize.BaseMinimizer | None) -> None:
+def _check(nll: zfit.loss.UnbinnedNLL, result: FitResult, minimizer: Any, executor: Any) -> None:
     check_likelihood(nll)
     if not isinstance(result, FitResult):
         raise TypeError(f"the second argument is the result of a fit, zfit_fnf.Minuit().minimize(nll); got {result!r}")
     check_minimizer(minimizer)
+    check_executor(executor)
+    if executor is not None and minimizer is not None:
+        raise ValueError("an executor fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from ..common.parallel import Executor, check_executor, run
 from ..common.warning import warn
 from ..minimize import Minuit
-from ..pickling import dumps, loads
+from ..pickling import work_of
 from ..profiles import ConditionalMinima, KnownMinimum, NotConverged, minimise
 from ..state import current_values
 from ..toys import refill, refillable, toy
@@ -93,11 +92,7 @@ def rises_in_toys(
     starts = range(0, n_toys, _TOGETHER)
     parts = [range(start, min(start + _TOGETHER, n_toys)) for start in starts]
     tasks: list[Task] = list(itertools.product(range(len(hypotheses)), parts))
-    work: Callable[[Task], Rises]
-    if executor is None:
-        work = _work(nll, params, hypotheses, seed, minimizer)
-    else:
-        work = partial(_elsewhere, dumps((nll, list(params), list(hypotheses), seed)))
+    work = work_of(_work, nll, list(params), list(hypotheses), seed, minimizer, executor=executor)
     done = {
         (index, part.start): rises for (index, part), rises in run(work, tasks, executor=executor, progress=progress)
     }
@@ -170,14 +165,3 @@ def _events(
         # Below zero it is by the tolerance of the fits alone.
         rise[row] = [max(minima.delta(point), 0.0) for point in points]
     return Rises(best, rise)
-
-
-def _elsewhere(sent: bytes, task: Task) -> Rises:
-    return _unpacked(sent)(task)
-
-
-@functools.lru_cache(maxsize=1)
-def _unpacked(sent: bytes) -> Callable[[Task], Rises]:
-    """What was sent, ready to work: once for all tasks of a process."""
-    nll, params, hypotheses, seed = loads(sent)
-    return _work(nll, params, hypotheses, seed, None)

@@ -2,8 +2,8 @@
 
 from .coverage import Coverage, coverage
 from .experiments import PseudoExperiment, Values, asimov, refill, refillable, set_truth, toy
-from .fits import PoolReport, ToyFits, fit_toys, fits_of, hesse_errors
-from .runs import run
+from .fits import PoolReport, ToyFits, fits_of, hesse_errors
+from .runs import fit_toys, run
 from .simulated import simulated_toys
 
 __all__ = [

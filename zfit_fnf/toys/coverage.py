@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +10,22 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-from tqdm.auto import tqdm
 
 from ..arguments import parameter_of, positive
+from ..common.parallel import Executor, check_executor, run
+from ..pickling import work_of
 from ..profiles import BestFit, ConditionalMinima
 from ..samples import Simulation
 from ..state import current_values, preserved
-from .experiments import Values, check_events, checked_number, checked_seed, set_truth, toy
+from .experiments import PseudoExperiment, Values, check_events, checked_number, checked_seed, set_truth, toy
 from .fits import fits_of, toy_minimizer
-from .simulated import simulated_toys
+from .simulated import drawing
 
 __all__ = ["METHODS", "Coverage", "coverage"]
 
 METHODS = ("hesse", "minos")
+
+_BLOCK = 25  # toys of one task
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,7 @@ def coverage(
     n_sigma: float = 1.0,
     minimizer: zfit.minimize.BaseMinimizer | None = None,
     seed: int = 0,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Coverage:
     r"""How often intervals of fits to toys contain the truth.
@@ -88,11 +92,14 @@ def coverage(
         n_sigma: Half width of the intervals, in errors.
         minimizer: By default `zfit_fnf.Minuit`.
         seed: Seed of all toys.
+        executor: ``concurrent.futures`` executor that shares the toys in blocks of 25, and fits with `zfit_fnf.Minuit`; each
+            worker compiles the likelihood once.
         progress: Whether to show a progress bar.
 
     Raises:
         TypeError: As for `toy`.
-        ValueError: As for `toy` and `simulated_toys`; if a method is unknown, or no parameter floats.
+        ValueError: As for `toy` and `simulated_toys`; if a method is unknown, no parameter floats, or an executor shall use
+            another minimiser.
 
     Example:
         >>> print(coverage(nll, 300, params={mu: 1.0}))
@@ -103,20 +110,20 @@ def coverage(
     checked_seed(seed, single=True)
     if isinstance(methods, str) or not methods or (unknown := [one for one in methods if one not in METHODS]):
         raise ValueError(f"methods= are some of {METHODS}; got {methods if isinstance(methods, str) else unknown!r}")
-    minimizer = toy_minimizer(nll, minimizer)
+    check_executor(executor)
+    if executor is not None and minimizer is not None:
+        raise ValueError("an executor fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")
+    toy_minimizer(nll, minimizer)
     tested = [parameter_of(nll, one, "each of of=") for one in (nll.get_params() if of is None else of)]
-    rows = []
+    size = 1 if executor is None else _BLOCK
+    blocks = [range(start, min(start + size, n_toys)) for start in range(0, n_toys, size)]
     with preserved(nll):
         set_truth(nll, params)
         truth = current_values(nll.get_params())
-        toys = (
-            (toy(nll, params=truth, seed=(seed, index)) for index in range(n_toys))
-            if simulations is None
-            else simulated_toys(nll, n_toys, simulations, seed=seed)
-        )
-        for loss, result in tqdm(fits_of(nll, toys, minimizer), "coverage", n_toys, disable=not progress):
-            if result.converged:
-                rows += _intervals(loss, result, truth, tested, methods, n_sigma, minimizer)
+        test = _Test(nll, truth, tested, tuple(methods), n_sigma, seed)
+        work = work_of(_intervals_of, test, simulations, minimizer, executor=executor)
+        done = dict(run(work, blocks, executor=executor, progress="coverage" if progress else ""))
+    rows = [row for block in blocks for row in done[block]]
     table = pd.DataFrame(rows, columns=["parameter", "method", "pull", "covered"])
     expected = float(2 * norm.cdf(n_sigma) - 1)
     return Coverage(
@@ -124,29 +131,56 @@ def coverage(
     )
 
 
-def _intervals(
-    loss: zfit.loss.UnbinnedNLL,
-    result: Any,
-    truth: Mapping[zfit.Parameter, float],
-    tested: Sequence[zfit.Parameter],
-    methods: Sequence[str],
-    n_sigma: float,
-    minimizer: zfit.minimize.BaseMinimizer,
-) -> list[tuple[str, str, float, float]]:
-    """For each parameter and method the pull, and whether the truth is inside; not numbers where there is no interval."""
+@dataclass(frozen=True)
+class _Test:
+    """What is tested, of which toys."""
+
+    nll: zfit.loss.UnbinnedNLL
+    truth: dict[zfit.Parameter, float]
+    tested: Sequence[zfit.Parameter]
+    methods: tuple[str, ...]
+    n_sigma: float
+    seed: int
+
+
+Row = tuple[str, str, float, float]
+"""Parameter, method, pull, and whether the truth is inside; not numbers where there is no interval."""
+
+
+def _intervals_of(
+    test: _Test, simulations: Mapping[str, Simulation] | None, minimizer: zfit.minimize.BaseMinimizer | None
+) -> Callable[[range], list[Row]]:
+    """What makes the intervals of blocks of toys."""
+    minimizer = toy_minimizer(test.nll, minimizer)
+    from_simulation = None if simulations is None else drawing(test.nll, simulations, params=test.truth, seed=test.seed)
+
+    def draw(index: int) -> PseudoExperiment:
+        if from_simulation is not None:
+            return from_simulation(index)
+        return toy(test.nll, params=test.truth, seed=(test.seed, index))
+
+    def block(indices: range) -> list[Row]:
+        fits = fits_of(test.nll, map(draw, indices), minimizer)
+        return [row for loss, result in fits if result.converged for row in _intervals(loss, result, test, minimizer)]
+
+    return block
+
+
+def _intervals(loss: Any, result: Any, test: _Test, minimizer: zfit.minimize.BaseMinimizer) -> list[Row]:
+    """For each parameter and method the pull, and whether the truth is inside."""
     try:
         best = BestFit(loss, result)
     except ValueError:  # the Hessian there is not positive definite
         return []
     rows = []
-    for one in tested:
-        pull = (best.values[one] - truth[one]) / best.errors[one]
-        for method in methods:
+    for one in test.tested:
+        pull = (best.values[one] - test.truth[one]) / best.errors[one]
+        for method in test.methods:
             if method == "hesse":
-                covered = float(abs(pull) <= n_sigma) if np.isfinite(pull) else np.nan
+                covered = float(abs(pull) <= test.n_sigma) if np.isfinite(pull) else np.nan
             else:
-                rise = ConditionalMinima(best, [one], minimizer).delta([truth[one]])
-                covered = float(rise <= n_sigma**2) if np.isfinite(rise) else np.nan
+                rise = ConditionalMinima(best, [one], minimizer).delta([test.truth[one]])
+                covered = float(rise <= test.n_sigma**2) if np.isfinite(rise) else np.nan
             rows.append((one.name, method, pull, covered))
     return rows
 

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-from tqdm.auto import tqdm
 from zfit.result import FitResult
 
 from ..arguments import positive
-from ..common.parallel import Executor, check_executor, run
 from ..minimize import Minuit
 from ..minimum import inverse_of
-from ..pickling import dumps, loads
-from ..state import current_values, preserved
-from .experiments import (
-    PseudoExperiment,
-    Values,
-    check_events,
-    checked_number,
-    checked_seed,
-    refill,
-    refillable,
-    set_truth,
-    toy,
-)
+from .experiments import PseudoExperiment, refill, refillable
 
-__all__ = ["Fit", "PoolReport", "ToyFits", "fit_toys", "fits_of", "hesse_errors", "some_fits", "toy_minimizer"]
+__all__ = ["Fit", "PoolReport", "ToyFits", "fits_of", "hesse_errors", "toy_minimizer"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +44,7 @@ class PoolReport:
 
 @dataclass(frozen=True, eq=False)
 class ToyFits:
-    """Fits to toys, made by `fit_toys`; prints as a table of the pulls.
+    """Fits to toys, made by `run` or `fit_toys`; prints as a table of the pulls.
 
     Attributes:
         truth: Values that the toys were drawn at, by name of the parameter.
@@ -142,108 +126,8 @@ class ToyFits:
         return f"pulls of {self.valid.sum()} valid fits to {len(self.valid)} toys{pool}\n{table}"
 
 
-def fit_toys(
-    nll: zfit.loss.UnbinnedNLL,
-    n_toys: int,
-    *,
-    params: Values | None = None,
-    minimizer: zfit.minimize.BaseMinimizer | None = None,
-    seed: int = 0,
-    executor: Executor | None = None,
-    progress: bool = True,
-) -> ToyFits:
-    """Draw toys and fit them all with one loss, from the true values.
-
-    Nothing is compiled again from toy to toy. Toy ``i`` is ``toy(nll, seed=(seed, i))``, whoever draws and fits it.
-    Parameters and global observables are restored at the end.
-
-    Args:
-        nll: The likelihood; of its data only the number of events is used, and that only without a yield.
-        n_toys: How many toys.
-        params: Parameter values to draw at; those left out have their current values.
-        minimizer: By default `zfit_fnf.Minuit`.
-        seed: Seed of all toys.
-        executor: ``concurrent.futures`` executor that shares the toys, in as many parts as there are cores: each compiles
-            the likelihood once, and fits with `zfit_fnf.Minuit`.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        Best-fit values, errors and pulls.
-
-    Raises:
-        TypeError: As for `toy`.
-        ValueError: As for `toy`; if ``n_toys`` is not positive, no parameter floats, or an executor shall use another minimiser.
-
-    Example:
-        >>> fits = fit_toys(nll, 200, params={mu: 1.0}, seed=1)
-        >>> with concurrent.futures.ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
-        ...     same = fit_toys(nll, 200, params={mu: 1.0}, seed=1, executor=pool)
-        >>> fits.pulls().loc["mu", "width"]
-    """
-    check_events(nll)
-    n_toys = checked_number(n_toys, "n_toys")
-    checked_seed(seed, single=True)
-    check_executor(executor)
-    if executor is not None and minimizer is not None:
-        raise ValueError("an executor fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")
-    minimizer = toy_minimizer(nll, minimizer)
-    with preserved(nll):
-        set_truth(nll, params)
-        truth = current_values(nll.get_params())
-        if executor is None:
-            fits = list(
-                tqdm(some_fits(nll, truth, minimizer, seed, range(n_toys)), "toys", n_toys, disable=not progress)
-            )
-        else:
-            fits = _shared_fits(nll, truth, seed, n_toys, executor, "toys" if progress else "")
-    names = [parameter.name for parameter in truth]
-    values, errors = (
-        pd.DataFrame([fit[part] for fit in fits], columns=names, index=pd.RangeIndex(n_toys, name="toy"))
-        for part in (0, 1)
-    )
-    valid = np.array([fit[2] for fit in fits]) & np.isfinite(errors).all(axis=1).to_numpy()
-    return ToyFits(dict(zip(names, truth.values(), strict=True)), values, errors, valid)
-
-
 Fit = tuple[list[float], list[float], bool]
 """Values, errors, and whether the fit converged; valid is another thing, zfit calls fits at limits invalid."""
-
-
-def some_fits(
-    nll: zfit.loss.UnbinnedNLL,
-    truth: dict[zfit.Parameter, float],
-    minimizer: zfit.minimize.BaseMinimizer,
-    seed: int,
-    indices: Iterable[int],
-) -> Iterator[Fit]:
-    """The fits of some of the toys."""
-    toys = (toy(nll, params=truth, seed=(seed, index)) for index in indices)
-    for loss, result in fits_of(nll, toys, minimizer):
-        values, errors = current_values(truth), hesse_errors(loss, list(truth))
-        yield list(values.values()), list(errors.values()), bool(result.converged)
-
-
-def _shared_fits(
-    nll: zfit.loss.UnbinnedNLL,
-    truth: dict[zfit.Parameter, float],
-    seed: int,
-    n_toys: int,
-    executor: Executor,
-    progress: str,
-) -> list[Fit]:
-    """The same by an executor, in the order of the toys."""
-    n_parts = min(n_toys, os.cpu_count() or 1)
-    parts = [range(part, n_toys, n_parts) for part in range(n_parts)]
-    work = partial(_fits_of_part, dumps((nll, truth, seed)))
-    fits: dict[int, Fit] = {}
-    for part, done in run(work, parts, executor=executor, progress=progress):
-        fits.update(zip(part, done, strict=True))
-    return [fits[index] for index in range(n_toys)]
-
-
-def _fits_of_part(sent: bytes, indices: range) -> list[Fit]:
-    nll, truth, seed = loads(sent)
-    return list(some_fits(nll, truth, Minuit(), seed, indices))
 
 
 def toy_minimizer(nll: zfit.loss.UnbinnedNLL, minimizer: Any) -> zfit.minimize.BaseMinimizer:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -17,13 +15,13 @@ import pandas as pd
 from ..common.files import complete
 from ..common.parallel import Executor, check_executor
 from ..common.parallel import run as run_tasks
-from ..pickling import dumps, loads
+from ..pickling import work_of
 from ..state import current_values, preserved
-from .experiments import Values, check_events, checked_number, checked_seed, set_truth
-from .fits import Fit, PoolReport, ToyFits, some_fits, toy_minimizer
+from .experiments import Values, check_events, checked_number, checked_seed, set_truth, toy
+from .fits import Fit, PoolReport, ToyFits, fits_of, hesse_errors, toy_minimizer
 from .pool import ToyPool
 
-__all__ = ["run"]
+__all__ = ["fit_toys", "run"]
 
 _BLOCK = 25  # toys of one task and of one file
 _SAME = 0.01  # errors by which a toy that is fitted again may differ, on another machine
@@ -34,6 +32,7 @@ def run(
     n: int,
     *,
     params: Values | None = None,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
     seed: int = 0,
     executor: Executor | None = None,
     out: str | Path | None = None,
@@ -42,7 +41,8 @@ def run(
 ) -> ToyFits:
     """Draw and fit many toys, here or by an executor, in a folder from which an interrupted run goes on.
 
-    The toys and fits are those of `fit_toys`. They are done in blocks of 25, each of which is a file that appears when it is
+    Toy ``i`` is ``toy(nll, seed=(seed, i))``, whoever draws and fits it, from the true values; nothing is compiled again
+    from toy to toy. They are done in blocks of 25, each of which is a file that appears when it is
     complete. Whatever ends a run, a worker or the machine, only blocks that were at work are lost; the same call again does
     these. Several runs may share the folder: a block is counted once, whoever did it.
 
@@ -50,6 +50,7 @@ def run(
         nll: The likelihood.
         n: How many toys; a larger number continues what is there.
         params: Parameter values to draw at; those left out have their current values.
+        minimizer: By default `zfit_fnf.Minuit`.
         seed: Seed of all toys.
         executor: ``concurrent.futures`` executor that shares the blocks; each worker compiles the likelihood once.
         out: Folder of the blocks; without one they are kept in memory alone.
@@ -71,69 +72,112 @@ def run(
     """
     check_events(nll)
     check_executor(executor)
-    n = checked_number(n, "n")
+    n, pool = checked_number(n, "n"), None if pool is None else checked_number(pool, "pool=")
     checked_seed(seed, single=True)
-    pool = None if pool is None else checked_number(pool, "pool=")
-    toy_minimizer(nll, None)
+    if minimizer is not None and not (executor is None and pool is None):
+        who = "a pool" if executor is None else "an executor"
+        raise ValueError(f"{who} fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")
+    toy_minimizer(nll, minimizer)
     with preserved(nll):
         set_truth(nll, params)
         truth = current_values(nll.get_params())
-        blocks = [range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
+        size = (
+            1 if executor is None and out is None else _BLOCK
+        )  # a bar moves with every toy where nobody waits for blocks
+        blocks = [range(start, min(start + size, n)) for start in range(0, n, size)]
         names = {parameter.name: value for parameter, value in truth.items()}
         origin: dict[str, Any] = {"seed": int(seed), "truth": names} | ({} if pool is None else {"pool": pool})
-        fits_here = _fits(nll, truth, seed, pool)
-        here: Callable[[range], list[Fit]] = partial(_block, fits_here)
+        toys = _toys(nll, truth, seed, pool, minimizer)
         folder = None if out is None else Path(out)
         done = {} if folder is None else _kept(folder, blocks, origin)
         if done:
             first = next(iter(done))
-            _check_same(folder, done[first][0], here(range(first, first + 1))[0])
-        work = here if executor is None else partial(_block_elsewhere, dumps((nll, truth, seed, pool)))
+            _check_same(folder, done[first][0], next(iter(toys.fits([first]))))
+        work = work_of(_blocks_of, toys if executor is None else (nll, truth, seed, pool), executor=executor)
         missing = [block for block in blocks if block.start not in done]
         for block, fits in run_tasks(work, missing, executor=executor, progress="toys" if progress else ""):
             done[block.start] = fits
             if folder is not None:
                 _keep(folder, block, origin, fits)
-        report = fits_here.report() if isinstance(fits_here, ToyPool) else None
+        report = toys.report() if isinstance(toys, ToyPool) else None
     return _joined(names, [fit for block in blocks for fit in done[block.start]], report)
 
 
-class _Fits(Protocol):
-    """What fits some toys, whatever makes them."""
+def fit_toys(
+    nll: zfit.loss.UnbinnedNLL,
+    n_toys: int,
+    *,
+    params: Values | None = None,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+    seed: int = 0,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> ToyFits:
+    """Draw toys and fit them all with one loss, from the true values: `run` without a folder or a pool.
 
-    def fits(self, indices: Iterable[int]) -> Iterator[Fit]:
-        """The fits of some toys."""
+    Nothing is compiled again from toy to toy. Toy ``i`` is ``toy(nll, seed=(seed, i))``, whoever draws and fits it.
+    Parameters and global observables are restored at the end.
+
+    Args:
+        nll: The likelihood; of its data only the number of events is used, and that only without a yield.
+        n_toys: How many toys.
+        params: Parameter values to draw at; those left out have their current values.
+        minimizer: By default `zfit_fnf.Minuit`.
+        seed: Seed of all toys.
+        executor: ``concurrent.futures`` executor that shares the toys in blocks of 25: each worker compiles the likelihood
+            once, and fits with `zfit_fnf.Minuit`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Best-fit values, errors and pulls.
+
+    Raises:
+        TypeError: As for `toy`.
+        ValueError: As for `toy`; if ``n_toys`` is not positive, no parameter floats, or an executor shall use another
+            minimiser.
+
+    Example:
+        >>> fits = fit_toys(nll, 200, params={mu: 1.0}, seed=1)
+        >>> with concurrent.futures.ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        ...     same = fit_toys(nll, 200, params={mu: 1.0}, seed=1, executor=pool)
+        >>> fits.pulls().loc["mu", "width"]
+    """
+    n_toys = checked_number(n_toys, "n_toys")
+    return run(nll, n_toys, params=params, minimizer=minimizer, seed=seed, executor=executor, progress=progress)
 
 
 @dataclass(frozen=True)
-class _OwnEvents:
-    """Toys whose events are drawn for each of them."""
+class _OwnToys:
+    """Toys each of which has events of its own."""
 
     nll: zfit.loss.UnbinnedNLL
     truth: dict[zfit.Parameter, float]
     seed: int
+    minimizer: zfit.minimize.BaseMinimizer | None
 
     def fits(self, indices: Iterable[int]) -> Iterator[Fit]:
         """The fits of some toys."""
-        return some_fits(self.nll, self.truth, toy_minimizer(self.nll, None), self.seed, indices)
+        minimizer = toy_minimizer(self.nll, self.minimizer)
+        toys = (toy(self.nll, params=self.truth, seed=(self.seed, index)) for index in indices)
+        for loss, result in fits_of(self.nll, toys, minimizer):
+            values, errors = current_values(self.truth), hesse_errors(loss, list(self.truth))
+            yield list(values.values()), list(errors.values()), bool(result.converged)
 
 
-def _fits(nll: zfit.loss.UnbinnedNLL, truth: dict[zfit.Parameter, float], seed: int, pool: int | None) -> _Fits:
-    return _OwnEvents(nll, truth, seed) if pool is None else ToyPool(nll, truth, pool, seed)
+def _toys(
+    nll: zfit.loss.UnbinnedNLL,
+    truth: dict[zfit.Parameter, float],
+    seed: int,
+    pool: int | None,
+    minimizer: zfit.minimize.BaseMinimizer | None = None,
+) -> _OwnToys | ToyPool:
+    return _OwnToys(nll, truth, seed, minimizer) if pool is None else ToyPool(nll, truth, pool, seed)
 
 
-def _block(toys: _Fits, block: range) -> list[Fit]:
-    return list(toys.fits(block))
-
-
-def _block_elsewhere(sent: bytes, block: range) -> list[Fit]:
-    return _unpacked(sent)(block)
-
-
-@functools.lru_cache(maxsize=1)
-def _unpacked(sent: bytes) -> Callable[[range], list[Fit]]:
-    """What was sent, ready to work: once for all blocks of a process, which compile nothing again."""
-    return partial(_block, _fits(*loads(sent)))
+def _blocks_of(toys: _OwnToys | ToyPool | tuple[Any, ...]) -> Callable[[range], list[Fit]]:
+    """What fits blocks of toys, or of toys that have yet to be made of these arguments."""
+    ready = _toys(*toys) if isinstance(toys, tuple) else toys
+    return lambda block: list(ready.fits(block))
 
 
 def _file(folder: Path, block: range) -> Path:

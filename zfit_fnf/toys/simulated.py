@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..samples import Simulation, check_inside, check_trainable
 from ..state import current_values, preserved, seeds_from
 from .experiments import PseudoExperiment, Values, checked_number, checked_seed, set_truth
 
-__all__ = ["simulated_toys"]
+__all__ = ["drawing", "simulated_toys"]
 
 
 def simulated_toys(
@@ -47,7 +47,14 @@ def simulated_toys(
     Example:
         >>> experiment = next(simulated_toys(nll, 1, {"signal": signal}, params={jes: 1.0}))
     """
-    n_toys = checked_number(n_toys, "n_toys")
+    n_toys, draw = checked_number(n_toys, "n_toys"), drawing(nll, simulations, params=params, seed=seed)
+    return (draw(index) for index in range(n_toys))
+
+
+def drawing(
+    nll: zfit.loss.UnbinnedNLL, simulations: Mapping[str, Simulation], *, params: Values | None, seed: int
+) -> Callable[[int], PseudoExperiment]:
+    """What draws a toy of simulation by its number, see `simulated_toys`."""
     given: Any = simulations  # whatever it is, until it is checked
     checked_seed(seed, single=True)
     if not isinstance(given, Mapping) or not all(isinstance(one, Simulation) for one in given.values()):
@@ -62,7 +69,7 @@ def simulated_toys(
         set_truth(nll, params)
         truth, fixed = current_values(nll.get_params()), current_values(nll.get_params(floating=None))
         pools = [_pools(channel, given, fixed) for channel in channels]
-    return (_toy(nll, channels, pools, truth, (seed, index)) for index in range(n_toys))
+    return lambda index: _toy(nll, channels, pools, truth, (seed, index))
 
 
 @dataclass(frozen=True, eq=False)
