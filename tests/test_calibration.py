@@ -286,6 +286,34 @@ def test_a_fraction_is_calibrated_without_yields():
     assert table.loc["fraction", "bias"] > 0.5
 
 
+def test_a_density_of_zfit_needs_no_simulation():
+    """A Gaussian of free mean and width on the whole axis; 100 simulated events of the signal for each of the data."""
+    shape, mu = zfnf.nuisance("shape"), zfit.Parameter("mu", 1.0, 0, 20, stepsize=0.1)
+    free = [
+        zfit.Parameter("nb", N_BACKGROUND, 0, 1e5, stepsize=60),
+        zfit.Parameter("mean", 0.1, -2, 2, stepsize=0.01),
+        zfit.Parameter("sigma", 1.4, 0.1, 5, stepsize=0.01),
+    ]
+    params, fits = [mu, *free, shape], []
+    number = zfnf.modified_yield(N_SIGNAL, [mu])
+    for stretch in (1.0, 1.2):
+        own = zfnf.pdf.FNFPDF(signal(stretch=stretch), {"shape": shape}, extended=number, name="signal")
+        other = zfit.pdf.Gauss(free[1], free[2], own.space, extended=free[0], name="background")
+        nll = zfnf.loss.ExtendedUnbinnedNLL(zfnf.pdf.SumPDF([own, other]), observe(1))
+        if stretch > 1:
+            nll = zfnf.calibrate(nll, {"signal": simulate(100_000, seed=20)["signal"]}, n_draws=20_000)
+        zfit.param.set_values(params, [1.0, N_BACKGROUND, 0.1, 1.4, 0.0])
+        result = zfnf.Minuit().minimize(nll)
+        result.hesse()
+        fits.append(np.array([[result.params[one]["value"], result.params[one]["hesse"]["error"]] for one in params]))
+    (exact, errors), (values, own_errors) = fits[0].T, fits[1].T
+    assert np.abs((values - exact) / errors).max() < 0.5
+    assert (own_errors / errors)[:4] == pytest.approx(1.0, abs=0.15)
+    # That both processes together have the scores which the densities promise takes the draws' noise away.
+    of_draws = nll.report.sources.xs("draws of the model", level="sample")[["mu", "nb"]].to_numpy()[0]
+    assert (of_draws < 0.1 * own_errors[:2]).all()
+
+
 def test_variations_of_the_same_events_are_taken_together(wide):
     rng = np.random.default_rng(11)
     nominal = draw(signal(), 0.0, 1000, rng)

@@ -192,14 +192,15 @@ class Measurement:
         of_draws, shares = drawn.scores(numbers, centred=not model.is_extended)
         promised = of_draws.T @ (shares[:, None] * of_draws)
         # The mean score of all processes together is known where the scores are taken, which tells what the draws are off by.
-        bias = -yield_gradient(model, params)[1] if model.is_extended else np.zeros(len(params))
-        slope, residual = np.zeros_like(promised), np.zeros((drawn.n, len(params)))
+        off = -yield_gradient(model, params)[1] if model.is_extended else np.zeros(len(params))
+        bias, slope = np.zeros(len(params)), np.zeros_like(promised)
+        residual, of_all = np.zeros((drawn.n, len(params))), np.zeros((drawn.n, len(params)))
         sources, sizes = {}, {(whole.name, DRAWS): (drawn.n, float(drawn.n))}
         noise: list[tuple[np.ndarray, np.ndarray]] = []
         coefficients: list[Coefficients] = []
         for process, number, gradient in zip(processes, numbers, gradients, strict=True):
-            bias = bias + number * drawn.mean(process.index, None)
-            residual += number * drawn.residuals(process.index, None)
+            off = off + number * drawn.mean(process.index, None)
+            of_all += number * drawn.residuals(process.index, None)
             if not process.points:
                 continue
             measured = SimulatedMeans.of(process.points, self._events[process], params)
@@ -224,6 +225,9 @@ class Measurement:
                 (np.outer(factors[k], factors[other]), covariance)
                 for (k, other), covariance in measured.covariances.items()
             ]
+        # How much of that is in the draws at the points: nearly all, if all processes were simulated.
+        share = -residual.T @ of_all @ inverse(of_all.T @ of_all)
+        bias, residual = bias + share @ off, residual + of_all @ share.T
         sources[whole.name, DRAWS] = residual.T @ residual
         closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares, coefficients)
         return closure.times(1.0 / len(folds_of(whole)))
