@@ -109,3 +109,16 @@ def test_a_coupling_is_that_of_the_exact_densities(tmp_path):
     assert abs(value - exact) < 1.0 * exact_error
     assert error == pytest.approx(exact_error, rel=0.1)
     assert (tmp_path / "profile.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_conditions_help(tmp_path):
+    conditional = load("conditional_fractions")
+    alone, given = conditional.main(events=20_000, steps=500, seed=2, out=tmp_path).values()
+
+    found = {parameter.name: values for parameter, values in given.params.items()}
+    for name, truth in conditional.TRUTH.items():
+        assert abs(found[name]["value"] - truth) < 5 * found[name]["hesse"]["error"]
+    (without,) = alone.params.values()
+    assert found["mu"]["hesse"]["error"] < without["hesse"]["error"]
+    assert (tmp_path / "reliability.png").stat().st_size > 10_000

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         samples,
         scans,
         storage,
+        tagprobe,
         toys,
         train,
         workspace,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .couplings import morphed_yields, polynomial
     from .densities.deformation import Deformation, YieldRatio
     from .densities.flows import Flow
+    from .densities.fractions import Fractions
     from .distribution import distribute
     from .minimize import Minuit
     from .param import Nuisance, nuisance
@@ -52,6 +54,7 @@ _NAMES = {
     "Deformation": "densities.deformation",
     "FitSummary": "results",
     "Flow": "densities.flows",
+    "Fractions": "densities.fractions",
     "Minuit": "minimize",
     "Nuisance": "param",
     "Sample": "samples",
@@ -91,12 +94,14 @@ __all__ = [  # noqa: RUF022 (modules first)
     "samples",
     "scans",
     "storage",
+    "tagprobe",
     "toys",
     "train",
     "workspace",
     "Deformation",
     "FitSummary",
     "Flow",
+    "Fractions",
     "Minuit",
     "Nuisance",
     "Sample",

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from ..common.checks import DEEPEST, WIDEST, integer, listed
 
-__all__ = ["MaskedMLP", "StackedMLP", "hidden_widths", "silu"]
+__all__ = ["MaskedMLP", "StackedMLP", "hidden_widths", "last_hidden_layer", "silu"]
 
 
 class MaskedMLP(tf.Module):
@@ -162,6 +162,15 @@ class StackedMLP(MaskedMLP):
         return [tf.stack(layer) for layer in zip(*kernels, strict=True)], [
             tf.stack(layer)[:, None, :] for layer in zip(*biases, strict=True)
         ]
+
+
+def last_hidden_layer(network: MaskedMLP, context: np.ndarray) -> np.ndarray:
+    """Values ``(n, H + 1)`` of the last hidden layer, and one, of a network that sees its context ``(n, m)`` alone; float64."""
+    layer = np.asarray(context, float)
+    for kernel, biases in zip(network.weights[:-1], network.biases[:-1], strict=True):
+        layer = layer @ kernel.numpy()[: layer.shape[1]].astype(float) + biases.numpy()
+        layer = silu(tf.constant(layer)).numpy()
+    return np.column_stack([layer, np.ones(len(layer))])
 
 
 def silu(x: tf.Tensor) -> tf.Tensor:

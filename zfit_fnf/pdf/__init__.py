@@ -16,12 +16,14 @@ from .base import (
 from .drawing import drawn, plainly
 from .flow import FNFPDF, FlowPDF
 from .folds import FoldedPDF, folds_of
+from .mixture import ConditionalMixturePDF
 from .spaces import UNBOUNDED, Ranges, columns, conditions, outputs, space_ranges
 from .sums import ConditionalProductPDF, SumPDF, sum_components, sum_shares
 
 __all__ = [
     "FNFPDF",
     "UNBOUNDED",
+    "ConditionalMixturePDF",
     "ConditionalProductPDF",
     "FlowPDF",
     "FoldedPDF",

@@ -6,6 +6,7 @@ Nothing is fitted, scanned or trained here. Files are written by `zfit_fnf.plott
 from . import doi
 from .diagnostics import closure, goodness_of_fit, p_values, uncertainty_split
 from .fits import contour, correlation, impacts, limit, limits, profile, pulls, toy_pulls, training
+from .fractions import reliability
 from .histograms import Bins
 from .projections import projection, variations
 
@@ -23,6 +24,7 @@ __all__ = [
     "profile",
     "projection",
     "pulls",
+    "reliability",
     "toy_pulls",
     "training",
     "uncertainty_split",

@@ -20,6 +20,7 @@ E = TypeVar("E", bound="Entry")
 _PACKAGE = __name__.partition(".")[0]
 _ROOMS = (  # import nothing that computes
     "densities.entries",
+    "densities.fractions_entry",
     "interop.callable_entry",
     "interop.physical_entry",
     "interop.reference_entry",

@@ -1,0 +1,224 @@
+"""Conditional fractions against the exact shares of Gaussian processes, and fits of mixtures with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import zfit
+import numpy as np
+import pytest
+import tensorflow as tf
+from analytic import GaussianFlow
+from scipy.optimize import minimize
+from scipy.stats import norm
+
+import zfit_fnf as zfnf
+from zfit_fnf.densities.fractions import FractionResponse, Fractions
+from zfit_fnf.densities.reliability import Reliability
+from zfit_fnf.pdf import ConditionalMixturePDF, FlowPDF
+from zfit_fnf.pdf.base import draw
+from zfit_fnf.train import Schedule, fit_fractions
+
+SHIFT, MOVED = 0.8, 0.3  # means of the conditions of the signal, and how far a nuisance moves the first
+SCHEDULE = Schedule(steps=400, batch_size=2048, warmup=50, averaging=0.98)
+SLOPES = {"signal": (0.5, 0.5), "background": (-0.5, 0.0)}  # of the mean of y, whose width is one
+
+
+def conditions(process, n, rng, jes=0.0):
+    mean = [SHIFT + MOVED * jes, SHIFT] if process == "signal" else [0.0, 0.0]
+    x = rng.normal(mean, 1.0, (n, 2))
+    return {"x1": x[:, 0], "x2": x[:, 1]}
+
+
+def exact_log_ratio(x, jes=0.0):
+    """Of signal to background."""
+    a = np.array([SHIFT + MOVED * jes, SHIFT])
+    return np.column_stack([x["x1"], x["x2"]]) @ a - 0.5 * a @ a
+
+
+@pytest.fixture(scope="module")
+def simulations():
+    rng, n = np.random.default_rng(1), 30_000
+    variations = [zfnf.Variation(conditions("signal", n, rng, side), at={"jes": side}) for side in (-1.0, 1.0)]
+    signal = zfnf.Simulation(conditions("signal", n, rng), variations)
+    # One background event in eleven has weight -1, and as many others undo it: a twelfth of events in x1 > 0 is too many.
+    background = conditions("background", n, rng)
+    extra = conditions("signal", n // 10, rng)
+    both = {name: np.concatenate([background[name], extra[name], extra[name]]) for name in background}
+    weights = np.repeat([1.0, 1.0, -1.0], [n, n // 10, n // 10])
+    return {"signal": signal, "background": zfnf.Simulation(both, weights=weights)}
+
+
+@pytest.fixture(scope="module")
+def fractions(simulations):
+    return fit_fractions(simulations, ["x1", "x2"], hidden=[16, 16], schedule=SCHEDULE, seed=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def plane():
+    return conditions("background", 4000, np.random.default_rng(2))
+
+
+def log_odds(fractions, x, jes=0.0):
+    shares = fractions.shares(x, nu={"jes": jes})
+    return np.log(shares["signal"] / shares["background"]).to_numpy()
+
+
+def test_shares_are_those_of_the_densities(fractions, plane):
+    """30 000 events know three numbers to about 1 / sqrt(30 000) each; networks some ten more."""
+    assert fractions.reliability.passed
+    assert np.std(log_odds(fractions, plane) - exact_log_ratio(plane)) < 0.08
+    assert abs(np.mean(log_odds(fractions, plane) - exact_log_ratio(plane))) < 0.05
+    shares = fractions.shares(plane, {"signal": 100.0, "background": 300.0})
+    odds = np.log(shares["signal"] / shares["background"])
+    np.testing.assert_allclose(odds, log_odds(fractions, plane) - np.log(3.0), atol=1e-9)
+
+
+@pytest.mark.parametrize("jes", [-1.0, 0.5, 1.0])
+def test_nuisances_move_shares(fractions, plane, jes):
+    moved = log_odds(fractions, plane, jes) - log_odds(fractions, plane)
+    exact = exact_log_ratio(plane, jes) - exact_log_ratio(plane)
+    assert np.std(exact) > 0.14  # what is tested is not small
+    assert np.std(moved - exact) < 0.1  # 30 000 events and 17 features: 0.03 to 0.06
+    assert abs(np.mean(moved - exact)) < 0.04
+
+
+def mixture(fractions, mu, jes, n_signal=400.0, n_background=800.0):
+    flows = {
+        name: GaussianFlow([0.0], [1.0], obs=["y"], cond=["x1", "x2"], slope=slope) for name, slope in SLOPES.items()
+    }
+    yields = {"signal": zfnf.modified_yield(n_signal, [mu]), "background": n_background}
+    pdfs = {name: FlowPDF(flow, extended=yields[name]) for name, flow in flows.items()}
+    return ConditionalMixturePDF(pdfs, fractions, {"jes": jes})
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(3)
+    parts = [conditions("signal", rng.poisson(400), rng, 0.5), conditions("background", rng.poisson(800), rng)]
+    slopes = [np.array(SLOPES[name]) for name in ("signal", "background")]
+    y = [rng.normal(slope @ [part["x1"], part["x2"]]) for slope, part in zip(slopes, parts, strict=True)]
+    table = {name: np.concatenate([part[name] for part in parts]) for name in ("x1", "x2")}
+    return {"y": np.concatenate(y), **table}
+
+
+def exact_nll(point, data):
+    mu, jes = point
+    odds = mu * 0.5 * np.exp(exact_log_ratio(data, jes))
+    p = {name: norm.pdf(data["y"] - np.array(s) @ [data["x1"], data["x2"]]) for name, s in SLOPES.items()}
+    return -np.log((odds * p["signal"] + p["background"]) / (1 + odds)).sum() + 0.5 * jes**2
+
+
+def exact_fit(data):
+    """Strength and its error."""
+    best = minimize(exact_nll, [1.0, 0.0], (data,), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6}).x
+    step = 0.05 * np.eye(2)
+    hessian = [
+        [sum(s * t * exact_nll(best + s * a + t * b, data) for s in (1, -1) for t in (1, -1)) / 0.01 for a in step]
+        for b in step
+    ]
+    return best[0], np.linalg.inv(hessian)[0, 0] ** 0.5
+
+
+def test_fit_is_that_of_the_exact_shares(fractions, data):
+    mu, jes = zfit.Parameter("mu_of_mixture", 1.0, 0, 5), zfnf.nuisance("jes_of_mixture")
+    nll = zfnf.loss.UnbinnedNLL(mixture(fractions, mu, jes), data)
+    start = [1.0, 0.0]
+    with zfit.param.set_values([mu, jes], [1.3, 0.4]):
+        there = float(nll.value())
+    with zfit.param.set_values([mu, jes], start):
+        rise = there - float(nll.value())
+    assert rise == pytest.approx(exact_nll([1.3, 0.4], data) - exact_nll(start, data), abs=0.3)
+    result = zfnf.Minuit().minimize(nll)
+    result.hesse()
+    exact, error = exact_fit(data)
+    # 30 000 simulated events for 1200 of the data leave about 0.2 errors of noise.
+    assert abs(result.params[mu]["value"] - exact) < 1.0 * error
+    assert result.params[mu]["hesse"]["error"] == pytest.approx(error, rel=0.15)
+
+
+def test_events_are_drawn_with_these_shares(fractions, plane):
+    mu, jes = zfit.Parameter("mu_drawn", 1.0, 0, 5), zfnf.nuisance("jes_drawn")
+    pdf = mixture(fractions, mu, jes)
+    x = np.column_stack([plane["x1"], plane["x2"]])
+    zfit.settings.set_seed(5)
+    y = draw(pdf, tf.constant(x)).numpy()[:, 0]
+    share = fractions.shares(plane, {"signal": 400.0, "background": 800.0})["signal"].to_numpy()
+    mean = share * (x @ SLOPES["signal"]) + (1 - share) * (x @ SLOPES["background"])
+    spread = 1 + share * (1 - share) * (x @ np.subtract(*SLOPES.values())) ** 2
+    pulls = (y - mean) / np.sqrt(spread)
+    assert abs(pulls.mean()) < 4 / np.sqrt(len(y))
+    assert abs((pulls * x[:, 1]).mean()) < 4 / np.sqrt(len(y))
+    assert np.mean(pulls**2) == pytest.approx(1.0, abs=4 * np.sqrt(2 / len(y)))
+
+
+def test_stored_fractions_are_the_same(fractions, plane, tmp_path):
+    zfnf.save(fractions, tmp_path / "fractions.fnf")
+    again = zfnf.load(tmp_path / "fractions.fnf")
+    assert again.reliability == fractions.reliability
+    np.testing.assert_array_equal(log_odds(again, plane, 0.7), log_odds(fractions, plane, 0.7))
+
+
+def test_reliability_finds_shares_that_are_wrong():
+    rng = np.random.default_rng(4)
+    odds = rng.normal(size=20_000)
+    label = (rng.uniform(size=len(odds)) > 1 / (1 + np.exp(-odds))).astype(int)  # the first process is number 0
+
+    def judged(factor):
+        share = 1 / (1 + np.exp(-factor * odds))
+        return Reliability.of(["a", "b"], np.column_stack([share, 1 - share]), label, np.ones(len(odds)))
+
+    assert judged(1.0).passed
+    assert judged(1.0).p_value > 1e-4
+    assert judged(1.0).calibration_error < 0.01
+    wrong = judged(1.5)
+    assert not wrong.passed
+    # Mean square of the difference of the shares, for a normal distribution of log-odds.
+    expected = np.sqrt(np.mean((1 / (1 + np.exp(-1.5 * odds)) - 1 / (1 + np.exp(-odds))) ** 2))
+    assert wrong.calibration_error == pytest.approx(expected, rel=0.15)
+
+
+def test_fractions_that_are_not_confirmed_are_refused(fractions):
+    mu, jes = zfit.Parameter("mu_refused", 1.0, 0, 5), zfnf.nuisance("jes_refused")
+    arguments = fractions.config()
+    with pytest.raises(ValueError, match="have no reliability"):
+        mixture(Fractions(**{**arguments, "reliability": None}), mu, jes)
+    known = fractions.reliability
+    wrong = replace(known, observed=tuple(share + 0.1 for share in known.observed))
+    with pytest.raises(ValueError, match="NOT CONFIRMED by held-out events"):
+        mixture(Fractions(**{**arguments, "reliability": wrong}), mu, jes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["signal"], "takes the Simulation of each process"),
+        (lambda s: {"signal": s["signal"]}, "two or more processes"),
+        (lambda s: {**s, "top": zfnf.Simulation({"x1": [], "x2": []})}, "top, nominal.*no events"),
+        (lambda s: {**s, "top": zfnf.Simulation({"x1": [1.0]})}, "x2"),
+    ],
+)
+def test_bad_simulations_are_refused(simulations, change, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        fit_fractions(change(simulations), ["x1", "x2"], schedule=SCHEDULE, progress=False)
+
+
+def test_pdfs_that_do_not_fit_are_refused(fractions):
+    one = FlowPDF(GaussianFlow([0.0], [1.0], obs=["y"]), extended=1.0)
+    plain = FlowPDF(GaussianFlow([0.0], [1.0], obs=["y"]))
+    other = FlowPDF(GaussianFlow([0.0], [1.0], obs=["z"]), extended=1.0)
+    condition = FlowPDF(GaussianFlow([0.0], [1.0], obs=["x1"]), extended=1.0)
+    jes = {"jes": zfnf.nuisance("jes_unfit")}
+    for pdfs, message in [
+        ([one, one], "takes the PDF of each process"),
+        ({"signal": one}, "but the fractions of"),
+        ({"signal": one, "background": plain}, "'background'.* has no yield"),
+        ({"signal": one, "background": other}, "different observables"),
+        ({"signal": condition, "background": condition}, "are conditions of the fractions"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            ConditionalMixturePDF(pdfs, fractions, jes)
+    with pytest.raises(ValueError, match="lacks a parameter for"):
+        ConditionalMixturePDF({"signal": one, "background": one}, fractions)
+    with pytest.raises(ValueError, match="no window"):
+        Fractions(["a", "b"], ["x"], responses=[FractionResponse("a", ("jes",))])
