@@ -147,7 +147,7 @@ def trained(events, n, seed):
     rng = np.random.default_rng(seed)
     flow = zfnf.train.fit_flow(events(rng, n, 0.0), obs=["y"], schedule=zfnf.Schedule(steps=1500), progress=False)
     variations = [zfnf.Variation(events(rng, n, nu), at={"nu": nu}) for nu in (1.0, -1.0)]
-    return zfnf.train.fit_deformation(flow, variations, map="auto", ratio="auto", schedule=SHORT, progress=False)
+    return zfnf.train.fit_deformation(flow, variations, schedule=SHORT, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*still improving")
@@ -245,6 +245,27 @@ def test_what_is_asked_for():
         zfnf.train.fit_deformation(flow, variations, ratio=True)
     with pytest.raises(ValueError, match="auto"):
         zfnf.train.fit_deformation(flow, variations, map="yes")
+
+
+@pytest.mark.parametrize(
+    ("gain", "most", "n_dim", "evidence", "affordable", "enough"),
+    [
+        (100.0, 103.0, 2, 0.5, True, True),
+        (100.0, 120.0, 2, 0.5, True, False),  # a log-ratio does more
+        (40.0, 41.0, 2, 0.5, True, False),  # four standard deviations
+        (100.0, 103.0, 2, 2.0, True, False),  # something speaks for a log-ratio beside the map
+        (100.0, 103.0, 2, 2.0, False, True),  # which is not to be had
+        (100.0, 103.0, 1, 0.5, True, False),  # more events take no time
+    ],
+)
+def test_where_few_events_are_enough_to_judge(gain, most, n_dim, evidence, affordable, enough):
+    judgement = object.__new__(choice._Judgement)
+    ratio = SimpleNamespace(n_dim=n_dim, n_context=0)
+    judgement.candidates = SimpleNamespace(affordable=affordable, ratio=ratio)
+    judgement.without, judgement.alone, judgement.beside = None, None, SimpleNamespace(evidence=evidence)
+    judgement.map_gain, judgement.none = (gain, 10.0), np.zeros(1)
+    judgement._held_out = lambda *_: np.array([most])
+    assert judgement.map_is_enough() is enough
 
 
 def test_log_ratios_that_take_too_many_nodes_are_named():

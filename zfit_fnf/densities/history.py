@@ -89,7 +89,7 @@ class History:
         if self.claim and self.claim.missed > _MISSED:
             found.append(
                 f"its map follows {1.0 - self.claim.missed:.0%} of the effect only, which is more than a movement of events: "
-                'train with ratio="auto"'
+                "train with ratio=True"
             )
         if 0.0 < self.effective_size < _FEW_EVENTS:
             found.append(f"only {self.effective_size:.0f} effective events")

@@ -30,6 +30,7 @@ MAP_SIGNIFICANT = 5.0
 _JUDGED = 100_000  # events of each sample that a judgement is learned from, beside those that are held out
 _OF_CLEAR_EFFECTS = 25_000  # where all that is left to judge is a map
 _CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not make clearer
+_NOTHING = 1.0  # evidence of what more events would hardly confirm
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
@@ -158,9 +159,9 @@ def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str
         use_ratio: Whether to keep the log-ratio; ``"auto"`` asks its evidence.
         keep: Keep them also where the events do not show any effect.
     """
-    if use_ratio is False and candidates.has_more(_OF_CLEAR_EFFECTS):
+    if use_ratio is not True and use_map is not False and candidates.has_more(_OF_CLEAR_EFFECTS):
         judgement = _Judgement(candidates, _OF_CLEAR_EFFECTS)
-        if judgement.alone.evidence > _CLEAR:
+        if judgement.alone.evidence > _CLEAR and (use_ratio is False or judgement.map_is_enough()):
             return judgement.choice(use_map, use_ratio, keep)
     return _Judgement(candidates, _JUDGED).choice(use_map, use_ratio, keep)
 
@@ -199,6 +200,18 @@ class _Judgement:
         """Whether there is an effect at all."""
         gain, error = self.map_gain
         return self.alone.significant or gain > MAP_SIGNIFICANT * error > 0.0
+
+    def map_is_enough(self) -> bool:
+        """Whether the map does what a log-ratio could, and nothing speaks for one beside it."""
+        (gain, error), most = self.map_gain, _difference(self._held_out(self.without, self.alone), self.none)[0]
+        if gain < MAP_SIGNIFICANT * error or gain < _NEARLY_ALL * most:
+            return False
+        if not self.candidates.affordable:
+            return True
+        one_variable = (
+            self.candidates.ratio.n_dim + self.candidates.ratio.n_context == 1
+        )  # where all events take no time
+        return not one_variable and self.beside.evidence < _NOTHING
 
     def choice(self, use_map: bool | str, use_ratio: bool | str, keep: bool) -> Choice:
         """What to keep."""
@@ -264,8 +277,9 @@ class _Judgement:
         if gain > _NEARLY_ALL * _difference(ratio_alone, self.none)[0]:
             return True, []
         if use_ratio == "auto" and not self.candidates.affordable:
-            gain, error = _difference(ratio_alone, self.of_map)
-            return gain < 0.0, [f"no map: a log-ratio gains {gain:.1f} +- {error:.1f} nats more"] if gain >= 0.0 else []
+            if more < MAP_SIGNIFICANT * error:
+                return True, []
+            return False, [f"no map: a log-ratio gains {more:.1f} +- {error:.1f} nats more"]
         if gain > _LARGE_PART * _difference(ratio_alone, self.none)[0]:
             return True, []
         gain, error = _difference(self._held_out(self.with_map, self.beside), ratio_alone)
@@ -371,7 +385,8 @@ class _Judgement:
 _SLOW = "no log-ratio was tried beside the map, whose integral over several observables given conditions is slow"
 _INACCURATE = (
     "behind a map, this log-ratio of observables and conditions that are three or more integrates to one within 2e-3 at one "
-    "standard deviation, and less well beyond; where that matters, compare fits with map=False or ratio=False"
+    "standard deviation, and less well beyond, which takes many nodes; where that matters, compare fits with map=False or "
+    "ratio=False"
 )
 _KINDS = {(True, False): "map", (False, True): "ratio", (True, True): "both", (False, False): "pruned"}
 

@@ -47,8 +47,8 @@ def fit_deformation(
     interactions: Sequence[tuple[str, str]] | str = "auto",
     mirror: bool = False,
     nominal: Any = None,
-    map: bool | str = True,
-    ratio: bool | str = False,
+    map: bool | str = "auto",
+    ratio: bool | str = "auto",
     keep: Sequence[str | tuple[str, str]] = (),
     hidden: Sequence[int] | None = None,
     schedule: Schedule | None = None,
@@ -84,8 +84,9 @@ def fit_deformation(
         nominal: The nominal events, against which responses are judged and log-ratios are learned; by default those that
             the flow was trained on, if that was in this session. Without them every response is a map, and nothing is
             judged.
-        map: Whether a response moves events; ``"auto"`` keeps a map where held-out events speak for it.
-        ratio: Whether a response reweights events by a log-ratio; ``"auto"`` keeps one where the events confirm it.
+        map: Whether a response moves events; the default ``"auto"`` keeps a map where held-out events speak for it.
+        ratio: Whether a response reweights events by a log-ratio, which takes time in fits; the default ``"auto"`` keeps one
+            where the events confirm it.
         keep: Nuisances, and interactions as pairs, whose responses are not pruned: a response of which events show no
             effect would claim to know what is only noise, and is left out otherwise.
         hidden: Widths of the hidden layers.

@@ -45,6 +45,9 @@ def fit_flow(
 ) -> Flow:
     """Learn the nominal conditional density ``p(obs | cond)`` of one process.
 
+    Without conditions, the distribution of the first observable is at last fitted to all training events at once
+    (:mod:`zfit_fnf.train.polish`).
+
     Args:
         nominal: Simulated events: DataFrame, mapping of arrays, zfit Data, :class:`~zfit_fnf.Sample` or file; or the
             :class:`~zfit_fnf.Simulation` that has them.
