@@ -194,6 +194,15 @@ def test_it_is_the_nominal_density_at_zero_and_follows_new_weights():
     )
 
 
+def test_where_nothing_moves_the_nominal_density_is_known_of_each_event():
+    model, point = deformation(1, 1, moving=False), {"pdf": 0.7, "jes": -1.2}
+    events = dict(zip(("y0", "x0"), np.random.default_rng(3).normal(size=(2, 50)), strict=True))
+    assert [len(part) for part in model.precompute(*[tf.zeros((4, 1), tf.float64)] * 2)] == [1, 2]
+    known = model.log_prob(events, nu=point)
+    model.reweighting.moves = True  # by the map after all, which is the identity
+    np.testing.assert_allclose(known, model.log_prob(events, nu=point), rtol=1e-12)
+
+
 def test_copies_and_files_are_equal(tmp_path):
     model = deformation(1, 1)
     events = {"y0": np.array([0.1, 0.5]), "x0": np.array([0.3, -1.0])}

@@ -248,23 +248,19 @@ def test_what_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("gain", "most", "n_dim", "evidence", "affordable", "enough"),
+    ("gain", "most", "affordable", "enough"),
     [
-        (100.0, 103.0, 2, 0.5, True, True),
-        (100.0, 120.0, 2, 0.5, True, False),  # a log-ratio does more
-        (40.0, 41.0, 2, 0.5, True, False),  # four standard deviations
-        (100.0, 103.0, 2, 2.0, True, False),  # something speaks for a log-ratio beside the map
-        (100.0, 103.0, 2, 2.0, False, True),  # which is not to be had
-        (100.0, 103.0, 1, 0.5, True, False),  # more events take no time
+        (100.0, 103.0, False, True),
+        (100.0, 120.0, False, False),  # a log-ratio does more
+        (40.0, 41.0, False, False),  # four standard deviations
+        (100.0, 103.0, True, False),  # there may be both
     ],
 )
-def test_where_few_events_are_enough_to_judge(gain, most, n_dim, evidence, affordable, enough):
+def test_where_few_events_are_enough_to_judge(gain, most, affordable, enough):
     judgement = object.__new__(choice._Judgement)
-    ratio = SimpleNamespace(n_dim=n_dim, n_context=0)
-    judgement.candidates = SimpleNamespace(affordable=affordable, ratio=ratio)
-    judgement.without, judgement.alone, judgement.beside = None, None, SimpleNamespace(evidence=evidence)
-    judgement.map_gain, judgement.none = (gain, 10.0), np.zeros(1)
-    judgement._held_out = lambda *_: np.array([most])
+    judgement.candidates = SimpleNamespace(affordable=affordable)
+    judgement.without, judgement.alone, judgement.none = None, None, np.zeros(1)
+    judgement.map_gain, judgement._held_out = (gain, 10.0), lambda *_: np.array([most])
     assert judgement.map_is_enough() is enough
 
 

@@ -121,13 +121,10 @@ class Deformation(PolynomialMap, ShapeResponse):
 
     # --- the map alone ----------------------------------------------------------------------------------------------
 
-    def precompute_map(self, u: tf.Tensor, c: tf.Tensor, of_conditions: Any = None) -> Any:
-        """Coordinates, conditions, coefficients of the first layer, and what the flow makes of the conditions."""
-        of_layer, of_flow = of_conditions or self.precompute_conditions(c)
-        return u, c, self.coefficients_at(u, of_layer), of_flow
-
     def log_density_of_map(self, nu: tf.Tensor, of_map: Any) -> tf.Tensor:
         """Log-density ``(n,)`` without log-ratios."""
+        if len(of_map) == 1:  # nothing moves
+            return of_map[0]
         u, c, coefficients, of_flow = of_map
         nominal, log_det = self.inverse(u, c, coefficients, tf.cast(self.basis(nu), u.dtype))
         return self.flow.log_density_at(nominal, of_flow) + log_det
@@ -155,9 +152,19 @@ class Deformation(PolynomialMap, ShapeResponse):
         return self.precompute_layer(c), self.flow.precompute(c)
 
     def precompute(self, u: tf.Tensor, c: tf.Tensor, of_conditions: Any = None) -> Any:
-        """What :meth:`precompute_map` gives, then what the log-ratios need, if there are any."""
-        of_map = self.precompute_map(u, c, of_conditions)
-        return (of_map, self.reweighting.precompute(u, c, of_map[-1])) if self.reweighting else (of_map,)
+        """What the map needs, then what the log-ratios need, if there are any.
+
+        The map needs coordinates, conditions, coefficients of its first layer, and what the flow makes of the conditions;
+        beside log-ratios, where it moves nothing, the nominal log-density is all there is to know.
+        """
+        of_layer, of_flow = of_conditions or self.precompute_conditions(c)
+        reweighting = self.reweighting
+        if reweighting is None:
+            return ((u, c, self.coefficients_at(u, of_layer), of_flow),)
+        of_ratios = reweighting.precompute(u, c, of_flow)
+        if not reweighting.moves:
+            return (self.flow.log_density_at(u, of_flow),), of_ratios
+        return (u, c, self.coefficients_at(u, of_layer), of_flow), of_ratios
 
     def log_shape(self, nu: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Log-density ``(n,)``, which :meth:`log_norm` normalises if there are log-ratios."""

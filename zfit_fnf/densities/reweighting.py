@@ -62,6 +62,7 @@ class Reweighting:
         windows: Trained range of each nuisance.
         n_dim: Number of observables.
         n_context: Number of conditions.
+        moves: Whether the map does anything.
         check: What tells how wrong the integral is.
     """
 
@@ -73,6 +74,7 @@ class Reweighting:
         degrees = {1: 40, 2: 20, 3: 7} if self.n_dim == 1 else {1: 16, 2: 12, 3: 7}
         self._of_conditions = _with_constant(self.n_context, degrees.get(self.n_context, 4))
         with tf.init_scope():
+            self.moves = deformation.moves
             self._nodes = self._choose_nodes()
         self.check = IntegralCheck(self)
 
@@ -149,7 +151,7 @@ class Reweighting:
 
     def _choose_nodes(self) -> _Nodes:
         anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
-        cost = 1.0 if not self._deformation.moves else (3.0 if self.n_dim == 1 else 7.0)
+        cost = 1.0 if not self.moves else (3.0 if self.n_dim == 1 else 7.0)
         for step in self._steps():
             z, log_weights = latent_nodes(self.n_dim, len(anchors), step, 8192 if len(anchors) == 1 else 1024)
             if affordable := cost * len(points[1]) * log_weights.size < _AFFORDABLE:
@@ -171,7 +173,7 @@ class Reweighting:
         return _Nodes(
             tf.constant(log_weights - logsumexp(log_weights, axis=1, keepdims=True)),
             self._coefficients(u, c, of_conditions[1]),
-            (u, c, of_conditions) if self._deformation.moves else None,
+            (u, c, of_conditions) if self.moves else None,
             tf.constant(interpolation),
         )
 
@@ -204,7 +206,7 @@ class Reweighting:
         """Points ``(S, K)`` of the nuisances at which integrals are compared, and how much they matter."""
         windows = self._deformation.windows
         acting = {name for ratio in self._ratios for name in ratio.nuisances}
-        moved = [self._deformation.moves or name in acting for name in windows]
+        moved = [self.moves or name in acting for name in windows]
         points, importance = snapshots(list(windows.values()), acting=moved, n_random=40, seed=seed)
         return tf.constant(points), importance
 
@@ -213,8 +215,8 @@ class Reweighting:
         if self.n_dim == 1:
             return (0.1 if self.n_context else 0.06), 0.2
         if self.n_dim == 2:
-            return (0.4 if self.n_context and not self._deformation.moves else 0.2), 0.4
-        return (0.7 if self._deformation.moves else 0.5), 0.7
+            return (0.4 if self.n_context and not self.moves else 0.2), 0.4
+        return (0.7 if self.moves else 0.5), 0.7
 
     def _anchors(self) -> np.ndarray:
         """Conditions ``(A, m)``, standardised, that cover the bounded coordinates, denser towards their ends."""

@@ -30,7 +30,6 @@ MAP_SIGNIFICANT = 5.0
 _JUDGED = 100_000  # events of each sample that a judgement is learned from, beside those that are held out
 _OF_CLEAR_EFFECTS = 25_000  # where all that is left to judge is a map
 _CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not make clearer
-_NOTHING = 1.0  # evidence of what more events would hardly confirm
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
@@ -117,8 +116,8 @@ class Candidates:
 
     @property
     def affordable(self) -> bool:
-        """Whether the integral of a log-ratio takes few nodes, unlike that of several observables given conditions."""
-        return self.ratio.n_dim == 1 or not self.ratio.n_context
+        """Whether the integral of a log-ratio behind a map takes few nodes in any case: in one observable without conditions."""
+        return self.ratio.n_dim + self.ratio.n_context == 1
 
     @property
     def accurate(self) -> bool:
@@ -202,16 +201,9 @@ class _Judgement:
         return self.alone.significant or gain > MAP_SIGNIFICANT * error > 0.0
 
     def map_is_enough(self) -> bool:
-        """Whether the map does what a log-ratio could, and nothing speaks for one beside it."""
+        """Whether the map does what a log-ratio in its place could, where both together are not to be had."""
         (gain, error), most = self.map_gain, _difference(self._held_out(self.without, self.alone), self.none)[0]
-        if gain < MAP_SIGNIFICANT * error or gain < _NEARLY_ALL * most:
-            return False
-        if not self.candidates.affordable:
-            return True
-        one_variable = (
-            self.candidates.ratio.n_dim + self.candidates.ratio.n_context == 1
-        )  # where all events take no time
-        return not one_variable and self.beside.evidence < _NOTHING
+        return not self.candidates.affordable and gain > MAP_SIGNIFICANT * error and gain > _NEARLY_ALL * most
 
     def choice(self, use_map: bool | str, use_ratio: bool | str, keep: bool) -> Choice:
         """What to keep."""
@@ -382,7 +374,7 @@ class _Judgement:
         )
 
 
-_SLOW = "no log-ratio was tried beside the map, whose integral over several observables given conditions is slow"
+_SLOW = "no log-ratio was tried beside the map, whose integral is slow in several variables"
 _INACCURATE = (
     "behind a map, this log-ratio of observables and conditions that are three or more integrates to one within 2e-3 at one "
     "standard deviation, and less well beyond, which takes many nodes; where that matters, compare fits with map=False or "
