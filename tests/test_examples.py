@@ -118,7 +118,7 @@ def test_a_coupling_is_that_of_the_exact_densities(tmp_path):
 
 
 @pytest.mark.slow
-def test_conditions_help(tmp_path):
+def test_strength_given_conditions_is_found(tmp_path):
     conditional = load("conditional_fractions")
     alone, given = conditional.main(events=20_000, steps=500, seed=2, out=tmp_path).values()
 
@@ -126,5 +126,6 @@ def test_conditions_help(tmp_path):
     for name, truth in conditional.TRUTH.items():
         assert abs(found[name]["value"] - truth) < 5 * found[name]["hesse"]["error"]
     (without,) = alone.params.values()
-    assert found["mu"]["hesse"]["error"] < without["hesse"]["error"]
+    # What the conditions themselves say of the strength is not used, and a nuisance is fitted beside it.
+    assert found["mu"]["hesse"]["error"] == pytest.approx(without["hesse"]["error"], rel=0.3)
     assert (tmp_path / "reliability.png").stat().st_size > 10_000
