@@ -2,14 +2,21 @@
 
     python benchmarks/validity_many.py gaussian skewed wide off interaction --ratio 3 --repetitions 200
 
+    python benchmarks/validity_many.py gaussian skewed off --plan --ratio 1 --repetitions 20
+
 What is repeated is the algebra of the calibration (`zfit_fnf.calibration.moments` and `interpolation`) with its iteration; a
 repetition takes a tenth of a second. Errors are those of the report, which HESSE reproduces.
+
+``--plan`` compares the predicted errors with simulated samples that are four times as large with those of such samples, and the
+part of the error that is from finite simulation with the scatter of the estimate over bootstrap samples of the simulation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +174,41 @@ def exact_errors(strength: float) -> np.ndarray:
     return np.sqrt(np.diag(np.linalg.inv(Model(parts).information(AT) + CONSTRAINTS)))
 
 
-def repeat(
-    case: str, ratio: float, seed: int, stretch: float = 1.1, strength: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool, float]:
-    """Pulls and errors of the learned and of the calibrated fit, whether it would be refused, and its doubt in between."""
+@dataclass(frozen=True)
+class Repetition:
+    """A learned model, data, and what simulates both."""
+
+    model: Model
+    y: np.ndarray
+    observed: np.ndarray
+    points: np.ndarray
+    simulate: Callable[[float], dict[str, list[np.ndarray]]]
+    """Simulation of both processes, of samples by how many times as large as the data they are."""
+
+    def moments(
+        self, simulated: dict[str, list[np.ndarray]], at: np.ndarray, units: np.ndarray
+    ) -> tuple[Moments, Callable[[np.ndarray], float], np.ndarray]:
+        """Those of one point, the doubt in between, and where the estimate is."""
+        known, between = moments(self.model, self.y, simulated, self.points, at, units)
+        scores = gradient(self.model, self.y, at) * units + known.bias
+        slope = known.sensitivity.T @ inverse(known.scatter + known.simulation) @ scores
+        slope += (CONSTRAINTS @ at - np.append([0, 0], self.observed)) * units
+        return known, between, np.clip(at - units * (known.covariance @ slope), *LIMITS)
+
+    def bootstrapped(self, simulated: dict[str, list[np.ndarray]], at: np.ndarray, n: int, seed: int) -> np.ndarray:
+        """Sums of expected scores ``(4, n)`` by simulated events that are drawn again."""
+        rng, weights = np.random.default_rng(seed), Interpolation(("shift", "scale"), self.points, {}).weights(at[2:])
+        total = np.zeros((4, n))
+        for name, samples in simulated.items():
+            number = YIELDS["signal"] * at[0] if name == "signal" else at[1]
+            for weight, x in zip(weights, samples, strict=True):
+                times = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n)
+                total += number * weight * (times @ self.model.scores(x, at)[0]).T / len(x)
+        return total
+
+
+def drawn(case: str, ratio: float, seed: int, stretch: float = 1.1, strength: float = 1.0) -> Repetition:
+    """Simulate, learn and observe."""
     rng = np.random.default_rng([CASES.index(case), seed])
     crossed = case == "interaction"
     processes = [
@@ -180,24 +218,30 @@ def repeat(
     places = [{}, *POINTS, *(CORNERS if crossed else [])]
     points = np.array([[place.get(name, 0.0) for name in ("shift", "scale")] for place in places], float)
 
-    def simulate(process: Process) -> list[np.ndarray]:
-        return [process.draw(place, round(ratio * YIELDS[process.name]), rng)["y"] for place in places]
+    def simulate(ratio: float) -> dict[str, list[np.ndarray]]:
+        return {
+            one.name: [one.draw(place, round(ratio * YIELDS[one.name]), rng)["y"] for place in places]
+            for one in processes
+        }
 
     spoilt = {"stretch": stretch if case == "wide" else 1.0, "without_shift": case == "off"}
     right = {"stretch": 1.0, "without_shift": False}
-    model = Model(
-        {one.name: Component(simulate(one), **(spoilt if one.name == "signal" else right)) for one in processes}
-    )
+    training = simulate(ratio)
+    model = Model({name: Component(x, **(spoilt if name == "signal" else right)) for name, x in training.items()})
     y = np.concatenate([one.draw(TRUTH, rng.poisson(YIELDS[one.name]), rng)["y"] for one in processes])
-    observed, simulated = rng.normal(AT[2:]), {one.name: simulate(one) for one in processes}
-    start, units = learned_fit(model, y, observed)
+    return Repetition(model, y, rng.normal(AT[2:]), points, simulate)
+
+
+def repeat(
+    case: str, ratio: float, seed: int, stretch: float = 1.1, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool, float]:
+    """Pulls and errors of the learned and of the calibrated fit, whether it would be refused, and its doubt in between."""
+    one = drawn(case, ratio, seed, stretch, strength)
+    simulated = one.simulate(ratio)
+    start, units = learned_fit(one.model, one.y, one.observed)
     at, path, share = np.clip(start, *EDGES), [], 1.0
     while True:
-        known, between = moments(model, y, simulated, points, at, units)
-        scores = gradient(model, y, at) * units + known.bias
-        slope = known.sensitivity.T @ inverse(known.scatter + known.simulation) @ scores
-        slope += (CONSTRAINTS @ at - np.append([0, 0], observed)) * units
-        end = np.clip(at - units * (known.covariance @ slope), *LIMITS)
+        known, between, end = one.moments(simulated, at, units)
         errors = units * np.sqrt(np.diag(known.covariance))
         path.append(np.max(abs(np.clip(end, *EDGES) - at) / errors))
         if path[-1] < ARRIVED or len(path) == ROUNDS:
@@ -207,6 +251,38 @@ def repeat(
     beyond = np.maximum(EDGES[0] - end, end - EDGES[1]) / errors
     refused = path[-1] > 1.0 or bool(((abs(start - end) / units > 3.0) & (beyond > 3.0)).any())
     return (start - AT) / units, (end - AT) / errors, units, errors, refused, between(known.metric)
+
+
+def planned(case: str, ratio: float, n: int, n_bootstrap: int = 400) -> dict[str, Any]:
+    """Predicted errors with four times the simulation, and the errors from finite simulation, in units of what they are."""
+    totals, parts = [], []
+    for seed in range(n):
+        one = drawn(case, ratio, 10_000 + seed)
+        simulated = one.simulate(ratio)
+        start, units = learned_fit(one.model, one.y, one.observed)
+        at = np.clip(start, *EDGES)
+        at = np.clip(one.moments(simulated, at, units)[2], *EDGES)
+        known = one.moments(simulated, at, units)[0]
+        predicted = known.with_sources([4.0] * len(known.sources)).covariance
+        totals.append(
+            np.sqrt(np.diag(predicted) / np.diag(one.moments(one.simulate(4 * ratio), at, units)[0].covariance))
+        )
+        shares = known.weights @ (units[:, None] * one.bootstrapped(simulated, at, n_bootstrap, seed))
+        parts.append(np.sqrt(np.diag(known.share(known.simulation)) / np.var(shares, axis=1, ddof=1)))
+    found: dict[str, Any] = {"ratio": ratio, "repetitions": n}
+    for kind, ratios, tolerance in (("plan", totals, 0.1), ("error from simulation", parts, 0.15)):
+        table = np.stack(ratios)
+        found[kind] = {
+            name: {"median": round(middle, 3), "width": round(width, 3), "within": round(within, 3)}
+            for name, middle, width, within in zip(
+                TRUTH,
+                np.median(table, axis=0),
+                table.std(axis=0),
+                (abs(table - 1) < tolerance).mean(axis=0),
+                strict=True,
+            )
+        }
+    return found
 
 
 def summary(case: str, ratio: float, n: int, stretch: float = 1.1, strength: float = 1.0) -> dict[str, Any]:
@@ -239,9 +315,15 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=3.0, help="simulated events of each sample per data event")
     parser.add_argument("--stretch", type=float, default=1.1, help="how much too wide the signal of `wide` is")
     parser.add_argument("--strength", type=float, default=1.0, help="of the responses to the nuisances")
+    parser.add_argument("--plan", action="store_true", help="predictions for more simulation, in place of pulls")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    report = {case: summary(case, args.ratio, args.repetitions, args.stretch, args.strength) for case in args.cases}
+    report = {
+        case: planned(case, args.ratio, args.repetitions)
+        if args.plan
+        else summary(case, args.ratio, args.repetitions, args.stretch, args.strength)
+        for case in args.cases
+    }
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))
