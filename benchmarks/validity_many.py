@@ -111,7 +111,7 @@ def moments(
     believed = cautiously(scatter / len(y), on_grid, expected_events / expected_events.sum(), len(y))
     scatter = believed @ scatter @ believed.T
     interpolation = Interpolation(("shift", "scale"), points, {})
-    bias, slope, sources, noise = np.zeros(4), np.zeros((4, 4)), {}, []
+    bias, slope, sources, noise = np.zeros(4), np.zeros((4, 4)), {}, {}
     coefficients: list[tuple[np.ndarray, np.ndarray]] = []
     for index, (name, samples) in enumerate(simulated.items()):
         number, by_parameter = (YIELDS["signal"] * at[0], YIELDS["signal"]) if index == 0 else (at[1], 1.0)
@@ -131,10 +131,8 @@ def moments(
         factors[:, index] += by_parameter * interpolation.weights(at[2:], kept)
         bias, slope = bias + number * weights @ closure, slope + closure.T @ factors
         sources |= {(name, str(k)): (number * weights[k]) ** 2 * one for k, one in enumerate(covariances)}
-        noise += [(np.outer(f, f), one) for f, one in zip(factors, covariances, strict=True)]
+        noise |= {(name, str(k)): (np.outer(f, f), covariances[k]) for k, f in enumerate(factors)}
     square = np.outer(units, units)
-    scaled = inverse((scatter + sum(sources.values())) * square) * square
-    pretended = sum(factor * np.sum(scaled * one) for factor, one in noise)
     parts = {key: one * square for key, one in sources.items()}
 
     def between(metric: np.ndarray) -> float:
@@ -151,7 +149,7 @@ def moments(
         scatter * square,
         parts,
         CONSTRAINTS * square,
-        pretended * square,
+        {key: [(factors * square, one * square)] for key, (factors, one) in noise.items()},
     )
     return known, between
 

@@ -62,7 +62,8 @@ def moments(*, scatter=None, slope=0.0, sources=None, noise=0.0):
         promised if scatter is None else scatter,
         {} if sources is None else sources,
         np.diag([0.0, 1.0]),
-        noise * promised,
+        # With two scores, the trace of two covariances that cancel is two.
+        {("signal", "nominal"): [(0.5 * noise * promised, promised if scatter is None else scatter)]},
     )
 
 
@@ -102,6 +103,11 @@ def test_information_that_is_noise_is_taken_back():
     np.testing.assert_allclose(moments(noise=2.0).information, 0.1 * made.promised, atol=1e-12)
 
 
+def test_larger_samples_pretend_less_information():
+    made = moments(noise=0.4, sources={("signal", "nominal"): np.zeros((2, 2))})
+    np.testing.assert_allclose(made.with_sources([4.0]).information, 0.9 * made.promised)
+
+
 def test_a_score_that_is_always_zero_has_no_inverse():
     np.testing.assert_allclose(inverse(np.diag([4.0, 0.0])), np.diag([0.25, 0.0]))
 
@@ -123,8 +129,9 @@ def test_pulls_of_summed_scores_have_unit_width(ratio):
             weights, slopes = interpolation.weights(at), interpolation.slopes(at)
             closure = simulated - points @ information
             sources = {("p", str(k)): a**2 * information / ratio for k, a in enumerate(weights)}
-            weight = inverse(information + sum(sources.values()))
-            noise = slopes.T @ slopes * np.sum(weight * information / ratio)
+            noise = {
+                source: [(np.outer(one, one), information / ratio)] for source, one in zip(sources, slopes, strict=True)
+            }
             made = Moments(weights @ closure, information, closure.T @ slopes, information, sources, np.eye(2), noise)
             residual = gradient_at_zero + information @ at + made.bias
             step = made.weights @ residual + made.covariance @ (at - observed)

@@ -97,7 +97,7 @@ class Closure:
     promised: np.ndarray
     slope: np.ndarray
     sources: dict[tuple[str, str], np.ndarray]
-    slope_noise: list[tuple[np.ndarray, np.ndarray]]
+    slope_noise: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]]
     sizes: dict[tuple[str, str], tuple[int, float]]
     scores: np.ndarray
     numbers: np.ndarray
@@ -115,17 +115,14 @@ class Closure:
             share * self.promised,
             share * self.slope,
             {source: share**2 * matrix for source, matrix in self.sources.items()},
-            [(share**2 * weight, matrix) for weight, matrix in self.slope_noise],
+            {
+                source: [(share**2 * weight, matrix) for weight, matrix in pairs]
+                for source, pairs in self.slope_noise.items()
+            },
             self.sizes,
             self.scores,
             share * self.numbers,
             [one.times(share) for one in self.coefficients],
-        )
-
-    def noise(self, inverse: np.ndarray) -> np.ndarray:
-        """Information ``(P, P)`` that the noise of the simulated slopes pretends, for scores of an inverse covariance."""
-        return np.sum(
-            [np.zeros_like(inverse), *(w * np.sum(inverse * covariance) for w, covariance in self.slope_noise)], axis=0
         )
 
 
@@ -175,7 +172,7 @@ class Measurement:
             np.sum([part.promised for part in parts], axis=0),
             np.sum([part.slope for part in parts], axis=0),
             {key: np.sum([part.sources[key] for part in parts if key in part.sources], axis=0) for key in keys},
-            [noise for part in parts for noise in part.slope_noise],
+            {key: [pair for part in parts for pair in part.slope_noise.get(key, [])] for key in keys},
             {key: _together([part.sizes[key] for part in parts if key in part.sizes]) for key in keys},
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.numbers for part in parts]),
@@ -196,7 +193,7 @@ class Measurement:
         bias, slope = np.zeros(len(params)), np.zeros_like(promised)
         residual, of_all = np.zeros((drawn.n, len(params))), np.zeros((drawn.n, len(params)))
         sources, sizes = {}, {(whole.name, DRAWS): (drawn.n, float(drawn.n))}
-        noise: list[tuple[np.ndarray, np.ndarray]] = []
+        noise: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
         coefficients: list[Coefficients] = []
         for process, number, gradient in zip(processes, numbers, gradients, strict=True):
             off = off + number * drawn.mean(process.index, None)
@@ -221,10 +218,11 @@ class Measurement:
                 sources[process.name, label] = number**2 * measured.covariance(weights, rows)
                 first = process.points[rows[0]]
                 sizes[process.name, label] = len(first.x), first.effective_size
-            noise += [
-                (np.outer(factors[k], factors[other]), covariance)
-                for (k, other), covariance in measured.covariances.items()
-            ]
+                noise[process.name, label] = [
+                    (np.outer(factors[k], factors[other]), covariance)
+                    for (k, other), covariance in measured.covariances.items()
+                    if k in rows
+                ]
         # How much of that is in the draws at the points: nearly all, if all processes were simulated.
         share = -residual.T @ of_all @ inverse(of_all.T @ of_all)
         bias, residual = bias + share @ off, residual + of_all @ share.T

@@ -192,16 +192,18 @@ def _moments(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndar
     """What the scores mean where the parameters are, of parameters in units of errors."""
     units = np.outer(errors, errors)
     scatter = _scatter(nll, params, closure) * units
-    sources = {source: matrix * units for source, matrix in closure.sources.items()}
-    weight = inverse(scatter + np.sum(list(sources.values()), axis=0)) * units
+    pairs = {
+        source: [(factors * units, noise * units) for factors, noise in ones]
+        for source, ones in closure.slope_noise.items()
+    }
     return Moments(
         closure.bias * errors,
         closure.promised * units,
         closure.slope * units,
         scatter,
-        sources,
+        {source: matrix * units for source, matrix in closure.sources.items()},
         nll.constraint_hessian(params) * units,
-        closure.noise(weight) * units,
+        pairs,
     )
 
 

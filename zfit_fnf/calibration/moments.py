@@ -88,7 +88,8 @@ class Moments:
         scatter: Covariance of the sum of the scores of the data ``(P, P)``.
         sources: Covariance of the closure by process and sample.
         constraints: Information of the auxiliary measurements ``(P, P)``.
-        noise: Information that the noise of the slopes pretends to have, ``(P, P)``.
+        slope_noise: For each source, what multiplies the covariance of its mean score in the covariance of two columns of
+            ``slope``, and that covariance: pairs of matrices ``(P, P)``.
     """
 
     bias: np.ndarray
@@ -97,12 +98,19 @@ class Moments:
     scatter: np.ndarray
     sources: dict[tuple[str, str], np.ndarray]
     constraints: np.ndarray
-    noise: np.ndarray
+    slope_noise: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]]
 
     @cached_property
     def simulation(self) -> np.ndarray:
         """Covariance ``(P, P)`` of the closure, ``V``."""
         return np.sum([np.zeros_like(self.scatter), *self.sources.values()], axis=0)
+
+    @cached_property
+    def noise(self) -> np.ndarray:
+        """Information ``(P, P)`` that the noise of the slopes pretends to have."""
+        weight = inverse(self.scatter + self.simulation)
+        pairs = [pair for pairs in self.slope_noise.values() for pair in pairs]
+        return np.sum([np.zeros_like(weight), *(factors * np.sum(weight * noise) for factors, noise in pairs)], axis=0)
 
     @cached_property
     def sensitivity(self) -> np.ndarray:
@@ -156,5 +164,11 @@ class Moments:
 
     def with_sources(self, factors: Sequence[float]) -> Moments:
         """The same with samples that are larger by these factors, one for each source."""
-        scaled = {source: matrix / f for (source, matrix), f in zip(self.sources.items(), factors, strict=True)}
-        return replace(self, sources=scaled)
+        larger = dict(zip(self.sources, factors, strict=True))
+        noise = {
+            source: [(weight, matrix / larger[source]) for weight, matrix in pairs]
+            for source, pairs in self.slope_noise.items()
+        }
+        return replace(
+            self, sources={source: one / larger[source] for source, one in self.sources.items()}, slope_noise=noise
+        )
