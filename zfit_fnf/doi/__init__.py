@@ -5,6 +5,7 @@ from .check import Check
 from .ensemble import Ensemble, ensemble
 from .finite_simulation import FiniteSimulation, finite_simulation
 from .histograms import predicted, unfolded
+from .optimal_transport import OptimalTransport, optimal_transport
 from .pdf import DoIPDF
 from .replicas import EnsembleStopped, bootstrap
 from .step1 import Replica, TransferFit, fit_transfer
@@ -21,6 +22,7 @@ __all__ = [
     "FiniteSimulation",
     "MapVariation",
     "MapVariations",
+    "OptimalTransport",
     "ProfiledFit",
     "Replica",
     "TransferFit",
@@ -29,6 +31,7 @@ __all__ = [
     "ensemble",
     "finite_simulation",
     "fit_transfer",
+    "optimal_transport",
     "predicted",
     "profile",
     "scenarios",

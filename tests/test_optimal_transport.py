@@ -1,0 +1,73 @@
+"""The shortest map between densities, where it is known in closed form."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zfit_fnf.densities.transfer import Transfer
+from zfit_fnf.doi import optimal_transport
+
+N = 4000
+
+
+def variation(moved, obs=("y1", "y2")):
+    """A map variation that takes simulation to data by a function of arrays."""
+    transfer = Transfer(obs, ["x"])
+
+    def to_data(events, process=None):
+        assert process is None
+        values = moved(events[list(obs)].to_numpy(), events["x"].to_numpy())
+        return events.assign(**dict(zip(obs, values.T, strict=True)))
+
+    return SimpleNamespace(transfer=SimpleNamespace(transfer=transfer), to_data=to_data)
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    rng = np.random.default_rng(1)
+    return pd.DataFrame({"y1": rng.normal(size=N), "y2": rng.normal(size=N), "x": rng.uniform(-1.0, 1.0, N)})
+
+
+def turned(y, angle):
+    c, s = np.cos(angle), np.sin(angle)
+    return np.stack([c * y[:, 0] - s * y[:, 1], s * y[:, 0] + c * y[:, 1]], axis=1)
+
+
+def test_gaussians(simulation):
+    """Gaussian data given ``x``: what a rotation adds to the map is taken out, and the root of the covariance is left."""
+
+    def stretched(y, x):
+        return y * np.exp(np.stack([0.3 * x, -0.2 * x], axis=1)) + np.stack([np.sin(2 * x), x**2], axis=1)
+
+    def moved(y, x):
+        return stretched(turned(y, 0.6 * x), x)
+
+    data = variation(moved).to_data(simulation)
+    found = optimal_transport(variation(moved), simulation).to_simulation(data)
+    # Of y = D R v + m the shortest map is D^-1 (y - m) = R v, whatever the rotation R is.
+    exact = turned(simulation[["y1", "y2"]].to_numpy(), 0.6 * simulation["x"].to_numpy())
+    away = np.sqrt(np.mean((exact - simulation[["y1", "y2"]]) ** 2))
+    assert away == pytest.approx(0.34, abs=0.02)  # 0.6 times the width of x, for the exact inverse of the map
+    assert np.sqrt(np.mean((found[["y1", "y2"]].to_numpy() - exact) ** 2)) < 0.07  # 4000 events tell it to 0.05
+    pd.testing.assert_series_equal(found["x"], data["x"])
+
+
+def test_densities_that_are_not_gaussian(simulation):
+    """Increasing functions of each coordinate are the gradient of a convex function; a rotation before them is not."""
+    data = variation(lambda y, x: np.sinh(0.6 * turned(y, 0.4 + 0.0 * x)) / 0.6)
+    found = optimal_transport(data, simulation).to_simulation(data.to_data(simulation))
+    exact = turned(simulation[["y1", "y2"]].to_numpy(), 0.4)
+    assert np.sqrt(np.mean((found[["y1", "y2"]].to_numpy() - exact) ** 2)) < 0.1  # 0.4 for the inverse of the map
+
+
+def test_what_it_refuses(simulation):
+    with pytest.raises(ValueError, match="it is the optimal transport"):
+        optimal_transport(variation(None, obs=["y1"]), simulation)
+    with pytest.raises(ValueError, match="3 observables at most"):
+        optimal_transport(variation(None, obs=["a", "b", "c", "d"]), simulation)
+    with pytest.raises(ValueError, match="needs 1000 simulated events"):
+        optimal_transport(variation(None), simulation.head(10))
