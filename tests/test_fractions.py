@@ -152,6 +152,13 @@ def test_events_are_drawn_with_these_shares(fractions, plane):
     assert np.mean(pulls**2) == pytest.approx(1.0, abs=4 * np.sqrt(2 / len(y)))
 
 
+def test_nuisances_outside_of_their_window_are_told(fractions):
+    mu, jes = zfit.Parameter("mu_outside", 1.0, 0, 5), zfnf.nuisance("jes_outside")
+    nll = zfnf.loss.UnbinnedNLL(mixture(fractions, mu, jes), {"y": [0.1], "x1": [0.0], "x2": [0.0]})
+    with zfit.param.set_values([jes], [1.5]), pytest.warns(UserWarning, match="outside of the range"):
+        nll.value()
+
+
 def test_stored_fractions_are_the_same(fractions, plane, tmp_path):
     zfnf.save(fractions, tmp_path / "fractions.fnf")
     again = zfnf.load(tmp_path / "fractions.fnf")

@@ -10,7 +10,8 @@ from scipy.special import expit
 
 from zfit_fnf.densities.flows import Flow
 from zfit_fnf.tagprobe import Bernstein, ErfcExponential, Exponential, LearnedSignal, Peak, fit
-from zfit_fnf.tagprobe.model import log_normalised, nodes
+from zfit_fnf.tagprobe.model import Likelihood, log_normalised
+from zfit_fnf.tagprobe.shapes import nodes
 from zfit_fnf.train import Schedule
 
 WINDOW = (60.0, 120.0)
@@ -77,6 +78,18 @@ def test_shapes_are_normalised(shape):
     a = np.tile(np.array(shape.start) + 0.1 * rng.normal(size=len(shape.start)), (len(fine), 1))
     density = np.exp(log_normalised(shape, tf.constant(fine), tf.constant(a), tf.zeros((len(fine), 1), tf.float64)))
     assert np.trapezoid(density, fine) == pytest.approx(1.0, abs=2e-4)  # a kink of the peak's second derivative
+
+
+def test_narrow_peaks_are_noticed_by_their_integral():
+    x = tf.zeros((3, 1), tf.float64)
+
+    def error(width, n_nodes):
+        likelihood = Likelihood(Peak(0.31, width), Exponential(), n_nodes)
+        return likelihood.integral_error(tf.constant(np.tile([0.0, 0.0, 0.0, *likelihood.start], (3, 1))), x)
+
+    assert error(0.2, 40) < 3e-4  # a kink where tails begin
+    assert error(0.02, 40) > 1e-2
+    assert error(0.02, 160) < 1e-3
 
 
 def test_learned_signal_is_the_flow_moved():

@@ -247,15 +247,16 @@ class LogSpaceNLL(EagerLoss):
 
     def _warn_outside_windows(self) -> None:
         value_of = functools.cache(lambda parameter: float(parameter.value()))  # several densities share a nuisance
-        for pdf in (part for model in self.model for part in components(model) if isinstance(part, FNFPDF)):
-            self._warn_of_integral(pdf)
-            for name, (low, high) in pdf.deformation.windows.items():
-                value = value_of(pdf.params[name])
+        for pdf in (part for model in self.model for part in components(model)):
+            if isinstance(pdf, FNFPDF):
+                self._warn_of_integral(pdf)
+            for name, (parameter, low, high) in getattr(pdf, "trained_windows", {}).items():
+                value = value_of(parameter)
                 if not low <= value <= high and name not in self._warned:
                     self._warned.add(name)
                     warn(
                         f"nuisance {name!r} is at {value:.3g}, outside of the range ({low:g}, {high:g}) in which the "
-                        f"deformation of {pdf.name!r} was trained: the density there is an extrapolation. Train with "
+                        f"response of {pdf.name!r} was trained: the density there is an extrapolation. Train with "
                         "variations further out, or check the model"
                     )
 

@@ -277,6 +277,11 @@ class FNFPDF(FlowBasedPDF):
         """The deformation."""
         return self._deformation
 
+    @property
+    def trained_windows(self) -> dict[str, tuple[zfit.Parameter, float, float]]:
+        """By name of the nuisance its parameter, and the range in which its response was trained."""
+        return {name: (self.params[name], low, high) for name, (low, high) in self.deformation.windows.items()}
+
     def nu(self) -> tf.Tensor:
         """Values ``(K,)`` of the nuisances, in the order of the deformation."""
         return values_of([self.params[name] for name in self._deformation.nuisances])

@@ -95,6 +95,11 @@ class ConditionalMixturePDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         """Whether XLA may compile the density."""
         return all(is_compilable(pdf) for pdf in self.pdfs)
 
+    @property
+    def trained_windows(self) -> dict[str, tuple[zfit.Parameter, float, float]]:
+        """By name of the nuisance its parameter, and the range in which the fractions were trained."""
+        return {name: (self.params[f"nuisance_{name}"], *window) for name, window in self.fractions.windows.items()}
+
     def yields(self) -> tf.Tensor:
         """Yields of the processes ``(C,)``."""
         return tf.stack([self.params[f"yield_{process}"].value() for process in self.fractions.processes])

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ..common.checks import flag, integer, names
 from ..common.chunks import slices
+from ..common.warning import warn
 from ..densities.coordinates import Coordinates
 from ..densities.networks import MaskedMLP, hidden_widths, last_hidden_layer
 from ..samples import Sample, as_sample, check_trainable
@@ -25,6 +26,9 @@ __all__ = ["fit"]
 _CHUNK = 20_000
 _NEWTON_STEPS, _ARRIVED = 30, 1e-4  # expected rise of the log-likelihood where Newton's method ends
 _RIDGE = 1.0  # inverse square of the width of the prior of the last layer's weights, around those of the network
+_NODES = (40, 160, 640)  # of the quadrature over the mass, until integrals are right
+_INTEGRAL = 1e-3  # how wrong they may be, at _TESTED pairs: what is common to all of them cancels
+_TESTED = 200
 _REGIONS = 4  # of each condition, in which probes have to pass and to fail
 
 
@@ -68,7 +72,11 @@ def fit(
 
     Raises:
         TypeError: If a shape is none.
-        ValueError: For bad columns; if hardly any probes pass or fail in a region; if a shape cannot be normalised.
+        ValueError: For bad columns; if no probes pass or fail in a region; if a shape cannot be normalised, or is too narrow for
+            the window.
+
+    Warns:
+        UserWarning: If the likelihood has not reached its maximum.
 
     Example:
         >>> result = fit(pairs, Peak(), Exponential(), mass="m", window=(60, 120), passing="id", cond=["pt", "eta"])
@@ -86,14 +94,36 @@ def fit(
     coordinates.standardise(Sample({name: sample.columns[name] for name in cond}, sample.weights, sample.name))
     schedule = checked_schedule(schedule, Schedule(steps=1500, batch_size=2048, warmup=100, averaging=0.99))
     pairs = _Pairs(sample, coordinates, mass, window, passing, cond)
-    likelihood = Likelihood(signal, background)
     widths = (16, 16) if hidden is None else hidden_widths(hidden, 1)
-    found = [
-        _Fit(pairs, likelihood, widths, seed + k).member(schedule, progress, f"member {k + 1}") for k in range(members)
+    likelihood, first = _with_enough_nodes(pairs, signal, background, widths, seed, schedule, progress)
+    others = [
+        _Fit(pairs, likelihood, widths, seed + k).member(schedule, progress, f"member {k + 1}")[0]
+        for k in range(1, members)
     ]
     edges = {name: (float(np.min(sample.columns[name])), float(np.max(sample.columns[name]))) for name in cond}
     moments = coordinates._centre.numpy(), coordinates._scale.numpy()
-    return TagProbeResult(tuple(cond), edges, moments, tuple(found), likelihood, (window[0], window[1]), pairs)
+    return TagProbeResult(tuple(cond), edges, moments, (first, *others), likelihood, (window[0], window[1]), pairs)
+
+
+def _with_enough_nodes(
+    pairs: _Pairs,
+    signal: MassShape,
+    background: MassShape,
+    widths: Sequence[int],
+    seed: int,
+    schedule: Schedule,
+    progress: bool,
+) -> tuple[Likelihood, Member]:
+    """The likelihood, and its first member, whose shapes have right integrals: those of a narrow peak need many nodes."""
+    for n_nodes in _NODES:
+        likelihood = Likelihood(signal, background, n_nodes)
+        member, error = _Fit(pairs, likelihood, widths, seed).member(schedule, progress, "member 1")
+        if error < _INTEGRAL:
+            return likelihood, member
+    raise ValueError(
+        f"the integral of a shape over the mass is wrong by {error:.1g} even with {n_nodes} nodes: the peak is too narrow for "
+        "window=, or a shape has a jump; give a narrower window"
+    )
 
 
 class _Pairs:
@@ -145,8 +175,8 @@ class _Fit:
 
         self._derivatives: Callable[..., tuple[tf.Tensor, ...]] = derivatives
 
-    def member(self, schedule: Schedule, progress: bool, name: str) -> Member:
-        """The fitted member."""
+    def member(self, schedule: Schedule, progress: bool, name: str) -> tuple[Member, float]:
+        """The fitted member, and by how much integrals of its shapes are wrong."""
 
         def log_prob(c: tf.Tensor, t: tf.Tensor, passing: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
             ones = tf.ones_like(c[:, :1])
@@ -160,25 +190,29 @@ class _Fit:
             [self.network.weights[-1].numpy()[: self.network.hidden[-1]], self.network.biases[-1].numpy()[None]]
         )
         start = np.concatenate([heads.T.ravel(), self.linear.numpy().T.ravel()]).astype(float)
-        numbers, covariance = self._newton(start)
-        return Member(self.network, numbers, covariance, history)
-
-    def _newton(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is linear in features, and its covariance."""
         basis = (
             last_hidden_layer(self.network, self.pairs.c),
             np.column_stack([self.pairs.c, np.ones(len(self.pairs.c))]),
         )
+        numbers, covariance = self._newton(start, basis)
+        rows = np.random.default_rng(self.seed).permutation(len(self.pairs.t))[:_TESTED]
+        eta = self._eta(numbers, (basis[0][rows], basis[1][rows]))
+        error = self.likelihood.integral_error(tf.constant(eta), tf.constant(self.pairs.x[rows]))
+        return Member(self.network, numbers, covariance, history), error
+
+    def _newton(self, start: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """What is linear in features, and its covariance."""
         n_heads = HEADS * basis[0].shape[1]
         ridge = np.where(np.arange(len(start)) < n_heads, _RIDGE, 0.0)
         ridge[basis[0].shape[1] - 1 : n_heads : basis[0].shape[1]] = 0.0  # constants are free
-        at = start
+        at, has_arrived = start, False
         value, score, hessian, squares = self._sums(at, basis)
         for _ in range(_NEWTON_STEPS):
             gradient = score - ridge * (at - start)
             curvature = _positive(hessian, squares) + np.diag(ridge)
             step = np.linalg.solve(curvature, gradient)
-            if gradient @ step < _ARRIVED:
+            has_arrived = bool(gradient @ step < _ARRIVED)
+            if has_arrived:
                 break
             objective = value - 0.5 * ridge @ (at - start) ** 2
             for share in 0.5 ** np.arange(12):
@@ -191,20 +225,24 @@ class _Fit:
             at, (value, score, hessian, squares) = there, new
         if not np.isfinite(value):
             raise ValueError("the likelihood is not finite: can the shapes be normalised over the window?")
+        if not has_arrived:
+            warn(
+                f"the fit of tag and probe has not reached its maximum, which is {0.5 * float(gradient @ step):.2g} above: its "
+                "errors are not to be trusted; train longer (schedule=), or give simpler shapes"
+            )
         inverse = np.linalg.inv(_positive(hessian, squares) + np.diag(ridge))
         return at, inverse @ (squares + np.diag(ridge)) @ inverse
 
     def _sums(self, numbers: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> tuple[Any, ...]:
         """Log-likelihood, gradient, minus the Hessian, and sum of the squares of scores."""
-        n_first = HEADS * basis[0].shape[1]
-        heads, shapes = numbers[:n_first].reshape(HEADS, -1), numbers[n_first:].reshape(-1, basis[1].shape[1])
-        n_eta = HEADS + len(shapes)
-        sizes = [basis[0].shape[1]] * HEADS + [basis[1].shape[1]] * len(shapes)
+        n_shapes = len(self.likelihood.start)
+        n_eta = HEADS + n_shapes
+        sizes = [basis[0].shape[1]] * HEADS + [basis[1].shape[1]] * n_shapes
         places = np.cumsum([0, *sizes])
         value, gradient = 0.0, np.zeros(len(numbers))
         hessian, squares = np.zeros((2, len(numbers), len(numbers)))
         for rows in slices(len(self.pairs.t), _CHUNK):
-            eta = np.concatenate([basis[0][rows] @ heads.T, basis[1][rows] @ shapes.T], axis=1)
+            eta = self._eta(numbers, (basis[0][rows], basis[1][rows]))
             own = (tf.constant(a[rows]) for a in (self.pairs.t, self.pairs.passing, self.pairs.x))
             log_p, first, second = (part.numpy() for part in self._derivatives(tf.constant(eta), *own))
             w = self.pairs.weights[rows]
@@ -218,6 +256,13 @@ class _Fit:
                     block = of[j].T @ (of[k] * (w * second[:, j, k])[:, None])
                     hessian[places[j] : places[j + 1], places[k] : places[k + 1]] -= block
         return value, gradient, hessian, squares
+
+    @staticmethod
+    def _eta(numbers: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Logits and coefficients ``(n, 3 + P)``."""
+        n_first = HEADS * basis[0].shape[1]
+        heads, shapes = numbers[:n_first].reshape(HEADS, -1), numbers[n_first:].reshape(-1, basis[1].shape[1])
+        return np.concatenate([basis[0] @ heads.T, basis[1] @ shapes.T], axis=1)
 
 
 def _positive(hessian: np.ndarray, squares: np.ndarray) -> np.ndarray:
