@@ -32,6 +32,8 @@ from zfit_fnf.train.schedule import Schedule, TrainingStopped
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*still improving:UserWarning"),
     pytest.mark.filterwarnings("ignore:nuisance .* outside of the range:UserWarning"),
+    # Ten steps of training leave densities whose likelihood has more than one minimum.
+    pytest.mark.filterwarnings("ignore:MINOS has not found all errors:UserWarning"),
 ]
 
 SHORT = Schedule(steps=10, batch_size=256, warmup=2, averaging=0.5, rotate_every=0)

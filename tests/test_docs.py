@@ -110,6 +110,8 @@ def test_getting_started(in_a_hurry):
     assert Path("y1.png").stat().st_size > 10_000
 
 
+# Of a training that is as short, the closure has a curvature, which the simulated points do not tell exactly.
+@pytest.mark.filterwarnings("ignore:where the fit is, between the points:UserWarning")
 def test_believe():
     """The calibrated fit finds the shift of 0.5, although the training is short."""
     names = run("docs/believe.md")

@@ -83,6 +83,6 @@ def test_shares_of_the_variance_add_up(ax):
     table = pd.DataFrame(
         {"error": [5.0], "statistical": [4.0], "constraints": [0.0], "simulation": [3.0]}, index=["mu"]
     )
-    plotting.uncertainty_split(CalibrationReport(table, pd.DataFrame(), 1, 0, 2), ax=ax)
+    plotting.uncertainty_split(CalibrationReport(table, pd.DataFrame(), pd.Series(dtype=float), 1, 0, 2), ax=ax)
     widths = [container.patches[0].get_width() for container in ax.containers]
     assert widths == pytest.approx([16 / 25, 0.0, 9 / 25])

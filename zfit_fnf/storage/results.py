@@ -62,7 +62,7 @@ def _toys(content: dict[str, Any]) -> dict[str, Any]:
     pd = _pandas()
     index = pd.RangeIndex(len(content["valid"]), name="toy")
     tables = {name: pd.DataFrame(content[name], index=index, dtype=float) for name in ("values", "errors")}
-    pool = {"pool": class_of("toys.fits.PoolReport")(**content["pool"])} if "pool" in content else {}
+    pool = {"pool": class_of("toys.fits.PoolReport")(**content["pool"])} if content.get("pool") else {}
     return {**content, **tables, "valid": np.array(content["valid"], bool), **pool}
 
 

@@ -117,8 +117,8 @@ class ToyFits:
     def to_dict(self) -> dict[str, Any]:
         """The fields for JSON: by name of the parameter the ``truth``, and lists of ``values`` and ``errors``; ``valid``."""
         tables = {name: getattr(self, name).to_dict(orient="list") for name in ("values", "errors")}
-        pool = {} if self.pool is None else {"pool": asdict(self.pool)}
-        return {"truth": dict(self.truth), **tables, "valid": self.valid.tolist(), **pool}
+        pool = None if self.pool is None else asdict(self.pool)
+        return {"truth": dict(self.truth), **tables, "valid": self.valid.tolist(), "pool": pool}
 
     def __str__(self) -> str:
         table = self.pulls().to_string(float_format=lambda number: f"{number:.3f}")

@@ -116,7 +116,7 @@ class Candidates:
 
     @property
     def affordable(self) -> bool:
-        """Whether the integral of a log-ratio behind a map takes few nodes in any case: in one observable without conditions."""
+        """Whether the integral of a log-ratio behind a map takes few nodes, as in one observable without conditions."""
         return self.ratio.n_dim + self.ratio.n_context == 1
 
     @property
