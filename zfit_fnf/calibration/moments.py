@@ -143,7 +143,7 @@ class Moments:
 
     @cached_property
     def metric(self) -> np.ndarray:
-        """Length of a change of the sum of scores ``(P, P)``: errors that it moves the estimate by, in its worst direction."""
+        """Length of a change of the sum of scores ``(P, P)``, in errors that it moves the estimate by in its worst direction."""
         return self.weights.T @ inverse(self.covariance) @ self.weights
 
     def share(self, of_scores: np.ndarray) -> np.ndarray:
