@@ -71,7 +71,8 @@ def simulation_plan(
 ) -> SimulationPlan:
     """Which simulated sample to enlarge by how much, so that the error of a parameter becomes what is wanted.
 
-    With the fewest further events: each sample grows with the square root of what one of its events contributes.
+    With the fewest further events: each sample grows with the square root of what one of its events contributes. Where samples
+    are as small as the data, predictions scatter by half of themselves: simulate in steps, and plan again.
 
     Args:
         nll: The likelihood; one that is calibrated already is taken as it is.
