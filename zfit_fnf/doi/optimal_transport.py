@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from ..common.warning import warn
 from ..densities.displacement import graded
 from ..densities.transfer import Transfer
 from .variations import MapVariation
@@ -79,6 +80,9 @@ def optimal_transport(variation: MapVariation, simulation: Any, *, process: str 
         ValueError: For one observable, where the map itself is the optimal transport; for more than three; for fewer than a
             thousand events, bad columns, and a process that is missing or unknown.
         RuntimeError: If no potential of this form is convex where the events are.
+
+    Warns:
+        UserWarning: If its potential is not the best one yet.
 
     Example:
         >>> def shortest(variation):
@@ -256,6 +260,8 @@ def _weights(u: np.ndarray, v: np.ndarray, c: np.ndarray, data: _Frame, simulati
         weights = weights + size * step
         if -gradient @ step < _STILL:
             break
+    else:
+        warn(f"the optimal transport has not arrived after {_STEPS} steps: compare where it takes data with simulation")
     return weights
 
 
