@@ -98,6 +98,7 @@ def test_limits_that_are_changed_reach_the_workers(client, nll):
         mean.set_value(5.0)
 
 
+@pytest.mark.slow  # four imports of TensorFlow; the same with a pool of processes is in test_toy_runs
 def test_toys_by_a_cluster_lose_nothing_when_a_worker_dies(client, tmp_path):
     mu = zfit.Parameter("strength", 1.0, 0.0, 20.0, stepsize=0.1)
     nll = counting(modified_yield(40.0, [mu]), 50, name="region")

@@ -62,8 +62,10 @@ def _toys(content: dict[str, Any]) -> dict[str, Any]:
     pd = _pandas()
     index = pd.RangeIndex(len(content["valid"]), name="toy")
     tables = {name: pd.DataFrame(content[name], index=index, dtype=float) for name in ("values", "errors")}
-    pool = {"pool": class_of("toys.fits.PoolReport")(**content["pool"])} if content.get("pool") else {}
-    return {**content, **tables, "valid": np.array(content["valid"], bool), **pool}
+    known = {name: value for name, value in content.items() if value is not None}  # without a pool there is none
+    if "pool" in known:
+        known["pool"] = class_of("toys.fits.PoolReport")(**known["pool"])
+    return {**known, **tables, "valid": np.array(content["valid"], bool)}
 
 
 def _validation(content: dict[str, Any]) -> dict[str, Any]:
