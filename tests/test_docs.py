@@ -29,11 +29,12 @@ CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 @pytest.fixture
 def in_a_hurry(monkeypatch, tmp_path):
-    """An empty working directory, short trainings, and small Asimov sets."""
+    """An empty working directory, short trainings of maps alone, and small Asimov sets."""
     monkeypatch.chdir(tmp_path)
     schedule = train.Schedule(steps=200, batch_size=512, warmup=20, averaging=0.95)
-    for name in ("fit_flow", "fit_deformation", "fit_process"):
-        monkeypatch.setattr(train, name, functools.partial(getattr(train, name), schedule=schedule))
+    # The choice between map and log-ratio takes longer than such trainings; test_train_ratio is about it.
+    for name, options in (("fit_flow", {}), *((one, {"ratio": False}) for one in ("fit_deformation", "fit_process"))):
+        monkeypatch.setattr(train, name, functools.partial(getattr(train, name), schedule=schedule, **options))
     monkeypatch.setattr(limits, "upper_limit", functools.partial(limits.upper_limit, n_asimov=5000))
 
 
