@@ -10,7 +10,10 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 from zfit.result import FitResult
 
+from .common.parallel import check_executor
+
 __all__ = [
+    "check_executor_fits",
     "check_likelihood",
     "check_minimizer",
     "count",
@@ -126,3 +129,15 @@ def numbers(values: Iterable[float], what: str) -> np.ndarray:
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
         raise ValueError(f"{what} takes one finite number at least, in one dimension; got {values!r}")
     return array
+
+
+def check_executor_fits(executor: Any, minimizer: Any) -> None:
+    """Refuse what cannot be given tasks, and another minimiser for its processes.
+
+    Raises:
+        TypeError: If the executor is none.
+        ValueError: If there is a minimiser, too.
+    """
+    check_executor(executor)
+    if executor is not None and minimizer is not None:
+        raise ValueError("an executor fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
-from .arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, positive
-from .common.parallel import Executor, check_executor, run
+from .arguments import check_executor_fits, check_likelihood, check_minimizer, count, numbers, parameter_of, positive
+from .common.parallel import Executor, run
 from .param import Nuisance, limits_of
 from .pickling import work_of
 from .profiles import BestFit, ConditionalMinima, KnownMinimum
@@ -457,6 +457,4 @@ def _check(nll: zfit.loss.UnbinnedNLL, result: FitResult, minimizer: Any, execut
     if not isinstance(result, FitResult):
         raise TypeError(f"the second argument is the result of a fit, zfit_fnf.Minuit().minimize(nll); got {result!r}")
     check_minimizer(minimizer)
-    check_executor(executor)
-    if executor is not None and minimizer is not None:
-        raise ValueError("an executor fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")
+    check_executor_fits(executor, minimizer)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import zfit  # before tensorflow, which it silences
 import numpy as np
 
-from ..common.parallel import Executor, check_executor, run
+from ..arguments import check_executor_fits
+from ..common.parallel import Executor, run
 from ..common.warning import warn
 from ..minimize import Minuit
 from ..pickling import work_of
@@ -86,9 +87,7 @@ def rises_in_toys(
         ValueError: If an executor shall use another minimiser.
         RuntimeError: If none of the fits to toys of a hypothesis converges.
     """
-    check_executor(executor)
-    if executor is not None and minimizer is not None:
-        raise ValueError("an executor fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")
+    check_executor_fits(executor, minimizer)
     starts = range(0, n_toys, _TOGETHER)
     parts = [range(start, min(start + _TOGETHER, n_toys)) for start in starts]
     tasks: list[Task] = list(itertools.product(range(len(hypotheses)), parts))

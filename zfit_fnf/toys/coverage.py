@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from ..arguments import parameter_of, positive
-from ..common.parallel import Executor, check_executor, run
+from ..arguments import check_executor_fits, parameter_of, positive
+from ..common.parallel import Executor, run
 from ..pickling import work_of
 from ..profiles import BestFit, ConditionalMinima
 from ..samples import Simulation
@@ -110,9 +110,7 @@ def coverage(
     checked_seed(seed, single=True)
     if isinstance(methods, str) or not methods or (unknown := [one for one in methods if one not in METHODS]):
         raise ValueError(f"methods= are some of {METHODS}; got {methods if isinstance(methods, str) else unknown!r}")
-    check_executor(executor)
-    if executor is not None and minimizer is not None:
-        raise ValueError("an executor fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")
+    check_executor_fits(executor, minimizer)
     toy_minimizer(nll, minimizer)
     tested = [parameter_of(nll, one, "each of of=") for one in (nll.get_params() if of is None else of)]
     size = 1 if executor is None else _BLOCK

@@ -28,6 +28,7 @@ __all__ = [
     "check_events",
     "checked_number",
     "checked_seed",
+    "drawn_outcomes",
     "refill",
     "refillable",
     "set_truth",
@@ -98,9 +99,7 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
     with preserved(nll):
         set_truth(nll, params)
         data = tuple(channel.draw(rng, seeds) for channel in channels_of(nll))
-        observed: dict[zfit.Parameter, float] = {}
-        for measurement in map(auxiliary_measurement, nll.constraints):
-            observed.update(zip(measurement.observed, measurement.draw_outcome(rng), strict=True))
+        observed = drawn_outcomes(nll, rng)
         return PseudoExperiment(data, observed, current_values(nll.get_params()))
 
 
@@ -147,6 +146,14 @@ def asimov(
         for measurement in map(auxiliary_measurement, nll.constraints):
             observed.update(zip(measurement.observed, measurement.expected_outcome(), strict=True))
         return PseudoExperiment(data, observed, current_values(floating))
+
+
+def drawn_outcomes(nll: zfit.loss.UnbinnedNLL, rng: np.random.Generator) -> dict[zfit.Parameter, float]:
+    """Global observables of one experiment, by parameter: outcomes of the auxiliary measurements at the current values."""
+    observed: dict[zfit.Parameter, float] = {}
+    for measurement in map(auxiliary_measurement, nll.constraints):
+        observed.update(zip(measurement.observed, measurement.draw_outcome(rng), strict=True))
+    return observed
 
 
 def set_truth(nll: zfit.loss.UnbinnedNLL, params: Values | None) -> None:

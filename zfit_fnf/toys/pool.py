@@ -40,9 +40,8 @@ from ..loss import (
 )
 from ..minimize import Minuit
 from ..minimum import Derivatives, inverse_of, settle
-from ..param import auxiliary_measurement
 from ..state import seeds_from
-from .experiments import PseudoExperiment, asimov, refillable
+from .experiments import PseudoExperiment, asimov, drawn_outcomes, refillable
 from .fits import Fit, PoolReport, fits_of, hesse_errors
 
 __all__ = ["ToyPool"]
@@ -111,9 +110,7 @@ class ToyPool:
         zfit.param.set_values(self._truth, clip=True)
         for channel in self._channels:
             channel.draw(rng, seeds)
-        self._observed = {}
-        for measurement in map(auxiliary_measurement, self.nll.constraints):
-            self._observed.update(zip(measurement.observed, measurement.draw_outcome(rng), strict=True))
+        self._observed = drawn_outcomes(self.nll, rng)
         zfit.param.set_values(self._observed)
 
     def _pooled_fit(self, index: int) -> Fit | None:

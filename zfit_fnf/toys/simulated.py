@@ -10,11 +10,10 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 
 from ..loss import Channel, channels_of, drawn_events
-from ..param import auxiliary_measurement
 from ..pdf import FNFPDF, components, space_ranges, sum_components, sum_shares
 from ..samples import Simulation, check_inside, check_trainable
 from ..state import current_values, preserved, seeds_from
-from .experiments import PseudoExperiment, Values, checked_number, checked_seed, set_truth
+from .experiments import PseudoExperiment, Values, checked_number, checked_seed, drawn_outcomes, set_truth
 
 __all__ = ["drawing", "simulated_toys"]
 
@@ -125,9 +124,7 @@ def _toy(
     with preserved(nll):
         zfit.param.set_values(truth, clip=True)
         data = tuple(_events(channel, pool, rng, seeds) for channel, pool in zip(channels, pools, strict=True))
-        observed: dict[zfit.Parameter, float] = {}
-        for measurement in map(auxiliary_measurement, nll.constraints):
-            observed.update(zip(measurement.observed, measurement.draw_outcome(rng), strict=True))
+        observed = drawn_outcomes(nll, rng)
     return PseudoExperiment(data, observed, dict(truth))
 
 
