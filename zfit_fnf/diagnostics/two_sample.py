@@ -96,8 +96,9 @@ def held_out_scores(
     for held in range(_FOLDS):
         train, test = fold != held, fold == held
         classifier = ensemble.HistGradientBoostingClassifier(random_state=seed, early_stopping=True)
-        classifier.fit(x[train], label[train], sample_weight=w[train])
-        score[test] = classifier.predict_proba(x[test])[:, 1]
+        with _one_thread():
+            classifier.fit(x[train], label[train], sample_weight=w[train])
+            score[test] = classifier.predict_proba(x[test])[:, 1]
     return score, label, w, fold
 
 
@@ -124,9 +125,15 @@ def held_out_log_odds(
         trees = ensemble.HistGradientBoostingClassifier(
             max_leaf_nodes=8, learning_rate=0.05, early_stopping=True, random_state=seed
         )
-        trees.fit(codes[fold != held], label[fold != held], sample_weight=w[fold != held])
-        log_odds[fold == held] = trees.decision_function(codes[fold == held])
+        with _one_thread():
+            trees.fit(codes[fold != held], label[fold != held], sample_weight=w[fold != held])
+            log_odds[fold == held] = trees.decision_function(codes[fold == held])
     return log_odds[: len(first)], log_odds[len(first) :]
+
+
+def _one_thread() -> Any:
+    """Trees by one thread: on cores that other work shares, threads wait for one another, up to thirty times as long."""
+    return require("threadpoolctl", extra="diagnostics").threadpool_limits(1, user_api="openmp")
 
 
 def _codes(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
