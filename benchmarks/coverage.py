@@ -33,15 +33,12 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     experiment, rng = Experiment(args.case), np.random.default_rng(args.seed)
-    sizes = {process.name: round(args.ratio * YIELDS[process.name]) for process in experiment.processes}
-    for process in experiment.processes:
-        experiment.responses[process.name].learn(process.simulate(sizes[process.name], rng))
+    held_out = experiment.learn(args.ratio, rng)
     nuisances = list(experiment.nuisances.values())
     truth = {experiment.mu: 1.0, experiment.nb: YIELDS["background"], nuisances[0]: 1.0, nuisances[1]: 0.0}
     at = {"shift": 1.0}
     data = [process.draw(at, rng.poisson(YIELDS[process.name]), rng)["y"] for process in experiment.processes]
     nll = zfnf.loss.ExtendedUnbinnedNLL(experiment.model, {"y": np.concatenate(data)})
-    held_out = {process.name: process.simulate(sizes[process.name], rng) for process in experiment.processes}
     large = {
         process.name: zfnf.Simulation(
             process.draw({}, 1000, rng), (zfnf.Variation(process.draw(at, 400_000, rng), at=at),)

@@ -2,9 +2,11 @@
 
     python benchmarks/validity.py gaussian --repetitions 100 --ratio 1 --minos
     python benchmarks/validity.py skewed wide off interaction --json validity.json
+    python benchmarks/validity.py skewed wide off interaction --folds 2
 
 Each repetition simulates and learns anew: densities are Gaussians with the moments of a training sample, so that learning costs
-nothing, and are calibrated with an independent simulation of the same size, ``--ratio`` times the data. There are 10k data
+nothing, and are calibrated with an independent simulation of the same size, ``--ratio`` times the data; with ``--folds`` it is
+the same simulation, of which each density has seen a part. There are 10k data
 events, a signal strength ``mu``, a yield ``nb`` of the background and two nuisances, at 0.8 each. The cases:
 
 * ``gaussian``: the family is right; only finite simulation matters.
@@ -142,10 +144,18 @@ class LearnedResponse(ShapeResponse):
         self.table.assign(table.reshape(4, 2))
 
 
+def joined(parts: list[zfnf.Simulation]) -> zfnf.Simulation:
+    """All events of several simulations of the same points."""
+    columns = zip(*([part.nominal["y"], *(v.events["y"] for v in part.variations)] for part in parts), strict=True)
+    nominal, *moved = ({"y": np.concatenate(ones)} for ones in columns)
+    places = [v.at for v in parts[0].variations]
+    return zfnf.Simulation(nominal, [zfnf.Variation(y, at=at) for y, at in zip(moved, places, strict=True)])
+
+
 class Experiment:
     """The model of a case, its likelihoods and its truth."""
 
-    def __init__(self, case: str):
+    def __init__(self, case: str, folds: int = 1):
         self.case = case
         self.processes = [
             Process(
@@ -157,13 +167,19 @@ class Experiment:
         self.nb = zfit.Parameter("nb", YIELDS["background"], 0, 1e5, stepsize=80)
         self.nuisances = {name: zfnf.nuisance(name) for name in LearnedResponse.nuisances}
         yields = {"signal": zfnf.modified_yield(YIELDS["signal"], [self.mu]), "background": self.nb}
-        self.responses = {process.name: LearnedResponse(LearnedGaussian()) for process in self.processes}
-        self.model = zfnf.pdf.SumPDF(
-            [
-                zfnf.pdf.FNFPDF(response, self.nuisances, extended=yields[name], name=name)
-                for name, response in self.responses.items()
-            ]
-        )
+        self.responses = [
+            {one.name: LearnedResponse(LearnedGaussian()) for one in self.processes} for _ in range(folds)
+        ]
+        models = [
+            zfnf.pdf.SumPDF(
+                [
+                    zfnf.pdf.FNFPDF(response, self.nuisances, extended=yields[name], name=name)
+                    for name, response in responses.items()
+                ]
+            )
+            for responses in self.responses
+        ]
+        self.model = models[0] if folds == 1 else zfnf.pdf.FoldedPDF(models)
 
     @property
     def truth(self) -> dict[zfit.Parameter, float]:
@@ -173,23 +189,31 @@ class Experiment:
         """Simulate, learn, observe, fit and calibrate."""
         rng = np.random.default_rng(seed)
         zfit.param.set_values({**self.truth, **{nu.observed: rng.normal(nu_true) for nu, nu_true in self._auxiliary()}})
-        sizes = {process.name: round(ratio * YIELDS[process.name]) for process in self.processes}
-        for process in self.processes:
-            self.responses[process.name].learn(
-                process.simulate(sizes[process.name], rng),
-                stretch=1.1 if self.case == "wide" and process.name == "signal" else 1.0,
-                without="shift" if self.case == "off" and process.name == "signal" else "",
-            )
-        counts = {"signal": YIELDS["signal"], "background": YIELDS["background"]}
-        data = [process.draw(TRUTH, rng.poisson(counts[process.name]), rng)["y"] for process in self.processes]
+        held_out = self.learn(ratio, rng)
+        data = [process.draw(TRUTH, rng.poisson(YIELDS[process.name]), rng)["y"] for process in self.processes]
         nll = zfnf.loss.ExtendedUnbinnedNLL(self.model, {"y": np.concatenate(data)})
-        simulations = {process.name: process.simulate(sizes[process.name], rng) for process in self.processes}
         naive = self._fit(nll, minos=False)
         zfit.param.set_values(self.truth)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            trusted = zfnf.calibrate(nll, simulations, n_draws=30_000, seed=seed)
+            trusted = zfnf.calibrate(nll, held_out, n_draws=30_000, seed=seed)
             return {"naive": naive, "calibrated": self._fit(trusted, minos=minos)}
+
+    def learn(self, ratio: float, rng: np.random.Generator) -> dict[str, Any]:
+        """Learn all densities; the simulation that they have not seen, of each fold the part that has taught the others."""
+        folds, held_out = len(self.responses), {}
+        for process in self.processes:
+            n = round(ratio * YIELDS[process.name] / folds)
+            parts = [process.simulate(n, rng) for _ in range(max(folds, 2))]
+            for fold, responses in enumerate(self.responses):
+                others = parts[1:] if folds == 1 else [part for k, part in enumerate(parts) if k != fold]
+                responses[process.name].learn(
+                    joined(others),
+                    stretch=1.1 if self.case == "wide" and process.name == "signal" else 1.0,
+                    without="shift" if self.case == "off" and process.name == "signal" else "",
+                )
+            held_out[process.name] = parts[0] if folds == 1 else parts
+        return held_out
 
     def _auxiliary(self):
         return [(nu, TRUTH[name]) for name, nu in self.nuisances.items()]
@@ -230,6 +254,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", choices=CASES)
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--ratio", type=float, default=1.0, help="simulated events of each sample per data event")
+    parser.add_argument("--folds", type=int, default=1, help="two or more: cross-fitted, all events are used for both")
     parser.add_argument("--minos", action="store_true", help="intervals of MINOS too, which take most of the time")
     parser.add_argument("--minutes", type=float, default=np.inf, help="of CPU for each case, after which it ends")
     parser.add_argument("--seed", type=int, default=1)
@@ -237,7 +262,7 @@ def main() -> None:
     args = parser.parse_args()
     report = {}
     for case in args.cases:
-        experiment, started = Experiment(case), time.process_time()
+        experiment, started = Experiment(case, args.folds), time.process_time()
         seeds = np.random.SeedSequence([args.seed, CASES.index(case)]).generate_state(args.repetitions)
         repetitions, failed = [], []
         for seed in seeds:
@@ -249,6 +274,7 @@ def main() -> None:
                 failed.append(str(error))
         report[case] = {
             "ratio": args.ratio,
+            "folds": args.folds,
             "repetitions": len(repetitions),
             "failed": failed,
             **summary(repetitions),

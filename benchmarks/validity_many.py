@@ -1,6 +1,6 @@
 """The cases of `validity.py` in many repetitions: scores in closed form and integrals on a grid, instead of TensorFlow and draws.
 
-    python benchmarks/validity_many.py gaussian skewed wide off interaction --ratio 3 --repetitions 200
+    python benchmarks/validity_many.py gaussian skewed wide off interaction --ratio 3 --picture docs/_static/believe.png
 
     python benchmarks/validity_many.py gaussian skewed off --plan --ratio 1 --repetitions 20
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from validity import CASES, CORNERS, POINTS, RESPONSES, TRUTH, YIELDS, Process
 
 from zfit_fnf.calibration.interpolation import Interpolation
@@ -188,9 +189,8 @@ class Repetition:
     ) -> tuple[Moments, Callable[[np.ndarray], float], np.ndarray]:
         """Those of one point, the doubt in between, and where the estimate is."""
         known, between = moments(self.model, self.y, simulated, self.points, at, units)
-        scores = gradient(self.model, self.y, at) * units + known.bias
-        slope = known.sensitivity.T @ inverse(known.scatter + known.simulation) @ scores
-        slope += (CONSTRAINTS @ at - np.append([0, 0], self.observed)) * units
+        of_constraints = (CONSTRAINTS @ at - np.append([0, 0], self.observed)) * units
+        slope = known.gradient(gradient(self.model, self.y, at) * units, of_constraints)
         return known, between, np.clip(at - units * (known.covariance @ slope), *LIMITS)
 
     def bootstrapped(self, simulated: dict[str, list[np.ndarray]], at: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -251,41 +251,45 @@ def repeat(
     return (start - AT) / units, (end - AT) / errors, units, errors, refused, between(known.metric)
 
 
-def planned(case: str, ratio: float, n: int, n_bootstrap: int = 400) -> dict[str, Any]:
+def planned(case: str, ratio: float, n: int, first: int = 0, n_bootstrap: int = 400) -> dict[str, Any]:
     """Predicted errors with four times the simulation, and the errors from finite simulation, in units of what they are."""
-    totals, parts = [], []
-    for seed in range(n):
+    totals, doubts, parts = [], [], []
+    for seed in range(first, first + n):
         one = drawn(case, ratio, 10_000 + seed)
         simulated = one.simulate(ratio)
         start, units = learned_fit(one.model, one.y, one.observed)
         at = np.clip(start, *EDGES)
         at = np.clip(one.moments(simulated, at, units)[2], *EDGES)
         known = one.moments(simulated, at, units)[0]
-        predicted = known.with_sources([4.0] * len(known.sources)).covariance
-        totals.append(
-            np.sqrt(np.diag(predicted) / np.diag(one.moments(one.simulate(4 * ratio), at, units)[0].covariance))
-        )
+        predicted = known.with_sources([4.0] * len(known.sources))
+        found = one.moments(one.simulate(4 * ratio), at, units)[0]
+        totals.append(np.sqrt(np.diag(predicted.covariance) / np.diag(found.covariance)))
+        doubts.append(np.hypot(known.doubt(predicted), found.doubt()))  # of what is found, too
         shares = known.weights @ (units[:, None] * one.bootstrapped(simulated, at, n_bootstrap, seed))
         parts.append(np.sqrt(np.diag(known.share(known.simulation)) / np.var(shares, axis=1, ddof=1)))
-    found: dict[str, Any] = {"ratio": ratio, "repetitions": n}
+    report: dict[str, Any] = {"ratio": ratio, "repetitions": n}
     for kind, ratios, tolerance in (("plan", totals, 0.1), ("error from simulation", parts, 0.15)):
         table = np.stack(ratios)
-        found[kind] = {
+        rows = np.median(table, axis=0), table.std(axis=0), (abs(table - 1) < tolerance).mean(axis=0)
+        report[kind] = {
             name: {"median": round(middle, 3), "width": round(width, 3), "within": round(within, 3)}
-            for name, middle, width, within in zip(
-                TRUTH,
-                np.median(table, axis=0),
-                table.std(axis=0),
-                (abs(table - 1) < tolerance).mean(axis=0),
-                strict=True,
-            )
+            for name, middle, width, within in zip(TRUTH, *rows, strict=True)
         }
-    return found
+    pulls = abs(np.log(totals)) / doubts
+    report["uncertainty of the plan"] = {
+        name: {"median": round(middle, 3), "covers": round(once, 3), "twice it covers": round(twice, 3)}
+        for name, middle, once, twice in zip(
+            TRUTH, np.median(doubts, axis=0), (pulls < 1).mean(axis=0), (pulls < 2).mean(axis=0), strict=True
+        )
+    }
+    return report
 
 
-def summary(case: str, ratio: float, n: int, stretch: float = 1.1, strength: float = 1.0) -> dict[str, Any]:
+def summary(
+    case: str, ratio: float, n: int, stretch: float = 1.1, strength: float = 1.0, first: int = 0
+) -> dict[str, Any]:
     """Mean and width of pulls, coverage and the ratio of errors, by parameter."""
-    results = [repeat(case, ratio, seed, stretch, strength) for seed in range(n)]
+    results = [repeat(case, ratio, seed, stretch, strength) for seed in range(first, first + n)]
     kept = [one for one in results if not one[4]]
     report: dict[str, Any] = {"ratio": ratio, "repetitions": n, "refused": n - len(kept)}
     report |= {"stretch": stretch, "strength": strength}
@@ -305,6 +309,27 @@ def summary(case: str, ratio: float, n: int, stretch: float = 1.1, strength: flo
     return report
 
 
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Means and widths of the pulls of all cases, learned and calibrated."""
+    figure = Figure(figsize=(2.1 * len(report), 2.6), layout="constrained")
+    for ax, (case, found) in zip(
+        np.atleast_1d(figure.subplots(1, len(report), sharey=True)), report.items(), strict=True
+    ):
+        ax.axvspan(-1, 1, color="0.9")
+        ax.axvline(0.0, color="0.6", lw=0.8)
+        for kind, label, shift, colour in (
+            ("naive", "learned", -0.15, "tab:red"),
+            ("calibrated",) * 2 + (0.15, "tab:blue"),
+        ):
+            means, widths = ([one[name] for one in found[kind].values()] for name in ("mean", "width"))
+            ax.errorbar(means, np.arange(4) + shift, xerr=widths, fmt="o", ms=4, color=colour, label=label)
+        ax.set(title=case, xlabel="pull", xlim=(-5.5, 5.5))
+        ax.set_yticks(range(4), list(TRUTH))
+    ax.invert_yaxis()
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     """Run cases and print their figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -313,18 +338,22 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=3.0, help="simulated events of each sample per data event")
     parser.add_argument("--stretch", type=float, default=1.1, help="how much too wide the signal of `wide` is")
     parser.add_argument("--strength", type=float, default=1.0, help="of the responses to the nuisances")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--plan", action="store_true", help="predictions for more simulation, in place of pulls")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="of the pulls, PNG")
     args = parser.parse_args()
     report = {
-        case: planned(case, args.ratio, args.repetitions)
+        case: planned(case, args.ratio, args.repetitions, args.first_seed)
         if args.plan
-        else summary(case, args.ratio, args.repetitions, args.stretch, args.strength)
+        else summary(case, args.ratio, args.repetitions, args.stretch, args.strength, args.first_seed)
         for case in args.cases
     }
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))
+    if args.picture:
+        draw(report, args.picture)
 
 
 if __name__ == "__main__":

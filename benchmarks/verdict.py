@@ -1,6 +1,7 @@
 """How often `validate` finds faults that were planted, and how often it alarms where there is none.
 
     python benchmarks/verdict.py --repetitions 20 --clean 100 --json verdict.json
+    python benchmarks/verdict.py "spurious response" "insufficient map"
 
 Densities are Gaussians in two observables that are known exactly, with two nuisances; each repetition simulates anew.
 """
@@ -78,6 +79,13 @@ def with_strangers(events: Any) -> Any:
     return events
 
 
+def partly_moved(events: Any, shift: float) -> Any:
+    """Events of which 15 % are moved by two widths, with the mean and the width of events that are all moved by ``shift``."""
+    y = events["y1"].to_numpy().copy()
+    y[: round(0.15 * len(y))] += 2.0 * np.sign(shift)
+    return events.assign(y1=shift + (y - y.mean()) / y.std())
+
+
 def cases(n: int) -> dict[str, Callable[[int], tuple[Any, zfnf.Simulation]]]:
     """What is validated with which simulation, by fault."""
     flow, wrong = gaussian(), gaussian(0.03)
@@ -93,11 +101,22 @@ def cases(n: int) -> dict[str, Callable[[int], tuple[Any, zfnf.Simulation]]]:
         none = zfnf.Variation(right.sample(n, seed=seed + 1), at={"a": 1.0})
         return right, zfnf.Simulation(good.nominal, [none, *good.variations[1:]])
 
+    def composed(seed: int) -> tuple[Any, zfnf.Simulation]:
+        good, one = simulate(right, n, seed), "a"
+        sides = [
+            zfnf.Variation(partly_moved(flow.sample(n, seed=seed + 1 + k), SHIFT * v.at[one]), at=v.at)
+            if set(v.at) == {one}
+            else v
+            for k, v in enumerate(good.variations)
+        ]
+        return right, zfnf.Simulation(good.nominal, sides)
+
     return {
         "none": lambda seed: (right, simulate(right, n, seed)),
         "sign flipped": flipped,
         "missing interaction": lambda seed: (right, simulate(crossed, n, seed)),
         "spurious response": spurious,
+        "insufficient map": composed,
         "1 % too wide at 100k events": lambda seed: (
             flow,
             zfnf.Simulation(flow.sample(100_000, seed=seed) * np.array([1.01, 1.0])),
@@ -114,17 +133,20 @@ def cases(n: int) -> dict[str, Callable[[int], tuple[Any, zfnf.Simulation]]]:
 def main() -> None:
     """Run all cases and print the share of repetitions that did not pass as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faults", nargs="*", help="all of them, unless some are named")
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--clean", type=int, default=100, help="repetitions without a fault")
     parser.add_argument("--events", type=int, default=10_000, help="simulated events of each sample")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    report, started = {}, time.process_time()
-    for fault, make in cases(args.events).items():
+    report, started, known = {}, time.process_time(), cases(args.events)
+    if unknown := set(args.faults) - set(known):
+        parser.error(f"there is no fault {sorted(unknown)}; there are {list(known)}")
+    for fault in args.faults or known:
         n = args.clean if fault == "none" else args.repetitions
         found = [
-            not zfnf.diagnostics.validate(*make(args.seed * 100_000 + 100 * k), seed=args.seed + k).passed
+            not zfnf.diagnostics.validate(*known[fault](args.seed * 100_000 + 100 * k), seed=args.seed + k).passed
             for k in range(n)
         ]
         report[fault] = {"repetitions": n, "not_passed": int(sum(found))}

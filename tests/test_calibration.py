@@ -156,6 +156,15 @@ def test_covariance_of_the_closure_is_that_of_repeated_simulation(wide):
     assert found[0].sizes["signal", "nominal"] == (2000, 2000.0)
 
 
+def test_the_best_fit_is_where_the_scores_say(wide, calibrated):
+    """Although the learned one, whose shape the likelihood has, is more than an error away and no parabola."""
+    values, _ = wide[0].fit(calibrated)
+    table = calibrated.report.to_dataframe()
+    assert table["bias"].abs().max() > 1.0
+    names = [one.name for one in wide[0].parameters]
+    assert np.abs((values - table.loc[names, "value"]) / table.loc[names, "error"]).max() < 0.05
+
+
 def test_derivatives_are_those_of_the_value(wide, calibrated):
     params = list(calibrated.get_params())
     assert [one.name for one in params[3:]] == ["mcstat_0", "mcstat_1"][: len(params) - 3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,15 +99,42 @@ def test_directions_that_do_not_matter_are_counted():
     assert made.left_out == 1
 
 
-def test_information_that_is_noise_is_taken_back():
-    made = moments(noise=0.25)
-    np.testing.assert_allclose(made.information, 0.75 * made.promised)
-    np.testing.assert_allclose(moments(noise=2.0).information, 0.1 * made.promised, atol=1e-12)
+@pytest.mark.parametrize("noise", [0.25, 2.0])
+def test_information_that_is_noise_is_taken_back(noise):
+    """Scores weigh less than what they claim; the estimate moves with the slopes as they are, which makes the sandwich."""
+    made = moments(noise=noise)
+    kept = max(1.0 - noise, 0.1)
+    weights, step = kept * made.promised + made.constraints, np.sqrt(kept) * made.promised + made.constraints
+    np.testing.assert_allclose(made.covariance, np.linalg.inv(step) @ weights @ np.linalg.inv(step), rtol=1e-9)
+    np.testing.assert_allclose(made.share(made.scatter) + made.of_constraints, made.covariance, rtol=1e-9)
+    between = np.linalg.eigvalsh(np.linalg.solve(made.promised, made.information))
+    assert (between > kept).all()
+    assert (between < 1.0).all()
+    # A likelihood of the scores has that information, and that gradient.
+    derivatives, weight = made.sensitivity, np.linalg.inv(made.scatter)
+    np.testing.assert_allclose(derivatives.T @ weight @ derivatives, made.information, rtol=1e-9)
+    scores, of_constraints = np.array([1.0, -2.0]), np.array([0.0, 0.7])
+    gradient = derivatives.T @ weight @ (scores + made.location(scores, of_constraints)) + of_constraints
+    np.testing.assert_allclose(gradient, made.gradient(scores, of_constraints), rtol=1e-9)
+    expected = np.sqrt(kept) * scores + of_constraints
+    np.testing.assert_allclose(made.covariance @ gradient, np.linalg.solve(step, expected), rtol=1e-9)
 
 
 def test_larger_samples_pretend_less_information():
     made = moments(noise=0.4, sources={("signal", "nominal"): np.zeros((2, 2))})
-    np.testing.assert_allclose(made.with_sources([4.0]).information, 0.9 * made.promised)
+    np.testing.assert_allclose(made.with_sources([4.0]).covariance, moments(noise=0.1).covariance)
+
+
+def test_noise_of_slopes_makes_errors_uncertain():
+    """Errors of 2000 slopes that scatter by their noise, which is small: known to 2 %, and linear to 5 %."""
+    rng, made = np.random.default_rng(1), moments(slope=0.2, noise=1e-3)
+    ((factors, noise),) = made.slope_noise["signal", "nominal"]
+    left, right = np.linalg.cholesky(noise), np.linalg.cholesky(factors)
+    changes = [left @ rng.normal(size=(2, 2)) @ right.T for _ in range(2000)]
+    errors = [np.sqrt(np.diag(replace(made, slope=made.slope + one).covariance)) for one in changes]
+    np.testing.assert_allclose(np.std(errors, axis=0) / np.mean(errors, axis=0), made.doubt(), rtol=0.15)
+    larger = replace(made, slope_noise={"larger": [(4.0 * factors, noise)]})
+    np.testing.assert_allclose(larger.doubt(), 2.0 * made.doubt(), rtol=0.02)
 
 
 def test_a_score_that_is_always_zero_has_no_inverse():
@@ -133,9 +162,7 @@ def test_pulls_of_summed_scores_have_unit_width(ratio):
                 source: [(np.outer(one, one), information / ratio)] for source, one in zip(sources, slopes, strict=True)
             }
             made = Moments(weights @ closure, information, closure.T @ slopes, information, sources, np.eye(2), noise)
-            residual = gradient_at_zero + information @ at + made.bias
-            step = made.weights @ residual + made.covariance @ (at - observed)
-            at = at - step
+            at = at - made.covariance @ made.gradient(gradient_at_zero + information @ at, at - observed)
         pulls.append((at - truth) / np.sqrt(np.diag(made.covariance)))
     # Conservative where little simulation does not tell how real the information is.
     assert np.abs(np.mean(pulls, axis=0)).max() < 0.25

@@ -112,7 +112,7 @@ def calibrate(
             share *= 0.5
         point = point + share * step
     _refuse_astray(params, path, (start - end) / errors, np.maximum(edges[0] - end, end - edges[1]) / total)
-    loss = _calibrated(nll, params, errors, moments)
+    loss = _calibrated(nll, params, errors, moments, start)
     zfit.param.set_values(params, end)
     loss.report = _report(loss, processes, closure, start, end, len(path))
     for note in loss.report.notes:
@@ -209,28 +209,36 @@ def _moments(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndar
 
 def _step(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray, moments: Moments) -> np.ndarray:
     """From where the parameters are to the minimum of the calibrated parabola inside of their limits."""
-    of_constraints = constraints_value_gradient(nll, params)[1]
-    scores = (np.asarray(nll.gradient(list(params))) - of_constraints) * errors + moments.bias
-    gradient = moments.sensitivity.T @ inverse(moments.scatter + moments.simulation) @ scores + of_constraints * errors
+    gradient = moments.gradient(*_gradients(nll, params, errors))
     point, (low, high) = np.array([float(one.value()) for one in params]), np.transpose(list(map(limits_of, params)))
-    return step_inside(
-        point / errors, gradient, moments.information + moments.constraints, low / errors, high / errors
-    )[0]
+    return step_inside(point / errors, gradient, moments.precision, low / errors, high / errors)[0]
+
+
+def _gradients(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the learned likelihood of the events, and of the constraints, where the parameters are; ``(P,)`` in units of errors."""
+    of_constraints = constraints_value_gradient(nll, params)[1]
+    return (np.asarray(nll.gradient(list(params))) - of_constraints) * errors, of_constraints * errors
 
 
 def _calibrated(
-    nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray, moments: Moments
+    nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray, moments: Moments, start: np.ndarray
 ) -> CalibratedNLL:
-    """The calibrated likelihood, whose scores are taken where the parameters are."""
+    """The calibrated likelihood, whose scores are taken where the parameters are; the learned one is best at ``start``."""
     mcstat = tuple(nuisance(f"mcstat_{k}") for k in range(moments.directions.shape[1]))
+    point = np.array([float(parameter.value()) for parameter in params])
+    location = moments.location(*_gradients(nll, params, errors))
+    zfit.param.set_values(params, start)
+    curvature = event_hessian(nll, params) * np.outer(errors, errors)
     calibration = Calibration(
-        tuple(params),
-        np.array([float(parameter.value()) for parameter in params]),
-        errors,
-        event_hessian(nll, params) * np.outer(errors, errors),
-        moments,
-        mcstat,
-        NuisanceConstraint(mcstat) if mcstat else None,
+        params=tuple(params),
+        point=point,
+        errors=errors,
+        reference=(start - point) / errors,
+        curvature=curvature,
+        moments=moments,
+        bias=location,
+        nuisances=mcstat,
+        constraint=NuisanceConstraint(mcstat) if mcstat else None,
     )
     kind = CalibratedExtendedUnbinnedNLL if nll.is_extended else CalibratedUnbinnedNLL
     return kind(nll, calibration)
@@ -267,14 +275,13 @@ def _report(
         return errors * np.sqrt(np.maximum(np.diag(moments.share(of_scores)), 0.0))
 
     total = errors * np.sqrt(np.diag(moments.covariance))
-    constraints = moments.covariance @ moments.constraints @ moments.covariance
     table = pd.DataFrame(
         {
             "value": end,
             "error": total,
             "naive_error": errors,
             "statistical": part(moments.scatter),
-            "constraints": errors * np.sqrt(np.maximum(np.diag(constraints), 0.0)),
+            "constraints": errors * np.sqrt(np.maximum(np.diag(moments.of_constraints), 0.0)),
             "simulation": part(moments.simulation),
             "bias": (start - end) / errors,
             "loss": total / errors,

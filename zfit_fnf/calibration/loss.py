@@ -3,11 +3,11 @@ r"""The calibrated likelihood: the learned one, seen through an affine map of it
 .. math::
     -\log L(\theta, \eta) = E(\tau) - Q(\tau) + \tfrac12 r^T J^{-1} r + C(\theta) + \tfrac12 (\eta - \eta^\mathrm{obs})^2
 
-:math:`E` is the learned likelihood of the events, and :math:`Q` its parabola at the point of the calibration;
-:math:`r(\theta, \eta)` are the calibrated scores (:mod:`zfit_fnf.calibration.moments`), and the map :math:`\tau(\theta, \eta)` is
-such that in all directions that the data constrain :math:`Q(\tau)` and the parabola of the scores are the same: what remains
-there is :math:`E(\tau)`, with its true shape. Along directions that data hardly constrain, :math:`\tau` is :math:`\theta`, or
-stays where it is if the learned likelihood claims that they do. :math:`C` are the constraints.
+:math:`E` is the learned likelihood of the events, and :math:`Q` its parabola at its own best fit, where its shape is that of
+its intervals; :math:`r(\theta, \eta)` are the calibrated scores (:mod:`zfit_fnf.calibration.moments`), and the map
+:math:`\tau(\theta, \eta)` is such that in all directions that the data constrain :math:`Q(\tau)` and the parabola of the scores
+are the same: what remains there is :math:`E(\tau)`, with its true shape. Along directions that data hardly constrain,
+:math:`\tau` is :math:`\theta`, or stays where it is if the learned likelihood claims that they do. :math:`C` are the constraints.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ class Calibration:
         params: The parameters.
         point: Where the scores were taken, ``(P,)``.
         errors: Units of the parameters ``(P,)``.
+        reference: Best fit of the learned likelihood, relative to the point, ``(P,)``.
         curvature: Hessian of the learned likelihood of the events there, ``(P, P)``.
         moments: What the scores mean.
+        bias: What is added to the gradient at the point, ``(P,)``.
         nuisances: ``mcstat_0``, ..., one for each direction of finite simulation.
         constraint: Their unit Gaussians.
     """
@@ -65,8 +67,10 @@ class Calibration:
     params: tuple[zfit.Parameter, ...]
     point: np.ndarray
     errors: np.ndarray
+    reference: np.ndarray
     curvature: np.ndarray
     moments: Moments
+    bias: np.ndarray
     nuisances: tuple[Nuisance, ...]
     constraint: NuisanceConstraint | None
 
@@ -100,11 +104,12 @@ class Calibration:
         curvatures, rotation = np.linalg.eigh(weak.T @ self.curvature @ weak)
         return strong, weak @ rotation[:, np.abs(curvatures) < _HARMLESS], metric
 
-    def moved(self, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def moved(self, gradient: np.ndarray, at_reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The map of parameters and nuisances to the parameters of the learned likelihood, at first order.
 
         Args:
             gradient: That of the learned likelihood of the events at the point, ``(P,)``.
+            at_reference: The same at the reference.
 
         Returns:
             Where it takes the point, relative to it, and its matrix ``(P, P + m)``.
@@ -119,14 +124,14 @@ class Calibration:
         # Of all maps with this parabola, the one that is closest to the identity.
         left, _, right = np.linalg.svd(root(curvature) @ root(whitened.T @ whitened))
         onto = root(curvature, -0.5) @ left @ right @ half
-        start = onto @ (gradient + self.moments.bias) - inverse(curvature) @ (strong.T @ gradient)
-        return strong @ start, kept + strong @ onto @ self.scores
+        stationary = strong.T @ metric @ self.reference - inverse(curvature) @ (strong.T @ at_reference)
+        return strong @ (stationary + onto @ (gradient + self.bias)), kept + strong @ onto @ self.scores
 
     def towards_model(self, u: np.ndarray, eta: np.ndarray) -> np.ndarray:
         """Parameters at which the densities describe what is expected at others, all relative to the point."""
         strong, weak, metric = self.constrained
         promised = inverse(strong.T @ self.moments.promised @ strong)
-        expected = self.moments.bias + self.scores @ np.concatenate([u, eta])
+        expected = self.bias + self.scores @ np.concatenate([u, eta])
         moved = weak @ (weak.T @ metric @ u) + strong @ (promised @ (strong.T @ expected))
         return np.clip(moved, *self.limits)
 
@@ -338,19 +343,25 @@ class CalibratedNLL(LogSpaceNLL):
         finally:
             assign(params, before)
 
-    def _gradient_at_point(self) -> np.ndarray:
-        """Gradient ``(P,)`` of the learned likelihood of these data at the point."""
+    def _gradients(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gradients ``(P,)`` of the learned likelihood of these data at the point and at the reference."""
         return self._of_data()[1]
 
     def _map(self) -> tuple[np.ndarray, np.ndarray]:
         return self._of_data()[2]
 
-    def _of_data(self) -> tuple[tuple[Any, ...], np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    def _of_data(self) -> tuple[tuple[Any, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         if self._reference is None or any(a is not b for a, b in zip(self._reference[0], self._version(), strict=True)):
-            with self._at(np.zeros(len(self.calibration.point))):
-                gradient = self._events_value_gradient(self.calibration.params)[1] * self.calibration.errors
-            self._reference = self._version(), gradient, self.calibration.moved(gradient)
+            gradients = (
+                self._gradient(np.zeros(len(self.calibration.point))),
+                self._gradient(self.calibration.reference),
+            )
+            self._reference = self._version(), gradients, self.calibration.moved(*gradients)
         return self._reference
+
+    def _gradient(self, position: np.ndarray) -> np.ndarray:
+        with self._at(position):
+            return self._events_value_gradient(self.calibration.params)[1] * self.calibration.errors
 
     def _version(self) -> tuple[Any, ...]:
         """Objects of which another one takes the place whenever the events are replaced."""
@@ -364,10 +375,11 @@ class CalibratedNLL(LogSpaceNLL):
 
     def _parabolas(self, z: np.ndarray, tau: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """That of the scores minus that of the learned likelihood, and their gradients by ``tau`` and ``z``."""
-        calibration, gradient = self.calibration, self._gradient_at_point()
-        residual = gradient + calibration.moments.bias + calibration.scores @ z
-        slope = gradient + calibration.curvature @ tau
-        value = 0.5 * residual @ calibration.weight @ residual - 0.5 * tau @ (gradient + slope)
+        calibration, (at_point, at_reference) = self.calibration, self._gradients()
+        residual = at_point + calibration.bias + calibration.scores @ z
+        distance = tau - calibration.reference
+        slope = at_reference + calibration.curvature @ distance
+        value = 0.5 * residual @ calibration.weight @ residual - 0.5 * distance @ (at_reference + slope)
         return float(value), -slope, calibration.scores.T @ calibration.weight @ residual
 
 

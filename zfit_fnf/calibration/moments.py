@@ -106,40 +106,89 @@ class Moments:
         return np.sum([np.zeros_like(self.scatter), *self.sources.values()], axis=0)
 
     @cached_property
-    def noise(self) -> np.ndarray:
-        """Information ``(P, P)`` that the noise of the slopes pretends to have."""
-        weight = inverse(self.scatter + self.simulation)
-        pairs = [pair for pairs in self.slope_noise.values() for pair in pairs]
-        return np.sum([np.zeros_like(weight), *(factors * np.sum(weight * noise) for factors, noise in pairs)], axis=0)
+    def weight(self) -> np.ndarray:
+        """Inverse covariance ``(P, P)`` of the calibrated scores."""
+        return inverse(self.scatter + self.simulation)
 
     @cached_property
-    def sensitivity(self) -> np.ndarray:
-        """``S``, shrunk by what of its information is noise."""
+    def noise(self) -> np.ndarray:
+        """Information ``(P, P)`` that the noise of the slopes pretends to have."""
+        pairs = [pair for pairs in self.slope_noise.values() for pair in pairs]
+        none = np.zeros_like(self.weight)
+        return np.sum([none, *(factors * np.sum(self.weight * noise) for factors, noise in pairs)], axis=0)
+
+    @cached_property
+    def _shrinkage(self) -> np.ndarray:
+        """What of the derivatives of the scores is no noise, ``(P, P)``."""
         raw = self.promised + self.slope
-        weight = inverse(self.scatter + self.simulation)
-        claimed = raw.T @ weight @ raw
+        claimed = raw.T @ self.weight @ raw
         half = root(claimed + self.constraints, -0.5)
         values, vectors = np.linalg.eigh(half @ claimed @ half)
         kept = values > 1e-9
         white = half @ vectors[:, kept] / np.sqrt(values[kept])  # claimed information is one
         real, directions = np.linalg.eigh(np.eye(kept.sum()) - white.T @ self.noise @ white)
         shrink = (directions * np.sqrt(np.maximum(real, _LEAST))) @ directions.T
-        return raw @ white @ shrink @ white.T @ claimed
+        return white @ shrink @ white.T @ claimed
+
+    @cached_property
+    def _scores(self) -> np.ndarray:
+        """Derivatives ``(P, P)`` of the scores, shrunk by what of their information is noise: weights of the estimate."""
+        return (self.promised + self.slope) @ self._shrinkage
+
+    @cached_property
+    def _towards(self) -> np.ndarray:
+        """What a gradient ``(P,)`` at a point is multiplied by, ``(P, P)``, to be that of the parabola with ``covariance``."""
+        step = self._scores.T @ self.weight @ (self.promised + self.slope) + self.constraints
+        return step.T @ inverse(self._scores.T @ self.weight @ self._scores + self.constraints)
+
+    @cached_property
+    def precision(self) -> np.ndarray:
+        """Inverse covariance ``(P, P)`` of the calibrated estimate."""
+        step = self._scores.T @ self.weight @ (self.promised + self.slope) + self.constraints
+        return self._towards @ step
 
     @cached_property
     def information(self) -> np.ndarray:
         """Information ``(P, P)`` of the data, finite simulation included."""
-        return self.sensitivity.T @ inverse(self.scatter + self.simulation) @ self.sensitivity
+        return self.precision - self.constraints
 
     @cached_property
     def covariance(self) -> np.ndarray:
         """Covariance ``(P, P)`` of the calibrated estimate."""
-        return inverse(self.information + self.constraints)
+        return inverse(self.precision)
+
+    @cached_property
+    def sensitivity(self) -> np.ndarray:
+        """``S``: derivatives of the scores that have this information, as near as may be to what they are weighed by."""
+        half = root(self._scores.T @ self.weight @ self._scores)
+        back = root(half @ half, -0.5)
+        return self._scores @ back @ root(half @ self.information @ half) @ back
 
     @cached_property
     def weights(self) -> np.ndarray:
         """What a change of the sum of scores does to the estimate, ``(P, P)``."""
-        return self.covariance @ self.sensitivity.T @ inverse(self.scatter + self.simulation)
+        return self.covariance @ self._towards @ self._scores.T @ self.weight
+
+    @cached_property
+    def of_constraints(self) -> np.ndarray:
+        """Part ``(P, P)`` of the covariance of the estimate that comes from auxiliary measurements."""
+        to_estimate = self.covariance @ self._towards
+        return to_estimate @ self.constraints @ to_estimate.T
+
+    def gradient(self, scores: np.ndarray, of_constraints: np.ndarray) -> np.ndarray:
+        """Gradient ``(P,)`` of the calibrated parabola where the scores were taken.
+
+        Args:
+            scores: Gradient ``(P,)`` there of the learned likelihood of the events.
+            of_constraints: That of the constraints.
+        """
+        return self._towards @ (self._scores.T @ self.weight @ (scores + self.bias) + of_constraints)
+
+    def location(self, scores: np.ndarray, of_constraints: np.ndarray) -> np.ndarray:
+        """``b (P,)``, with which a likelihood with the derivatives ``sensitivity`` has that gradient; arguments as there."""
+        onto = self.sensitivity.T @ self.weight
+        missing = self.gradient(scores, of_constraints) - of_constraints - onto @ (scores + self.bias)
+        return self.bias + self.sensitivity @ inverse(self.information) @ missing
 
     @cached_property
     def metric(self) -> np.ndarray:
@@ -162,13 +211,22 @@ class Moments:
         """Number of directions of finite simulation that do not matter."""
         return int(np.linalg.matrix_rank(self.simulation)) - self.directions.shape[1]
 
+    def doubt(self, planned: Moments | None = None) -> np.ndarray:
+        """Relative uncertainty ``(P,)`` that the noise of the slopes leaves of the errors, or of those ``planned`` from these."""
+        made = self if planned is None else planned
+        variances = np.zeros(len(self.bias))
+        for pairs in self.slope_noise.values():
+            for factors, noise in pairs:
+                by_slope, by_score = made.covariance @ factors @ made.covariance, made.weights @ noise @ made.weights.T
+                variances += np.diag(by_slope) * np.diag(by_score)
+        return np.sqrt(np.maximum(variances, 0.0)) / np.diag(made.covariance)
+
     def with_sources(self, factors: Sequence[float]) -> Moments:
         """The same with samples that are larger by these factors, one for each source."""
         larger = dict(zip(self.sources, factors, strict=True))
         noise = {
-            source: [(weight, matrix / larger[source]) for weight, matrix in pairs]
+            source: [(factors, covariance / larger[source]) for factors, covariance in pairs]
             for source, pairs in self.slope_noise.items()
         }
-        return replace(
-            self, sources={source: one / larger[source] for source, one in self.sources.items()}, slope_noise=noise
-        )
+        sources = {source: one / larger[source] for source, one in self.sources.items()}
+        return replace(self, sources=sources, slope_noise=noise)

@@ -35,6 +35,8 @@ class SimulationPlan:
         floor: Its error with endless simulation.
         target: The error that is wanted, or `None`.
         predicted: The error that the plan leads to.
+        uncertainty: One standard deviation of that: slopes of the closure, from which it is predicted, are measured with the
+            events that there are.
         table: One row for each sample, by ``process`` and ``sample``: its ``events``, the part of the error that it
             causes (``contribution``), the error if it alone were ``doubled``, by what ``factor`` the plan enlarges it, and how
             many ``more`` events these are.
@@ -45,6 +47,7 @@ class SimulationPlan:
     floor: float
     target: float | None
     predicted: float
+    uncertainty: float
     table: pd.DataFrame
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -53,11 +56,15 @@ class SimulationPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it."""
-        scalars = {name: getattr(self, name) for name in ("parameter", "error", "floor", "target", "predicted")}
-        return {**scalars, "samples": self.table.reset_index().to_dict(orient="records")}
+        names = "parameter", "error", "floor", "target", "predicted", "uncertainty"
+        return {
+            **{name: getattr(self, name) for name in names},
+            "samples": self.table.reset_index().to_dict(orient="records"),
+        }
 
     def __str__(self) -> str:
         aim = "" if self.target is None else f", wanted {self.target:.4g}, predicted {self.predicted:.4g}"
+        aim += f" (+- {self.uncertainty:.2g}, as slopes are known from so few events)"
         head = f"error of {self.parameter}: now {self.error:.4g}, with endless simulation {self.floor:.4g}{aim}"
         return f"{head}\n{self.table.to_string(float_format=lambda number: f'{number:.4g}')}"
 
@@ -72,7 +79,8 @@ def simulation_plan(
     """Which simulated sample to enlarge by how much, so that the error of a parameter becomes what is wanted.
 
     With the fewest further events: each sample grows with the square root of what one of its events contributes. Where samples
-    are as small as the data, predictions scatter by half of themselves: simulate in steps, and plan again.
+    are as small as the data, predictions are uncertain, ``uncertainty``, as the errors themselves are: simulate in steps, and
+    plan again.
 
     Args:
         nll: The likelihood; one that is calibrated already is taken as it is.
@@ -121,7 +129,9 @@ def simulation_plan(
         },
         index=sources.index,
     )
-    return SimulationPlan(poi.name, now, floor, target, error(factors), table[simulated])
+    predicted = error(factors)
+    uncertainty = predicted * float(moments.doubt(moments.with_sources(factors.tolist()))[index])
+    return SimulationPlan(poi.name, now, floor, target, predicted, uncertainty, table[simulated])
 
 
 def _fewest(moments: Moments, index: int, events: np.ndarray, simulated: np.ndarray, missing: Any) -> np.ndarray:
