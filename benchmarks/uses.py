@@ -27,7 +27,6 @@ import zfit  # noqa: F401 (before tensorflow, which it silences)
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.special import expit
 from scipy.stats import norm
 
 import zfit_fnf as zfnf
@@ -138,38 +137,27 @@ def fractions(n_conditions: int, seed: int) -> dict[str, float]:
     return result
 
 
-def true_efficiency(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A map in two conditions between -1 and 1."""
-    return expit(1.4 + 0.7 * a - 0.8 * b**2 + 0.4 * a * b)
-
-
 def tagprobe(n: int, seed: int) -> dict[str, float]:
-    """Pulls of the map on a grid and of four integrated efficiencies, and CPU time."""
-    rng = np.random.default_rng(seed)
-    a, b = rng.uniform(-1, 1, (2, n))
-    is_signal = rng.uniform(size=n) < expit(1.0 + 0.4 * a)
-    passing = rng.uniform(size=n) < np.where(is_signal, true_efficiency(a, b), expit(-0.6 + 0.5 * b))
-    slope = np.where(passing, 0.8, 0.3)
-    falling = -1 - np.log1p(rng.uniform(size=n) * np.expm1(-2 * slope)) / slope
-    t = np.where(is_signal, rng.normal(0.05 * a, 0.1 + 0.02 * b), falling)
-    pairs = pd.DataFrame({"a": a, "b": b, "m": 90 + 30 * t, "id": passing, "signal": is_signal})[np.abs(t) < 1]
-    columns = {"mass": "m", "window": (60.0, 120.0), "passing": "id", "cond": ["a", "b"]}
+    """Pulls of the map on a grid and of four integrated efficiencies."""
+    toy = zfnf.datasets.TagAndProbe()
+    pairs = toy.simulate(n, seed)
     result = zfnf.tagprobe.fit(
-        pairs, zfnf.tagprobe.Peak(), zfnf.tagprobe.Exponential(), seed=seed, progress=False, **columns
+        pairs, zfnf.tagprobe.Peak(), zfnf.tagprobe.Exponential(), seed=seed, progress=False, **toy.columns
     )
-    grid = np.stack([one.ravel() for one in np.meshgrid(*[np.linspace(-0.9, 0.9, 7)] * 2)])
-    found = result.efficiency({"a": grid[0], "b": grid[1]})
-    pulls = (found.values - true_efficiency(*grid)) / found.errors
+    a, b = (one.ravel() for one in np.meshgrid(*[np.linspace(-0.9, 0.9, 7)] * 2))
+    found = result.efficiency({"a": a, "b": b})
+    pulls = (found.values - toy.efficiency(a, b)) / found.errors
     quarters = {(s, t): (s * pairs["a"] > 0) & (t * pairs["b"] > 0) for s in (1, -1) for t in (1, -1)}
     integrated = result.bins(quarters)
     truth = [
-        true_efficiency(own["a"], own["b"]).mean() for own in (pairs[q & pairs["signal"]] for q in quarters.values())
+        toy.efficiency(own["a"], own["b"]).mean() for own in (pairs[q & pairs["signal"]] for q in quarters.values())
     ]
     return {
         "mean_pull": pulls.mean(),
         "mean_square_pull": np.square(pulls).mean(),
         "error_at_centre": found.errors[24],
         "mean_square_integrated_pull": np.square((integrated.values - truth) / integrated.errors).mean(),
+        "largest_integrated_pull": np.abs((integrated.values - truth) / integrated.errors).max(),
     }
 
 

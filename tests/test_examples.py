@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from example_scripts import ROOT, load
 
+ZEE = ROOT.parent / "shared" / "data" / "cms-open-data" / "Zee_Run2011A.csv"
 ZMUMU = ROOT.parent / "shared" / "data" / "uproot-Zmumu.root"
 
 
@@ -129,3 +131,16 @@ def test_strength_given_conditions_is_found(tmp_path):
     # What the conditions themselves say of the strength is not used, and a nuisance is fitted beside it.
     assert found["mu"]["hesse"]["error"] == pytest.approx(without["hesse"]["error"], rel=0.3)
     assert (tmp_path / "reliability.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:no probes with:UserWarning")
+@pytest.mark.skipif(not ZEE.exists(), reason=f"{ZEE} is not here")
+def test_efficiency_of_electrons_is_that_of_fits_in_bins(tmp_path):
+    table = load("tagprobe_zee").main(ZEE, out=tmp_path, seed=1)
+    own = np.hypot(table["statistics"], table["networks"])
+    # They see the same probes, and what they differ by is less than the errors of the bins.
+    assert np.sum(((table["value"] - table["bin"]) / table["bin error"]) ** 2) < 1.6 * len(table)
+    assert (own / table["bin error"]).iloc[table["probes"].argsort()[:4]].mean() < 0.8
+    for name in ("efficiency.png", "mass.png", "efficiency.json", "efficiency.fnf"):
+        assert (tmp_path / name).stat().st_size > 1000

@@ -17,7 +17,9 @@ from zfit_fnf.densities.fractions import FractionResponse, Fractions
 from zfit_fnf.densities.reliability import Reliability
 from zfit_fnf.pdf import ConditionalMixturePDF, FlowPDF
 from zfit_fnf.pdf.base import draw
+from zfit_fnf.samples import Sample
 from zfit_fnf.train import Schedule, fit_fractions
+from zfit_fnf.train.fractions import _Training
 
 SHIFT, MOVED = 0.8, 0.3  # means of the conditions of the signal, and how far a nuisance moves the first
 SCHEDULE = Schedule(steps=400, batch_size=2048, warmup=50, averaging=0.98)
@@ -185,6 +187,40 @@ def test_reliability_finds_shares_that_are_wrong():
     assert wrong.calibration_error == pytest.approx(expected, rel=0.15)
 
 
+def test_integral_of_a_strong_response_is_that_over_all_events():
+    """Of a density exp(-x) with the factor exp(nu x) it is 1 / (1 - nu); second order is 3 % off at 0.4."""
+    x = Sample({"x": np.random.default_rng(6).exponential(size=200_000)})
+    windows, responses = {"jes": (-0.4, 0.4)}, [FractionResponse("signal", ("jes",))]
+
+    def normalised(n_events):
+        found = Fractions(
+            ["signal", "background"], ["x"], responses=responses, windows=windows, hidden=[], n_events=n_events
+        )
+        found.networks[0].weights[-1].assign([[1.0], [0.0]])
+        _Training(found, SCHEDULE, 1, progress=False).normalise({"signal": x})
+        return [float(found.log_integral(0, tf.constant([nu], tf.float64))) for nu in (-0.4, 0.4)]
+
+    with pytest.warns(UserWarning, match=r"normalised to 0.03 only at jes = 0.4"):
+        second = normalised(0)
+    np.testing.assert_allclose(second, [-0.4 + 0.08, 0.4 + 0.08], atol=0.005)
+    # 1024 events, drawn by their importance, know the orders beyond to 0.0016.
+    np.testing.assert_allclose(normalised(1024), -np.log([1.4, 0.6]), atol=0.008)
+
+
+def test_shares_that_fail_in_a_part_of_a_condition_are_refused():
+    """A classifier that knows nothing is right on average, and not for the largest x."""
+    rng, n = np.random.default_rng(7), 100_000
+    found = Fractions(["signal", "background"], ["x"], hidden=[])
+    found.network.weights[-1].assign(np.zeros((2, 2)))
+    x = rng.normal(size=n)
+    label = rng.uniform(size=n) < np.where(x > 0.7, 0.6, 0.47)  # of the background, about half in all
+    samples = [Sample({"x": x[label == own]}) for own in (False, True)]
+    judged = _Training(found, SCHEDULE, 1, progress=False).reliability(samples)
+    assert not judged.passed
+    assert judged.region.startswith("x from 0.6")
+    assert "with x from 0.6" in str(judged)
+
+
 def test_fractions_that_are_not_confirmed_are_refused(fractions):
     mu, jes = zfit.Parameter("mu_refused", 1.0, 0, 5), zfnf.nuisance("jes_refused")
     arguments = fractions.config()
@@ -192,8 +228,11 @@ def test_fractions_that_are_not_confirmed_are_refused(fractions):
         mixture(Fractions(**{**arguments, "reliability": None}), mu, jes)
     known = fractions.reliability
     wrong = replace(known, observed=tuple(share + 0.1 for share in known.observed))
+    refused = Fractions(**{**arguments, "reliability": wrong})
     with pytest.raises(ValueError, match="NOT CONFIRMED by held-out events"):
-        mixture(Fractions(**{**arguments, "reliability": wrong}), mu, jes)
+        mixture(refused, mu, jes)
+    with pytest.raises(ValueError, match="NOT CONFIRMED by held-out events"):
+        refused.shares({"x1": [0.0], "x2": [0.0]})
 
 
 @pytest.mark.parametrize(

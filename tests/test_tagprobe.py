@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow as tf
-from scipy.special import expit
+from matplotlib.figure import Figure
 
+from zfit_fnf.datasets import TagAndProbe
 from zfit_fnf.densities.flows import Flow
-from zfit_fnf.tagprobe import Bernstein, ErfcExponential, Exponential, LearnedSignal, Peak, fit
-from zfit_fnf.tagprobe.model import Likelihood, log_normalised
-from zfit_fnf.tagprobe.shapes import nodes
+from zfit_fnf.plotting import tagprobe as plots
+from zfit_fnf.storage import inspect, load, save
+from zfit_fnf.tagprobe import (
+    Bernstein,
+    ErfcExponential,
+    Exponential,
+    LearnedSignal,
+    Peak,
+    export_correction,
+    fit,
+)
+from zfit_fnf.tagprobe.model import Likelihood, Quadrature, log_normalised
+from zfit_fnf.tagprobe.pairs import Columns, Pairs
 from zfit_fnf.train import Schedule
 
 WINDOW = (60.0, 120.0)
-SETTINGS = {"mass": "m", "window": WINDOW, "passing": "id", "cond": ["a", "b"], "progress": False}
-
-
-def efficiency(a, b):
-    return expit(1.4 + 0.7 * a - 0.8 * b**2 + 0.4 * a * b)
-
-
-def pairs(n, seed):
-    rng = np.random.default_rng(seed)
-    a, b = rng.uniform(-1, 1, (2, n))
-    is_signal = rng.uniform(size=n) < expit(1.0 + 0.4 * a)
-    passing = rng.uniform(size=n) < np.where(is_signal, efficiency(a, b), expit(-0.6 + 0.5 * b))
-    slope = np.where(passing, 0.8, 0.3)
-    falling = -1 - np.log1p(rng.uniform(size=n) * np.expm1(-2 * slope)) / slope
-    t = np.where(is_signal, rng.normal(0.05 * a, 0.1 + 0.02 * b), falling)
-    table = pd.DataFrame({"a": a, "b": b, "m": 90 + 30 * t, "id": passing, "signal": is_signal})
-    return table[np.abs(t) < 1].reset_index(drop=True)
+SETTINGS = {**TagAndProbe.columns, "progress": False}
+SHORT = Schedule(steps=250, batch_size=1024, warmup=50, averaging=0.98)
+efficiency = TagAndProbe.efficiency
 
 
 @pytest.fixture(scope="module")
 def data():
-    return pairs(20_000, 1)
+    return TagAndProbe().simulate(10_000, seed=1)
 
 
 @pytest.fixture(scope="module")
 def result(data):
-    schedule = Schedule(steps=400, batch_size=1024, warmup=50, averaging=0.98)
-    return fit(data, Peak(), Exponential(), members=2, hidden=[8, 8], schedule=schedule, seed=1, **SETTINGS)
+    alternatives = {"polynomial": {"background": Bernstein(2)}}
+    settings = {"members": 2, "hidden": [8, 8], "schedule": SHORT, "seed": 1, "alternatives": alternatives, **SETTINGS}
+    return fit(data, Peak(), Exponential(), **settings)
 
 
 def test_map_is_found_within_its_errors(result):
@@ -84,22 +83,134 @@ def test_narrow_peaks_are_noticed_by_their_integral():
     x = tf.zeros((3, 1), tf.float64)
 
     def error(width, n_nodes):
-        likelihood = Likelihood(Peak(0.31, width), Exponential(), n_nodes)
+        likelihood = Likelihood((Peak(0.31, width),), (Exponential(),) * 2, Quadrature(n_nodes=n_nodes))
         return likelihood.integral_error(tf.constant(np.tile([0.0, 0.0, 0.0, *likelihood.start], (3, 1))), x)
 
-    assert error(0.2, 40) < 3e-4  # a kink where tails begin
-    assert error(0.02, 40) > 1e-2
-    assert error(0.02, 160) < 1e-3
+    assert error(0.2, 5) < 3e-4  # a kink where tails begin
+    assert error(0.02, 5) > 1e-2
+    assert error(0.02, 40) < 1e-3
 
 
 def test_learned_signal_is_the_flow_moved():
     flow = Flow(["m"], ["a"], standardisation={"m": (90.0, 5.0)}, hidden=(4,), n_components=2, seed=1)
-    shape, at = LearnedSignal(flow, WINDOW), np.array([-0.2, 0.0, 0.3])
-    x = tf.constant([[0.1], [0.2], [0.3]], tf.float64)
+    shape, at = LearnedSignal(flow, WINDOW, "m", ["b", "a"]), np.array([-0.2, 0.0, 0.3])
+    x = tf.constant([[7.0, 0.1], [7.0, 0.2], [7.0, 0.3]], tf.float64)
     moved = shape.log_shape(tf.constant(at), tf.constant([[0.5, np.log(1.2)]] * 3, tf.float64), x)
     expected = flow.log_prob({"m": 90 + 30 * (at - 0.05) / 1.2, "a": [0.1, 0.2, 0.3]})
     np.testing.assert_allclose(moved, expected, atol=1e-9)
-    assert len(nodes(40)[0]) == 40
+
+
+def test_alternative_shapes_are_an_uncertainty_of_their_own(result):
+    points = {"a": [-0.5, 0.5], "b": [0.3, -0.2]}
+    found, other = result.efficiency(points), result.alternatives["polynomial"].efficiency(points)
+    difference = other.values - found.values
+    np.testing.assert_allclose(found.sources["polynomial"], np.outer(difference, difference))
+    np.testing.assert_allclose(found.covariance, sum(found.sources.values()))
+    assert list(found.to_dataframe()) == ["value", "error", "statistics", "networks", "polynomial"]
+    # A polynomial of second degree is nearly an exponential that falls by less than five: both are right.
+    assert np.abs(difference).max() < np.sqrt(np.diag(found.sources["statistics"])).min()
+
+
+def test_spectrum_is_what_data_have(result, data):
+    low = {passing: result.spectrum(passing, lambda x: x["a"] < 0, bins=30) for passing in (True, False)}
+    own = data[data["a"] < 0]
+    for passing, one in low.items():
+        assert one.observed.sum() == (own["id"] == passing).sum()
+        expected = one.signal + one.background
+        assert expected.sum() == pytest.approx(one.observed.sum(), rel=0.03)  # 3 standard deviations of failing ones
+        # 30 bins; a right model has more than 75 less than once in 10^4 data sets.
+        assert np.sum((one.observed - expected) ** 2 / one.expected_variance) < 75
+        truth = np.sum(own["signal"] & (own["id"] == passing))
+        assert one.signal.sum() == pytest.approx(truth, rel=0.16)  # four standard deviations of the failing ones
+
+
+def test_a_file_has_all_but_the_pairs(result, data, tmp_path):
+    save(result, tmp_path / "id.fnf")
+    again = load(tmp_path / "id.fnf")
+    points = {"a": [-0.5, 0.5], "b": [0.3, -0.2]}
+    one, other = result.efficiency(points), again.efficiency(points)
+    np.testing.assert_array_equal(one.values, other.values)
+    np.testing.assert_array_equal(one.covariance, other.covariance)
+    regions = {"low": lambda x: x["a"] < 0}
+    with pytest.raises(ValueError, match="a file has no pairs"):
+        again.bins(regions)
+    np.testing.assert_array_equal(again.bins(regions, data).values, result.bins(regions).values)
+    np.testing.assert_array_equal(again.spectrum(True, pairs=data).signal, result.spectrum(True).signal)
+    assert again.to_dict()["alternatives"] == ["polynomial"]
+    assert json.dumps(result.to_dict())
+    assert "efficiency of id given a, b" in str(inspect(tmp_path / "id.fnf"))
+
+
+def test_correction_is_read_by_correctionlib(result, tmp_path):
+    correctionlib = pytest.importorskip("correctionlib")
+    path, edges = tmp_path / "id.json", {"a": [-1.0, 0.0, 1.0], "b": [-1.0, 0.5, 1.0]}
+    found = export_correction(result, path, edges)
+    correction = correctionlib.CorrectionSet.from_file(str(path))["id"]
+    at = np.array([[-0.5, 0.0], [-0.5, 0.7], [0.5, 0.0], [0.5, 0.7]]).T
+    np.testing.assert_allclose(correction.evaluate(*at, "nominal"), found.values)
+    np.testing.assert_allclose(correction.evaluate(*at, "up"), found.values + found.errors)
+    statistics = np.sqrt(np.diag(found.sources["statistics"]))
+    np.testing.assert_allclose(correction.evaluate(*at, "statistics_down"), found.values - statistics)
+    one = result.bins({"one": lambda x: (x["a"] >= 0) & (x["b"] < 0.5)})
+    assert found.values[2] == pytest.approx(one.values[0], rel=1e-12)
+    ones = export_correction(result, path, edges, over=result)
+    np.testing.assert_allclose(ones.values, 1.0)
+    with pytest.raises(ValueError, match="edges= are those of the conditions"):
+        export_correction(result, path, {"a": [0, 1]})
+
+
+def test_plots_hold_what_the_fit_says(result):
+    figure = Figure()
+    axes = figure.subplots(2, 2).ravel()
+    grid = {"a": np.linspace(-0.9, 0.9, 4), "b": np.linspace(-0.8, 0.8, 3)}
+    plots.efficiency_map(result, grid, ax=axes[0])
+    corner = result.efficiency({"a": [0.9], "b": [-0.8]}).values[0]
+    assert axes[0].collections[0].get_array().reshape(3, 4)[0, 3] == pytest.approx(corner)
+    plots.efficiency_slice(result, "a", grid["a"], at={"b": -0.8}, ax=axes[1])
+    assert axes[1].lines[0].get_ydata()[-1] == pytest.approx(corner)
+    plots.mass(result.spectrum(False, bins=20), unit="GeV", ax=axes[2], ax_pulls=axes[3])
+    assert "failing probes" in axes[2].get_legend().get_title().get_text()
+    with pytest.raises(ValueError, match=r"together are of the conditions \['a', 'b'\]"):
+        plots.efficiency_slice(result, "a", grid["a"], ax=axes[1])
+
+
+def test_two_signals_have_coefficients_of_their_own():
+    one, x = Peak(0.1, 0.2), tf.zeros((2, 1), tf.float64)
+    start = [*one.start, *Peak(-0.3, 0.1).start, 0.5, 0.5]
+    eta, t = tf.constant([[0.0, 0.0, 0.0, *start]] * 2, tf.float64), tf.constant([0.05, 0.05], tf.float64)
+    passing = tf.constant([1.0, 0.0], tf.float64)
+    expected = [
+        log_normalised(one, t[:1], tf.constant([start[4 * k : 4 * k + 4]], tf.float64), x[:1]).numpy()[0]
+        for k in (0, 1)
+    ]
+    for signals in ((one, one), (one, Peak())):  # evaluated once, and twice
+        found = Likelihood(signals, (Exponential(),) * 2).log_masses(eta, t, passing, x)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_learned_signals_that_end_at_the_window_are_refused():
+    flow = Flow(["m"], ["a"], ranges={"m": WINDOW}, hidden=(4,), n_components=2, seed=1)
+    with pytest.raises(ValueError, match=r"learn it from 54 to 126 at least"):
+        LearnedSignal(flow, WINDOW, "m", ["a"])
+    with pytest.raises(ValueError, match=r"given \['a'\]; the fit is of 'm' given \['b'\]"):
+        LearnedSignal(flow, WINDOW, "m", ["b"])
+
+
+class Endless(Exponential):
+    """One that is infinite at an end of the window."""
+
+    def log_shape(self, t, a, x):
+        return super().log_shape(t, a, x) + tf.where(t > 0.99, np.inf * tf.ones_like(t), 0.0)
+
+
+def test_regions_of_two_conditions_without_failing_probes_are_told(data):
+    corner = (data["a"] > 0.45) & (data["b"] > 0.45)
+    columns = Columns.of(**TagAndProbe.columns)
+    sample = columns.read(data.assign(id=data["id"] | corner))
+    with pytest.warns(
+        UserWarning, match=r"a from 0\..* and b from 0\..* fail: what is fitted there is an extrapolation"
+    ):
+        Pairs(sample, columns, columns.moments(sample)).check_outcomes()
 
 
 def test_bad_input_is_refused(result, data):
@@ -114,3 +225,11 @@ def test_bad_input_is_refused(result, data):
         fit(data.assign(id=0.5), Peak(), Exponential(), **SETTINGS)
     with pytest.raises(TypeError, match="background= is a shape of the mass"):
         fit(data, Peak(), "exponential", **SETTINGS)
+    with pytest.raises(ValueError, match="Endless cannot be normalised over the window"):
+        fit(data, Peak(), Endless(), **SETTINGS)
+    with pytest.raises(ValueError, match=r"no pairs of .* in the window"):
+        fit(data, Peak(), Exponential(), **{**SETTINGS, "window": (200, 300)})
+    with pytest.raises(ValueError, match="alternative 'x' replaces signal, background or both"):
+        fit(data, Peak(), Exponential(), alternatives={"x": {"shape": Peak()}}, **SETTINGS)
+    with pytest.raises(ValueError, match="a region says true or false of each of"):
+        result.bins({"x": [1.0, 2.0]})

@@ -4,6 +4,7 @@ from .exact import ExactFit, Nu
 from .gaussian import GaussianNuisances
 from .shapes import Composition, MovingPeak, NoEffect, OneNuisance, Slope, Tilt
 from .shift_squeeze import Part, ShiftSqueeze
+from .tag_and_probe import TagAndProbe
 
 __all__ = [
     "Composition",
@@ -16,5 +17,6 @@ __all__ = [
     "Part",
     "ShiftSqueeze",
     "Slope",
+    "TagAndProbe",
     "Tilt",
 ]

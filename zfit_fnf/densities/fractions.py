@@ -2,13 +2,19 @@ r"""Conditional fractions: what share of the events at given conditions is of ea
 
 .. math::
     A(f | x) = \frac{n_f\, e^{l_f(x, \nu)}}{\sum_g n_g\, e^{l_g(x, \nu)}}, \qquad
-    l_f(x, \nu) = \frac{g_f(x)}{T} + b_f + \sum_m \phi_m(\nu) \big(r_{fm}(x) - \bar r_{fm}\big) - \tfrac12 \phi^T C_f\, \phi.
+    l_f(x, \nu) = \frac{g_f(x)}{T} + b_f + \sum_m \phi_m(\nu)\, r_{fm}(x) - \log Z_f(\nu).
 
 :math:`n_f` are yields. Up to a function that all processes share, and which drops out, :math:`l_f` is the logarithm of the
 density :math:`p(x | f)`: a network :math:`g` that tells the processes apart in equal parts learns just that. The temperature
 :math:`T` and the offsets :math:`b` calibrate it. With nuisances :math:`\nu` the density of a process is multiplied by the
-exponential of a polynomial, as in :mod:`.ratio`, whose coefficients :math:`r` are networks. Their means :math:`\bar r` and
-covariance :math:`C_f` over the events of the process normalise it, to second order.
+exponential of a polynomial, as in :mod:`.ratio`, whose coefficients :math:`r` are networks. Its integral over the process is
+
+.. math::
+    \log Z_f(\nu) = \phi^T \bar r_f + \tfrac12 \phi^T C_f\, \phi
+        + \log \sum_i w_i\, e^{s_i} - \tfrac12 \sum_i w_i\, s_i^2, \qquad s_i = \phi^T (r_{fi} - \textstyle\sum_j w_j r_{fj}),
+
+with the mean :math:`\bar r` and the covariance :math:`C_f` of the coefficients over all events of the process, which are right to
+second order, and, for what is beyond, the average over some of the events, with weights :math:`w` that add up to one.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from ..common.checks import names, number
+from ..common.checks import integer, names, number
 from ..samples import as_sample
 from .history import History
 from .model import Model
@@ -60,6 +66,7 @@ class Fractions(Model):
         responses: What depends on nuisances.
         windows: Trained range ``(low, high)`` of each nuisance.
         hidden: Widths of the hidden layers; default two of 64.
+        n_events: Events of each moved process that its integral beyond second order is averaged over.
         reliability: How well held-out events confirm the shares; not known by default.
         seed: Seed of the initial weights.
 
@@ -75,6 +82,7 @@ class Fractions(Model):
         responses: Sequence[FractionResponse] = (),
         windows: Mapping[str, tuple[float, float]] | None = None,
         hidden: Sequence[int] | None = None,
+        n_events: int = 0,
         reliability: Reliability | None = None,
         seed: int = 0,
     ):
@@ -102,6 +110,9 @@ class Fractions(Model):
         sizes = [sum(len(self.responses[k].powers) for k in self.of_process(name)) for name in self.moved]
         self.means = [tf.Variable(np.zeros(size), **fixed) for size in sizes]
         self.covariances = [tf.Variable(np.zeros((size, size)), **fixed) for size in sizes]
+        self.n_events = integer(n_events, "n_events", low=0)
+        self.averaged = [tf.Variable(np.zeros((self.n_events, size)), **fixed) for size in sizes]
+        self.averaged_weights = [tf.Variable(np.full(self.n_events, 1 / max(1, n_events)), **fixed) for _ in sizes]
         self.history: dict[str, History] = {}
         self._monomials = {
             name: Monomials([self.responses[k] for k in self.of_process(name)], self.windows) for name in self.moved
@@ -143,11 +154,21 @@ class Fractions(Model):
         """Logarithms ``(n, C)`` of the densities of the processes, up to what they share, at nuisances ``nu (K,)``."""
         logits, coefficients = precomputed
         columns = dict(zip(self.processes, tf.unstack(logits, axis=1), strict=True))
-        for name, r, mean, covariance in zip(self.moved, coefficients, self.means, self.covariances, strict=True):
+        for place, (name, r) in enumerate(zip(self.moved, coefficients, strict=True)):
             phi = self._monomials[name](nu)
-            log_norm = tf.tensordot(phi, mean, 1) + 0.5 * tf.tensordot(phi, tf.linalg.matvec(covariance, phi), 1)
-            columns[name] += tf.linalg.matvec(r, phi) - log_norm
+            columns[name] += tf.linalg.matvec(r, phi) - self.log_integral(place, phi)
         return tf.stack([columns[name] for name in self.processes], axis=1)
+
+    def log_integral(self, place: int, phi: tf.Tensor) -> tf.Tensor:
+        """Logarithm of the integral of the factor on the density of a moved process, for monomials ``phi (M,)``."""
+        second = 0.5 * tf.tensordot(phi, tf.linalg.matvec(self.covariances[place], phi), 1)
+        result = tf.tensordot(phi, self.means[place], 1) + second
+        if not self.n_events:
+            return result
+        s, w = tf.linalg.matvec(self.averaged[place], phi), self.averaged_weights[place]
+        highest = tf.stop_gradient(tf.reduce_max(s))  # weights can be negative
+        log_mean = highest + tf.math.log(tf.tensordot(w, tf.exp(s - highest), 1))
+        return result + log_mean - 0.5 * tf.tensordot(w, s**2, 1)
 
     # --- for users ------------------------------------------------------------------------------------------------------
 
@@ -162,8 +183,10 @@ class Fractions(Model):
             nu: Nuisances in standard deviations; those left out are zero.
 
         Raises:
-            ValueError: For bad columns, yields that are not of these processes, and unknown nuisances.
+            ValueError: For bad columns, yields that are not of these processes, and unknown nuisances; if held-out events have
+                not confirmed the shares.
         """
+        self.check()
         yields, nu = yields or dict.fromkeys(self.processes, 1.0), nu or {}
         if set(yields) != set(self.processes):
             raise ValueError(f"yields= are those of {list(self.processes)}; got {list(yields)}")
@@ -175,6 +198,17 @@ class Fractions(Model):
         terms *= [number(yields[name], f"the yield of {name!r}", low=0.0) for name in self.processes]
         return pd.DataFrame(terms / terms.sum(axis=1, keepdims=True), columns=list(self.processes))
 
+    def check(self) -> None:
+        """Refuse shares that held-out events have not confirmed; those of fractions that nothing was held out for are not known.
+
+        Raises:
+            ValueError: If they are not confirmed.
+        """
+        if self.reliability is not None and not self.reliability.passed:
+            raise ValueError(
+                f"{self!r} cannot be used, {self.reliability}: train them for longer, or with larger networks"
+            )
+
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct fractions of the same architecture."""
         return {
@@ -183,6 +217,7 @@ class Fractions(Model):
             "responses": self.responses,
             "windows": self.windows,
             "hidden": self.hidden,
+            "n_events": self.n_events,
             "reliability": self.reliability,
         }
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ..common.checks import LARGEST
 from ..storage.registry import class_of, register
-from ..storage.schema import Array, Entry, Names, Parts, Power, Schema, Text, Widths, Window, check_finite
+from ..storage.schema import Array, Count, Entry, Names, Parts, Power, Schema, Text, Widths, Window, check_finite
 from .entries import network_arrays
 
 __all__ = ["FractionsEntry"]
@@ -30,6 +30,7 @@ class _Reliability(Schema):
     observed: Share
     error: Share
     share: Share
+    region: Annotated[str, Field(max_length=1000)] = ""
 
 
 @register
@@ -43,6 +44,7 @@ class FractionsEntry(Entry):
     responses: Annotated[list[_Response], Field(max_length=LARGEST)]
     windows: dict[Text, Window]
     hidden: Widths
+    n_events: Count = 0
     reliability: _Reliability | None
 
     def layout(self) -> Iterator[Array]:
@@ -57,6 +59,9 @@ class FractionsEntry(Entry):
         for index, size in enumerate(filter(None, sizes)):
             yield Array(f"means.{index}", (size,), "F64", f"means.{index}")
             yield Array(f"covariances.{index}", (size, size), "F64", f"covariances.{index}")
+            if self.n_events:
+                yield Array(f"averaged.{index}", (self.n_events, size), "F64", f"averaged.{index}")
+                yield Array(f"averaged_weights.{index}", (self.n_events,), "F64", f"averaged_weights.{index}")
 
     def new(self, parts: Parts) -> Any:
         """The fractions."""
@@ -68,15 +73,29 @@ class FractionsEntry(Entry):
             FractionResponse(one.process, tuple(one.nuisances), tuple(map(tuple, one.powers))) for one in self.responses
         ]
         known = self.reliability
-        reliability = known and Reliability(**{name: tuple(values) for name, values in known.model_dump().items()})
+        reliability = None
+        if known is not None:
+            reliability = Reliability(
+                process=tuple(known.process),
+                predicted=tuple(known.predicted),
+                observed=tuple(known.observed),
+                error=tuple(known.error),
+                share=tuple(known.share),
+                region=known.region,
+            )
         own = {"responses": responses, "reliability": reliability}
         return class_of(self.model)(**{**self.arguments(), **own})
 
     @classmethod
     def verify(cls, model: Any) -> None:
         """Refuse shares that are not finite."""
-        centre = {name: [value] for name, value in zip(model.cond, model.centre.numpy(), strict=True)}
-        check_finite("a share", model.shares(centre).to_numpy())
+        import numpy as np
+        import tensorflow as tf
+
+        log_ratios = model.log_ratios(
+            np.zeros(len(model.nuisances)), model.precompute(tf.constant(model.centre.numpy()[None]))
+        )
+        check_finite("a share", log_ratios.numpy())
         if not math.isfinite(1.0 / float(model.temperature)):
             raise ValueError("has a temperature of zero")
 

@@ -25,6 +25,7 @@ class Reliability:
         observed: Share of the events of the process.
         error: Standard deviation of the observed minus the predicted share, from the weights of the events.
         share: Share of all events that is in the bin.
+        region: Of which part of the conditions it is, in words; empty for all of them.
     """
 
     process: tuple[str, ...]
@@ -32,10 +33,17 @@ class Reliability:
     observed: tuple[float, ...]
     error: tuple[float, ...]
     share: tuple[float, ...]
+    region: str = ""
 
     @classmethod
     def of(
-        cls, processes: Sequence[str], predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_bins: int = 15
+        cls,
+        processes: Sequence[str],
+        predicted: np.ndarray,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        n_bins: int = 15,
+        region: str = "",
     ) -> Reliability:
         """From events.
 
@@ -45,6 +53,7 @@ class Reliability:
             labels: Process ``(n,)`` that each event is of, by its number.
             weights: Weights ``(n,)``, with equal sums for all processes.
             n_bins: Number of bins with as many events each.
+            region: What the events have in common.
         """
         rows = []
         for index, name in enumerate(processes):
@@ -59,11 +68,13 @@ class Reliability:
                 mean, difference = float(w @ own[inside] / total), float(w @ residual / total)
                 error = float(np.sqrt(np.square(w * residual).sum()) / total)
                 rows.append((name, mean, mean + difference, error, float(total / weights.sum())))
-        return cls(*(tuple(column) for column in zip(*rows, strict=True)))
+        columns: Any = zip(*rows, strict=True) if rows else [()] * 5
+        one, two, three, four, five = map(tuple, columns)
+        return cls(one, two, three, four, five, region)
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each bin."""
-        return pd.DataFrame(vars(self))
+        return pd.DataFrame({name: values for name, values in vars(self).items() if name != "region"})
 
     @property
     def p_value(self) -> float:
@@ -88,11 +99,12 @@ class Reliability:
     def to_dict(self) -> dict[str, Any]:
         """The curves, for JSON, and what follows from them."""
         verdict = {"p_value": self.p_value, "calibration_error": self.calibration_error, "passed": self.passed}
-        return {**{name: list(values) for name, values in vars(self).items()}, **verdict}
+        return {**self.to_dataframe().to_dict("list"), "region": self.region, **verdict}
 
     def __str__(self) -> str:
         verdict = "confirmed" if self.passed else "NOT CONFIRMED"
+        where = f" with {self.region}" if self.region else ""
         return (
-            f"shares {verdict} by held-out events: rms calibration error {self.calibration_error:.2g}, "
+            f"shares {verdict} by held-out events{where}: rms calibration error {self.calibration_error:.2g}, "
             f"p-value {self.p_value:.2g}"
         )

@@ -158,8 +158,7 @@ def _check_fractions(fractions: Any, name: str) -> None:
         raise TypeError(f"{name!r} takes Fractions, from zfit_fnf.train.fit_fractions; got {fractions!r}")
     if fractions.reliability is None:
         raise ValueError(f"fractions of {name!r} have no reliability: whether their shares are right is not known")
-    if not fractions.reliability.passed:
-        raise ValueError(f"fractions of {name!r} cannot be used, {fractions.reliability}: train them for longer")
+    fractions.check()
 
 
 def _check_pdfs(pdfs: Any, fractions: Fractions, name: str) -> None:

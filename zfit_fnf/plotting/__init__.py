@@ -3,7 +3,7 @@
 Nothing is fitted, scanned or trained here. Files are written by `zfit_fnf.plotting.style.figure` or by Matplotlib.
 """
 
-from . import doi
+from . import doi, tagprobe
 from .diagnostics import closure, goodness_of_fit, p_values, uncertainty_split
 from .fits import contour, correlation, impacts, limit, limits, profile, pulls, toy_pulls, training
 from .fractions import reliability
@@ -25,6 +25,7 @@ __all__ = [
     "projection",
     "pulls",
     "reliability",
+    "tagprobe",
     "toy_pulls",
     "training",
     "uncertainty_split",

@@ -19,7 +19,7 @@ from .style import BLUE, FILLS, INK, RED, current_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["POSTFIT_BAND", "projection", "variations"]
+__all__ = ["POSTFIT_BAND", "draw_data", "draw_model", "projection", "scale_counts", "variations"]
 
 POSTFIT_BAND = "post-fit error"
 
@@ -82,15 +82,15 @@ def projection(
     observed, expected = histogram(sample, column, edges), functools.reduce(operator.add, parts.values())
     statistical = expected.values() if sample.weights is None else observed.variances()
     variance = expected.variances() + statistical
-    _draw_model(parts, expected, stack, ax)
+    draw_model(parts, expected, stack, ax)
     if band is not None:
         _draw_band(band, column, edges, expected.values(), ax)
-    _draw_data(observed, ax)
+    draw_data(observed, ax)
     title = observable_title(column if label is None else label, unit)
     ax.set(
         xlabel=title if ax_pulls is None else "", ylabel=f"events / {per_bin(edges, unit)}", xlim=(edges[0], edges[-1])
     )
-    _scale_counts(ax, np.concatenate([expected.values(), observed.values()]), log)
+    scale_counts(ax, np.concatenate([expected.values(), observed.values()]), log)
     handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     order = ["data", "model", *([POSTFIT_BAND] if band is not None else []), *reversed(parts)]  # as they lie on top
     fit = chi_square(observed.values(), expected.values(), variance)
@@ -166,7 +166,7 @@ def variations(
     return ax
 
 
-def _scale_counts(ax: Axes, counts: np.ndarray, log: bool) -> None:
+def scale_counts(ax: Axes, counts: np.ndarray, log: bool) -> None:
     """Axis of counts with room for the legend; a logarithmic one starts below the smallest bin that is not empty."""
     highest = float(counts.max(initial=0.0)) or 1.0
     if not log:
@@ -204,7 +204,8 @@ def _draw_simulated_ratios(simulated: tuple[Any, Any, Any], column: str, edges: 
         ax.errorbar((centres + shift * width)[known], ratio, yerr=error, **style)
 
 
-def _draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> None:
+def draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> None:
+    """Histograms of the components, stacked or as lines, and their sum."""
     histplot = require("mplhep", extra="plot").histplot
     colours = [FILLS[index % len(FILLS)] for index in range(len(parts))]
     common = {"ax": ax, "flow": "none", "yerr": False, "label": list(parts), "color": colours}
@@ -215,7 +216,8 @@ def _draw_model(parts: Mapping[str, Any], total: Any, stack: bool, ax: Axes) -> 
     histplot(total, ax=ax, flow="none", yerr=False, color=INK, linewidth=1.2, label="model")
 
 
-def _draw_data(observed: Any, ax: Axes) -> None:
+def draw_data(observed: Any, ax: Axes) -> None:
+    """A histogram of the data with errors."""
     histplot = require("mplhep", extra="plot").histplot
     error = np.sqrt(observed.variances())
     histplot(observed, histtype="errorbar", yerr=error, color=INK, markersize=4, label="data", ax=ax, flow="none")

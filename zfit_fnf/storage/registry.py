@@ -1,8 +1,8 @@
 """Which entry describes which kind of model in a file.
 
 Entries register where they are written: those of this package in ``densities/entries.py``, in ``interop/`` beside the foreign
-library that each is for, and in ``doi/entries.py``, which are imported when they are needed first; those of a user beside the
-class that they describe.
+library that each is for, and in the ``entries.py`` of ``doi/`` and ``tagprobe/``, imported when they are needed first;
+those of a user beside the class that they describe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ _ROOMS = (  # import nothing that computes
     "interop.tfp_entry",
     "interop.zuko_entry",
 )
-_RESULTS = {"transfer_fit": "doi.entries", "profiled_fit": "doi.entries", "ensemble": "doi.entries"}  # import zfit
+_RESULTS = {  # import what computes
+    "transfer_fit": "doi.entries",
+    "profiled_fit": "doi.entries",
+    "ensemble": "doi.entries",
+    "tag_and_probe": "tagprobe.entries",
+}
 
 _registered: dict[str, type[Entry]] = {}
 
@@ -54,7 +59,7 @@ def kind_of(entry: type[Entry]) -> str:
 
 
 def entries() -> dict[str, type[Entry]]:
-    """The entries by their kind; those of results of fits, which import zfit, only if they are known already."""
+    """The entries by their kind; those of results of fits, which compute, only if they are known already."""
     for room in _ROOMS:
         _imported(room)
     return dict(_registered)

@@ -4,9 +4,11 @@
 points or integrated over regions, with covariances.
 """
 
+from .export import export_correction
 from .fit import fit
 from .result import Efficiency, TagProbeResult
 from .shapes import Bernstein, ErfcExponential, Exponential, LearnedSignal, MassShape, Peak
+from .spectrum import Spectrum
 
 __all__ = [
     "Bernstein",
@@ -16,6 +18,8 @@ __all__ = [
     "LearnedSignal",
     "MassShape",
     "Peak",
+    "Spectrum",
     "TagProbeResult",
+    "export_correction",
     "fit",
 ]

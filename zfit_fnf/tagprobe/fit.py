@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from ..common.checks import flag, integer, names
-from ..common.chunks import slices
-from ..common.warning import warn
-from ..densities.coordinates import Coordinates
-from ..densities.networks import MaskedMLP, hidden_widths, last_hidden_layer
-from ..samples import Sample, as_sample, check_trainable
-from ..train.loop import Batch, Maximiser
+from ..common.checks import flag, integer
+from ..densities.networks import hidden_widths
 from ..train.schedule import Schedule, checked_schedule
-from .model import HEADS, Likelihood
-from .result import Member, TagProbeResult
+from .member import Member
+from .model import Likelihood, Quadrature, log_integral
+from .pairs import Columns, Moments, Pairs
+from .result import TagProbeResult
 from .shapes import LearnedSignal, MassShape
+from .training import Training
 
 __all__ = ["fit"]
 
-_CHUNK = 20_000
-_NEWTON_STEPS, _ARRIVED = 30, 1e-4  # expected rise of the log-likelihood where Newton's method ends
-_RIDGE = 1.0  # inverse square of the width of the prior of the last layer's weights, around those of the network
-_NODES = (40, 160, 640)  # of the quadrature over the mass, until integrals are right
-_INTEGRAL = 1e-3  # how wrong they may be, at _TESTED pairs: what is common to all of them cancels
-_TESTED = 200
-_REGIONS = 4  # of each condition, in which probes have to pass and to fail
+_FINER = (1, 3, 9)  # times as many nodes of the quadrature over the mass, until integrals are right
+_INTEGRAL = 1e-3  # how wrong they may be: what is common to all pairs cancels
+_STARTS = 200  # pairs whose shapes are looked at before anything is trained
+
+Shapes = Any  # a shape, or one for passing and one for failing probes
 
 
 def fit(
     data: Any,
-    signal: Any,
-    background: MassShape,
+    signal: Shapes,
+    background: Shapes,
     *,
     mass: str,
     window: tuple[float, float],
     passing: str,
     cond: Sequence[str],
     weights: Any = None,
+    alternatives: Mapping[str, Mapping[str, Shapes]] | None = None,
     hidden: Sequence[int] | None = None,
     members: int = 3,
     schedule: Schedule | None = None,
@@ -57,13 +54,16 @@ def fit(
     Args:
         data: Pairs: DataFrame, mapping of arrays, :class:`~zfit_fnf.Sample` or file.
         signal: Shape of the signal: a :class:`~zfit_fnf.Flow` of the mass given the conditions, learned from simulation, which is
-            moved and widened by the fit, or one of :mod:`zfit_fnf.tagprobe.shapes`.
-        background: Shape of the background, of which passing and failing probes have coefficients of their own.
+            moved and widened by the fit, or one of :mod:`zfit_fnf.tagprobe.shapes`. One shape is that of all probes, with the
+            same coefficients; of two, for passing and for failing probes, each has its own.
+        background: Shape of the background, of which passing and failing probes have coefficients of their own; or two.
         mass: Column of the mass of a pair.
         window: Range of the mass; pairs outside are not used.
         passing: Column that is true, or one, for probes that pass.
         cond: Columns of the conditions.
         weights: Column of weights, or one weight for each pair.
+        alternatives: Other shapes by a name of each, such as ``{"polynomial": {"background": Bernstein(3)}}``. The fit is
+            repeated with each, and what the efficiency differs by is an uncertainty.
         hidden: Widths of the hidden layers; default two of 16.
         members: Number of members of the ensemble.
         schedule: Length and speed of each training; default 1500 steps of 2048 pairs.
@@ -76,227 +76,118 @@ def fit(
             the window.
 
     Warns:
-        UserWarning: If the likelihood has not reached its maximum.
+        UserWarning: If the likelihood has not reached its maximum; if no probes pass or fail in a region of two conditions.
 
     Example:
         >>> result = fit(pairs, Peak(), Exponential(), mass="m", window=(60, 120), passing="id", cond=["pt", "eta"])
         >>> print(result.efficiency({"pt": [30.0], "eta": [0.5]}))
     """
-    signal = LearnedSignal(signal, window) if hasattr(signal, "log_density_at") else signal
-    for shape, name in ((signal, "signal"), (background, "background")):
-        if not isinstance(shape, MassShape):
-            raise TypeError(f"{name}= is a shape of the mass, e.g. zfit_fnf.tagprobe.Exponential(); got {shape!r}")
-    cond, members = names(cond, "cond", '["pt", "eta"]'), integer(members, "members", low=1)
+    columns = Columns.of(mass, window, passing, cond)
+    models = {"": {"signal": signal, "background": background}}
+    models |= _checked_alternatives(alternatives or {}, models[""])
+    likelihoods = {name: _likelihood(shapes, columns, name) for name, shapes in models.items()}
     flag(progress, "progress")
-    sample = _inside(as_sample(data, [mass, passing, *cond], weights=weights), mass, window)
-    _check_outcomes(sample, passing, cond)
-    coordinates = Coordinates(cond)
-    coordinates.standardise(Sample({name: sample.columns[name] for name in cond}, sample.weights, sample.name))
-    schedule = checked_schedule(schedule, Schedule(steps=1500, batch_size=2048, warmup=100, averaging=0.99))
-    pairs = _Pairs(sample, coordinates, mass, window, passing, cond)
-    widths = (16, 16) if hidden is None else hidden_widths(hidden, 1)
-    likelihood, first = _with_enough_nodes(pairs, signal, background, widths, seed, schedule, progress)
-    others = [
-        _Fit(pairs, likelihood, widths, seed + k).member(schedule, progress, f"member {k + 1}")[0]
-        for k in range(1, members)
-    ]
-    edges = {name: (float(np.min(sample.columns[name])), float(np.max(sample.columns[name]))) for name in cond}
-    moments = coordinates._centre.numpy(), coordinates._scale.numpy()
-    return TagProbeResult(tuple(cond), edges, moments, (first, *others), likelihood, (window[0], window[1]), pairs)
+    sample = columns.read(data, weights)
+    moments = columns.moments(sample)
+    pairs = Pairs(sample, columns, moments)
+    pairs.check_outcomes()
+    settings = _Settings(
+        columns,
+        moments,
+        (16, 16) if hidden is None else hidden_widths(hidden, 1),
+        integer(members, "members", low=1),
+        checked_schedule(schedule, Schedule(steps=1500, batch_size=2048, warmup=100, averaging=0.99)),
+        integer(seed, "seed", low=0),
+        progress,
+    )
+    for name, likelihood in likelihoods.items():
+        _check_normalisable(likelihood, pairs, name)
+    results = {name: _fitted(pairs, likelihood, settings, name) for name, likelihood in likelihoods.items()}
+    return replace(results.pop(""), alternatives=results)
 
 
-def _with_enough_nodes(
-    pairs: _Pairs,
-    signal: MassShape,
-    background: MassShape,
-    widths: Sequence[int],
-    seed: int,
-    schedule: Schedule,
-    progress: bool,
-) -> tuple[Likelihood, Member]:
-    """The likelihood, and its first member, whose shapes have right integrals: those of a narrow peak need many nodes."""
-    for n_nodes in _NODES:
-        likelihood = Likelihood(signal, background, n_nodes)
-        member, error = _Fit(pairs, likelihood, widths, seed).member(schedule, progress, "member 1")
-        if error < _INTEGRAL:
-            return likelihood, member
+@dataclass(frozen=True)
+class _Settings:
+    columns: Columns
+    moments: Moments
+    widths: tuple[int, ...]
+    members: int
+    schedule: Schedule
+    seed: int
+    progress: bool
+
+
+def _fitted(pairs: Pairs, likelihood: Likelihood, settings: _Settings, name: str) -> TagProbeResult:
+    """All members, with as many nodes as the narrowest peak of any of them needs."""
+    for factor in _FINER:
+        finer = replace(likelihood, quadrature=Quadrature.of(pairs.t).finer(factor))
+        training = Training(pairs, finer, settings.widths, settings.schedule)
+        members: list[Member] = []
+        for k in range(settings.members):
+            label = f"{name}: member {k + 1}" if name else f"member {k + 1}"
+            member, error = training.member(settings.seed + k, settings.progress, label)
+            if not error < _INTEGRAL:
+                break
+            members.append(member)
+        else:
+            ranges = {one: (float(x.min()), float(x.max())) for one, x in pairs.table.items()}
+            return TagProbeResult(settings.columns, ranges, settings.moments, tuple(members), finer, pairs)
+    n_nodes = len(finer.quadrature.nodes()[0])
     raise ValueError(
-        f"the integral of a shape over the mass is wrong by {error:.1g} even with {n_nodes} nodes: the peak is too narrow for "
-        "window=, or a shape has a jump; give a narrower window"
+        f"the integral of a shape over the mass is wrong by {error:.1g} even with {n_nodes} nodes: a peak is too narrow for "
+        "window=, or a shape has a jump or cannot be normalised; give a narrower window, or another shape"
     )
 
 
-class _Pairs:
-    """The data as the likelihood sees them."""
-
-    def __init__(
-        self,
-        sample: Sample,
-        coordinates: Coordinates,
-        mass: str,
-        window: tuple[float, float],
-        passing: str,
-        cond: Sequence[str],
-    ):
-        low, high = window
-        self.sample, self.held_out = sample, None
-        self.x = sample.array(cond)
-        self.c = (self.x - coordinates._centre.numpy()) / coordinates._scale.numpy()
-        self.t = (2 * np.asarray(sample.columns[mass], float) - low - high) / (high - low)
-        self.passing = np.asarray(sample.columns[passing], float)
-        self.weights = np.ones(sample.n_events) if sample.weights is None else np.asarray(sample.weights, float)
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        """Conditions, mass, outcome, conditions as they are, weights."""
-        columns = (self.c[rows], self.t[rows], self.passing[rows], self.x[rows], self.sample.relative_weights(rows))
-        return tuple(np.asarray(column, np.float32) for column in columns)
+def _likelihood(shapes: Mapping[str, Shapes], columns: Columns, name: str) -> Likelihood:
+    of = f" of the alternative {name!r}" if name else ""
+    signals = _shapes(shapes["signal"], f"signal={of}", columns)
+    backgrounds = _shapes(shapes["background"], f"background={of}", columns)
+    return Likelihood(signals, (backgrounds[0], backgrounds[-1]))
 
 
-class _Fit:
-    """Training of a member, and its Newton steps."""
-
-    def __init__(self, pairs: _Pairs, likelihood: Likelihood, widths: Sequence[int], seed: int):
-        self.pairs, self.likelihood, self.seed = pairs, likelihood, seed
-        m = pairs.c.shape[1]
-        self.network = MaskedMLP(1, m, HEADS, hidden=widths, seed=seed)
-        start = np.zeros((m + 1, len(likelihood.start)), np.float32)
-        start[-1] = likelihood.start
-        self.linear = tf.Variable(start)
-
-        @tf.function(autograph=False, reduce_retracing=True)
-        def derivatives(eta: tf.Tensor, t: tf.Tensor, passing: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            with tf.GradientTape() as outer:
-                outer.watch(eta)
-                with tf.GradientTape() as inner:
-                    inner.watch(eta)
-                    value = likelihood.log_prob(eta, t, passing, x)
-                first = inner.gradient(value, eta)
-            return value, first, outer.batch_jacobian(first, eta)
-
-        self._derivatives: Callable[..., tuple[tf.Tensor, ...]] = derivatives
-
-    def member(self, schedule: Schedule, progress: bool, name: str) -> tuple[Member, float]:
-        """The fitted member, and by how much integrals of its shapes are wrong."""
-
-        def log_prob(c: tf.Tensor, t: tf.Tensor, passing: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-            ones = tf.ones_like(c[:, :1])
-            shapes = tf.matmul(tf.concat([c, ones], axis=1), self.linear)
-            eta = tf.concat([self.network.precompute(c)[0][:, 0], shapes], axis=1)
-            return self.likelihood.log_prob(eta, t, passing, x)
-
-        loop = Maximiser(log_prob, [*self.network.trainable_variables, self.linear], schedule=schedule)
-        history = loop(name, [self.pairs], seed=self.seed, progress=progress)
-        heads = np.concatenate(
-            [self.network.weights[-1].numpy()[: self.network.hidden[-1]], self.network.biases[-1].numpy()[None]]
-        )
-        start = np.concatenate([heads.T.ravel(), self.linear.numpy().T.ravel()]).astype(float)
-        basis = (
-            last_hidden_layer(self.network, self.pairs.c),
-            np.column_stack([self.pairs.c, np.ones(len(self.pairs.c))]),
-        )
-        numbers, covariance = self._newton(start, basis)
-        rows = np.random.default_rng(self.seed).permutation(len(self.pairs.t))[:_TESTED]
-        eta = self._eta(numbers, (basis[0][rows], basis[1][rows]))
-        error = self.likelihood.integral_error(tf.constant(eta), tf.constant(self.pairs.x[rows]))
-        return Member(self.network, numbers, covariance, history), error
-
-    def _newton(self, start: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """What is linear in features, and its covariance."""
-        n_heads = HEADS * basis[0].shape[1]
-        ridge = np.where(np.arange(len(start)) < n_heads, _RIDGE, 0.0)
-        ridge[basis[0].shape[1] - 1 : n_heads : basis[0].shape[1]] = 0.0  # constants are free
-        at, has_arrived = start, False
-        value, score, hessian, squares = self._sums(at, basis)
-        for _ in range(_NEWTON_STEPS):
-            gradient = score - ridge * (at - start)
-            curvature = _positive(hessian, squares) + np.diag(ridge)
-            step = np.linalg.solve(curvature, gradient)
-            has_arrived = bool(gradient @ step < _ARRIVED)
-            if has_arrived:
-                break
-            objective = value - 0.5 * ridge @ (at - start) ** 2
-            for share in 0.5 ** np.arange(12):
-                there = at + share * step
-                new = self._sums(there, basis)
-                if new[0] - 0.5 * ridge @ (there - start) ** 2 > objective:
-                    break
-            else:
-                break
-            at, (value, score, hessian, squares) = there, new
-        if not np.isfinite(value):
-            raise ValueError("the likelihood is not finite: can the shapes be normalised over the window?")
-        if not has_arrived:
-            warn(
-                f"the fit of tag and probe has not reached its maximum, which is {0.5 * float(gradient @ step):.2g} above: its "
-                "errors are not to be trusted; train longer (schedule=), or give simpler shapes"
+def _shapes(given: Shapes, what: str, columns: Columns) -> tuple[MassShape, ...]:
+    """One shape, or two."""
+    found = []
+    for shape in given if isinstance(given, (tuple, list)) else (given,):
+        is_flow = hasattr(shape, "log_density_at")
+        shape = LearnedSignal(shape, columns.window, columns.mass, columns.cond) if is_flow else shape
+        if not isinstance(shape, MassShape):
+            raise TypeError(
+                f"{what} is a shape of the mass, e.g. zfit_fnf.tagprobe.Exponential(), or two, of passing and of failing "
+                f"probes; got {shape!r}"
             )
-        inverse = np.linalg.inv(_positive(hessian, squares) + np.diag(ridge))
-        return at, inverse @ (squares + np.diag(ridge)) @ inverse
-
-    def _sums(self, numbers: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> tuple[Any, ...]:
-        """Log-likelihood, gradient, minus the Hessian, and sum of the squares of scores."""
-        n_shapes = len(self.likelihood.start)
-        n_eta = HEADS + n_shapes
-        sizes = [basis[0].shape[1]] * HEADS + [basis[1].shape[1]] * n_shapes
-        places = np.cumsum([0, *sizes])
-        value, gradient = 0.0, np.zeros(len(numbers))
-        hessian, squares = np.zeros((2, len(numbers), len(numbers)))
-        for rows in slices(len(self.pairs.t), _CHUNK):
-            eta = self._eta(numbers, (basis[0][rows], basis[1][rows]))
-            own = (tf.constant(a[rows]) for a in (self.pairs.t, self.pairs.passing, self.pairs.x))
-            log_p, first, second = (part.numpy() for part in self._derivatives(tf.constant(eta), *own))
-            w = self.pairs.weights[rows]
-            value += float(w @ log_p)
-            of = [basis[0 if k < HEADS else 1][rows] for k in range(n_eta)]
-            scores = np.concatenate([of[k] * first[:, k : k + 1] for k in range(n_eta)], axis=1)
-            gradient += w @ scores
-            squares += (scores * w[:, None] ** 2).T @ scores
-            for j in range(n_eta):
-                for k in range(n_eta):
-                    block = of[j].T @ (of[k] * (w * second[:, j, k])[:, None])
-                    hessian[places[j] : places[j + 1], places[k] : places[k + 1]] -= block
-        return value, gradient, hessian, squares
-
-    @staticmethod
-    def _eta(numbers: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Logits and coefficients ``(n, 3 + P)``."""
-        n_first = HEADS * basis[0].shape[1]
-        heads, shapes = numbers[:n_first].reshape(HEADS, -1), numbers[n_first:].reshape(-1, basis[1].shape[1])
-        return np.concatenate([basis[0] @ heads.T, basis[1] @ shapes.T], axis=1)
+        found.append(shape)
+    if len(found) not in (1, 2):
+        raise ValueError(f"{what} is one shape, or two, of passing and of failing probes; got {len(found)}")
+    return tuple(found)
 
 
-def _positive(hessian: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """The Hessian, or, far from the maximum, where it is not positive, the squares of scores, which always are."""
-    symmetric = 0.5 * (hessian + hessian.T)
-    if np.linalg.eigvalsh(symmetric)[0] > 0:
-        return symmetric
-    return squares + 1e-6 * np.trace(squares) / len(squares) * np.eye(len(squares))
+def _checked_alternatives(given: Any, nominal: Mapping[str, Shapes]) -> dict[str, dict[str, Shapes]]:
+    example = '{"polynomial": {"background": Bernstein(3)}}'
+    if not isinstance(given, Mapping):
+        raise TypeError(f"alternatives= are shapes by a name of each, such as {example}; got {given!r}")
+    for name, shapes in given.items():
+        if not isinstance(name, str) or not name or name in ("statistics", "networks"):
+            raise ValueError(f"an alternative needs a name other than 'statistics' and 'networks'; got {name!r}")
+        if not isinstance(shapes, Mapping) or not shapes or not set(shapes) <= set(nominal):
+            raise ValueError(
+                f"the alternative {name!r} replaces signal, background or both, as in {example}; got {shapes!r}"
+            )
+    return {name: {**nominal, **shapes} for name, shapes in given.items()}
 
 
-def _inside(sample: Sample, mass: str, window: tuple[float, float]) -> Sample:
-    low, high = window
-    values = sample.columns[mass]
-    kept = np.flatnonzero((values >= low) & (values <= high))
-    weights = None if sample.weights is None else sample.weights[kept]
-    inside = Sample({name: column[kept] for name, column in sample.columns.items()}, weights, sample.name)
-    check_trainable(inside)
-    return inside
-
-
-def _check_outcomes(sample: Sample, passing: str, cond: Sequence[str]) -> None:
-    outcome = np.asarray(sample.columns[passing], float)
-    if not np.isin(outcome, (0.0, 1.0)).all():
-        raise ValueError(
-            f"column {passing!r} of {sample.name!r} says whether probes pass: it is true or false, or 1 or 0"
-        )
-    for name in cond:
-        values = np.asarray(sample.columns[name], float)
-        edges = np.quantile(values, np.linspace(0, 1, _REGIONS + 1))
-        for low, high in itertools.pairwise(edges):
-            own = outcome[(values >= low) & (values <= high)]
-            for what, number in (("pass", np.sum(own == 1)), ("fail", np.sum(own == 0))):
-                if not number:
-                    raise ValueError(
-                        f"of {sample.name!r}, no probes with {name} from {low:.4g} to {high:.4g} {what}: there is no "
-                        "efficiency to be fitted; leave the region out"
-                    )
+def _check_normalisable(likelihood: Likelihood, pairs: Pairs, name: str) -> None:
+    """Refuse shapes that are infinite at an end of the window, or whose integral is not a number, where the fit starts."""
+    x = tf.constant(pairs.x[:_STARTS])
+    n = x.shape[0]
+    for shape in likelihood.shapes:
+        a = tf.constant(np.tile([*shape.start], (n, 1)), tf.float64)
+        ends = [shape.log_shape(tf.fill((n,), tf.constant(t, tf.float64)), a, x).numpy() for t in (-1.0, 1.0)]
+        integral = log_integral(shape, a, x, likelihood.quadrature.finer(8)).numpy()
+        if not (np.max(ends) < np.inf and np.isfinite(integral).all()):  # neither infinite nor no number
+            of = f" of the alternative {name!r}" if name else ""
+            raise ValueError(
+                f"the shape {type(shape).__name__}{of} cannot be normalised over the window where the fit starts: its "
+                "logarithm has to be finite, or minus infinity in a part of the window, for all conditions"
+            )

@@ -7,15 +7,18 @@ class with the members of :class:`MassShape`. The mass comes as ``t``, from -1 t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import tensorflow as tf
 
-from ..common.checks import integer
+from ..common.checks import integer, number
 from ..densities.flows import Flow
 
 __all__ = ["Bernstein", "ErfcExponential", "Exponential", "LearnedSignal", "MassShape", "Peak"]
+
+
+_MARGIN = 0.2  # of half of the window, by which a learned signal has to reach further
 
 
 @runtime_checkable
@@ -67,6 +70,10 @@ class Bernstein:
         self.degree = integer(degree, "degree", low=1, high=6)
         self.start = (0.0,) * self.degree
 
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {"degree": self.degree}
+
     def log_shape(self, t: tf.Tensor, a: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Logarithm of the shape."""
         del x
@@ -86,7 +93,12 @@ class Peak:
     """
 
     def __init__(self, mean: float = 0.0, width: float = 0.1):
-        self.start = (mean, math.log(width), 0.0, 0.0)
+        self.mean, self.width = number(mean, "mean"), number(width, "width", above=0.0)
+        self.start = (self.mean, math.log(self.width), 0.0, 0.0)
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {"mean": self.mean, "width": self.width}
 
     def log_shape(self, t: tf.Tensor, a: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Logarithm of the shape."""
@@ -101,27 +113,49 @@ class LearnedSignal:
     """A learned density of the mass given the conditions, with a scale and a resolution; the coefficients of the fit.
 
     Args:
-        flow: Density of one observable, the mass, given all conditions or none.
+        flow: Density of one observable, the mass, given conditions or none. It is moved and widened, so that it has to be learned
+            over a range that reaches further than the window, or has no edges.
         window: Range of the mass.
+        mass: Column of the mass.
+        cond: Conditions of the fit, of which the flow knows some.
+
+    Raises:
+        TypeError: If it is no flow of one observable.
+        ValueError: If it is of another column, of conditions that the fit does not have, or ends close to the window.
     """
 
     start = (0.0, 0.0)
 
-    def __init__(self, flow: Any, window: tuple[float, float]):
+    def __init__(self, flow: Any, window: tuple[float, float], mass: str, cond: Sequence[str]):
         if not isinstance(flow, Flow) or len(flow.obs) != 1:
             raise TypeError(f"a learned signal is a Flow of one observable, the mass; got {flow!r}")
-        low, high = map(float, window)
+        self.window, self.mass, self.cond = (float(window[0]), float(window[1])), mass, tuple(cond)
+        low, high = self.window
+        if flow.obs != (mass,) or not set(flow.cond) <= set(self.cond):
+            raise ValueError(
+                f"the learned signal is of {flow.obs[0]!r} given {list(flow.cond)}; the fit is of {mass!r} given {list(cond)}"
+            )
         self.flow, self._centre, self._half = flow, 0.5 * (low + high), 0.5 * (high - low)
+        self._columns = [self.cond.index(name) for name in flow.cond]
+        least = low - _MARGIN * self._half, high + _MARGIN * self._half
+        self._edges = flow.ranges[mass]
+        if self._edges[0] > least[0] or self._edges[1] < least[1]:
+            raise ValueError(
+                f"the learned signal ends at {self._edges}, and a fit moves it over the window {self.window}: learn it from "
+                f"{least[0]:g} to {least[1]:g} at least, or without ranges="
+            )
 
     def log_shape(self, t: tf.Tensor, a: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Logarithm of the shape; the mean of the mass moves by ``a_0 / 10`` of half of the window, its width by ``exp(a_1)``."""
         moved = (t - 0.1 * a[:, 0]) * tf.exp(-a[:, 1])
         m = tf.cast(self._centre + self._half * moved, tf.float64)[:, None]
-        given = tf.cast(x, tf.float64) if self.flow.cond else tf.zeros((tf.shape(m)[0], 0), tf.float64)
+        low, high = self._edges
+        margin = 1e-6 * self._half  # beyond its edges the density goes on as a constant
+        m = tf.clip_by_value(m, tf.constant(low + margin, m.dtype), tf.constant(high - margin, m.dtype))
+        given = tf.gather(tf.cast(x, tf.float64), self._columns, axis=1)
         u, c, log_jacobian = self.flow.encode(m, given)
         return tf.cast(self.flow.log_density(u, c) + log_jacobian, t.dtype)
 
-
-def nodes(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of a quadrature over -1 to 1."""
-    return np.polynomial.legendre.leggauss(n)
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {"flow": self.flow, "window": self.window, "mass": self.mass, "cond": self.cond}

@@ -12,6 +12,7 @@ nuisances has no derivatives, and of several processes it leaves shares that do 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,10 @@ __all__ = ["fit_fractions"]
 _HELD_OUT = 0.2  # of the events, half to calibrate and half to check
 _RIDGE = 1e-6  # of the mean curvature, for directions of the last layer that the events do not determine
 _NEWTON_STEPS = 20
-_SIGNIFICANT = 2.0  # standard deviations
+_REGIONS, _BINS_OF_REGION = 4, 5  # of each condition, in which shares are checked as well
+_AVERAGED = 1024  # events for the integral of a response beyond second order
+_JOINT_POINTS = 32
+_INTEGRAL = 0.01  # how wrong the logarithm of an integral may be, which is the relative error of a yield
 
 
 def fit_fractions(
@@ -95,7 +99,13 @@ def fit_fractions(
     }
     responses = [FractionResponse(name, one, powers) for name, p in plans.items() for one, powers in p.powers.items()]
     fractions = Fractions(
-        list(simulations), cond, responses=responses, windows=_windows(plans.values()), hidden=hidden, seed=seed
+        list(simulations),
+        cond,
+        responses=responses,
+        windows=_windows(plans.values()),
+        hidden=hidden,
+        n_events=_AVERAGED if responses else 0,
+        seed=seed,
     )
     training = _Training(fractions, schedule, seed, progress)
     nominal = [parts[0] for parts in samples.values()]
@@ -207,12 +217,26 @@ class _Training:
         self.fractions.offsets.assign(np.append(offsets.x, 0.0))
 
     def reliability(self, samples: Sequence[Sample]) -> Reliability:
-        """By events that nothing was fitted to."""
+        """By events that nothing was fitted to: of all, or of the quarter of a condition where it fails worst."""
         shift, t = self.fractions.offsets.numpy(), float(self.fractions.temperature)
         predicted = np.concatenate([softmax(z / t + shift, axis=1) for z in self._logits(samples)])
         labels = np.repeat(np.arange(len(samples)), [sample.n_events for sample in samples])
         weights = np.concatenate([s.relative_weights(np.arange(s.n_events)) / s.n_events for s in samples])
-        return Reliability.of(self.fractions.processes, predicted, labels, weights)
+        whole = Reliability.of(self.fractions.processes, predicted, labels, weights)
+        if not whole.passed:
+            return whole
+        failed = []
+        for name in self.fractions.cond:
+            values = np.concatenate([sample.columns[name] for sample in samples])
+            for low, high in itertools.pairwise(np.unique(np.quantile(values, np.linspace(0, 1, _REGIONS + 1)))):
+                own = (values >= low) & (values <= high)
+                region = f"{name} from {low:.4g} to {high:.4g}"
+                part = Reliability.of(
+                    self.fractions.processes, predicted[own], labels[own], weights[own], _BINS_OF_REGION, region
+                )
+                if part.process and not part.passed:
+                    failed.append(part)
+        return max(failed, key=lambda part: part.calibration_error, default=whole)
 
     # --- nuisances ------------------------------------------------------------------------------------------------------
 
@@ -248,7 +272,7 @@ class _Training:
         return found
 
     def normalise(self, samples: Mapping[str, Sample]) -> None:
-        """Means and covariances of the coefficients over the nominal events of each process."""
+        """Moments of the coefficients over the nominal events of each process, and some events for what is beyond them."""
         for place, (name, sample) in enumerate(samples.items()):
             c = self._encoded(sample.array(self.fractions.cond))
             r = np.concatenate(
@@ -258,6 +282,41 @@ class _Training:
             mean = shares @ r
             self.fractions.means[place].assign(mean)
             self.fractions.covariances[place].assign((r - mean).T @ ((r - mean) * shares[:, None]))
+            rows, own = self._for_high_orders(name, r - mean, shares)
+            self.fractions.averaged[place].assign(r[rows] - own @ r[rows])
+            self.fractions.averaged_weights[place].assign(own)
+            self._check_integral(place, name, r, shares)
+
+    def _for_high_orders(self, name: str, r: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of some events, and their weights: more of those that matter at third order, drawn by importance."""
+        largest = tf.constant([max(map(abs, self.fractions.windows[one])) for one in self.fractions.nuisances])
+        reach = (np.abs(r) @ self.fractions._monomials[name](tf.cast(largest, tf.float64)).numpy()) ** 3
+        p = np.abs(shares) * (reach + reach.mean() + 1e-300)
+        p /= p.sum()
+        rows = np.random.default_rng(self.seed).choice(len(r), self.fractions.n_events, p=p)
+        own = shares[rows] / p[rows]
+        return rows, own / own.sum()
+
+    def _check_integral(self, place: int, name: str, r: np.ndarray, shares: np.ndarray) -> None:
+        """Warn where the integral is not that over all events, at the edges of the windows and in between."""
+        fractions = self.fractions
+        edges = np.array([fractions.windows[one] for one in fractions.nuisances])
+        points = [edge * np.eye(len(edges))[k] for k, pair in enumerate(edges) for edge in pair]
+        points += list(np.random.default_rng(0).normal(size=(_JOINT_POINTS, len(edges))).clip(*edges.T))
+        worst, at = 0.0, points[0]
+        for point in points:
+            phi = fractions._monomials[name](tf.constant(point))
+            s = r @ phi.numpy()
+            exact = s.max() + np.log(shares @ np.exp(s - s.max()))
+            error = abs(float(fractions.log_integral(place, phi)) - exact)
+            if not error < worst:  # also if it is no number
+                worst, at = error, point
+        if not worst < _INTEGRAL:
+            where = ", ".join(f"{one} = {value:.2g}" for one, value in zip(fractions.nuisances, at, strict=True))
+            warn(
+                f"the density of {name!r} is normalised to {worst:.2g} only at {where}, which a fit takes for a change of its "
+                "yield: simulate more events, or smaller variations"
+            )
 
     # --- what they share ------------------------------------------------------------------------------------------------
 
