@@ -4,9 +4,12 @@ from .bounds import Bounds
 from .check import Check
 from .ensemble import Ensemble, ensemble
 from .finite_simulation import FiniteSimulation, finite_simulation
+from .hepdata import to_hepdata
 from .histograms import predicted, unfolded
 from .optimal_transport import OptimalTransport, optimal_transport
 from .pdf import DoIPDF
+from .publish import publish
+from .published import Published, PublishedUncertainty, read
 from .replicas import EnsembleStopped, bootstrap
 from .step1 import Replica, TransferFit, fit_transfer
 from .step2 import ProfiledFit, profile
@@ -24,6 +27,8 @@ __all__ = [
     "MapVariations",
     "OptimalTransport",
     "ProfiledFit",
+    "Published",
+    "PublishedUncertainty",
     "Replica",
     "TransferFit",
     "Uncertainty",
@@ -34,6 +39,9 @@ __all__ = [
     "optimal_transport",
     "predicted",
     "profile",
+    "publish",
+    "read",
     "scenarios",
+    "to_hepdata",
     "unfolded",
 ]

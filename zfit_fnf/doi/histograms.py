@@ -11,7 +11,7 @@ from ..common.checks import flag
 from ..samples import as_sample
 from .variations import MapVariation, MapVariations, check_map_variations
 
-__all__ = ["predicted", "unfolded"]
+__all__ = ["bin_edges", "predicted", "unfolded"]
 
 
 def predicted(
@@ -38,7 +38,7 @@ def predicted(
         (2, 30)
     """
     check_map_variations(maps, "predicted")
-    edges = _edges(columns)
+    edges = bin_edges(columns)
     events = as_sample(events, list(dict.fromkeys([*maps.best.pdf.obs, *columns])))
     values = [events.columns[name] for name in columns]
     weights = np.ones(events.n_events) if events.weights is None else events.weights
@@ -75,7 +75,7 @@ def unfolded(
         >>> result = maps.evaluate(unfolded(data, {"y1": np.linspace(-3, 3, 31)}))
         >>> result.value, result.covariance()
     """
-    edges = _edges(columns)
+    edges = bin_edges(columns)
     flag(counting, "counting=")
 
     def histogram(variation: MapVariation) -> np.ndarray:
@@ -93,7 +93,8 @@ def unfolded(
     return histogram
 
 
-def _edges(columns: Any) -> list[np.ndarray]:
+def bin_edges(columns: Any) -> list[np.ndarray]:
+    """Edges of each axis, checked."""
     if not isinstance(columns, Mapping) or not columns:
         raise TypeError(f'columns= maps observables to bin edges, e.g. {{"y1": [-1, 0, 1]}}; got {columns!r}')
     edges = [np.asarray(edge, float) for edge in columns.values()]

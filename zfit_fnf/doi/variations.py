@@ -215,7 +215,7 @@ class Uncertainty:
         edges: Bin edges by observable, if the numbers are a histogram: one axis each.
     """
 
-    _NAMES: ClassVar = ("value", "statistical", "systematic", "total")
+    _NAMES: ClassVar[tuple[str, ...]] = ("value", "statistical", "systematic", "total")
 
     value: np.ndarray
     replicas: np.ndarray
