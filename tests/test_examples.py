@@ -144,3 +144,30 @@ def test_efficiency_of_electrons_is_that_of_fits_in_bins(tmp_path):
     assert (own / table["bin error"]).iloc[table["probes"].argsort()[:4]].mean() < 0.8
     for name in ("efficiency.png", "mass.png", "efficiency.json", "efficiency.fnf"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*still improving:UserWarning")
+def test_morphed_simulation_is_like_data(tmp_path):
+    found = load("morph").main(n=20_000, steps=1500, seed=2, out=tmp_path)
+
+    assert found.auc_before > 0.6
+    # Equal samples of 20 000 scatter by 0.003.
+    assert abs(found.auc_after - 0.5) < 0.02
+    assert (tmp_path / "morph.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_published_distribution_is_that_of_data(tmp_path, monkeypatch):
+    publish = load("publish")
+    in_this_process = functools.partial(publish.zfnf.doi.bootstrap, executor=ThreadPoolExecutor(1))
+    monkeypatch.setattr(publish.zfnf.doi, "bootstrap", in_this_process)
+    ratio = publish.main(events=4000, replicas=3, seed=1, out=tmp_path / "new")
+
+    data = publish.simulate(4000, publish.TRUTH["jes"], 1)
+    data["y"] = 1.2 * data["y"] + 0.3
+    counts = np.histogram(data["y"] / np.sqrt(1.0 + data["x"] ** 2), publish.RATIO)[0]
+    pulls = (counts - ratio.value) / np.sqrt(counts + ratio.simulation**2)
+    # Chi-square of twelve bins: above 37 once in ten thousand times.
+    assert np.sum(pulls**2) < 40.0
+    assert (tmp_path / "new" / "hepdata" / "submission.yaml").exists()

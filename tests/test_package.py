@@ -35,7 +35,7 @@ LAYERS = [
         "results",
         "yield_tables",
     },
-    {"doi", "plotting"},
+    {"doi", "morph", "plotting"},
     {"demo", "workspace", "report", "cli"},
 ]
 """Rooms (folders and single modules) from the floor up; each imports from lower layers and, without circles, from its own."""
@@ -117,6 +117,7 @@ def test_public_names():
         "load",
         "loss",
         "modified_yield",
+        "morph",
         "morphed_yields",
         "normsys",
         "nuisance",

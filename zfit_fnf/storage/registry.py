@@ -32,6 +32,7 @@ _RESULTS = {  # import what computes
     "profiled_fit": "doi.entries",
     "ensemble": "doi.entries",
     "tag_and_probe": "tagprobe.entries",
+    "morph": "morph.entry",
 }
 
 _registered: dict[str, type[Entry]] = {}
