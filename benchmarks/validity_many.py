@@ -111,7 +111,7 @@ def moments(
     weight, (on_grid, expected_events) = inverse(promised), model.scores(GRID, at)
     believed = cautiously(scatter / len(y), on_grid, expected_events / expected_events.sum(), len(y))
     scatter = believed @ scatter @ believed.T
-    interpolation = Interpolation(("shift", "scale"), points, {})
+    interpolation, square = Interpolation(("shift", "scale"), points, {}), np.outer(units, units)
     bias, slope, sources, noise = np.zeros(4), np.zeros((4, 4)), {}, {}
     coefficients: list[tuple[np.ndarray, np.ndarray]] = []
     for index, (name, samples) in enumerate(simulated.items()):
@@ -127,13 +127,16 @@ def moments(
         expected = np.einsum("mij,ij->m", of_noise, weight)
         kept = np.clip(1.0 - 0.5 * expected / squares, 0.0, 1.0)
         kept[0] = 1.0
-        weights, factors = interpolation.weights(at[2:]), np.zeros((len(points), 4))
-        factors[:, 2:] = number * interpolation.slopes(at[2:], kept)
-        factors[:, index] += by_parameter * interpolation.weights(at[2:], kept)
+        weights, factors, unknown = interpolation.weights(at[2:]), *np.zeros((2, len(points), 4))
+        for part, made in ((kept, factors), (np.sqrt(kept), unknown)):
+            made[:, 2:] = number * interpolation.slopes(at[2:], part)
+            made[:, index] += by_parameter * interpolation.weights(at[2:], part)
         bias, slope = bias + number * weights @ closure, slope + closure.T @ factors
         sources |= {(name, str(k)): (number * weights[k]) ** 2 * one for k, one in enumerate(covariances)}
-        noise |= {(name, str(k)): (np.outer(f, f), covariances[k]) for k, f in enumerate(factors)}
-    square = np.outer(units, units)
+        noise |= {
+            (name, str(k)): [(np.outer(f, f) * square, np.outer(g, g) * square, one * square)]
+            for k, (f, g, one) in enumerate(zip(factors, unknown, covariances, strict=True))
+        }
     parts = {key: one * square for key, one in sources.items()}
 
     def between(metric: np.ndarray) -> float:
@@ -150,7 +153,7 @@ def moments(
         scatter * square,
         parts,
         CONSTRAINTS * square,
-        {key: [(factors * square, one * square)] for key, (factors, one) in noise.items()},
+        noise,
     )
     return known, between
 

@@ -65,7 +65,7 @@ def moments(*, scatter=None, slope=0.0, sources=None, noise=0.0):
         {} if sources is None else sources,
         np.diag([0.0, 1.0]),
         # With two scores, the trace of two covariances that cancel is two.
-        {("signal", "nominal"): [(0.5 * noise * promised, promised if scatter is None else scatter)]},
+        {("signal", "nominal"): [(*[0.5 * noise * promised] * 2, promised if scatter is None else scatter)]},
     )
 
 
@@ -128,12 +128,12 @@ def test_larger_samples_pretend_less_information():
 def test_noise_of_slopes_makes_errors_uncertain():
     """Errors of 2000 slopes that scatter by their noise, which is small: known to 2 %, and linear to 5 %."""
     rng, made = np.random.default_rng(1), moments(slope=0.2, noise=1e-3)
-    ((factors, noise),) = made.slope_noise["signal", "nominal"]
+    ((factors, _, noise),) = made.slope_noise["signal", "nominal"]
     left, right = np.linalg.cholesky(noise), np.linalg.cholesky(factors)
     changes = [left @ rng.normal(size=(2, 2)) @ right.T for _ in range(2000)]
     errors = [np.sqrt(np.diag(replace(made, slope=made.slope + one).covariance)) for one in changes]
     np.testing.assert_allclose(np.std(errors, axis=0) / np.mean(errors, axis=0), made.doubt(), rtol=0.15)
-    larger = replace(made, slope_noise={"larger": [(4.0 * factors, noise)]})
+    larger = replace(made, slope_noise={"larger": [(factors, 4.0 * factors, noise)]})
     np.testing.assert_allclose(larger.doubt(), 2.0 * made.doubt(), rtol=0.02)
 
 
@@ -159,7 +159,8 @@ def test_pulls_of_summed_scores_have_unit_width(ratio):
             closure = simulated - points @ information
             sources = {("p", str(k)): a**2 * information / ratio for k, a in enumerate(weights)}
             noise = {
-                source: [(np.outer(one, one), information / ratio)] for source, one in zip(sources, slopes, strict=True)
+                source: [(np.outer(one, one), np.outer(one, one), information / ratio)]
+                for source, one in zip(sources, slopes, strict=True)
             }
             made = Moments(weights @ closure, information, closure.T @ slopes, information, sources, np.eye(2), noise)
             at = at - made.covariance @ made.gradient(gradient_at_zero + information @ at, at - observed)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from ..loss import LogSpaceNLL, yield_gradient
 from ..pdf import SumPDF, folds_of
 from .averages import Draws, ScoredEvents, SimulatedMeans
-from .moments import inverse
+from .moments import SlopeNoise, inverse
 from .processes import Process
 
 __all__ = ["DRAWS", "Closure", "Coefficients", "Measurement"]
@@ -86,7 +86,7 @@ class Closure:
         slope: What simulation adds to that.
         sources: Covariance ``(P, P)`` of ``bias`` for each simulated sample, by process and sample.
         slope_noise: For each source, what multiplies the covariance of its mean score in the covariance of two columns of
-            ``slope``, and that covariance.
+            ``slope``, the same for how well these are known, and that covariance.
         sizes: Number of events of each source, and what they are worth.
         scores: Scores ``(n, P)`` of events of the densities, whose second moments are ``promised``.
         numbers: How many expected events each of them stands for, ``(n,)``.
@@ -97,7 +97,7 @@ class Closure:
     promised: np.ndarray
     slope: np.ndarray
     sources: dict[tuple[str, str], np.ndarray]
-    slope_noise: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]]
+    slope_noise: dict[tuple[str, str], list[SlopeNoise]]
     sizes: dict[tuple[str, str], tuple[int, float]]
     scores: np.ndarray
     numbers: np.ndarray
@@ -116,8 +116,8 @@ class Closure:
             share * self.slope,
             {source: share**2 * matrix for source, matrix in self.sources.items()},
             {
-                source: [(share**2 * weight, matrix) for weight, matrix in pairs]
-                for source, pairs in self.slope_noise.items()
+                source: [(share**2 * factors, share**2 * unknown, matrix) for factors, unknown, matrix in ones]
+                for source, ones in self.slope_noise.items()
             },
             self.sizes,
             self.scores,
@@ -172,7 +172,7 @@ class Measurement:
             np.sum([part.promised for part in parts], axis=0),
             np.sum([part.slope for part in parts], axis=0),
             {key: np.sum([part.sources[key] for part in parts if key in part.sources], axis=0) for key in keys},
-            {key: [pair for part in parts for pair in part.slope_noise.get(key, [])] for key in keys},
+            {key: [one for part in parts for one in part.slope_noise.get(key, [])] for key in keys},
             {key: _together([part.sizes[key] for part in parts if key in part.sizes]) for key in keys},
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.numbers for part in parts]),
@@ -193,7 +193,7 @@ class Measurement:
         bias, slope = np.zeros(len(params)), np.zeros_like(promised)
         residual, of_all = np.zeros((drawn.n, len(params))), np.zeros((drawn.n, len(params)))
         sources, sizes = {}, {(whole.name, DRAWS): (drawn.n, float(drawn.n))}
-        noise: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+        noise: dict[tuple[str, str], list[SlopeNoise]] = {}
         coefficients: list[Coefficients] = []
         for process, number, gradient in zip(processes, numbers, gradients, strict=True):
             off = off + number * drawn.mean(process.index, None)
@@ -208,8 +208,12 @@ class Measurement:
             coefficients.append(between.times(number))
             weights = process.interpolation.weights(nu)
             chosen = np.array([[float(one is parameter) for parameter in params] for one in process.params])
-            slopes = process.interpolation.slopes(nu, kept) @ chosen.reshape(-1, len(params))
-            factors = number * slopes + process.interpolation.weights(nu, kept)[:, None] * gradient
+            # What a shrunk coefficient may be scatters by the root of what is kept of it.
+            factors, unknown = (
+                number * process.interpolation.slopes(nu, part) @ chosen.reshape(-1, len(params))
+                + process.interpolation.weights(nu, part)[:, None] * gradient
+                for part in (kept, np.sqrt(kept))
+            )
             bias = bias + number * weights @ closure
             slope = slope + closure.T @ factors
             for k, weight in enumerate(weights):
@@ -219,7 +223,7 @@ class Measurement:
                 first = process.points[rows[0]]
                 sizes[process.name, label] = len(first.x), first.effective_size
                 noise[process.name, label] = [
-                    (np.outer(factors[k], factors[other]), covariance)
+                    (np.outer(factors[k], factors[other]), np.outer(unknown[k], unknown[other]), covariance)
                     for (k, other), covariance in measured.covariances.items()
                     if k in rows
                 ]

@@ -192,8 +192,8 @@ def _moments(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndar
     """What the scores mean where the parameters are, of parameters in units of errors."""
     units = np.outer(errors, errors)
     scatter = _scatter(nll, params, closure) * units
-    pairs = {
-        source: [(factors * units, noise * units) for factors, noise in ones]
+    noise = {
+        source: [(factors * units, unknown * units, covariance * units) for factors, unknown, covariance in ones]
         for source, ones in closure.slope_noise.items()
     }
     return Moments(
@@ -203,7 +203,7 @@ def _moments(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndar
         scatter,
         {source: matrix * units for source, matrix in closure.sources.items()},
         nll.constraint_hessian(params) * units,
-        pairs,
+        noise,
     )
 
 

@@ -16,10 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["Moments", "cautiously", "inverse", "root"]
+__all__ = ["Moments", "SlopeNoise", "cautiously", "inverse", "root"]
+
+SlopeNoise: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Two factors ``(P, P)`` and a covariance ``(P, P)`` of mean scores, see `Moments`."""
 
 _NOTHING = 1e-10  # of the largest eigenvalue, in units of the diagonal: no information
 _LEAST = 0.1  # of the claimed information that is left where all of it may be noise: a free parameter needs an error
@@ -89,7 +93,7 @@ class Moments:
         sources: Covariance of the closure by process and sample.
         constraints: Information of the auxiliary measurements ``(P, P)``.
         slope_noise: For each source, what multiplies the covariance of its mean score in the covariance of two columns of
-            ``slope``, and that covariance: pairs of matrices ``(P, P)``.
+            ``slope``, the same for how well these are known, which shrinking does not improve as much, and that covariance.
     """
 
     bias: np.ndarray
@@ -98,7 +102,7 @@ class Moments:
     scatter: np.ndarray
     sources: dict[tuple[str, str], np.ndarray]
     constraints: np.ndarray
-    slope_noise: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]]
+    slope_noise: dict[tuple[str, str], list[SlopeNoise]]
 
     @cached_property
     def simulation(self) -> np.ndarray:
@@ -113,9 +117,10 @@ class Moments:
     @cached_property
     def noise(self) -> np.ndarray:
         """Information ``(P, P)`` that the noise of the slopes pretends to have."""
-        pairs = [pair for pairs in self.slope_noise.values() for pair in pairs]
-        none = np.zeros_like(self.weight)
-        return np.sum([none, *(factors * np.sum(self.weight * noise) for factors, noise in pairs)], axis=0)
+        found = [
+            factors * np.sum(self.weight * noise) for ones in self.slope_noise.values() for factors, _, noise in ones
+        ]
+        return np.sum([np.zeros_like(self.weight), *found], axis=0)
 
     @cached_property
     def _shrinkage(self) -> np.ndarray:
@@ -215,9 +220,9 @@ class Moments:
         """Relative uncertainty ``(P,)`` that the noise of the slopes leaves of the errors, or of those ``planned`` from these."""
         made = self if planned is None else planned
         variances = np.zeros(len(self.bias))
-        for pairs in self.slope_noise.values():
-            for factors, noise in pairs:
-                by_slope, by_score = made.covariance @ factors @ made.covariance, made.weights @ noise @ made.weights.T
+        for ones in self.slope_noise.values():
+            for _, unknown, noise in ones:
+                by_slope, by_score = made.covariance @ unknown @ made.covariance, made.weights @ noise @ made.weights.T
                 variances += np.diag(by_slope) * np.diag(by_score)
         return np.sqrt(np.maximum(variances, 0.0)) / np.diag(made.covariance)
 
@@ -225,8 +230,8 @@ class Moments:
         """The same with samples that are larger by these factors, one for each source."""
         larger = dict(zip(self.sources, factors, strict=True))
         noise = {
-            source: [(factors, covariance / larger[source]) for factors, covariance in pairs]
-            for source, pairs in self.slope_noise.items()
+            source: [(factors, unknown, covariance / larger[source]) for factors, unknown, covariance in ones]
+            for source, ones in self.slope_noise.items()
         }
         sources = {source: one / larger[source] for source, one in self.sources.items()}
         return replace(self, sources=sources, slope_noise=noise)
