@@ -75,7 +75,8 @@ def cautiously(measured: np.ndarray, scores: np.ndarray, shares: np.ndarray, n: 
     whiten, back = root(scaled, -0.5) / units, units[:, None] * root(scaled)
     ratios, directions = np.linalg.eigh(whiten @ measured @ whiten.T)
     ratios = np.maximum(ratios, _NOTHING)
-    doubt = np.sqrt(shares @ (scores @ (whiten.T @ directions)) ** 4 / n)
+    squares = np.square(scores @ (whiten.T @ directions))
+    doubt = np.sqrt(shares @ np.square(squares) / n)
     believed = np.where(ratios < 1.0, np.minimum(ratios + _DOUBT * doubt, 1.0), ratios)
     factors = np.sqrt(believed / ratios)
     return np.eye(len(measured)) + back @ (directions * (factors - 1.0)) @ directions.T @ whiten
