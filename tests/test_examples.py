@@ -139,6 +139,7 @@ def test_strength_given_conditions_is_found(tmp_path):
 def test_efficiency_of_electrons_is_that_of_fits_in_bins(tmp_path):
     table = load("tagprobe_zee").main(ZEE, out=tmp_path, seed=1)
     own = np.hypot(table["statistics"], table["networks"])
+    assert (table[["polynomial", "two peaks"]] > 0).any(axis=None)
     # They see the same probes, and what they differ by is less than the errors of the bins.
     assert np.sum(((table["value"] - table["bin"]) / table["bin error"]) ** 2) < 1.6 * len(table)
     assert (own / table["bin error"]).iloc[table["probes"].argsort()[:4]].mean() < 0.8

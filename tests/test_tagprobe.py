@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,9 +40,9 @@ def data():
 
 @pytest.fixture(scope="module")
 def result(data):
-    alternatives = {"polynomial": {"background": Bernstein(2)}}
-    settings = {"members": 2, "hidden": [8, 8], "schedule": SHORT, "seed": 1, "alternatives": alternatives, **SETTINGS}
-    return fit(data, Peak(), Exponential(), **settings)
+    found = fit(data, Peak(), Exponential(), members=2, hidden=[8, 8], schedule=SHORT, seed=1, **SETTINGS)
+    # That fits with other shapes are made at all is for the slow test of real electrons.
+    return replace(found, alternatives={"other": replace(found, members=found.members[:1])})
 
 
 def test_map_is_found_within_its_errors(result):
@@ -102,13 +103,11 @@ def test_learned_signal_is_the_flow_moved():
 
 def test_alternative_shapes_are_an_uncertainty_of_their_own(result):
     points = {"a": [-0.5, 0.5], "b": [0.3, -0.2]}
-    found, other = result.efficiency(points), result.alternatives["polynomial"].efficiency(points)
+    found, other = result.efficiency(points), result.alternatives["other"].efficiency(points)
     difference = other.values - found.values
-    np.testing.assert_allclose(found.sources["polynomial"], np.outer(difference, difference))
+    np.testing.assert_allclose(found.sources["other"], np.outer(difference, difference))
     np.testing.assert_allclose(found.covariance, sum(found.sources.values()))
-    assert list(found.to_dataframe()) == ["value", "error", "statistics", "networks", "polynomial"]
-    # A polynomial of second degree is nearly an exponential that falls by less than five: both are right.
-    assert np.abs(difference).max() < np.sqrt(np.diag(found.sources["statistics"])).min()
+    assert list(found.to_dataframe()) == ["value", "error", "statistics", "networks", "other"]
 
 
 def test_spectrum_is_what_data_have(result, data):
@@ -136,7 +135,7 @@ def test_a_file_has_all_but_the_pairs(result, data, tmp_path):
         again.bins(regions)
     np.testing.assert_array_equal(again.bins(regions, data).values, result.bins(regions).values)
     np.testing.assert_array_equal(again.spectrum(True, pairs=data).signal, result.spectrum(True).signal)
-    assert again.to_dict()["alternatives"] == ["polynomial"]
+    assert again.to_dict()["alternatives"] == ["other"]
     assert json.dumps(result.to_dict())
     assert "efficiency of id given a, b" in str(inspect(tmp_path / "id.fnf"))
 
