@@ -73,7 +73,9 @@ def draw(samples: dict[str, pd.DataFrame], out: Path) -> None:
         for ax, observable, edge in zip(axes, OBS, edges, strict=False):
             counts = np.histogram(table[observable], edge)[0] / len(table)
             ax.errorbar(0.5 * (edge[1:] + edge[:-1]), counts, label=name, **style)
-            ax.set(xlabel=observable, ylabel="share of events", yscale="log" if observable == "iso" else "linear")
+            ax.set(xlabel=observable, ylabel="share of events")
+            if observable == "iso":
+                ax.set(yscale="log", ylim=(1e-4, 1.0))
         bins = np.linspace(2.7, 4.7, 11)
         profile = table["shape"].groupby(np.digitize(table["log_pt"], bins)).mean()
         axes[3].errorbar(0.5 * (bins[1:] + bins[:-1]), profile.loc[1:10], label=name, **style)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..diagnostics import two_sample_auc, two_sample_test
+from ..diagnostics.two_sample import held_out_scores
 from ..samples import Sample, as_sample
 from .model import Morph
 
@@ -87,8 +88,6 @@ def check(
 
 def _weighted(simulation: Sample, data: Sample, cond: Sequence[str], seed: int) -> Sample:
     """Simulation with weights by which it has the conditions of data."""
-    from ..diagnostics.two_sample import held_out_scores
-
     score, label, _, _ = held_out_scores(simulation, data, cond, weights=(None, None), seed=seed)
     p = np.clip(score[label == 0], 1e-3, 1.0 - 1e-3)
     own = np.ones(simulation.n_events) if simulation.weights is None else simulation.weights
