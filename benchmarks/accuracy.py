@@ -1,18 +1,22 @@
 """How far learned densities and the fits on them are from the exact ones: gaps to truth, bias, errors.
 
     python benchmarks/accuracy.py --seeds 5 --geometry other --json accuracy.json
+    python benchmarks/accuracy.py --seeds 5 --maps-alone
 
 Every seed simulates its own samples, trains all densities, and fits its own data. Differences to the exact
-maximum-likelihood estimate on the same events are in units of its error.
+maximum-likelihood estimate on the same events are in units of its error. ``--maps-alone`` trains without log-ratios, to
+compare: the toy is one that maps follow.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
 import numpy as np
+from random_models import clocked
 from toy_models import GEOMETRIES, NUISANCES, SECTORS, fit, in_order, mixture, named, train
 
 import zfit_fnf as zfnf
@@ -66,6 +70,16 @@ def compare_fits(toy: ShiftSqueeze, learned, *, n_data: int, seed: int) -> list[
     return rows
 
 
+def cost(learned, toy: ShiftSqueeze, *, n_data: int) -> float:
+    """CPU seconds of a value and gradient of the likelihood, the median of nine."""
+    model, nuisances = mixture(learned)
+    nll = zfnf.loss.UnbinnedNLL(model, toy.observe(n_data, named((0.5, -0.5)), seed=1))
+    for nuisance in nuisances:
+        nuisance.set_value(0.3)
+    nll.value_gradient(full=False)
+    return statistics.median(clocked(lambda: nll.value_gradient(full=False)[1].numpy())[0] for _ in range(9))
+
+
 def numerical_errors(nll, nuisances, values: np.ndarray, step: float = 1e-3) -> np.ndarray:
     """Errors from a Hessian of central differences of the value alone."""
 
@@ -89,15 +103,18 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=4_000_000, help="simulated events per sample")
     parser.add_argument("--data", type=int, default=100_000)
     parser.add_argument("--steps", type=int, nargs=2, metavar=("FLOW", "DEFORMATION"), help="shorter trainings")
+    parser.add_argument("--maps-alone", action="store_true", help='map=True, ratio=False in place of "auto"')
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    settings = {"map": True, "ratio": False} if args.maps_alone else {}
     toy, runs = GEOMETRIES[args.geometry], []
     flow, deformation = (Schedule(steps=n, batch_size=2048) for n in args.steps) if args.steps else (None, None)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
-        learned = train(toy, n_simulated=args.events, seed=seed, flow=flow, deformation=deformation)
+        learned = train(toy, n_simulated=args.events, seed=seed, flow=flow, deformation=deformation, **settings)
         run = {
             "seed": seed,
             "training_cpu_seconds": learned.cpu_seconds,
+            "value_gradient_cpu_seconds": cost(learned, toy, n_data=args.data),
             "gaps": gaps(toy, learned.deformations, n=200_000, seed=77_000 + seed),
             "fits": compare_fits(toy, learned, n_data=args.data, seed=seed),
         }

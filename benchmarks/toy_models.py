@@ -55,8 +55,12 @@ def train(
     flow: Schedule | None = None,
     deformation: Schedule | None = None,
     progress: bool = False,
+    **settings: bool | str,
 ) -> Learned:
-    """Train four densities and their deformations, with fresh simulated events for every seed."""
+    """Train four densities and their deformations, with fresh simulated events for every seed.
+
+    ``settings`` are further ones of ``fit_deformation``: ``map`` and ``ratio``.
+    """
     learned = Learned()
     for process in toy.processes:
         offset = 1000 * seed + 100 * toy.processes.index(process)
@@ -69,7 +73,7 @@ def train(
         for sector, (obs, cond) in SECTORS.items():
             density = zfnf.train.fit_flow(nominal, obs=obs, cond=cond, schedule=flow, seed=seed, progress=progress)
             learned.deformations[process, sector] = zfnf.train.fit_deformation(
-                density, variations, schedule=deformation, seed=seed, progress=progress
+                density, variations, schedule=deformation, seed=seed, progress=progress, **settings
             )
         learned.cpu_seconds += time.process_time() - started[0]
         learned.wall_seconds += time.monotonic() - started[1]

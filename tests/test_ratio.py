@@ -14,6 +14,7 @@ from zfit_fnf import Deformation, Flow
 from zfit_fnf.densities.deformation import Response
 from zfit_fnf.densities.quadrature import latent_nodes
 from zfit_fnf.densities.ratio import LogRatio, default_degree, exponents, polynomials
+from zfit_fnf.densities.reweighting import Reweighting
 from zfit_fnf.loss import UnbinnedNLL
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF
@@ -119,6 +120,21 @@ def test_few_nodes_are_enough(n_dim, n_context):
     assert reweighting.n_nodes < (150 if n_context == 0 else 2000)
     nu = tf.constant([0.0, 0.0], tf.float64)
     np.testing.assert_allclose(reweighting.log_norm_at_anchors(nu), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n_dim", "n_context"), [(2, 1), (3, 0)])
+def test_networks_see_nodes_that_differ_in_the_last_observable_once(n_dim, n_context, monkeypatch):
+    monkeypatch.setattr(Reweighting, "_choose_nodes", lambda _: None)
+    reweighting, rng = deformation(n_dim, n_context).reweighting, np.random.default_rng(2)
+    z = rng.normal(size=(3, n_dim))[[0, 0, 1, 2, 2]]
+    z[:, -1] = rng.normal(size=5)
+    c = tf.constant(np.repeat(rng.normal(size=(2, n_context)), 5, axis=0))
+    flow = reweighting.flow
+    u = flow.density.from_base(tf.constant(np.tile(z, (2, 1))), flow.precompute(c))
+    nodes = reweighting._nodes_at(u, c, np.zeros((2, 5)), np.eye(2))
+    for nu in (tf.constant([0.5, -1.0], tf.float64), tf.constant([3.0, 2.0], tf.float64)):
+        found = reweighting._terms_of_grid(nodes, z)(nu)
+        np.testing.assert_allclose(found, reweighting._log_terms(nu, nodes), atol=1e-9)
 
 
 def test_an_integral_that_is_wrong_is_told():

@@ -258,10 +258,29 @@ def test_what_is_asked_for():
 )
 def test_where_few_events_are_enough_to_judge(gain, most, affordable, enough):
     judgement = object.__new__(choice._Judgement)
-    judgement.candidates = SimpleNamespace(affordable=affordable)
+    judgement.candidates = SimpleNamespace(affordable=affordable, accurate=False)
+    judgement.with_map = object()
     judgement.without, judgement.alone, judgement.none = None, None, np.zeros(1)
     judgement.map_gain, judgement._held_out = (gain, 10.0), lambda *_: np.array([most])
     assert judgement.map_is_enough() is enough
+
+
+@pytest.mark.parametrize(
+    ("of_both", "accurate", "needed", "missed"),
+    [(0.98, True, False, 0.0), (1.05, True, True, 0.0), (1.05, False, False, 0.0), (1.2, True, True, 0.25)],
+)
+def test_where_map_and_log_ratio_alone_do_not_follow_both_are_kept(of_both, accurate, needed, missed):
+    """Of 1000 held-out events: the map gains 0.8 nats each, the log-ratio 0.9, and both more, by 2.5 to 9 sigma."""
+    judgement = object.__new__(choice._Judgement)
+    ratio = SimpleNamespace(nuisances=("nu",))
+    nominal = SimpleNamespace(flow=zfnf.Flow(["y1", "y2"]))
+    judgement.candidates = SimpleNamespace(affordable=False, accurate=accurate, ratio=ratio, nominal=nominal)
+    judgement.without, judgement.with_map, judgement.alone, judgement.beside = "ratio", "both", None, None
+    judgement.none, judgement.of_map = np.zeros(1000), np.full(1000, 0.8)
+    gains = {"ratio": np.full(1000, 0.9), "both": of_both + np.tile([-1.0, 1.0], 500)}
+    judgement._held_out = lambda contrast, _: gains[contrast]
+    assert judgement.needs_both(False) is needed
+    assert judgement._missed(False, True) == pytest.approx(missed)
 
 
 def test_log_ratios_that_take_too_many_nodes_are_named():
@@ -271,12 +290,12 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
     judgement.with_map, judgement.alone = object(), SimpleNamespace(significant=True)
     judgement.beside, judgement.map_gain = SimpleNamespace(significant=True, shrunk=lambda: "shrunk"), (1.0, 1.0)
     judgement._claim, judgement._factors = (lambda *_: Claim("map", 0.0, 0.0, 0.0)), (lambda: None)
-    judgement._missed, judgement._straightened = (lambda keep_map: 0.25), (lambda: False)
+    judgement._missed, judgement._straightened = (lambda keep_map, keep_ratio: 0.25), (lambda: False)
     untried = judgement.choice(True, "auto", False)
     assert untried.keep_map
     assert untried.learned is None
     assert untried.claim.missed == 0.25
-    assert "no log-ratio was tried" in untried.notes[0]
+    assert "no log-ratio beside the map" in untried.notes[0]
     with pytest.warns(UserWarning, match="integrates to one within 2e-3"):
         assert judgement.choice(True, True, False).learned == "shrunk"
 

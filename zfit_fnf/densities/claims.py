@@ -32,7 +32,8 @@ class Claim:
             from show; without noise it is what is claimed.
         noise: What a response without effect claims after such a training, as far as events tell; of one that was pruned, what
             it claimed.
-        missed: Share of the effect, of what held-out events gain in log-likelihood, that a log-ratio follows and this does not.
+        missed: Share of the effect, of what held-out events gain in log-likelihood, that a log-ratio follows, or one beside
+            a map, and this does not.
     """
 
     kind: str

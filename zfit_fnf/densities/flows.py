@@ -72,7 +72,7 @@ class AutoregressiveLayer(tf.Module, ConditionalBijector):
 
     def log_prob(self, u: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Log-density ``(n,)`` of ``u`` when this is the last layer."""
-        return tf.reduce_sum(self.univariate.log_prob(u, self._parameters(u, precomputed)), axis=-1)
+        return tf.reduce_sum(self.univariate.log_prob(u, self.parameters(u, precomputed)), axis=-1)
 
     def inverse(self, u: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base ``(n, d)`` and its log-determinant ``(n,)``."""
@@ -81,7 +81,7 @@ class AutoregressiveLayer(tf.Module, ConditionalBijector):
 
     def base(self, u: tf.Tensor, precomputed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Data to base, and the logarithm of the slope of each coordinate, ``(n, d)``."""
-        return self.univariate.inverse(u, self._parameters(u, precomputed))
+        return self.univariate.inverse(u, self.parameters(u, precomputed))
 
     def forward(self, z: tf.Tensor, precomputed: Any) -> tf.Tensor:
         """Base to data, one coordinate after the other."""
@@ -95,12 +95,12 @@ class AutoregressiveLayer(tf.Module, ConditionalBijector):
 
     def _solve(self, coordinate: Callable[[Any, int], tf.Tensor], precomputed: Any, *, like: tf.Tensor) -> tf.Tensor:
         def column(u: tf.Tensor, j: int) -> tf.Tensor:
-            parameters = tf.nest.map_structure(lambda values: values[:, j], self._parameters(u, precomputed))
+            parameters = tf.nest.map_structure(lambda values: values[:, j], self.parameters(u, precomputed))
             return coordinate(parameters, j)
 
         return solve_autoregressive(column, n_dim=self.network.n_inputs, like=like)
 
-    def _parameters(self, u: tf.Tensor, precomputed: Any) -> Any:
+    def parameters(self, u: tf.Tensor, precomputed: Any) -> Any:
         """Parameters of the univariate bijector for every coordinate: a nest of ``(n, d, ...)``."""
         first, contributions = precomputed
         first = tf.nest.map_structure(lambda a: tf.broadcast_to(a, (tf.shape(u)[0], *a.shape[1:])), first)

@@ -13,7 +13,8 @@ __all__ = ["Histories", "History", "problems_of"]
 
 _FEW_EVENTS = 1000.0
 _LOW_SHARE = 0.1
-_MISSED = 0.1
+_MISSED = 0.05
+_PARTS = {"map": ("map", "is more than a movement of events"), "ratio": ("log-ratio", "moves events, too")}
 _STILL_FALLING = 1e-3  # nats per event in the last quarter of the steps, where the learning rate is down to a seventh
 
 
@@ -87,9 +88,9 @@ class History:
                 f"still improving at its end, by {self._late_gain():.2g} in the last quarter: train for longer"
             )
         if self.claim and self.claim.missed > _MISSED:
+            what, more = _PARTS.get(self.claim.kind, _PARTS["map"])
             found.append(
-                f"its map follows {1.0 - self.claim.missed:.0%} of the effect only, which is more than a movement of events: "
-                "train with ratio=True"
+                f"its {what} follows {1.0 - self.claim.missed:.0%} of the effect only, which {more}: train with ratio=True"
             )
         if 0.0 < self.effective_size < _FEW_EVENTS:
             found.append(f"only {self.effective_size:.0f} effective events")

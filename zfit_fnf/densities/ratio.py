@@ -68,6 +68,19 @@ class LogRatio(Model):
         """Coefficients ``(n, M)`` of the monomials at bounded coordinates ``t (n, d + m)``."""
         return tf.matmul(polynomials(t, self.exponents), tf.cast(self.weights, t.dtype), transpose_b=True)
 
+    def in_last_observable(self, t: tf.Tensor) -> tf.Tensor:
+        """Coefficients as polynomials of the bounded coordinate of the last observable, ``(n, M, degree + 1)``.
+
+        Args:
+            t: Bounded coordinates ``(n, d + m)``, of which that one does not matter.
+        """
+        last = self.n_dim - 1
+        of_others = polynomials(
+            tf.concat([t[:, :last], t[:, self.n_dim :]], axis=1), np.delete(self.exponents, last, axis=1)
+        )
+        by_degree = np.eye(self.degree + 1)[self.exponents[:, last]]
+        return tf.einsum("np,mp,pk->nmk", of_others, self.weights, tf.constant(by_degree))
+
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct a log-ratio of the same architecture."""
         return {
@@ -120,12 +133,12 @@ def bounded(flow: Flow, u: tf.Tensor, c: tf.Tensor, of_flow: Any) -> tf.Tensor:
     Of a density whose latent coordinates are not known, the standardised ones take their place.
     """
     z = flow.density.base(u, of_flow)[0] if has_latent(flow) else 1.8 * u  # the width of the logistic distribution
-    return tf.concat([tf.tanh(_STEEPNESS * z), bounded_conditions(c)], axis=1)
+    return tf.concat([sigmoid(z), sigmoid(c)], axis=1)
 
 
-def bounded_conditions(c: tf.Tensor) -> tf.Tensor:
-    """Bounded coordinates ``(n, m)`` of standardised conditions."""
-    return tf.tanh(_STEEPNESS * c)
+def sigmoid(values: tf.Tensor) -> tf.Tensor:
+    """Bounded coordinates of logistic ones, or of standardised conditions."""
+    return tf.tanh(_STEEPNESS * values)
 
 
 def has_latent(flow: Flow) -> bool:

@@ -15,16 +15,18 @@ between the anchors, with factors that are computed once per event.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
+from .bijectors import Affine
 from .integral_check import IntegralCheck
 from .monomials import Monomials
 from .quadrature import few_nodes, few_places, latent_nodes, lattice, snapshots
-from .ratio import LogRatio, bounded, bounded_conditions, exponents, has_latent, polynomials
+from .ratio import LogRatio, bounded, exponents, has_latent, polynomials, sigmoid
 
 if TYPE_CHECKING:
     from .deformation import Deformation
@@ -71,10 +73,9 @@ class Reweighting:
         self.flow, self.windows = deformation.flow, deformation.windows
         self.monomials = Monomials(ratios, deformation.windows)
         self.n_dim, self.n_context = ratios[0].n_dim, ratios[0].n_context
-        degrees = {1: 40, 2: 20, 3: 7} if self.n_dim == 1 else {1: 16, 2: 12, 3: 7}
-        self._of_conditions = _with_constant(self.n_context, degrees.get(self.n_context, 4))
         with tf.init_scope():
             self.moves = deformation.moves
+            self._of_conditions = _with_constant(self.n_context, self._degree())
             self._nodes = self._choose_nodes()
         self.check = IntegralCheck(self)
 
@@ -132,6 +133,44 @@ class Reweighting:
             tf.linalg.matvec(coefficients, self.monomials(nu)), nodes.log_weights.shape
         )
 
+    def _terms_of_grid(self, nodes: _Nodes, z: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+        """As :meth:`_log_terms` of moving nodes, most of which differ from others in their last observable only.
+
+        Networks see one of these each, its *head*.
+
+        Args:
+            nodes: The nodes.
+            z: Their latent coordinates ``(Q, d)``, the same at all anchors.
+        """
+        deformation, flow, last = self._deformation, self.flow, self.n_dim - 1
+        n_anchors = nodes.log_weights.shape[0]
+        _, heads, of_head = np.unique(z[:, :last], axis=0, return_index=True, return_inverse=True)
+        starts = np.arange(n_anchors)[:, None]
+        of_head = (starts * len(heads) + of_head.ravel()).ravel()
+        heads = (starts * len(z) + heads).ravel()
+        u, c, _ = nodes.place
+        u_heads, c_heads = tf.gather(u, heads), tf.gather(c, heads)
+        of_layer, of_flow = deformation.precompute_conditions(c_heads)
+        (layer,) = flow.density.layers
+
+        def log_terms(nu: tf.Tensor) -> tf.Tensor:
+            basis = deformation.basis(nu)
+            moved = deformation.forward(u_heads, c_heads, basis, of_layer)
+            of_map = tf.einsum("nmk,m->nk", deformation.coefficients_at(moved, of_layer)[:, :, last], basis)
+            law = tf.nest.map_structure(lambda values: values[:, last], layer.parameters(moved, of_flow[0]))
+            of_map, law = tf.nest.map_structure(lambda values: tf.gather(values, of_head), (of_map, law))
+            z_last, _ = layer.univariate.inverse(Affine().forward(u[:, last], of_map), law)
+            t_heads, monomials = bounded(flow, moved, c_heads, of_flow), self.monomials(nu)
+            log_weights, start = tf.zeros_like(z_last), 0
+            for ratio in self._ratios:
+                own = monomials[start : (start := start + len(ratio.powers))]
+                of_heads = tf.einsum("nmk,m->nk", ratio.in_last_observable(t_heads), own)
+                powers = polynomials(sigmoid(z_last)[:, None], np.arange(ratio.degree + 1)[:, None])
+                log_weights += tf.reduce_sum(powers * tf.gather(of_heads, of_head), axis=1)
+            return nodes.log_weights + tf.reshape(log_weights, nodes.log_weights.shape)
+
+        return log_terms
+
     def _coefficients(self, u: tf.Tensor, c: tf.Tensor, of_flow: Any) -> tf.Tensor:
         return self._at_bounded(bounded(self._deformation.flow, u, c, of_flow))
 
@@ -145,13 +184,25 @@ class Reweighting:
     def _condition_polynomials(self, c: tf.Tensor) -> tf.Tensor:
         if not self.n_context:
             return tf.ones_like(c[:, :1])
-        return polynomials(bounded_conditions(c), self._of_conditions)
+        return polynomials(sigmoid(c), self._of_conditions)
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 
+    def _degree(self) -> int:
+        """Of the polynomials between the anchors: an effect that moves depends more on the conditions."""
+        if self.n_dim == 1:
+            return {1: 40, 2: 20, 3: 7}.get(self.n_context, 4)
+        return {1: 48 if self.moves else 16, 2: 12, 3: 7}.get(self.n_context, 4)
+
+    @property
+    def _by_heads(self) -> bool:
+        """Whether networks see one node for all that differ in their last observable only."""
+        grid = 1 < self.n_dim <= (2 if self.n_context else 3)
+        return self.moves and grid and has_latent(self.flow) and self._deformation.n_layers == 1
+
     def _choose_nodes(self) -> _Nodes:
         anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
-        cost = 1.0 if not self.moves else (3.0 if self.n_dim == 1 else 7.0)
+        cost = 1.0 if not self.moves or self._by_heads else (3.0 if self.n_dim == 1 else 7.0)
         for step in self._steps():
             z, log_weights = latent_nodes(self.n_dim, len(anchors), step, 8192 if len(anchors) == 1 else 1024)
             if affordable := cost * len(points[1]) * log_weights.size < _AFFORDABLE:
@@ -165,7 +216,10 @@ class Reweighting:
             u = flow.draw(c, tf.constant([1, 2]))
         interpolation = np.linalg.pinv(self._condition_polynomials(tf.constant(anchors)).numpy())
         nodes = self._nodes_at(u, c, log_weights, interpolation)
-        return self._few_of(nodes, u, c, *points) if affordable else nodes
+        if not affordable:
+            return nodes
+        terms = self._terms_of_grid(nodes, z[0]) if self._by_heads else lambda nu: self._log_terms(nu, nodes)
+        return self._few_of(nodes, tf.function(terms, autograph=False), u, c, *points)
 
     def _nodes_at(self, u: tf.Tensor, c: tf.Tensor, log_weights: np.ndarray, interpolation: np.ndarray) -> _Nodes:
         """Nodes ``u (A Q, d)`` given ``c (A Q, m)``."""
@@ -177,9 +231,10 @@ class Reweighting:
             tf.constant(interpolation),
         )
 
-    def _few_of(self, nodes: _Nodes, u: tf.Tensor, c: tf.Tensor, points: tf.Tensor, importance: np.ndarray) -> _Nodes:
-        """Few nodes in place of many, if they give the same integrals."""
-        evaluate = tf.function(lambda nu: self._log_terms(nu, nodes), autograph=False)
+    def _few_of(
+        self, nodes: _Nodes, evaluate: Any, u: tf.Tensor, c: tf.Tensor, points: tf.Tensor, importance: np.ndarray
+    ) -> _Nodes:
+        """Few nodes in place of many, whose terms are evaluated, if they give the same integrals."""
         log_terms = np.array([evaluate(nu) for nu in points])
         log_norms = logsumexp(log_terms, axis=2)
         anchors, interpolation = few_places(log_norms * importance[:, None], 0.3 * _TOLERANCE)
@@ -215,15 +270,20 @@ class Reweighting:
         if self.n_dim == 1:
             return (0.1 if self.n_context else 0.06), 0.2
         if self.n_dim == 2:
-            return (0.4 if self.n_context and not self.moves else 0.2), 0.4
+            return (0.2 if not self.n_context else 0.3 if self.moves else 0.4), 0.4
         return (0.7 if self.moves else 0.5), 0.7
 
     def _anchors(self) -> np.ndarray:
         """Conditions ``(A, m)``, standardised, that cover the bounded coordinates, denser towards their ends."""
         if not self.n_context:
             return np.zeros((1, 0))
-        ends = float(bounded_conditions(tf.constant(_FAR)))
-        wanted = ends * np.cos(np.pi * lattice(2 * len(self._of_conditions), self.n_context))
+        ends = float(sigmoid(tf.constant(_FAR)))
+        n_terms = len(self._of_conditions)
+        if self.n_context == 1:  # the nodes of Chebyshev
+            places = (0.5 + np.arange(n_terms)[:, None]) / n_terms
+        else:
+            places = lattice(2 * n_terms, self.n_context)
+        wanted = ends * np.cos(np.pi * places)
         return np.arctanh(wanted) * _FAR / np.arctanh(ends)
 
     # --- events -----------------------------------------------------------------------------------------------------

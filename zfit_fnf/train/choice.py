@@ -15,7 +15,7 @@ from ..common.warning import warn
 from ..densities.claims import Claim
 from ..densities.deformation import Deformation
 from ..densities.monomials import Monomials
-from ..densities.ratio import LogRatio, bounded
+from ..densities.ratio import LogRatio, bounded, has_latent
 from .claims import Points, Scored, claim, shares
 from .contrast import Contrast, ContrastSample
 from .ratio import SIGNIFICANT, Learned, learn, of_conditions_alone
@@ -34,6 +34,7 @@ _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
 _STRAIGHTENED = 4000  # nominal events
+_SEEN = 3.0  # standard deviations by which held-out events have to speak for both in several variables
 _MOSTLY = 0.8  # share of a map that is no noise, from which it is left alone
 _TRUSTED = 0.9  # and trust in the effect
 
@@ -122,7 +123,7 @@ class Candidates:
     @property
     def accurate(self) -> bool:
         """Whether a log-ratio behind a map integrates to one well within what a fit could see."""
-        return self.ratio.n_dim + self.ratio.n_context <= 2
+        return self.ratio.n_dim <= 2 and self.ratio.n_context <= 1
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,16 @@ class _Judgement:
     def map_is_enough(self) -> bool:
         """Whether the map does what a log-ratio in its place could, where both together are not to be had."""
         (gain, error), most = self.map_gain, _difference(self._held_out(self.without, self.alone), self.none)[0]
-        return not self.candidates.affordable and gain > MAP_SIGNIFICANT * error and gain > _NEARLY_ALL * most
+        enough = not self.candidates.affordable and gain > MAP_SIGNIFICANT * error and gain > _NEARLY_ALL * most
+        return enough and not self.needs_both(True)
+
+    def needs_both(self, keep_map: bool) -> bool:
+        """Whether in several variables held-out events see what map or log-ratio alone do not follow, and both may be kept."""
+        candidates = self.candidates
+        if self.with_map is None or not candidates.accurate or not has_latent(candidates.nominal.flow):
+            return False
+        _, lacking, error = self._lacking(keep_map, not keep_map)
+        return lacking > _SEEN * error
 
     def choice(self, use_map: bool | str, use_ratio: bool | str, keep: bool) -> Choice:
         """What to keep."""
@@ -214,8 +224,11 @@ class _Judgement:
         keep_map = self.with_map is not None
         if self.with_map is not None and use_map == "auto":
             keep_map, notes = self._judge_map(use_ratio)
-        if keep_map and not self.candidates.affordable and use_ratio == "auto":
-            notes, use_ratio = [*notes, _SLOW], False
+        if not self.candidates.affordable and use_ratio == "auto":
+            if self.needs_both(keep_map):
+                keep_map, notes = True, []
+            elif keep_map:
+                notes, use_ratio = [*notes, _SLOW], False
         learned = None
         if use_ratio is not False:
             if keep_map and self._straightened():
@@ -236,8 +249,8 @@ class _Judgement:
                 f"its map is multiplied by {', '.join(f'{f:.2f}' for f in factors)}: events confirm no more",
             ]
         claims = self._claim(keep_map, learned, factors, _KINDS[keep_map, learned is not None])
-        if learned is None and factors is None:  # otherwise it is noise that keeps a map from following
-            claims = replace(claims, missed=self._missed(keep_map))
+        if factors is None:  # otherwise it is noise that keeps a map from following
+            claims = replace(claims, missed=self._missed(keep_map, learned is not None))
         if learned is not None and self.candidates.has_more(_JUDGED):
             without, with_map = replace(
                 self.candidates, with_map=self.candidates.with_map if keep_map else None
@@ -320,12 +333,23 @@ class _Judgement:
         """Log-likelihoods of the held-out events."""
         return contrast.log_likelihoods(learned.without_held_out if learned else of_conditions_alone(contrast))
 
-    def _missed(self, keep_map: bool) -> float:
-        """Share of what a log-ratio gains that the map does not, zero if held-out events leave that open."""
+    def _missed(self, keep_map: bool, keep_ratio: bool) -> float:
+        """Share of what could be gained that what is kept does not gain, zero if held-out events leave that open."""
+        if keep_map and keep_ratio:
+            return 0.0
+        most, lacking, error = self._lacking(keep_map, keep_ratio)
+        return min(lacking / most, 1.0) if lacking > MAP_SIGNIFICANT * error and lacking > 0.0 else 0.0
+
+    def _lacking(self, keep_map: bool, keep_ratio: bool) -> tuple[float, float, float]:
+        """What could be gained of held-out events, and what of this one of the two alone does not gain, with its error."""
         ratio_alone = self._held_out(self.without, self.alone)
-        kept = self.of_map if keep_map else self.none
-        (best, _), (lacking, error) = _difference(ratio_alone, self.none), _difference(ratio_alone, kept)
-        return min(lacking / best, 1.0) if lacking > MAP_SIGNIFICANT * error and lacking > 0.0 else 0.0
+        kept = ratio_alone if keep_ratio else self.of_map if keep_map else self.none
+        possible = [ratio_alone]
+        # Otherwise both were tried; of an interaction, small as it is, that would take too long.
+        if self.with_map is not None and not self.candidates.affordable and len(self.candidates.ratio.nuisances) == 1:
+            possible.append(self._held_out(self.with_map, self.beside))
+        best = max(possible, key=np.sum)
+        return (_difference(best, self.none)[0], *_difference(best, kept))
 
     def _factors(self) -> np.ndarray | None:
         """Factors that make a map smaller that is mostly noise, as held-out events say, or of an effect just significant."""
@@ -374,11 +398,11 @@ class _Judgement:
         )
 
 
-_SLOW = "no log-ratio was tried beside the map, whose integral is slow in several variables"
+_SLOW = "no log-ratio beside the map, whose integral would be slow in several variables"
 _INACCURATE = (
-    "behind a map, this log-ratio of observables and conditions that are three or more integrates to one within 2e-3 at one "
-    "standard deviation, and less well beyond, which takes many nodes; where that matters, compare fits with map=False or "
-    "ratio=False"
+    "behind a map, this log-ratio of three or more observables, or given two or more conditions, integrates to one within 2e-3 "
+    "at one standard deviation, and less well beyond, which takes many nodes; where that matters, compare fits with map=False "
+    "or ratio=False"
 )
 _KINDS = {(True, False): "map", (False, True): "ratio", (True, True): "both", (False, False): "pruned"}
 
@@ -395,7 +419,7 @@ def samples_of(
     densities: Sequence[Deformation | None],
     most: int | None,
 ) -> list[ContrastSample]:
-    """The events of a sample, with the log-ratios of each density to the nominal one; the map is that of the last one."""
+    """The events of a sample, with what each density says of the ratio to the nominal one; the map is that of the last one."""
     sample, flow = source.sample, source.flow
     n, rng = sample.n_events, np.random.default_rng(0)
     folds = rng.integers(0, 2, n)
