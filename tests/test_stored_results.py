@@ -9,7 +9,7 @@ import pytest
 
 import zfit_fnf
 from zfit_fnf.limit_scans import LimitScan
-from zfit_fnf.limits import DiscoveryResult, FeldmanCousins, LimitResult
+from zfit_fnf.limits import DiscoveryResult, FeldmanCousins, LimitResult, PoolWorth
 from zfit_fnf.results import FitSummary
 from zfit_fnf.scans import ContourScan, Impacts, ProfileScan
 from zfit_fnf.storage.results import plain, read_envelope
@@ -33,7 +33,16 @@ RESULTS = {
     "profile": ProfileScan("mu", "mu", np.array([1.0, 1.3, 1.6]), np.array([2.0, 0.0, np.nan]), 1.3),
     "contour": ContourScan(("jes", "mu"), ("a", "b"), (np.arange(2.0), np.arange(3.0)), np.ones((2, 3)), (0.1, 1.3)),
     "limit": LimitResult(
-        "mu", 0.95, 1.9, (0.1, 0.2, 0.3, 0.4, 0.5), 1.3, pd.DataFrame(0.1, INDEX, CLS), "mu", 200, 0.05
+        "mu",
+        0.95,
+        1.9,
+        (0.1, 0.2, 0.3, 0.4, 0.5),
+        1.3,
+        pd.DataFrame(0.1, INDEX, CLS),
+        "mu",
+        200,
+        0.05,
+        PoolWorth(40.0, 0.002),
     ),
     "region": FeldmanCousins(
         *(("mu",), 0.9, 200, (1.3,)),

@@ -10,11 +10,13 @@ from untrained import deformed, events, smooth_flow
 
 import zfit_fnf.loss
 from zfit_fnf import load, save
+from zfit_fnf.limits import upper_limit
+from zfit_fnf.limits.neyman import Hypothesis, rises_in_toys
 from zfit_fnf.loss import ExtendedUnbinnedNLL, counting
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import SumPDF
-from zfit_fnf.state import preserved
-from zfit_fnf.toys import ToyFits, run
+from zfit_fnf.state import current_values, preserved
+from zfit_fnf.toys import ToyFits, run, toy
 from zfit_fnf.toys.pool import ToyPool
 from zfit_fnf.yields import lnN, modified_yield
 
@@ -57,7 +59,7 @@ def test_a_fit_from_the_pool_is_that_of_its_events(fits):
 
 
 def test_the_pool_is_the_same_whenever_it_is_made(nll, fits):
-    again = ToyPool(nll, {one: fits.truth[one.name] for one in nll.get_params()}, 20_000, 3)
+    again = ToyPool(nll, {one: fits.truth[one.name] for one in nll.get_params()}, 20_000, (3,))
     with preserved(nll):
         np.testing.assert_allclose([values for values, _, _ in again.fits(range(3))], fits.values[:3], rtol=1e-6)
 
@@ -97,4 +99,41 @@ def test_losses_of_zfit_are_told_what_to_do():
     y = zfit.Space("y", -5, 5)
     plain = zfit.loss.UnbinnedNLL(zfit.pdf.Gauss(zfit.Parameter("m", 0.0), 1.0, obs=y), zfit.Data(np.zeros(3), obs=y))
     with pytest.raises(TypeError, match="losses of zfit_fnf"):
-        ToyPool(plain, {}, 100, 0)
+        ToyPool(plain, {}, 100, (0,))
+
+
+def test_statistics_of_toys_from_a_pool_are_those_of_their_events(nll):
+    mu = next(one for one in nll.get_params() if one.name == "mu")
+    with preserved(nll):
+        background = {**current_values(nll.get_params()), mu: 0.0}
+        (rises,) = rises_in_toys(
+            *(nll, [mu], [Hypothesis(background, ((0.0,), (0.2,)))], 4),
+            minimizer=None,
+            seed=2,
+            executor=None,
+            pool=5000,
+            progress="",
+        )
+    assert rises.best.shape == (4, 1)
+    assert rises.rise.shape == (4, 2)
+    assert (rises.best >= 0).all()
+    assert (rises.rise >= 0).all()
+    # Polynomials are as good as in any accelerated fit, 0.005 of the logarithm of the likelihood; nothing at all would be a toy
+    # that was fitted without them.
+    assert 0 < rises.pool.difference < 0.02
+    assert rises.pool.n_independent > 5
+    assert "independent toys" in str(rises.pool)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:some expected limits are not known")  # there are few toys
+def test_limits_of_toys_from_pools_are_those_of_toys(nll):
+    """A search without a signal."""
+    mu = next(one for one in nll.get_params() if one.name == "mu")
+    with preserved(nll):
+        search = toy(nll, params={mu: 0.0}, seed=4).loss(nll)
+        arguments = {"calculator": "toys", "n_toys": 200, "n_asimov": 2000, "progress": False}
+        quick, full = upper_limit(search, mu, pool=5000, **arguments), upper_limit(search, mu, **arguments)
+    error = np.hypot(quick.error, full.error)  # each states its own
+    assert 0 < error < 0.3 * full.observed
+    assert abs(quick.observed - full.observed) < 4 * error

@@ -169,17 +169,22 @@ class ConditionalMinima:
         Raises:
             NotConverged: If it was not found.
         """
-        assign(self._fixed, point)
-        if not self._others:
-            return self._found(point, [], float(self._nll.value(full=True)))
-        start = self._start(point)
-        for position, value, distance in self._newton(start):
-            if distance < tolerance:
-                return self._found(point, position, value - distance)
-        zfit.param.set_values(self._others, start, clip=True)
+        if (found := self.by_steps(point, tolerance=tolerance)) is not None:
+            return found
+        zfit.param.set_values(self._others, self._start(point), clip=True)
         minimise(self._nll, self._others, self._minimizer)
         value, _ = self._nll.value_gradient(self._others, full=True)
         return self._found(point, current_values(self._others).values(), float(value))
+
+    def by_steps(self, point: Sequence[float], *, tolerance: float = _TOLERANCE) -> Point | None:
+        """The same if Newton steps lead there; none otherwise."""
+        assign(self._fixed, point)
+        if not self._others:
+            return self._found(point, [], float(self._nll.value(full=True)))
+        for position, value, distance in self._newton(self._start(point)):
+            if distance < tolerance:
+                return self._found(point, position, value - distance)
+        return None
 
     def delta(self, point: Sequence[float]) -> float:
         """Twice the rise of the conditional minimum above the best fit; not a number where that was not found."""

@@ -20,7 +20,7 @@ The error is controlled in three ways, whatever minimiser is at work:
 from __future__ import annotations
 
 from .chunks import ExpandedEvents, ExpandedKernel, expanded_kernel
-from .control import TOLERANCE, AccelerationError, AccelerationReport
+from .control import RELATIVE, TOLERANCE, AccelerationError, AccelerationReport
 from .loss import (
     AcceleratedExtendedUnbinnedNLL,
     AcceleratedNLL,
@@ -32,6 +32,7 @@ from .loss import (
 from .pool import EventPool
 
 __all__ = [
+    "RELATIVE",
     "TOLERANCE",
     "AcceleratedExtendedUnbinnedNLL",
     "AcceleratedNLL",

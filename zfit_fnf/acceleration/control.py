@@ -18,12 +18,12 @@ from ..minimum import expected_fall, newton_step, vertical_distance
 from ..param import limits_of
 from .chunks import ExpandedEvents
 
-__all__ = ["TOLERANCE", "AccelerationError", "AccelerationReport", "Approximation", "Control"]
+__all__ = ["RELATIVE", "TOLERANCE", "AccelerationError", "AccelerationReport", "Approximation", "Control"]
 
 TOLERANCE = 0.005
 """Error of the negative log-likelihood that is tolerated near the minimum."""
 
-_RELATIVE = 0.01  # error that is tolerated further away, relative to the distance from the minimum
+RELATIVE = 0.01  # error that is tolerated further away, relative to the distance from the minimum
 _SEARCHING = 0.3  # of a value that only tells a minimiser how long its next step should be
 _ALMOST_THERE = 1e-3  # expected vertical distance to the minimum at which the exact gradient is asked for
 _NEAR = 0.1  # the same, where a fit has ended, or the pilot
@@ -175,7 +175,7 @@ class Control:
             return self._approximation.exact_gradient(params)
         distance = self._distance(gradient, params)
         # Where the polynomials fail their gradient is large: it must not be what excuses them.
-        tolerance = max(_RELATIVE * min(self._closest, distance), self._tolerance(value, searching=True))
+        tolerance = max(RELATIVE * min(self._closest, distance), self._tolerance(value, searching=True))
         if not error <= tolerance:
             self._move_centre()
             value, gradient, _ = self._approximation.approximate_gradient(params)
@@ -210,7 +210,7 @@ class Control:
     def _tolerance(self, value: tf.Tensor, *, searching: bool) -> float:
         """Error that a value may have, by its distance from what matters: the minimum, as soon as it is known."""
         if self._minimum is not None:
-            return max(TOLERANCE, _RELATIVE * (float(value) - self._minimum))
+            return max(TOLERANCE, RELATIVE * (float(value) - self._minimum))
         return max(TOLERANCE, _SEARCHING * abs(float(value) - self._centre.value)) if searching else TOLERANCE
 
     def _exact_value(self) -> tf.Tensor:

@@ -27,6 +27,7 @@ def upper_limit(
     n_toys: int = 1000,
     seed: int = 0,
     executor: Executor | None = None,
+    pool: int | None = None,
     progress: bool = True,
 ) -> LimitResult:
     r"""CLs upper limit on a parameter that is zero without signal.
@@ -53,6 +54,9 @@ def upper_limit(
         n_toys: Number of toys of background only, and of each of ten values of the parameter.
         seed: Seed of the Asimov set and of the toys.
         executor: ``concurrent.futures`` executor that shares the toys; each worker compiles the likelihood once.
+        pool: Draw the toys of each hypothesis from a pool of so many events for each component of the model, which is expanded
+            once; use ten times the events of a toy or more. A toy then needs neither networks nor compilers, and the result says
+            in ``pool`` what that is worth. By default each toy has events of its own.
         progress: Whether to show a progress bar for the toys.
 
     Returns:
@@ -67,7 +71,7 @@ def upper_limit(
         TypeError: If an argument is of another kind.
         ValueError: If the parameter is not in the likelihood, does not float, is a nuisance, cannot be zero, or may not become
             as large as a limit; if the data have weights with which the formulae do not hold; if the outcome behind a
-            constraint cannot be moved.
+            constraint cannot be moved; if there is no use or no room for a pool, or it has another minimiser.
         RuntimeError: If a fit does not converge.
 
     Example:
@@ -75,7 +79,7 @@ def upper_limit(
         >>> limit.observed, limit.expected[2]
         >>> print(limit)
         >>> print(upper_limit(nll, mu, expected="prefit"))
-        >>> print(upper_limit(nll, mu, calculator="toys", n_toys=2000))
+        >>> print(upper_limit(nll, mu, calculator="toys", n_toys=2000, pool=200_000))
     """
     if not 0.5 < real(cl, "cl=") < 1:
         raise ValueError(f"cl must be between 0.5 and 1, e.g. 0.95; got {cl}")
@@ -99,5 +103,6 @@ def upper_limit(
         n_toys=count(n_toys, "n_toys=", least=50),
         seed=count(seed, "seed=", least=0),
         executor=executor,
+        pool=None if pool is None else count(pool, "pool=", least=1),
         progress=progress,
     )

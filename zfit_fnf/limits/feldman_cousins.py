@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -27,6 +28,7 @@ from ..profiles import ConditionalMinima, KnownMinimum, minimise
 from ..state import current_values, preserved
 from .asymptotic import check_weights
 from .neyman import Hypothesis, rises_in_toys
+from .results import PoolWorth
 
 __all__ = ["FeldmanCousins", "feldman_cousins"]
 
@@ -45,6 +47,7 @@ class FeldmanCousins:
         best_fit: Best-fit values.
         table: One row for each point: the parameters, the likelihood ratio ``t`` of the data, the share ``p_value`` of toys with
             one at least as large, its binomial ``error``, and whether the point is ``inside`` the region.
+        pool: What the pools are worth that the toys were drawn from, if they were.
     """
 
     pois: tuple[str, ...]
@@ -52,6 +55,7 @@ class FeldmanCousins:
     n_toys: int
     best_fit: tuple[float, ...]
     table: pd.DataFrame
+    pool: PoolWorth | None = None
 
     @property
     def intervals(self) -> list[tuple[float, float]]:
@@ -72,10 +76,13 @@ class FeldmanCousins:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it."""
-        return {**vars(self), "table": self.table.to_dict(orient="list")}
+        pool = None if self.pool is None else self.pool.to_dict()
+        return {**vars(self), "table": self.table.to_dict(orient="list"), "pool": pool}
 
     def __str__(self) -> str:
         head = f"{100 * self.cl:g} % region of {', '.join(self.pois)} by Feldman and Cousins, {self.n_toys} toys of each point"
+        if self.pool is not None:
+            head += f"\n  {self.pool}"
         if len(self.pois) > 1:
             return f"{head}\n{self.table.to_string(index=False, float_format=lambda number: f'{number:.4g}')}"
         parts = " and ".join(f"[{low:.4g}, {high:.4g}]" for low, high in self.intervals)
@@ -93,6 +100,7 @@ def feldman_cousins(
     minimizer: zfit.minimize.BaseMinimizer | None = None,
     seed: int = 0,
     executor: Executor | None = None,
+    pool: int | None = None,
     progress: bool = True,
 ) -> FeldmanCousins:
     """Confidence region of one or two parameters from toys, valid near boundaries and for few events.
@@ -111,6 +119,9 @@ def feldman_cousins(
         minimizer: By default `zfit_fnf.Minuit`.
         seed: Seed of all toys.
         executor: ``concurrent.futures`` executor that shares the toys; each worker compiles the likelihood once.
+        pool: Draw the toys of each point from a pool of so many events for each component of the model, which is expanded
+            once; use ten times the events of a toy or more. A toy then needs neither networks nor compilers, and the result says
+            in ``pool`` what that is worth. By default each toy has events of its own.
         progress: Whether to show a progress bar.
 
     Warns:
@@ -144,9 +155,19 @@ def feldman_cousins(
         hypotheses = [Hypothesis(at.values, (point,)) for at, point in zip(found, grid, strict=True)]
         names = tuple(parameter.name for parameter in params)
         label = f"toys for a region of {', '.join(names)}" if progress else ""
+        pool = None if pool is None else count(pool, "pool=", least=1)
         toys = rises_in_toys(
-            nll, params, hypotheses, n_toys, minimizer=minimizer, seed=seed, executor=executor, progress=label
+            nll,
+            params,
+            hypotheses,
+            n_toys,
+            minimizer=minimizer,
+            seed=seed,
+            executor=executor,
+            pool=pool,
+            progress=label,
         )
+    worth = [one.pool for one in toys if one.pool is not None]
     rises = [one.rise[np.isfinite(one.rise[:, 0]), 0] for one in toys]
     p_values = np.array([np.mean(rise >= value - _TIE) for rise, value in zip(rises, t, strict=True)])
     table = pd.DataFrame(np.array(grid), columns=list(names)).assign(
@@ -157,7 +178,8 @@ def feldman_cousins(
     )
     for name in _cut(params, axes, table):
         warn(f"the region goes on beyond the points of {name!r}: give more of them (points=)")
-    return FeldmanCousins(names, cl, n_toys, tuple(best.values[parameter] for parameter in params), table)
+    pools = reduce(PoolWorth.worst, worth) if worth else None
+    return FeldmanCousins(names, cl, n_toys, tuple(best.values[parameter] for parameter in params), table, pools)
 
 
 def _checked_pois(nll: zfit.loss.UnbinnedNLL, pois: Any) -> list[zfit.Parameter]:

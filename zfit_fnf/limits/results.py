@@ -8,13 +8,40 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["BANDS", "COLUMNS", "DiscoveryResult", "LimitResult"]
+__all__ = ["BANDS", "COLUMNS", "DiscoveryResult", "LimitResult", "PoolWorth"]
 
 BANDS = (-2, -1, 0, 1, 2)
 """Standard deviations of the background-only fluctuations behind the five expected limits."""
 
 COLUMNS = ("expected_m2", "expected_m1", "expected", "expected_p1", "expected_p2")
 """What the five expected limits are called in tables."""
+
+
+@dataclass(frozen=True)
+class PoolWorth:
+    """What a pool of events is worth from which toys of limits and regions are drawn; prints as a sentence.
+
+    Attributes:
+        n_independent: How many toys have as many events as the pool, for the hypothesis where these are fewest.
+        difference: Largest difference between test statistics with and without the pool, of the same events.
+    """
+
+    n_independent: float
+    difference: float
+
+    def worst(self, other: PoolWorth) -> PoolWorth:
+        """The smaller number of toys, and the larger difference."""
+        return PoolWorth(min(self.n_independent, other.n_independent), max(self.difference, other.difference))
+
+    def to_dict(self) -> dict[str, float]:
+        """The fields for JSON."""
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        return (
+            f"from pools of as many events as {self.n_independent:.3g} independent toys have; test statistics of the same events "
+            f"without them differ by {self.difference:.2g} at most"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +59,7 @@ class LimitResult:
         title: Label of the parameter, for plots; by default its name.
         n_toys: Number of toys of each hypothesis; zero for asymptotic formulae.
         error: Statistical error of the observed limit from the number of toys.
+        pool: What the pools are worth that the toys were drawn from, if they were.
     """
 
     poi: str
@@ -43,6 +71,7 @@ class LimitResult:
     title: str = ""
     n_toys: int = 0
     error: float = 0.0
+    pool: PoolWorth | None = None
 
     def to_dataframe(self) -> pd.DataFrame:
         """The limits: ``observed`` and ``expected_m2`` to ``expected_p2`` (the index) with their ``limit``."""
@@ -52,7 +81,8 @@ class LimitResult:
     def to_dict(self) -> dict[str, Any]:
         """The fields for JSON; the scan as lists, the values of the parameter under its name."""
         scan = self.scan.rename_axis(self.poi).reset_index().to_dict(orient="list")
-        return {**vars(self), "expected": list(self.expected), "scan": scan}
+        pool = None if self.pool is None else self.pool.to_dict()
+        return {**vars(self), "expected": list(self.expected), "scan": scan, "pool": pool}
 
     def __str__(self) -> str:
         names = ["observed", *(f"expected {band:+d} sigma" if band else "expected" for band in BANDS)]
@@ -63,7 +93,8 @@ class LimitResult:
         if self.n_toys:
             values[0] += f" +- {self.error:.2g} (from {self.n_toys} toys)"
         rows = (f"  {name:<17} {value}" for name, value in zip(names, values, strict=True))
-        return "\n".join([f"{100 * self.cl:g} % CLs upper limits on {self.poi} ({fit})", *rows])
+        worth = [] if self.pool is None else [f"  toys {self.pool}"]
+        return "\n".join([f"{100 * self.cl:g} % CLs upper limits on {self.poi} ({fit})", *rows, *worth])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ all their toys tell where that is.
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import NamedTuple
 
 import zfit  # before tensorflow, which it silences
@@ -25,7 +26,7 @@ from ..scans import axis_title
 from ..state import current_values, global_observables, measured_values, preserved
 from .asymptotic import asymptotic_limit
 from .neyman import Hypothesis, Rises, rises_in_toys
-from .results import BANDS, COLUMNS, LimitResult
+from .results import BANDS, COLUMNS, LimitResult, PoolWorth
 
 __all__ = ["toy_limit"]
 
@@ -47,6 +48,7 @@ def toy_limit(
     n_toys: int,
     seed: int,
     executor: Executor | None,
+    pool: int | None,
     progress: bool,
 ) -> LimitResult:
     """Upper limits from toys; arguments as those of `zfit_fnf.limits.upper_limit`, checked."""
@@ -63,13 +65,15 @@ def toy_limit(
         hypotheses += [Hypothesis(at, ((0.0,), (mu,))) for at, mu in zip(truths[1:], grid, strict=True)]
         label = f"toys for a limit on {poi.name}" if progress else ""
         background, *signal = rises_in_toys(
-            nll, [poi], hypotheses, n_toys, minimizer=minimizer, seed=seed, executor=executor, progress=label
+            nll, [poi], hypotheses, n_toys, minimizer=minimizer, seed=seed, executor=executor, pool=pool, progress=label
         )
+    worth = [one.pool for one in (background, *signal) if one.pool is not None]
     curves = _curves(grid, background, signal, observed)
     limit, error = _crossing(grid, curves["observed"], 1 - cl, poi) if postfit else (math.nan, math.nan)
     expected = _expected_limits(grid, curves, 1 - cl, poi)
     scan = pd.DataFrame({name: curve.cls for name, curve in curves.items()}, index=pd.Index(grid, name=poi.name))
-    return LimitResult(poi.name, cl, limit, expected, guess.best_fit, scan, axis_title(poi), n_toys, error)
+    pools = reduce(PoolWorth.worst, worth) if worth else None
+    return LimitResult(poi.name, cl, limit, expected, guess.best_fit, scan, axis_title(poi), n_toys, error, pools)
 
 
 class _Curve(NamedTuple):

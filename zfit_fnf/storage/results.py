@@ -38,9 +38,17 @@ def _contour(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, **tuples, "values": grids, "delta": np.array(content["delta"], float)}
 
 
+def _with_pool(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """The same, with what the pool is worth as an object, or without it: files of toys without a pool have nothing, or null."""
+    known = content.get("pool")
+    pool = {"pool": class_of(name)(**known)} if isinstance(known, dict) else {}
+    return {key: value for key, value in content.items() if key != "pool"} | pool
+
+
 def _limit(content: dict[str, Any]) -> dict[str, Any]:
     scan = _pandas().DataFrame(content["scan"], dtype=float).set_index(content["poi"])
-    return {**content, "expected": tuple(map(_number, content["expected"])), "scan": scan}
+    expected = tuple(map(_number, content["expected"]))
+    return {**_with_pool(content, "limits.results.PoolWorth"), "expected": expected, "scan": scan}
 
 
 def _limit_scan(content: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +58,8 @@ def _limit_scan(content: dict[str, Any]) -> dict[str, Any]:
 
 def _region(content: dict[str, Any]) -> dict[str, Any]:
     names = {name: tuple(content[name]) for name in ("pois", "best_fit")}
-    return {**content, **names, "table": _pandas().DataFrame(content["table"])}
+    known = _with_pool(content, "limits.results.PoolWorth")
+    return {**known, **names, "table": _pandas().DataFrame(content["table"])}
 
 
 def _impacts(content: dict[str, Any]) -> dict[str, Any]:
@@ -62,10 +71,7 @@ def _toys(content: dict[str, Any]) -> dict[str, Any]:
     pd = _pandas()
     index = pd.RangeIndex(len(content["valid"]), name="toy")
     tables = {name: pd.DataFrame(content[name], index=index, dtype=float) for name in ("values", "errors")}
-    known = {name: value for name, value in content.items() if value is not None}  # without a pool there is none
-    if "pool" in known:
-        known["pool"] = class_of("toys.fits.PoolReport")(**known["pool"])
-    return {**known, **tables, "valid": np.array(content["valid"], bool)}
+    return {**_with_pool(content, "toys.fits.PoolReport"), **tables, "valid": np.array(content["valid"], bool)}
 
 
 def _validation(content: dict[str, Any]) -> dict[str, Any]:

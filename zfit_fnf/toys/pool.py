@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..acceleration import (
+    RELATIVE,
     TOLERANCE,
     EventPool,
     ExpandedEvents,
@@ -58,18 +59,18 @@ class ToyPool:
         nll: The likelihood, with the parameters at the truth.
         truth: Their values.
         n_events: Events of each component of each channel in the pool.
-        seed: Seed of the pool and of the toys.
+        seed: Seed of the pool; with the number of a toy, that of the toy.
 
     Raises:
         TypeError: If `accelerate` does not take it: it has to be a loss of :mod:`zfit_fnf.loss`.
         ValueError: If no density of it has polynomials.
     """
 
-    def __init__(self, nll: Any, truth: dict[zfit.Parameter, float], n_events: int, seed: int):
-        self.nll, self._truth, self._seed = accelerate(nll), truth, seed
+    def __init__(self, nll: Any, truth: dict[zfit.Parameter, float], n_events: int, seed: Sequence[int]):
+        self.nll, self._truth, self._seed = accelerate(nll), truth, tuple(seed)
         self.params = list(truth)
         self._constraints = [constraint_kernel(constraint) for constraint in nll.constraints]
-        data = asimov(nll, params=truth, n_events=n_events, seed=(seed, _POOL)).data
+        data = asimov(nll, params=truth, n_events=n_events, seed=(*self._seed, _POOL)).data
         pairs = zip(channels_of(refillable(nll)), data, strict=True)
         self._channels = [_with_pool(channel, events, nll.max_memory) for channel, events in pairs]
         if not any(isinstance(one, _PooledChannel) for one in self._channels):
@@ -87,25 +88,29 @@ class ToyPool:
 
     def report(self) -> PoolReport:
         """What the toys are worth, from the pool and from some toys that are fitted without it."""
-        pooled = [one for one in self._channels if isinstance(one, _PooledChannel)]
-        independent = min(one.pool.weights.sum() / np.square(one.pool.weights).sum() for one in pooled)
         differences = [0.0]
         for index in range(_CHECKS):
             values, errors, converged = self._pooled_fit(index) or self._plain_fit(index)
             others = self._plain_fit(index)
             if converged and others[2]:
                 differences += list(np.abs(np.subtract(values, others[0])) / errors)
-        n_events = sum(len(one.pool.weights) for one in pooled)
-        return PoolReport(n_events, float(independent), float(np.nanmax(differences)))
+        n_events = sum(len(pool.weights) for pool in self._pools)
+        return PoolReport(n_events, self.n_independent, float(np.nanmax(differences)))
+
+    @property
+    def n_independent(self) -> float:
+        """How many toys have as many events as the pool, in the channel where these are fewest."""
+        return float(min(pool.weights.sum() / np.square(pool.weights).sum() for pool in self._pools))
+
+    @property
+    def _pools(self) -> list[EventPool]:
+        return [one.pool for one in self._channels if isinstance(one, _PooledChannel)]
 
     # --- one toy ------------------------------------------------------------------------------------------------------
 
-    def _fit(self, index: int) -> Fit:
-        return self._pooled_fit(index) or self._plain_fit(index)
-
-    def _draw(self, index: int) -> None:
+    def draw(self, index: int) -> None:
         """A toy is from now on the data; the parameters are at the truth, and global observables are its own."""
-        rng = np.random.default_rng((self._seed, index))
+        rng = np.random.default_rng((*self._seed, index))
         seeds = seeds_from(int(rng.integers(2**31)))
         zfit.param.set_values(self._truth, clip=True)
         for channel in self._channels:
@@ -113,26 +118,48 @@ class ToyPool:
         self._observed = drawn_outcomes(self.nll, rng)
         zfit.param.set_values(self._observed)
 
-    def _pooled_fit(self, index: int) -> Fit | None:
-        """Newton steps from the truth; none where the polynomials are not good enough for them."""
-        self._draw(index)
+    def drawn(self) -> PseudoExperiment:
+        """The toy that was drawn last."""
+        return PseudoExperiment(tuple(channel.data() for channel in self._channels), self._observed, self._truth)
+
+    def settle(self) -> _PoolDerivatives | None:
+        """Newton steps from the truth to the minimum, where parameters are left; none where polynomials are not good enough."""
         start = np.array(list(self._truth.values()))
         derivatives = _PoolDerivatives(self, start, self._hessian)
         best = settle(derivatives, start, goal=_GOAL)
         derivatives.value_gradient(best.values)
-        if not best.edm <= _GOAL or not self.error <= TOLERANCE:
+        return derivatives if best.edm <= _GOAL and self.is_precise() else None
+
+    def _fit(self, index: int) -> Fit:
+        return self._pooled_fit(index) or self._plain_fit(index)
+
+    def _pooled_fit(self, index: int) -> Fit | None:
+        self.draw(index)
+        if (derivatives := self.settle()) is None:
             return None
-        errors = np.sqrt(np.diag(inverse_of(derivatives.hessian(best.values))))
-        return best.values.tolist(), errors.tolist(), True
+        values = np.array([float(parameter.value()) for parameter in self.params])
+        errors = np.sqrt(np.diag(inverse_of(derivatives.hessian(values))))
+        return values.tolist(), errors.tolist(), True
 
     def _plain_fit(self, index: int) -> Fit:
-        self._draw(index)
-        toy = PseudoExperiment(tuple(channel.data() for channel in self._channels), self._observed, self._truth)
-        ((loss, result),) = fits_of(self.nll, [toy], Minuit())
+        self.draw(index)
+        ((loss, result),) = fits_of(self.nll, [self.drawn()], Minuit())
         values = [float(parameter.value()) for parameter in self.params]
         return values, list(hesse_errors(loss, self.params).values()), bool(result.converged)
 
-    # --- the likelihood, as `Derivatives` wants it --------------------------------------------------------------------
+    # --- the likelihood of the toy, as minima of it want it -----------------------------------------------------------
+
+    def get_params(self) -> list[zfit.Parameter]:
+        """The floating parameters."""
+        return self.params
+
+    def is_precise(self, rise: float = 0.0) -> bool:
+        """Whether the polynomials are good enough where the likelihood was evaluated last, by that much above its minimum."""
+        return self.error <= max(TOLERANCE, RELATIVE * rise)
+
+    def value(self, *, full: bool) -> float:
+        """Negative log-likelihood of the toy."""
+        return self.value_gradient(self.params, full=full)[0]
 
     def value_gradient(self, params: Sequence[zfit.Parameter], *, full: bool) -> tuple[float, np.ndarray]:
         """Negative log-likelihood and gradient ``(P,)`` of the toy; ``error`` is how wrong the former may be."""

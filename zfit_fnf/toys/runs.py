@@ -171,7 +171,7 @@ def _toys(
     pool: int | None,
     minimizer: zfit.minimize.BaseMinimizer | None = None,
 ) -> _OwnToys | ToyPool:
-    return _OwnToys(nll, truth, seed, minimizer) if pool is None else ToyPool(nll, truth, pool, seed)
+    return _OwnToys(nll, truth, seed, minimizer) if pool is None else ToyPool(nll, truth, pool, (seed,))
 
 
 def _blocks_of(toys: _OwnToys | ToyPool | tuple[Any, ...]) -> Callable[[range], list[Fit]]:
