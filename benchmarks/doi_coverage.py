@@ -9,6 +9,9 @@ are kept in a folder: interrupted, or with more toys asked for, it goes on from 
 With ``--checks 3`` profiles of right fits that are not valid are false alarms. With ``--wrong 0.5`` the map moves with the
 parameters by half of what it should, and profiles that are valid have passed wrongly.
 
+With ``--replicas 50`` events are unfolded in bins of each observable where simulation has it, and the error of a bin, with that
+of the map from replicas, is compared with the scatter of the toys and with the true numbers.
+
 Of 100 toys of a valid likelihood, 68 +- 9 % of the intervals of one standard error contain the truth and 95 +- 4 % of those of
 two, pulls have a mean within 0.2 of zero and a width within 0.12 of one: two standard deviations each.
 """
@@ -33,7 +36,7 @@ from exact_models import exact_mixture
 import zfit_fnf as zfnf
 from zfit_fnf.common.files import complete
 from zfit_fnf.common.parallel import run, workers
-from zfit_fnf.doi import TransferFit, fit_transfer
+from zfit_fnf.doi import ProfiledFit, TransferFit, bootstrap, fit_transfer, scenarios, unfolded
 from zfit_fnf.doi.regression import Regression
 from zfit_fnf.doi.rows import make_loss
 from zfit_fnf.doi.step1 import GlobalProblem
@@ -43,6 +46,8 @@ from zfit_fnf.samples import as_sample
 from zfit_fnf.toys import hesse_errors
 
 _MANY = 100  # toys, for which to compile
+BINS = np.linspace(-2.0, 2.0, 9)
+_TRUE = 2_000_000  # simulated events, for the true numbers in bins
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Study:
     hidden: tuple[int, ...] | None
     n_checks: int
     wrong: float
+    n_replicas: int
     seed: int
 
     @property
@@ -91,6 +97,7 @@ class Fitter:
         fit = self._step_1(data, index)
         self._profile = self._profile or ProfileProblem(fit)
         profiled = self._profile.solve(fit, window=None, n_checks=study.n_checks, seed=index)
+        spectra = unfolded_bins(profiled, study.n_replicas, index) if study.n_replicas else {}
         fitted = self._fitted(make_loss(profiled.pdf, fit.data))
         self._start(self.of_x)
         return {
@@ -98,6 +105,7 @@ class Fitter:
             "valid": profiled.valid and fitted["converged"],
             "problems": profiled.problems,
             **fitted,
+            "bins": spectra,
             "efficient": dict(zip(profiled.bounds.names, profiled.bounds.errors["efficient"].tolist(), strict=True)),
             "of_x": self._fitted(zfnf.loss.ExtendedUnbinnedNLL(self.of_x, data[X])),
             "cpu_seconds": time.process_time() - started,
@@ -127,6 +135,22 @@ class Fitter:
         self._problem = GlobalProblem(self.model, fit.transfer, fit.problem.schedule, n_fits=_MANY)
         zfit.param.set_values(self._problem.params, [fit.values[one.name] for one in self._problem.params])
         return fit
+
+
+def unfolded_bins(profiled: ProfiledFit, n_replicas: int, seed: int) -> dict[str, dict[str, list[float]]]:
+    """Numbers of events in bins of each observable in simulation, with their errors."""
+    maps = scenarios(bootstrap(profiled, n_replicas, seed=seed))
+    found = {}
+    for name in Y:
+        band = maps.evaluate(unfolded(profiled.fit.data, {name: BINS}))
+        found[name] = {part: getattr(band, part).tolist() for part in ("value", "statistical", "total")}
+    return found
+
+
+def true_bins(case: str, n_events: int, name: str) -> np.ndarray:
+    """Expected numbers of events in those bins, from many simulated ones at the true parameters."""
+    events = CASES[case][0].observe(_TRUE, TRUTH, seed=99)
+    return np.histogram(events[name], BINS)[0] * n_events / _TRUE
 
 
 @lru_cache(maxsize=1)
@@ -177,6 +201,23 @@ def coverage(toys: list[dict[str, Any]], truth: dict[str, float]) -> dict[str, d
     return rows
 
 
+def bins(toys: list[dict[str, Any]], study: Study) -> dict[str, dict[str, float]]:
+    """Errors of bins against the scatter of the toys, and how many true numbers they cover."""
+    rows = {}
+    for name in Y:
+        value, statistical, total = (
+            np.array([toy["bins"][name][part] for toy in toys]) for part in ("value", "statistical", "total")
+        )
+        true = true_bins(study.case, study.n_events, name)
+        rms = {"scatter": value.std(axis=0, ddof=1), "statistical": statistical, "total": total}
+        rows[name] = {part: float(np.sqrt(np.mean(np.square(own)))) for part, own in rms.items()}
+        rows[name] |= {
+            "bias": float(np.sqrt(np.mean((value.mean(axis=0) - true) ** 2))),
+            "within_1_sigma": float(np.mean(np.abs(value - true) < total)),
+        }
+    return rows
+
+
 def main() -> None:
     """Fit the toys and print the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -187,13 +228,13 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, help="width of the hidden layers; by default that of fit_transfer")
     parser.add_argument("--checks", type=int, default=0, help="n_checks= of each profile, to count false alarms")
     parser.add_argument("--wrong", type=float, default=1.0, help="factor of the directions that the map moves by")
+    parser.add_argument("--replicas", type=int, default=0, help="of each toy, to unfold its events in bins")
     parser.add_argument("--folder", type=Path, required=True, help="where toys that are done are kept")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    study = Study(
-        args.case, args.events, (args.hidden,) * 2 if args.hidden else None, args.checks, args.wrong, args.seed
-    )
+    hidden = (args.hidden,) * 2 if args.hidden else None
+    study = Study(args.case, args.events, hidden, args.checks, args.wrong, args.replicas, args.seed)
     toys = list(toys_of(study, args.toys, args.folder, args.processes))
     valid = [toy for toy in toys if toy["valid"]]
     report = {
@@ -202,6 +243,7 @@ def main() -> None:
         "valid": len(valid),
         "coverage": coverage(valid, study.truth) if len(valid) > 1 else {},
         "coverage_of_all": coverage(toys, study.truth),
+        "bins": bins(toys, study) if args.replicas and len(toys) > 1 else {},
         "problems": [problem for toy in toys for problem in toy["problems"]],
         "cpu_seconds_per_toy": float(np.median([toy["cpu_seconds"] for toy in toys])),
     }

@@ -46,7 +46,7 @@ def main(
     # 2. The map and its profile, with replicas.
     schedule = zfnf.Schedule(steps=200, batch_size=256, learning_rate=1e-2, patience=None)
     fit = zfnf.doi.fit_transfer(model, data, obs=["y"], n_layers=1, hidden=(4,), schedule=schedule, seed=seed)
-    profiled = zfnf.doi.profile(zfnf.doi.bootstrap(fit, replicas, seed=seed), seed=seed)
+    profiled = zfnf.doi.bootstrap(zfnf.doi.profile(fit, seed=seed), replicas, seed=seed)
     result = zfnf.Minuit().minimize(profiled.loss())
     result.hesse()
 

@@ -30,7 +30,7 @@ ETA_DRAWN = 1.0
 def main(
     file: Annotated[Path, typer.Argument(help="ROOT file with the tree `events`.")],
     steps: Annotated[int, typer.Option(help="Training steps of the density and its responses.")] = 600,
-    replicas: Annotated[int, typer.Option(help="Replicas of the data.")] = 8,
+    replicas: Annotated[int, typer.Option(help="Replicas of the data.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the plot.")] = Path("calibration"),
     scale: Annotated[float, typer.Option(help="Injected momentum scale in per cent.")] = 3.0,
@@ -40,14 +40,14 @@ def main(
     data = observables(other, scale=1 + scale / 100)
     model = build_model(template, learn(template, steps=steps, seed=seed), seed=seed)
 
-    # Step 1: the map and the resolution together, and again for replicas of the data.
+    # Step 1: the map and the resolution together.
     schedule = zfnf.Schedule(steps=200, batch_size=128, learning_rate=1e-2, patience=None)
     fit = zfnf.doi.fit_transfer(
         model, data, obs=["mass"], cond=[ETA], n_layers=1, hidden=(4,), schedule=schedule, seed=seed, progress=False
     )
-    fit = zfnf.doi.bootstrap(fit, replicas, seed=seed, progress=False)
-    # Step 2: how the map follows the resolution; then the likelihood of the resolution alone is a profile.
-    profiled = zfnf.doi.profile(fit, n_checks=0, seed=seed)
+    # Step 2: how the map follows the resolution; then the likelihood of the resolution alone is a profile. Replicas tell
+    # how the map would be for other data.
+    profiled = zfnf.doi.bootstrap(zfnf.doi.profile(fit, n_checks=0, seed=seed), replicas, seed=seed)
     result = zfnf.Minuit().minimize(profiled.loss())
     result.hesse()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import zfit
+import numpy as np
 import pytest
 from stored_models import shaken
 
 import zfit_fnf as zfnf
 from zfit_fnf.densities.polynomial_map import Response
-from zfit_fnf.doi import fit_transfer, profile
-from zfit_fnf.doi.step1 import Replica
+from zfit_fnf.doi import Replica, fit_transfer, profile
 from zfit_fnf.train.schedule import Schedule
 
 SHORT = Schedule(steps=10, batch_size=100, warmup=2, averaging=0.5, rotate_every=0, patience=None)
@@ -37,21 +37,20 @@ def data():
 
 @pytest.fixture(scope="module")
 def fitted(data):
-    fit = fit_transfer(
+    return fit_transfer(
         model(), data, obs=["y"], cond=["x"], n_layers=1, hidden=(4,), schedule=SHORT, seed=1, progress=False
     )
-    other = [weights + 0.01 * weights for weights in fit.transfer.weights_list()]
-    replicas = (
-        Replica((0, 0), fit.transfer.weights_list(), fit.values),
-        Replica((0, 1), other, {name: value + 0.1 for name, value in fit.values.items()}, ("a problem",)),
-    )
-    return replace(fit, replicas=replicas)
 
 
 @pytest.fixture(scope="module")
 def profiled(fitted):
-    """Declared valid, whatever a map after ten steps is: what is tested with it holds for any map."""
-    return replace(profile(fitted, n_checks=1, seed=1), problems=())
+    """With two replicas, and declared valid, whatever a map after ten steps is: what is tested with it holds for any map."""
+    made = profile(fitted, n_checks=1, seed=1)
+    nominal = made.transfer.displacement.field_weights()[-1]
+    fields = np.random.default_rng(1).normal(0.0, 0.003, (2, len(nominal)))
+    values = (fitted.values, {name: value + 0.1 for name, value in fitted.values.items()})
+    replicas = (Replica((0, index), nominal + fields[index], values[index]) for index in range(2))
+    return replace(made, problems=(), replicas=tuple(replicas))
 
 
 SMALL = {"obs": ["y"], "cond": ["x"], "n_layers": 1, "hidden": (4,), "schedule": SHORT, "progress": False}

@@ -138,7 +138,8 @@ def test_the_quick_demonstration_of_a_map_is_right(tmp_path):
         assert found["HESSE"] == pytest.approx(found["error, exact x"], rel=0.2), name
         assert abs(found["profile"] - found["exact x"]) < 4 * found["error, exact x"], name
     for of_process in results["map"].values():
-        assert of_process["distance"] < 0.7 * of_process["distance without map"]
+        # What data tell of the map; with few weights it is not all that they do.
+        assert of_process["shortest map"] < 0.5 * of_process["no shortest map"]
     assert results["auc"] < 0.53  # 8000 events scatter by 0.005
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == {
         *(f"{kind}_{process}" for kind in ("field", "displacement", "morphing") for process in "AB"),

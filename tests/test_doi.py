@@ -100,7 +100,6 @@ def test_map_lowers_the_likelihood_of_distorted_data(data):
     zfit.param.set_values(list(fit.parameters.values()), list(fit.values.values()))
     assert fit.nll == pytest.approx(float(fit.loss().value(full=False)), abs=1e-6)
     assert float(np.linalg.norm(fit.loss().gradient(list(fit.parameters.values())))) < 0.5
-    assert "no replicas: no statistical band" in str(fit)
 
 
 def test_tolerance_of_a_check():
@@ -274,17 +273,10 @@ def test_models_without_parameters(data):
             ValueError,
             "penalty= must be finite and >= 0",
         ),
-        (lambda fit, data: bootstrap(fit, 2.5), TypeError, "n_replicas= must be an integer"),
-        (lambda fit, data: bootstrap(fit, 0), ValueError, "n_replicas= must be at least 1"),
-        (lambda fit, data: profile("fit"), TypeError, "takes a fit made by fit_transfer or bootstrap"),
+        (lambda fit, data: profile("fit"), TypeError, "takes a fit made by fit_transfer"),
         (lambda fit, data: profile(fit, window=0.5), TypeError, "window= is a half width by name"),
         (lambda fit, data: profile(fit, n_checks=-1), ValueError, "n_checks= must be at least 0"),
-        (
-            lambda fit, data: bootstrap(fit.data, 2),
-            TypeError,
-            "takes a fit made by fit_transfer or profile; got Sample",
-        ),
-        (lambda fit, data: bootstrap(fit, 3, executor=4), TypeError, "executor= is one of concurrent.futures"),
+        (lambda fit, data: bootstrap(fit, 2), TypeError, "takes a profile made by .*; got TransferFit"),
         (lambda fit, data: ensemble(fit), TypeError, "ensemble takes a profile made by .*; got TransferFit"),
         (lambda fit, data: scenarios(fit, None), TypeError, "takes a profile made by .*; got TransferFit"),
         (lambda fit, data: predicted(fit, data, {"y": [0, 1]}), TypeError, "takes what .*scenarios returns"),

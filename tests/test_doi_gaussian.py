@@ -19,11 +19,10 @@ import tensorflow as tf
 from scipy import optimize
 
 import zfit_fnf as zfnf
-from zfit_fnf.densities.transfer import Transfer
-from zfit_fnf.doi import ensemble, finite_simulation, fit_transfer, profile
+from zfit_fnf.doi import Replica, bootstrap, ensemble, finite_simulation, fit_transfer, profile, scenarios
 from zfit_fnf.doi.regression import Regression
+from zfit_fnf.doi.replicas import poisson_counts
 from zfit_fnf.doi.rows import behind
-from zfit_fnf.doi.step1 import Replica
 from zfit_fnf.doi.step2 import ProfileProblem
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.minimize import Minuit
@@ -159,6 +158,46 @@ def test_narrow_windows(fitted):
     assert problem in [f"the window reaches {x} standard errors of the profile likelihood only" for x in (0.3, 0.4)]
 
 
+def test_bootstrap(profiled, data):
+    """A replica is the best map for its counts, to first order, and its nuisance that of its ``x``."""
+    made = bootstrap(profiled, 40, seed=2)
+    assert len(profiled.replicas) == 0
+    centre, maps = profiled.fit.values["jes"], scenarios(made)
+    moves, shifts, expected = [], [], []
+    for variation, replica in zip(maps.replicas, made.replicas, strict=True):
+        counts = poisson_counts(replica.seed, N)
+        at_centre = replace(variation, values=profiled.fit.values).to_simulation(data)["y"]
+        moves.append([np.average(at_centre, weights=counts), at_centre.mean()])
+        shifts.append(replica.values["jes"] - centre)
+        expected.append((counts - 1.0) @ (data["x"] - centre) / (N + 1))
+    of_counts, of_data = np.transpose(moves) - profiled.fit.values["jes"]
+    # Where the best map takes the events of a replica they have the mean of simulation; those of data scatter by 1/sqrt(N).
+    assert of_data.std() == pytest.approx(N**-0.5, rel=0.45)  # four standard deviations of the spread of 40
+    assert np.std(of_counts) < 0.15 * of_data.std()
+    # Scores of the profile have a part of y that the regression leaves.
+    np.testing.assert_allclose(shifts, expected, rtol=0, atol=0.3 * N**-0.5)
+    assert np.corrcoef(shifts, expected)[0, 1] > 0.98
+    with pytest.raises(ValueError, match="n_replicas= must be at least 1"):
+        bootstrap(profiled, 0)
+
+
+def test_maps_that_are_not_the_best_are_polished(fitted, data):
+    """Behind a map that leaves ``y`` half a width away, step 2 finds the rest; the right one stays as it is."""
+    transfer = copy.deepcopy(fitted.transfer)
+    for weights in transfer.trainable_variables:
+        weights.assign(tf.zeros_like(weights))
+    away = replace(fitted, transfer=transfer, values={"jes": 0.0})
+    polished = ProfileProblem(away).solve(away, window=None, n_checks=0, seed=1)
+    constant = polished.transfer.displacement.field_weights()[-1]
+    assert constant.any()
+    u, c, _ = transfer.encode(tf.constant(data[["y"]].to_numpy()), tf.zeros((N, 0), tf.float64))
+    centre = tf.zeros(1, tf.float64)
+    moved = transfer.decode(polished.transfer.inverse(u, transfer.context(c, None), centre)[0]).numpy()
+    # The ridge, which events that are held out have chosen, keeps less than a standard error of the mean (0.022) and a little.
+    assert moved.mean() == pytest.approx(0.0, abs=0.05)
+    assert moved.std() == pytest.approx(1.0, abs=0.05)
+
+
 # --- the ensemble ------------------------------------------------------------------------------------------------------
 
 
@@ -168,15 +207,12 @@ SHIFTS = (-0.03, 0.0, 0.05)
 @pytest.fixture(scope="module")
 def replicas(stuck, data):
     """Replicas whose maps shift ``y`` by known amounts, and do not follow the nuisance."""
-    fit, replicas = stuck.fit, []
-    for index, shift in enumerate(SHIFTS):
-        transfer = Transfer(**fit.transfer.config())
-        transfer.standardise(zfnf.samples.as_sample(data, ["y"]))
-        bias = np.zeros(transfer.trainable_variables[0].shape)
-        bias[1] = shift / data["y"].std(ddof=0)  # after the log-scale
-        transfer.trainable_variables[0].assign(bias)
-        replicas.append(Replica((0, index), transfer.weights_list(), fit.values))
-    return replace(stuck, fit=replace(fit, replicas=tuple(replicas)))
+    displacement, scale = stuck.transfer.displacement, data["y"].std(ddof=0)
+    width = np.exp(float(displacement.frames[0][0, 1, 0]))
+    # The first field moves all events by one width.
+    fields = np.outer(SHIFTS, np.eye(displacement.n_fields)[0]) / (scale * width)
+    made = (Replica((0, index), own, stuck.fit.values) for index, own in enumerate(fields))
+    return replace(stuck, replicas=tuple(made))
 
 
 def test_rebased_average_of_parabolas(replicas, data):
@@ -184,7 +220,8 @@ def test_rebased_average_of_parabolas(replicas, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         combined = ensemble(replicas, progress=False)
-    minima = np.array([(data["x"] + data["y"] + shift).sum() for shift in SHIFTS]) / (2 * N + 1)
+    y = replicas.fit.transfer.to_simulation(data)["y"]
+    minima = np.array([(data["x"] + y + shift).sum() for shift in SHIFTS]) / (2 * N + 1)
     error = 1.0 / np.sqrt(2 * N + 1)
 
     def shares(jes):

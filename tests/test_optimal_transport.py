@@ -54,6 +54,9 @@ def test_gaussians(simulation):
     assert away == pytest.approx(0.34, abs=0.02)  # 0.6 times the width of x, for the exact inverse of the map
     assert np.sqrt(np.mean((found[["y1", "y2"]].to_numpy() - exact) ** 2)) < 0.07  # 4000 events tell it to 0.05
     pd.testing.assert_series_equal(found["x"], data["x"])
+    # What is predicted from other events of data does not know the map.
+    predicted = optimal_transport(variation(None), simulation, data=data[::2]).to_simulation(data)
+    assert np.sqrt(np.mean((predicted[["y1", "y2"]].to_numpy() - exact) ** 2)) < 0.1
 
 
 def test_densities_that_are_not_gaussian(simulation):

@@ -19,11 +19,9 @@ import zfit_fnf as zfnf
 from zfit_fnf.densities.displacement import Displacement
 from zfit_fnf.densities.history import History
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
-from zfit_fnf.doi import predicted, publish, read, scenarios, to_hepdata
+from zfit_fnf.doi import ProfiledFit, Replica, TransferFit, predicted, publish, read, scenarios, to_hepdata
 from zfit_fnf.doi.publish import _Weights
 from zfit_fnf.doi.rows import behind
-from zfit_fnf.doi.step1 import Replica, TransferFit
-from zfit_fnf.doi.step2 import ProfiledFit
 from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF, SumPDF
 from zfit_fnf.samples import as_sample
 
@@ -50,18 +48,19 @@ def profiled():
     """A map of each process that nobody has fitted, with two replicas: what is published holds for any."""
     pdf, rng = model(), np.random.default_rng(4)
     map_ = shaken(Transfer(["y"], ["x"], processes=("signal", "other"), n_layers=1, hidden=(4,)))
-    follows = Displacement(((1, 0), (0, 1)), n_dim=1, n_cond=1, n_maps=2, n_functions=4)
+    follows = Displacement(((1, 0), (0, 1)), n_dim=1, n_cond=1, n_maps=2, n_functions=4, constant=True)
     for weights in follows.weights:
         weights.assign(0.1 * rng.normal(size=weights.shape))
     moving = ProfiledTransfer(map_, follows, centre=TRUTH, axes=np.diag([0.6, 0.3]))
-    others = ([weights + 0.05 * rng.normal(size=weights.shape) for weights in map_.weights_list()] for _ in range(2))
-    replicas = tuple(Replica((0, index), weights, TRUTH) for index, weights in enumerate(others))
+    # The first field of each map moves all of its events.
+    others = follows.field_weights()[-1] + np.outer([0.4, -0.4], np.tile([1.0, 0.0, 0.0, 0.0], 2))
+    replicas = tuple(Replica((0, index), fields, TRUTH) for index, fields in enumerate(others))
     data = as_sample({"y": [0.0, 1.0], "x": [0.0, 1.0]}, ["y", "x"])
     params = {one.name: one for one in pdf.get_params()}
     behind_map = behind(pdf, moving, params=params)
     rest = {"covariance": np.eye(2), "nll": 0.0, "rounds": (), "history": History("map"), "problem": None}
-    fit = TransferFit(pdf, behind_map, data, map_, TRUTH, replicas=replicas, **rest)
-    return ProfiledFit(fit, moving, behind_map, {"jes": 2.0, "mu_of_published": 1.5}, None, {}, (), ())
+    fit = TransferFit(pdf, behind_map, data, map_, TRUTH, **rest)
+    return ProfiledFit(fit, moving, behind_map, {"jes": 2.0, "mu_of_published": 1.5}, None, {}, (), (), replicas)
 
 
 @pytest.fixture(scope="module")
@@ -260,21 +259,14 @@ def test_observables_that_are_none(measured):
 
 
 def test_results_that_are_not_valid(profiled, result, simulated, tmp_path):
-    doubtful = replace(profiled.fit.replicas[1], problems=("a problem",))
-    fits = {
-        r"not valid: replica 1: a problem\. Publish": replace(
-            profiled.fit, replicas=(profiled.fit.replicas[0], doubtful)
-        ),
-        "without two replicas the statistical uncertainty is not known": replace(profiled.fit, replicas=()),
-    }
-    for message, fit in fits.items():
-        with pytest.raises(ValueError, match=message):
-            publish(replace(profiled, fit=fit), result, simulated, tmp_path / "measured")
+    alone = replace(profiled, replicas=())
+    with pytest.raises(ValueError, match="without two replicas the statistical uncertainty is not known"):
+        publish(alone, result, simulated, tmp_path / "measured")
     far = replace(profiled, window={"jes": 0.1, "mu_of_published": 1.5})
     with pytest.raises(ValueError, match="jes is outside of the window of the map at the eigenvector 0 down"):
         publish(far, result, simulated, tmp_path / "measured")
     assert not list(tmp_path.iterdir())
-    few = replace(profiled, problems=("checks failed",), fit=fit)
+    few = replace(alone, problems=("checks failed",))
     publish(few, result, simulated, tmp_path / "measured", even_invalid=True)
     with pytest.warns(UserWarning, match="the published result is not valid: checks failed; without two replicas"):
         measured = read(tmp_path / "measured")

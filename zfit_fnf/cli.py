@@ -50,7 +50,6 @@ def demo(
     # Imported here, because TensorFlow takes seconds and neither --help nor --version needs it.
     from . import demo as of_parameters
     from .demo import doi as of_map
-    from .doi import EnsembleStopped
     from .train.schedule import TrainingStopped
 
     try:
@@ -59,7 +58,7 @@ def demo(
         else:
             settings = of_parameters.FULL if full else of_parameters.QUICK
             table = of_parameters.run(out, settings, seed=seed, overwrite=overwrite)
-    except (ImportError, OSError, TrainingStopped, EnsembleStopped) as error:
+    except (ImportError, OSError, TrainingStopped) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"\n{table}\nresults and plots are in {out}")

@@ -148,7 +148,14 @@ class Minimum:
     hessian: np.ndarray
 
 
-def settle(derivatives: Derivatives, start: np.ndarray, *, goal: float, within: float = np.inf) -> Minimum:
+def settle(
+    derivatives: Derivatives,
+    start: np.ndarray,
+    *,
+    goal: float,
+    within: float = np.inf,
+    hessian: np.ndarray | None = None,
+) -> Minimum:
     """Newton steps inside of the limits, from a point that is close to a minimum.
 
     Args:
@@ -156,11 +163,14 @@ def settle(derivatives: Derivatives, start: np.ndarray, *, goal: float, within: 
         start: The point ``(P,)``.
         goal: Expected vertical distance to the minimum that is small enough.
         within: The same, beyond which no step is taken.
+        hessian: Second derivatives ``(P, P)`` of a likelihood close by, for the first steps; by default those at the point.
 
     Returns:
         The last point, the minimum if its distance is small enough.
     """
-    point, hessian, closest, is_here = start, derivatives.hessian(start), np.inf, True
+    point, closest, is_here = start, np.inf, hessian is None
+    if hessian is None:
+        hessian = derivatives.hessian(start)
     for _ in range(_STEPS):
         value, gradient = derivatives.value_gradient(point)
         step, distance = step_inside(point, gradient, hessian, derivatives.low, derivatives.high)

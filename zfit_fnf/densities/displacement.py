@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from ..common.checks import LARGEST, integer
+from ..common.checks import LARGEST, flag, integer
 from .entries import FRAME, HIGHEST_SUM
 from .model import Model
 from .monomials import Monomials, Powers, checked_powers
@@ -37,7 +37,9 @@ _STEPS = 60  # of Newton's method, which doubles the digits at each
 
 
 class Displacement(Model):
-    """The map ``T_delta`` of coordinates ``v (n, d)``, conditional on ``x (n, m)``; exactly the identity at ``delta = 0``.
+    """The map ``T_delta`` of coordinates ``v (n, d)``, conditional on ``x (n, m)``.
+
+    At ``delta = 0`` it is exactly the identity, unless it has a constant part.
 
     Args:
         powers: Exponents of each monomial of the shifts, a row for each.
@@ -45,19 +47,31 @@ class Displacement(Model):
         n_cond: Number ``m`` of conditions.
         n_maps: Number of maps, as of processes that have one each.
         n_functions: Number of functions of each coordinate and map.
+        constant: Whether it has a part that does not depend on the shifts, after the monomials.
     """
 
-    def __init__(self, powers: Powers, *, n_dim: int, n_cond: int, n_maps: int = 1, n_functions: int = 60):
+    def __init__(
+        self,
+        powers: Powers,
+        *,
+        n_dim: int,
+        n_cond: int,
+        n_maps: int = 1,
+        n_functions: int = 60,
+        constant: bool = False,
+    ):
         super().__init__()
         self.axes = tuple(f"axis {index}" for index in range(len(next(iter(powers), ()))))
         self.powers = checked_powers(powers, self.axes)
         self.n_dim, self.n_cond = integer(n_dim, "n_dim", low=1, high=LARGEST), integer(n_cond, "n_cond", low=0)
         self.n_maps = integer(n_maps, "n_maps", low=1, high=LARGEST)
         self.n_functions = integer(n_functions, "n_functions", low=1, high=LARGEST)
+        flag(constant, "constant")
+        self.constant = constant
         self.monomials = Monomials([_Named(self.axes, self.powers)], dict.fromkeys(self.axes, _WINDOW))
         self._degrees = [graded(self.n_cond + j + 1, self.n_functions) for j in range(self.n_dim)]
         self._frame_degrees = [graded(self.n_cond + j, FRAME) for j in range(self.n_dim)]
-        n_weights = [(self.n_maps, len(self.powers), len(degrees)) for degrees in self._degrees]
+        n_weights = [(self.n_maps, len(self.powers) + constant, len(degrees)) for degrees in self._degrees]
         n_frame = [(self.n_maps, 2, len(degrees)) for degrees in self._frame_degrees]
         self.weights = [tf.Variable(tf.zeros(shape, tf.float64), trainable=False) for shape in n_weights]
         self.frames = [tf.Variable(tf.zeros(shape, tf.float64), trainable=False) for shape in n_frame]
@@ -66,6 +80,23 @@ class Displacement(Model):
     def n_fields(self) -> int:
         """Number of displacement fields, the functions of all coordinates and maps together."""
         return self.n_maps * sum(map(len, self._degrees))
+
+    def set_fields(self, weights: np.ndarray) -> None:
+        """Set all weights: a row ``(K,)`` for each monomial, and for the constant part if there is one."""
+        start = 0
+        for index in range(self.n_maps):
+            for variable in self.weights:
+                stop = start + variable.shape[2]
+                values = variable.numpy()
+                values[index] = weights[:, start:stop]
+                variable.assign(values)
+                start = stop
+
+    def field_weights(self) -> np.ndarray:
+        """All weights, as :meth:`set_fields` takes them."""
+        return np.concatenate(
+            [variable.numpy()[index] for index in range(self.n_maps) for variable in self.weights], axis=1
+        )
 
     def lowest(self, share: float) -> np.ndarray:
         """The lowest functions of each coordinate and map, this share of them and one at least, as a mask ``(K,)``."""
@@ -104,8 +135,9 @@ class Displacement(Model):
         return tf.stack(parts, axis=2)
 
     def basis(self, shift: tf.Tensor) -> tf.Tensor:
-        """Monomials ``(M,)`` at a shift ``(P,)``."""
-        return self.monomials(shift)
+        """Monomials ``(M,)`` at a shift ``(P,)``, and a one for the constant part if there is one."""
+        monomials = self.monomials(shift)
+        return tf.concat([monomials, tf.ones(1, monomials.dtype)], axis=0) if self.constant else monomials
 
     @staticmethod
     def inverse(v: tf.Tensor, coefficients: tf.Tensor, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -133,7 +165,7 @@ class Displacement(Model):
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct a displacement of the same architecture."""
-        names = ("powers", "n_dim", "n_cond", "n_maps", "n_functions")
+        names = ("powers", "n_dim", "n_cond", "n_maps", "n_functions", "constant")
         return {name: getattr(self, name) for name in names}
 
     @property

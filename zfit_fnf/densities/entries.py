@@ -368,13 +368,16 @@ class DisplacementEntry(Entry):
     n_cond: Annotated[int, Field(ge=0, le=DEEPEST)]
     n_maps: Annotated[int, Field(ge=1, le=LARGEST)]
     n_functions: Annotated[int, Field(ge=1, le=MOST_TERMS)]
+    constant: bool = False  # files from before maps were polished have no constant part
 
     def layout(self) -> Iterator[Array]:
         """The weights of the fields of each coordinate, and its frame."""
         for j in range(self.n_dim):
             of_fields = min(self.n_functions, math.comb(self.n_cond + j + 1 + HIGHEST_SUM, HIGHEST_SUM))
             of_frame = min(FRAME, math.comb(self.n_cond + j + HIGHEST_SUM, HIGHEST_SUM))
-            yield Array(f"weights.{j}", (self.n_maps, len(self.powers), of_fields), "F64", f"weights.{j}")
+            yield Array(
+                f"weights.{j}", (self.n_maps, len(self.powers) + self.constant, of_fields), "F64", f"weights.{j}"
+            )
             yield Array(f"frames.{j}", (self.n_maps, 2, of_frame), "F64", f"frames.{j}")
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:

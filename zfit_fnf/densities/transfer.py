@@ -12,6 +12,7 @@ As for all bijectors here, *inverse* takes data to simulation (in one pass), *fo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -220,6 +221,12 @@ class ProfiledTransfer(Model):
         if axes is not None:
             self._axes.assign(axes)
             self._inverse_axes.assign(np.linalg.inv(axes))
+
+    def displaced(self, fields: np.ndarray) -> ProfiledTransfer:
+        """The same map with another constant part ``fields (K,)`` of its displacement."""
+        displacement = copy.deepcopy(self.displacement)
+        displacement.set_fields(np.concatenate([displacement.field_weights()[:-1], fields[None]]))
+        return ProfiledTransfer(self.transfer, displacement, centre=self.centre, axes=self.axes)
 
     def basis(self, theta: tf.Tensor) -> tf.Tensor:
         """Monomials ``(M,)`` at the parameters ``theta (P,)``; float64."""

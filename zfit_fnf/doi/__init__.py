@@ -8,11 +8,12 @@ from .hepdata import to_hepdata
 from .histograms import predicted, unfolded
 from .optimal_transport import OptimalTransport, optimal_transport
 from .pdf import DoIPDF
+from .profiled import ProfiledFit, Replica
 from .publish import publish
 from .published import Published, PublishedUncertainty, read
-from .replicas import EnsembleStopped, bootstrap
-from .step1 import Replica, TransferFit, fit_transfer
-from .step2 import ProfiledFit, profile
+from .replicas import bootstrap
+from .step1 import TransferFit, fit_transfer
+from .step2 import profile
 from .variations import Eigenvariations, MapVariation, MapVariations, Uncertainty, scenarios
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "DoIPDF",
     "Eigenvariations",
     "Ensemble",
-    "EnsembleStopped",
     "FiniteSimulation",
     "MapVariation",
     "MapVariations",

@@ -26,12 +26,14 @@ from tqdm.auto import tqdm
 from ..densities.transfer import ProfiledTransfer
 from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from ..minimize import Minuit
-from ..minimum import inverse_of
+from ..minimum import Derivatives, inverse_of, settle
 from ..state import preserved
-from .rows import behind
-from .step2 import ProfiledFit
+from .profiled import ProfiledFit
+from .rows import behind, make_loss
 
 __all__ = ["Ensemble", "ExtendedRebasedNLL", "RebasedNLL", "ensemble", "rebased_loss"]
+
+_GOAL = 1e-5  # expected distances to minima, in units of the likelihood
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,23 +93,28 @@ def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
         ValueError: If there are fewer replicas.
 
     Example:
-        >>> print(ensemble(profile(bootstrap(doi, 8))))
+        >>> print(ensemble(bootstrap(profile(doi), 50)))
     """
     if not isinstance(profiled, ProfiledFit):
         raise TypeError(f"ensemble takes a profile made by zfit_fnf.doi.profile; got {type(profiled).__name__}")
-    replicas = profiled.fit.replicas
+    replicas = profiled.replicas
     if len(replicas) < 2:
-        raise ValueError(f"an ensemble of {len(replicas)} has no spread: make replicas first, with bootstrap(fit, 8)")
+        raise ValueError(
+            f"an ensemble of {len(replicas)} has no spread: make replicas first, with bootstrap(profiled, 50)"
+        )
     params = list(profiled.parameters.values())
     nll = rebased_loss(profiled)
     minima = []
     with preserved(nll):
+        zfit.param.set_values(params, [profiled.fit.values[parameter.name] for parameter in params])
+        nominal = make_loss(profiled.pdf, profiled.fit.data)
+        best = settle(Derivatives(nominal, params), _minimum_of(nominal, params), goal=_GOAL)
         for index in tqdm(range(len(replicas)), desc="replicas", disable=not progress):
-            zfit.param.set_values(params, list(replicas[index].values.values()))
             with nll.only(index):
-                result = Minuit().minimize(nll, params)
-            nll.rebase(index, float(result.fmin))
-            minima.append({parameter.name: float(parameter.value()) for parameter in params})
+                # Each is a little away from that of the best map: its Hessian serves for all of them.
+                found = settle(Derivatives(nll, params), best.values, goal=_GOAL, hessian=best.hessian)
+            nll.rebase(index, found.nll)
+            minima.append(dict(zip((parameter.name for parameter in params), found.values.tolist(), strict=True)))
         zfit.param.set_values(params, list(pd.DataFrame(minima).mean()))
         Minuit().minimize(nll, params)
         hessian = np.asarray(nll.hessian(params))
@@ -122,6 +129,11 @@ def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
         k_eff=float(1.0 / np.sum(shares**2)),
         nll=nll,
     )
+
+
+def _minimum_of(loss: zfit.loss.BaseLoss, params: Sequence[zfit.Parameter]) -> np.ndarray:
+    Minuit().minimize(loss, params)
+    return np.array([float(parameter.value()) for parameter in params])
 
 
 def rebased_loss(profiled: ProfiledFit) -> RebasedNLL | ExtendedRebasedNLL:
@@ -149,7 +161,8 @@ class _Rebased:
 
     def __init__(self, *args: Any, profiled: ProfiledFit, transfer: ProfiledTransfer, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.profiled, self._transfer, self._replicas = profiled, transfer, profiled.fit.replicas
+        self.profiled, self._transfer, self._replicas = profiled, transfer, profiled.replicas
+        self._nominal = transfer.displacement.field_weights()
         self._channels_of: list[list[Any] | None] = [None] * len(self._replicas)  # each has precomputed with its map
         self._active = list(range(len(self._replicas)))
         self.lowest = np.zeros(len(self._replicas))
@@ -212,21 +225,21 @@ class _Rebased:
 
     def _of_each(self, method: str, *args: Any, **options: Any) -> list[Any]:
         """Results of the loss of each active replica; afterwards the map is the nominal one again."""
-        transfer, own, results = self._transfer, self._channels, []
+        own, results = self._channels, []
         try:
             for index in self._active:
-                replica = self._replicas[index]
-                transfer.transfer.assign(replica.transfer)
-                transfer.place(replica.values)
+                self._displace(self._replicas[index].fields)
                 made = self._channels_of[index]
                 self._channels = made or [self.make_channel(c.model, c.data, extended=c.extended) for c in own]
                 results.append(getattr(super(), method)(*args, **options))
                 self._channels_of[index] = self._channels
         finally:
             self._channels = own
-            transfer.transfer.assign(self.profiled.fit.transfer.weights_list())
-            transfer.place(self.profiled.transfer.centre)
+            self._displace(self._nominal[-1])
         return results
+
+    def _displace(self, fields: np.ndarray) -> None:
+        self._transfer.displacement.set_fields(np.concatenate([self._nominal[:-1], fields[None]]))
 
     def _above(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
         """Negative log-likelihoods above the minimum of each replica."""

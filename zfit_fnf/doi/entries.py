@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import zfit  # before tensorflow, which it silences
@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 from ..densities.entries import Record
-from ..densities.transfer import Transfer
+from ..densities.transfer import ProfiledTransfer
 from ..samples import as_sample
 from ..storage.registry import register
 from ..storage.schema import Array, Count, Entry, Names, Parts, Reference, Schema, Text, plain
@@ -19,9 +19,9 @@ from ..train.schedule import Schedule
 from .bounds import MATRICES, Bounds
 from .check import Check
 from .ensemble import Ensemble, rebased_loss
+from .profiled import ProfiledFit, Replica
 from .rows import behind
-from .step1 import GlobalProblem, Replica, TransferFit
-from .step2 import ProfiledFit
+from .step1 import GlobalProblem, TransferFit
 
 __all__ = ["EnsembleEntry", "ProfiledFitEntry", "ReplicaEntry", "TransferFitEntry"]
 
@@ -29,12 +29,10 @@ _PROBES = 16  # events by which a model and data are recognised
 
 
 class ReplicaEntry(Schema):
-    """See :class:`~zfit_fnf.doi.step1.Replica`."""
+    """See :class:`~zfit_fnf.doi.Replica`; the weights of all are an array of the profile."""
 
     seed: tuple[int, int]
-    transfer: Reference
     values: dict[Text, float]
-    problems: list[str]
 
 
 @register
@@ -52,7 +50,6 @@ class TransferFitEntry(Entry):
     nll: float
     rounds: list[float]
     history: Record
-    members: list[ReplicaEntry]  # replicas: files keep this name
     problems: list[str]
     schedule: Schedule
     penalty: float
@@ -68,7 +65,6 @@ class TransferFitEntry(Entry):
         fields = {
             "kind": "transfer_fit",
             "has_covariance": bool(np.isfinite(fit.covariance).all()),
-            "members": [_replica_fields(fit, replica) for replica in fit.replicas],
             "schedule": fit.problem.schedule,
             "penalty": float(fit.problem.penalty),
             "start": {parameter.name: value for parameter, value in fit.problem.start.items()},
@@ -91,8 +87,8 @@ class TransferFitEntry(Entry):
         yield Array("probed", (n,), "F64", "")
 
     def references(self) -> list[int]:
-        """The map, and those of the replicas."""
-        return [self.transfer, *(replica.transfer for replica in self.members)]
+        """The map."""
+        return [self.transfer]
 
     def make(self, parts: Parts) -> Any:
         """The fit, with the model and data that the user supplies, if these are unchanged."""
@@ -122,7 +118,6 @@ class TransferFitEntry(Entry):
             rounds=tuple(self.rounds),
             history=self.history,
             problem=problem,
-            replicas=tuple(_replica(replica, parts) for replica in self.members),
             problems=tuple(self.problems),
         )
         self._check_supplied(fit, parts)
@@ -143,11 +138,10 @@ class TransferFitEntry(Entry):
             raise ValueError(f"belongs to another model: log-densities {now} were {then}")
 
     def summary(self, entries: Sequence[Entry]) -> list[str]:
-        """The best fit, the number of replicas and the problems."""
+        """The best fit and the problems."""
         best = ", ".join(f"{name} = {value:.5g}" for name, value in self.values.items())
         lines = [
             f"global fit of {self.n_events} events: {best}",
-            f"  {len(self.members)} replicas",
             f"  {self.history}",
         ]
         return lines + [f"  problem: {problem}" for problem in self.problems]
@@ -157,7 +151,7 @@ class TransferFitEntry(Entry):
 class ProfiledFitEntry(Entry):
     """See :class:`~zfit_fnf.doi.ProfiledFit`."""
 
-    model: ClassVar[str | type] = "doi.step2.ProfiledFit"
+    model: ClassVar[str | type] = "doi.profiled.ProfiledFit"
     kind: Literal["profiled_fit"] = "profiled_fit"
     fit: Reference
     transfer: Reference
@@ -165,18 +159,27 @@ class ProfiledFitEntry(Entry):
     goodness: dict[Text, float]
     checks: list[Check]
     problems: list[str]
+    replicas: list[ReplicaEntry] = Field(default_factory=list)
+    n_fields: Count = 0
 
     @classmethod
     def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The profile, and the matrices of its bounds."""
+        """The profile, the matrices of its bounds, and the weights of its replicas."""
         fields = {"kind": "profiled_fit", "fit": index_of(model.fit)}
         fields |= {name: getattr(model, name) for name in ("transfer", "window", "goodness", "checks", "problems")}
-        return plain(fields, index_of), {name: getattr(model.bounds, name) for name in MATRICES}
+        fields["n_fields"] = model.transfer.displacement.n_fields
+        fields["replicas"] = [{"seed": one.seed, "values": one.values} for one in model.replicas]
+        arrays = {name: getattr(model.bounds, name) for name in MATRICES}
+        return plain(fields, index_of), arrays | (
+            {"replicas": np.stack([one.fields for one in model.replicas])} if model.replicas else {}
+        )
 
     def layout(self) -> Iterator[Array]:
         """Information about the parameters, of each kind."""
         for name in MATRICES:
             yield Array(name, (len(self.window),) * 2, "F64", "")
+        if self.replicas:
+            yield Array("replicas", (len(self.replicas), self.n_fields), "F64", "")
 
     def references(self) -> list[int]:
         """The global fit, and the map."""
@@ -199,12 +202,24 @@ class ProfiledFitEntry(Entry):
             goodness=dict(self.goodness),
             checks=tuple(self.checks),
             problems=tuple(self.problems),
+            replicas=self._replicas(fit, transfer, parts),
         )
 
+    def _replicas(self, fit: TransferFit, transfer: ProfiledTransfer, parts: Parts) -> tuple[Replica, ...]:
+        if not self.replicas:
+            return ()
+        if self.n_fields != transfer.displacement.n_fields or not transfer.displacement.constant:
+            raise ValueError(f"has replicas of {self.n_fields} fields; its map has {transfer.displacement.n_fields}")
+        if any(set(one.values) != set(fit.values) for one in self.replicas):
+            raise ValueError(f"has replicas with other parameters than {list(fit.values)}")
+        rows = zip(self.replicas, parts.arrays["replicas"], strict=True)
+        return tuple(Replica(entry.seed, fields, dict(entry.values)) for entry, fields in rows)
+
     def summary(self, entries: Sequence[Entry]) -> list[str]:
-        """The window, and the problems."""
+        """The window, the number of replicas, and the problems."""
         window = ", ".join(f"{name} +-{half:.3g}" for name, half in self.window.items())
-        return [f"amortised profile, window {window}", *(f"  problem: {problem}" for problem in self.problems)]
+        lines = [f"amortised profile, window {window}", f"  {len(self.replicas)} replicas"]
+        return [*lines, *(f"  problem: {problem}" for problem in self.problems)]
 
 
 @register
@@ -239,8 +254,8 @@ class EnsembleEntry(Entry):
 
     def make(self, parts: Parts) -> Any:
         """The ensemble, with its likelihood."""
-        profiled = parts.model(self.profiled, "doi.step2.ProfiledFit")
-        if len(profiled.fit.replicas) != self.n_members or set(self.values) != set(profiled.fit.values):
+        profiled = parts.model(self.profiled, "doi.profiled.ProfiledFit")
+        if len(profiled.replicas) != self.n_members or set(self.values) != set(profiled.fit.values):
             raise ValueError("has replicas or parameters that its fit does not have")
         nll = rebased_loss(profiled)
         for index, lowest in enumerate(parts.arrays["lowest"].tolist()):
@@ -258,17 +273,6 @@ class EnsembleEntry(Entry):
         """The minimum of the average."""
         best = ", ".join(f"{name} = {value:.5g} +- {self.errors[name]:.2g}" for name, value in self.values.items())
         return [f"rebased average of {self.n_members} replicas: {best}"]
-
-
-def _replica_fields(fit: TransferFit, replica: Replica) -> Mapping[str, Any]:
-    transfer = Transfer(**fit.transfer.config())
-    transfer.assign(replica.transfer)
-    return {"seed": replica.seed, "transfer": transfer, "values": replica.values, "problems": replica.problems}
-
-
-def _replica(entry: ReplicaEntry, parts: Parts) -> Replica:
-    weights = parts.model(entry.transfer, "densities.transfer.Transfer").weights_list()
-    return Replica(entry.seed, weights, dict(entry.values), tuple(entry.problems))
 
 
 def _probe(fit: TransferFit, events: np.ndarray) -> np.ndarray:

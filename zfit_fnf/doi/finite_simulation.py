@@ -26,7 +26,7 @@ from ..calibration.averages import SimulatedMeans
 from ..calibration.closure import expected_numbers
 from ..calibration.processes import Process, processes_of
 from ..loss import scores
-from .step2 import ProfiledFit
+from .profiled import ProfiledFit
 from .variations import MapVariation, scenarios
 
 __all__ = ["FiniteSimulation", "finite_simulation"]

@@ -66,7 +66,9 @@ class OptimalTransport:
         return pd.DataFrame(np.concatenate([moved, x], axis=1), columns=[*self.transfer.obs, *self.transfer.cond])
 
 
-def optimal_transport(variation: MapVariation, simulation: Any, *, process: str | None = None) -> OptimalTransport:
+def optimal_transport(
+    variation: MapVariation, simulation: Any, *, process: str | None = None, data: Any = None
+) -> OptimalTransport:
     """The optimal transport between the densities that a map connects, given the conditions.
 
     It is what data determine of a map in several observables: other maps that are as likely have the same one.
@@ -75,6 +77,8 @@ def optimal_transport(variation: MapVariation, simulation: Any, *, process: str 
         variation: The map, at one value of the parameters.
         simulation: Simulated events of the process, at those values of the parameters; ten thousand are enough.
         process: Which process they are of, if each has its own map.
+        data: What the events of the process are in data, where that is known, as of another simulation: the shortest map is
+            then a prediction for the one that is measured. By default they are what the map makes of the simulated ones.
 
     Raises:
         ValueError: For one observable, where the map itself is the optimal transport; for more than three; for fewer than a
@@ -101,11 +105,10 @@ def optimal_transport(variation: MapVariation, simulation: Any, *, process: str 
     y, x = transfer.columns(simulation)
     if len(y) < _FEWEST:
         raise ValueError(f"optimal transport needs {_FEWEST} simulated events at least; got {len(y)}")
-    data = variation.to_data(simulation, process=process)
-    v, c = _encoded(transfer, y, x)
-    u, _ = _encoded(transfer, *transfer.columns(data))
-    frames = _Frame.of(u, c), _Frame.of(v, c)
-    return OptimalTransport(transfer, *frames, _weights(u, v, c, *frames))
+    known = variation.to_data(simulation, process=process) if data is None else data
+    there, here = _encoded(transfer, y, x), _encoded(transfer, *transfer.columns(known))
+    frames = _Frame.of(*here), _Frame.of(*there)
+    return OptimalTransport(transfer, *frames, _weights(here, there, *frames))
 
 
 def _encoded(transfer: Transfer, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,9 +241,15 @@ class _Potential:
                 break
 
 
-def _weights(u: np.ndarray, v: np.ndarray, c: np.ndarray, data: _Frame, simulation: _Frame) -> np.ndarray:
-    """Minimum of the dual."""
-    here, there = _Potential(u, c, data, simulation), _Potential(u, c, data, simulation)
+def _weights(
+    of_data: tuple[np.ndarray, np.ndarray],
+    of_simulation: tuple[np.ndarray, np.ndarray],
+    data: _Frame,
+    simulation: _Frame,
+) -> np.ndarray:
+    """Minimum of the dual, for coordinates and conditions of both samples."""
+    v = of_simulation[0]
+    here, there = _Potential(*of_data, data, simulation), _Potential(*of_simulation, data, simulation)
     there.start_from(v)
     expected = here.functions.mean(axis=0)
     weights = np.zeros(len(expected))

@@ -39,8 +39,8 @@ from ..samples.event_files import write
 from ..samples.inputs import holds_events
 from ..storage.results import versions
 from .manifest import PROCESS, WEIGHT, Column, Manifest, Table, Varied
+from .profiled import ProfiledFit
 from .rows import parts_of
-from .step2 import ProfiledFit
 from .variations import MapVariation, MapVariations, scenarios
 
 __all__ = ["EVENTS_FILE", "MANIFEST_FILE", "checksum", "new_folder", "publish"]
@@ -64,7 +64,7 @@ def publish(
     """Write the measured distribution as weighted events, for readers without this package: Parquet and a JSON manifest.
 
     Args:
-        profiled: The profile, of a fit with replicas.
+        profiled: The profile, with replicas.
         result: A fit of its loss.
         simulation: By name of the process its simulated events or `Simulation`; of a model of one process also these alone.
         path: A new folder, which gets ``events.parquet`` and ``manifest.json``, completely or not at all.
@@ -130,10 +130,8 @@ def _problems(profiled: ProfiledFit, result: FitResult, maps: MapVariations) -> 
     problems = list(profiled.problems)
     if not result.valid:
         problems.append(f"the fit of the profile has not converged ({getattr(result, 'message', '') or 'no message'})")
-    replicas = profiled.fit.replicas
-    if len(replicas) < 2:
+    if len(profiled.replicas) < 2:
         problems.append("without two replicas the statistical uncertainty is not known: make some with bootstrap")
-    problems += [f"replica {i}: {problem}" for i, one in enumerate(replicas) for problem in one.problems]
     points = [maps.best, *(side for sides in maps.moved for side in sides)]
     for name, half in profiled.window.items():
         if outside := [one.name for one in points if abs(one.values[name] - profiled.fit.values[name]) > half]:

@@ -45,11 +45,11 @@ class EventsBehind(NamedTuple):
     Attributes:
         x: Their columns ``(n, n_obs)``.
         chunks: What is computed once.
-        slope: Gradient ``(K,)`` of their log-likelihood by the weights of the fields, before any displacement.
+        slope: Gradient ``(K,)`` of their log-likelihood by the weights of the fields, where the map is best.
     """
 
     x: np.ndarray
-    chunks: list[_Chunk]
+    chunks: Iterable[_Chunk]
     slope: np.ndarray
 
 
@@ -64,6 +64,7 @@ class DisplacedLikelihood:
 
     def __init__(self, pdf: zfit.pdf.BasePDF, transfer: Transfer, displacement: Displacement):
         self._pdf, self._transfer, self._displacement = pdf, transfer, displacement
+        self.obs = pdf.obs
         self._maps = [transfer.index(part.name if transfer.processes else None) for part in parts_of(pdf)]
         self._sizes = [len(displacement.degrees_of(j)) for j in range(displacement.n_dim)]
         self._prepared = tf.function(self._prepare, autograph=False, reduce_retracing=True)
@@ -71,6 +72,7 @@ class DisplacedLikelihood:
         self._value = tf.function(self._log_likelihood, autograph=False, reduce_retracing=True)
         self._gradient = tf.function(self._gradient_of, autograph=False, reduce_retracing=True)
         self._rows = tf.function(self._first_variation, autograph=False, reduce_retracing=True)
+        self._moved_rows = tf.function(self._first_variation_at, autograph=False, reduce_retracing=True)
 
     def events(self, sample: Sample, total: float, seed: int, *, frames: bool) -> EventsBehind:
         """The events of a sample in random order, at the current parameters.
@@ -98,6 +100,18 @@ class DisplacedLikelihood:
         unmoved = EventsBehind(x, chunks, np.zeros(self._displacement.n_fields))
         return unmoved._replace(slope=self.gradient(unmoved, unmoved.slope))
 
+    def of_all(self, sample: Sample) -> EventsBehind:
+        """All events of a sample in their order, at the current parameters; more than 131 072 are not kept in memory."""
+        events = _Streamed(self, sample)
+        kept = list(events) if sample.n_events <= MOST else events
+        unmoved = EventsBehind(sample.array(self._pdf.obs), kept, np.zeros(self._displacement.n_fields))
+        return unmoved._replace(slope=self.gradient(unmoved, unmoved.slope))
+
+    def chunk(self, x: np.ndarray, weights: np.ndarray) -> _Chunk:
+        """Some events ``(n, n_obs)`` behind ``T_phi``."""
+        events, shares, gradients = self._prepared(tf.constant(x))
+        return _Chunk(events, self._fields(events), shares, gradients, tf.constant(weights))
+
     def value(self, events: EventsBehind, weights: np.ndarray) -> float:
         """Sum of the log-densities at the current parameters, events displaced by fields with these weights ``(K,)``."""
         given = tf.constant(weights)
@@ -108,9 +122,25 @@ class DisplacedLikelihood:
         given = tf.constant(weights)
         return np.sum([self._gradient(chunk, given).numpy() for chunk in events.chunks], axis=0)
 
-    def rows(self, events: EventsBehind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """First variations ``(n, K)`` with each field, and the weights of the events, chunk after chunk."""
-        return ((self._rows(chunk).numpy(), chunk.weights.numpy()) for chunk in events.chunks)
+    def slopes(self, events: EventsBehind) -> np.ndarray:
+        """Gradients ``(folds, K)`` of the log-likelihood before any displacement, by fold of the events."""
+        found = np.zeros((_FOLDS, self._displacement.n_fields))
+        for rows, weights in self.rows(events):
+            weighted = rows * weights[:, None]
+            found += [weighted[fold::_FOLDS].sum(axis=0, dtype=float) for fold in range(_FOLDS)]
+        return found
+
+    def rows(self, events: EventsBehind, weights: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """First variations ``(n, K)`` with each field, and the weights of the events, chunk after chunk.
+
+        Args:
+            events: The events.
+            weights: Of the fields ``(K,)``, where the variations are taken; by default at rest.
+        """
+        if weights is None:
+            return ((self._rows(chunk).numpy(), chunk.weights.numpy()) for chunk in events.chunks)
+        at = tf.constant(weights)
+        return ((self._moved_rows(chunk, at).numpy(), chunk.weights.numpy()) for chunk in events.chunks)
 
     def _fit_frames(self, prepared: Sequence[Any], weights: Sequence[tf.Tensor]) -> None:
         for index in range(self._transfer.n_maps):
@@ -154,14 +184,26 @@ class DisplacedLikelihood:
         return [self._displacement.functions(one.u, self._conditions(one), index) for index, one in enumerate(first)]
 
     def _log_likelihood(self, chunk: _Chunk, weights: tf.Tensor) -> tf.Tensor:
-        by_map = tf.split(_single(weights), self._sizes * self._transfer.n_maps)
-        log_p, d = [], len(self._sizes)
-        for part, index, events in zip(parts_of(self._pdf), self._maps, chunk.events, strict=True):
+        places, slopes = zip(*self._moved(chunk, weights), strict=True)
+        return tf.reduce_sum(chunk.weights * mixture(self._pdf, self._log_densities(chunk, places, slopes)))
+
+    def _moved(self, chunk: _Chunk, weights: tf.Tensor) -> list[tuple[tf.Tensor, list[tf.Tensor]]]:
+        """For each component, where fields with these weights take its events, and the slopes of the displacement."""
+        by_map, d = tf.split(_single(weights), self._sizes * self._transfer.n_maps), len(self._sizes)
+        moved = []
+        for index, events in zip(self._maps, chunk.events, strict=True):
             own = list(zip(chunk.fields[index], by_map[index * d : (index + 1) * d], strict=True))
-            moved = events.u + tf.stack([tf.linalg.matvec(values, w) for (values, _), w in own], axis=1)
-            log_det = tf.add_n([log_slope(tf.linalg.matvec(slopes, w)) for (_, slopes), w in own])
-            log_p.append(part.log_density_at(events, moved, log_det))
-        return tf.reduce_sum(chunk.weights * mixture(self._pdf, log_p))
+            place = events.u + tf.stack([tf.linalg.matvec(values, w) for (values, _), w in own], axis=1)
+            moved.append((place, [tf.linalg.matvec(slopes, w) for (_, slopes), w in own]))
+        return moved
+
+    def _log_densities(
+        self, chunk: _Chunk, places: Sequence[tf.Tensor], slopes: Sequence[list[tf.Tensor]]
+    ) -> list[tf.Tensor]:
+        return [
+            part.log_density_at(events, place, tf.add_n(list(map(log_slope, own))))
+            for part, events, place, own in zip(parts_of(self._pdf), chunk.events, places, slopes, strict=True)
+        ]
 
     def _gradient_of(self, chunk: _Chunk, weights: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -170,13 +212,39 @@ class DisplacedLikelihood:
         return tape.gradient(value, weights)
 
     def _first_variation(self, chunk: _Chunk) -> tf.Tensor:
+        return self._variations(chunk, chunk.gradients, chunk.shares, None)
+
+    def _first_variation_at(self, chunk: _Chunk, weights: tf.Tensor) -> tf.Tensor:
+        places, slopes = map(list, zip(*self._moved(chunk, weights), strict=True))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(places)
+            log_p = self._log_densities(chunk, places, slopes)
+            value = mixture(self._pdf, log_p)
+        shares = [_single(share) for share in responsibilities(self._pdf, log_p)]
+        return self._variations(chunk, tape.gradient(value, places), shares, slopes)
+
+    def _variations(self, chunk: _Chunk, gradients: Any, shares: Any, slopes: Any) -> tf.Tensor:
         columns = []
         for index, fields in enumerate(chunk.fields):
             mine = [number for number, own in enumerate(self._maps) if own == index]
-            share = tf.add_n([chunk.shares[number] for number in mine])[:, None]
-            gradient = tf.add_n([chunk.gradients[number] for number in mine])
-            columns += [gradient[:, j : j + 1] * f + share * slopes for j, (f, slopes) in enumerate(fields)]
+            share = tf.add_n([shares[number] for number in mine])[:, None]
+            gradient = tf.add_n([gradients[number] for number in mine])
+            for j, (values, own) in enumerate(fields):
+                stretched = own if slopes is None else own * _log_slope_derivative(slopes[mine[0]][j])[:, None]
+                columns.append(gradient[:, j : j + 1] * values + share * stretched)
         return tf.concat(columns, axis=1)
+
+
+class _Streamed:
+    """Chunks of all events of a sample, computed anew whenever they are asked for."""
+
+    def __init__(self, likelihood: DisplacedLikelihood, sample: Sample):
+        self._likelihood, self._sample = likelihood, sample
+
+    def __iter__(self) -> Iterator[_Chunk]:
+        x, own = self._sample.array(self._likelihood.obs), self._sample.weights
+        weights = np.ones(len(x)) if own is None else own
+        return (self._likelihood.chunk(x[rows], weights[rows]) for rows in slices(len(x), GRAPH))
 
 
 class _Chunk(NamedTuple):
@@ -195,6 +263,13 @@ class _Chunk(NamedTuple):
     shares: list[tf.Tensor]
     gradients: list[tf.Tensor]
     weights: tf.Tensor
+
+
+def _log_slope_derivative(slope: tf.Tensor) -> tf.Tensor:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(slope)
+        value = log_slope(slope)
+    return tape.gradient(value, slope)
 
 
 def _single(tensor: tf.Tensor) -> tf.Tensor:
@@ -290,6 +365,19 @@ class Regression:
         """Information ``(P, P)`` of the events when the map moves along."""
         weights = self.directions()
         return _left(self.gram.sum(axis=0), self.cross.sum(axis=0), self.squares.sum(axis=0), weights)
+
+    def polish(self, slopes: np.ndarray) -> float | None:
+        """The ridge under which a step towards the maximum helps events that are held out most; none if no step does.
+
+        Args:
+            slopes: Gradients ``(folds, K)`` of the log-likelihood of the data, by fold of the events.
+        """
+        gram, total = self.gram.sum(axis=0) / len(slopes), slopes.sum(axis=0)
+        gains = []
+        for ridge in _RIDGES:
+            found = [_solved((len(slopes) - 1) * gram, total - own, ridge) for own in slopes]
+            gains.append(sum(own @ w - 0.5 * w @ gram @ w for own, w in zip(slopes, found, strict=True)))
+        return float(_RIDGES[int(np.argmax(gains))]) if max(gains) > 0.0 else None
 
     def penalty(self) -> np.ndarray:
         """Diagonal ``(K,)`` that the ridge adds to the normal matrix."""

@@ -1,263 +1,144 @@
-"""The statistical spread of a map: replicas of the global fit with Poisson weights."""
+r"""The statistical spread of a map: what it would be for other data, to first order.
+
+A replica counts each event Poisson(1) times, :math:`c_i`. At the best fit the derivatives :math:`g_i` of the log-density of an
+event by the weights of the displacement fields sum to zero; with other counts they do not, and the map moves by
+
+.. math:: \delta w = (I + R)^{-1} \sum_i (c_i - 1)\, g_i,
+
+``I`` the information about the weights and ``R`` the ridge of the regression of step 2, a tenth of the diagonal at most: where
+nuisances are nothing that a map could follow, it would be larger and hold back the replicas. This is one step of Fisher
+scoring for any number of replicas, in one pass over the events.
+"""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import os
-import zipfile
+import copy
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import replace
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
 
 from ..common.checks import integer
-from ..common.files import complete
-from ..common.parallel import Executor, check_executor, run, workers
 from ..common.warning import warn
-from ..densities.model import Model
-from ..param import Nuisance, limits_of
-from ..pdf import LogSpacePDF, components, space_ranges
-from ..pickling import dumps, loads
+from ..loss import scores
+from ..param import limits_of
 from ..samples import Sample
-from .step1 import GlobalProblem, Replica, TransferFit, poisson_counts
-from .step2 import ProfiledFit
+from .profiled import ProfiledFit, Replica
+from .regression import DisplacedLikelihood, EventsBehind, Regression
+from .rows import behind, model_sample
+from .step2 import events_for
 
-__all__ = ["EnsembleStopped", "bootstrap"]
+__all__ = ["bootstrap", "poisson_counts"]
 
-_PROBES = 16  # events by which a model is recognised
-
-_Fit = TypeVar("_Fit", TransferFit, ProfiledFit)
-
-
-class EnsembleStopped(RuntimeError):
-    """A bootstrap that was interrupted, or in which a replica failed.
-
-    Attributes:
-        fit: The fit with the finished replicas; give it to `bootstrap` again to continue.
-    """
-
-    def __init__(self, message: str, fit: TransferFit):
-        super().__init__(message)
-        self.fit = fit
+_RIDGE = 0.1  # of the diagonal, at most
+_TRIED = 2  # replicas whose gain is compared with the expected one
+_LINEAR = 0.5  # of the expected gain, at least: a step that gains less is too long to be one of first order
 
 
-def bootstrap(
-    fit: _Fit,
-    n_replicas: int,
-    *,
-    seed: int = 0,
-    executor: Executor | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-) -> _Fit:
-    """Repeat a global fit with Poisson(1) weights of the events.
+def poisson_counts(seed: Sequence[int], n: int) -> np.ndarray:
+    """How often each of ``n`` events counts in the replica of a seed."""
+    return np.random.default_rng(seed).poisson(1.0, n).astype(float)
 
-    Each replica starts from other networks, so that the spread of the maps contains the randomness of the training. Replicas
-    that the fit or the folder has already are not made again.
+
+def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> ProfiledFit:
+    """Replicas of a map, as of data in which each event counts Poisson(1) times.
+
+    Each is one step of Fisher scoring from the best fit, in the fields of step 2: all are made in one pass over the
+    events. The randomness of the training of step 1 is not in them; to see it, repeat `fit_transfer` with another ``seed``.
 
     Args:
-        fit: The global fit or its profile, which stays as it is.
-        n_replicas: Number of replicas of the returned fit; at least two are needed for a spread.
-        seed: Seed of the weights, and of the trainings.
-        executor: A ``concurrent.futures`` executor; by default processes on this machine, one for each core. (A script that
-            starts processes needs ``if __name__ == "__main__":`` around its code.)
-        folder: Where replicas are saved as soon as they are finished; by default nowhere.
-        progress: Whether to show a progress bar.
+        profiled: The profile, which stays as it is.
+        n_replicas: Number of replicas of the returned profile; a spread needs two, and fifty know it to 10 %.
+        seed: Seed of the weights.
 
     Returns:
-        The fit with its replicas.
+        The profile with its replicas.
 
     Raises:
-        ValueError: If ``n_replicas`` or ``seed`` is out of range.
-        TypeError: If the fit is something else, or the model cannot be sent to another process.
-        EnsembleStopped: If it is interrupted or a replica fails; ``.fit`` has the finished replicas.
+        ValueError: If ``n_replicas`` or ``seed`` is out of range, or the profile is from a file of an earlier version.
+        TypeError: If it is no profile.
 
     Warns:
-        UserWarning: For each file in the folder that is damaged or belongs to another fit; its replica is made again.
+        UserWarning: If the events are too few for one step.
 
     Example:
-        >>> doi = bootstrap(doi, 8, seed=1, folder="replicas")
+        >>> profiled = bootstrap(profile(fit), 50, seed=1)
     """
-    if isinstance(fit, ProfiledFit):
-        options: dict[str, Any] = {"seed": seed, "executor": executor, "folder": folder, "progress": progress}
-        return replace(fit, fit=bootstrap(fit.fit, n_replicas, **options))  # type: ignore[call-arg]
-    if not isinstance(fit, TransferFit):
-        raise TypeError(f"bootstrap takes a fit made by fit_transfer or profile; got {type(fit).__name__}")
+    if not isinstance(profiled, ProfiledFit):
+        raise TypeError(f"bootstrap takes a profile made by zfit_fnf.doi.profile; got {type(profiled).__name__}")
     n_replicas, seed = integer(n_replicas, "n_replicas=", low=1), integer(seed, "seed=", low=0)
-    check_executor(executor)
-    wanted = [(seed, index) for index in range(n_replicas)]
-    done = {replica.seed: replica for replica in fit.replicas}
-    store = _Store.open(folder, fit) if folder is not None else None
-    if store:
-        done |= {label: replica for label in wanted if label not in done and (replica := store.read(label))}
-    missing = [label for label in wanted if label not in done]
-    try:
-        for replica in _made(fit, missing, executor, progress):
-            done[replica.seed] = replica
-            if store:
-                store.write(replica)
-    except (KeyboardInterrupt, Exception) as error:
-        if not isinstance(error, KeyboardInterrupt) and not done:
-            raise
-        kept = replace(fit, replicas=tuple(done[label] for label in wanted if label in done))
-        raise EnsembleStopped(
-            f"the bootstrap stopped with {len(kept.replicas)} of {n_replicas} replicas ({error!r}); .fit has them: "
-            "call bootstrap(stopped.fit, ...) to continue",
-            kept,
-        ) from error
-    return replace(fit, replicas=tuple(done[label] for label in wanted))
+    if not profiled.transfer.displacement.constant:
+        raise ValueError("this profile was made by an earlier version: repeat profile(fit), then bootstrap")
+    fit, params = profiled.fit, list(profiled.parameters.values())
+    with zfit.param.set_values(params, [fit.values[parameter.name] for parameter in params]):
+        made = _Replicas(profiled, params)
+        regression = made.regression(seed)
+        labels = [(seed, index) for index in range(n_replicas)]
+        steps, shifts = made.steps(regression, labels)
+        made.check(regression, labels[:_TRIED], steps)
+        return replace(profiled, replicas=tuple(map(made.replica, labels, steps, shifts)))
 
 
-def _made(
-    fit: TransferFit, labels: Sequence[tuple[int, int]], executor: Executor | None, progress: bool
-) -> Iterator[Replica]:
-    """Replicas as they are finished."""
-    if labels:
-        task = functools.partial(_replica, _payload(fit, len(labels)))
-        with nullcontext(executor) if executor else workers(len(labels)) as pool:
-            for _, replica in run(task, labels, executor=pool, progress="replicas" if progress else ""):
-                yield replica
+class _Replicas:
+    """The fields of a profile behind its fixed map, at the best fit of step 1."""
 
+    def __init__(self, profiled: ProfiledFit, params: Sequence[zfit.Parameter]):
+        self._profiled, self._params = profiled, params
+        transfer, self._displacement = profiled.transfer, profiled.transfer.displacement
+        weights = self._displacement.field_weights()
+        self._rest = weights[-1]
+        self._directions = weights[: len(params)].T @ np.linalg.inv(transfer.axes)
+        fixed = copy.deepcopy(transfer.transfer)
+        self._likelihood = DisplacedLikelihood(behind(profiled.fit.model, fixed), fixed, self._displacement)
 
-def _replica(payload: bytes, label: tuple[int, int]) -> Replica:
-    """One replica, in whichever process this is."""
-    problem, sample = _problem(payload)
-    counts = poisson_counts(label, sample.n_events)
-    rows = np.flatnonzero(counts)
-    weights = counts[rows] * (1.0 if sample.weights is None else sample.weights[rows])
-    columns = {name: values[rows] for name, values in sample.columns.items()}
-    training_seed = int(np.random.SeedSequence(label).generate_state(1)[0])
-    resampled = Sample(columns, weights, f"replica of {sample.name}")
-    fit = problem.solve(resampled, seed=training_seed, progress=False, covariance=False)
-    return Replica(label, fit.transfer.weights_list(), fit.values, fit.problems)
+    def regression(self, seed: int) -> Regression:
+        """Information about the weights of the fields where the map is best, from events of the model, and the ridge."""
+        fit, pdf = self._profiled.fit, self._profiled.pdf
+        drawn = model_sample(pdf, events_for(self._displacement), seed) or fit.data
+        events = self._likelihood.events(drawn, float(fit.data.sum_weights), seed, frames=False)
+        rows = list(self._rows(events))
+        # Scores of the profile are those in which the map follows; the regression is of those with the map fixed.
+        followed = np.concatenate([own @ self._directions for own, _ in rows])
+        found = Regression.of(rows, scores(pdf, events.x, self._params) - followed)
+        return replace(found, ridge=min(found.ridge, _RIDGE))
 
+    def steps(self, regression: Regression, labels: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """What each replica adds to the weights of the fields ``(B, K)``, and to the parameters ``(B, P)``."""
+        data, pdf = self._profiled.fit.data, self._profiled.pdf
+        changes = np.stack([poisson_counts(label, data.n_events) - 1.0 for label in labels])
+        changes *= 1.0 if data.weights is None else data.weights
+        slopes, start = np.zeros((len(labels), self._displacement.n_fields)), 0
+        for rows, _ in self._rows(self._likelihood.of_all(data)):
+            stop = start + len(rows)
+            slopes, start = slopes + changes[:, start:stop].astype(np.float32) @ rows, stop
+        of_parameters = changes @ scores(pdf, data.array(pdf.obs), self._params)
+        return regression.solve(slopes.T).T, of_parameters @ self._profiled.bounds.covariance
 
-def _payload(fit: TransferFit, n_replicas: int) -> bytes:
-    """All that determines the replicas of a fit, with the parameters where the fit has started."""
-    problem, n_fits = fit.problem, -(-n_replicas // (os.cpu_count() or 1))
-    with zfit.param.set_values(problem.start):
-        return dumps((problem.model, problem.transfer, problem.schedule, problem.penalty, n_fits, fit.data))
+    def check(self, regression: Regression, labels: Sequence[tuple[int, int]], steps: np.ndarray) -> None:
+        """Warn if the likelihood of replicas gains much less than a step of first order should."""
+        data, gains, expected = self._profiled.fit.data, 0.0, 0.0
+        nominal = self._likelihood.gradient(self._likelihood.of_all(data), self._rest)
+        for label, step in zip(labels, steps, strict=False):
+            counts = poisson_counts(label, data.n_events) * (1.0 if data.weights is None else data.weights)
+            events = self._likelihood.of_all(Sample(data.columns, counts, data.name))
+            before, after = (self._likelihood.value(events, weights) for weights in (self._rest, self._rest + step))
+            slope = self._likelihood.gradient(events, self._rest) - nominal
+            gains += after - before - float(nominal @ step)
+            expected += float(slope @ step - 0.5 * step @ regression.gram.sum(axis=0) @ step)
+        if gains < _LINEAR * expected:
+            warn(
+                f"{data.n_events} events are few for replicas by one step: their log-likelihood gains "
+                f"{gains / _TRIED:.1f}, where {expected / _TRIED:.1f} is expected. Use a smaller n_fields= in profile"
+            )
 
+    def replica(self, label: tuple[int, int], step: np.ndarray, shift: np.ndarray) -> Replica:
+        """One replica, its parameters inside of their limits."""
+        values = {
+            parameter.name: float(np.clip(float(parameter.value()) + own, *limits_of(parameter)))
+            for parameter, own in zip(self._params, shift, strict=True)
+        }
+        return Replica(label, self._rest + step, values)
 
-@functools.lru_cache(maxsize=1)
-def _problem(payload: bytes) -> tuple[GlobalProblem, Sample]:
-    """The problem of a payload, compiled once in each process."""
-    model, transfer, schedule, penalty, n_fits, sample = loads(payload)
-    return GlobalProblem(model, transfer, schedule, penalty=penalty, n_fits=n_fits), sample
-
-
-_HEADROOM = 1_000_000  # bytes of a file beside the weights of a map
-
-
-@dataclass(frozen=True)
-class _Store:
-    """Replicas in files, one each."""
-
-    folder: Path
-    fingerprint: str
-    fit: TransferFit
-
-    @classmethod
-    def open(cls, folder: str | os.PathLike[str], fit: TransferFit) -> _Store:
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        return cls(path, _fingerprint(fit), fit)
-
-    def _path(self, label: tuple[int, int]) -> Path:
-        return self.folder / f"replica_{label[0]}_{label[1]}.npz"
-
-    def write(self, replica: Replica) -> None:
-        with complete(self._path(replica.seed)) as draft, draft.open("wb") as stream:
-            head = {"fingerprint": self.fingerprint, "values": replica.values, "problems": replica.problems}
-            np.savez(stream, *replica.transfer, head=np.array(json.dumps(head)))
-
-    def read(self, label: tuple[int, int]) -> Replica | None:
-        """The replica of a label, if there is a file of it; a file that is not usable is named in a warning."""
-        path = self._path(label)
-        if not path.exists():
-            return None
-        try:
-            return self._read(path, label)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-            reason = str(error) if isinstance(error, _Foreign) else f"is damaged ({error})"
-            warn(f"{str(path)!r} {reason}: this replica is made again")
-            return None
-
-    def _read(self, path: Path, label: tuple[int, int]) -> Replica:
-        own = self.fit.transfer.weights_list()
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _HEADROOM + sum(array.nbytes for array in own):
-                raise _Foreign("is much larger than a replica of this fit")
-        with np.load(path, allow_pickle=False) as content:
-            head = json.loads(str(content["head"]))
-            if head["fingerprint"] != self.fingerprint:
-                raise _Foreign("is a replica of another fit")
-            transfer = [content[f"arr_{index}"] for index in range(len(content.files) - 1)]
-        if [(a.shape, a.dtype) for a in transfer] != [(a.shape, a.dtype) for a in own]:
-            raise ValueError("its map has another shape")
-        values = {str(name): float(value) for name, value in head["values"].items()}
-        if set(values) != set(self.fit.values) or not np.isfinite([*values.values(), *map(np.sum, transfer)]).all():
-            raise ValueError("its parameters are others, or not all finite")
-        return Replica(label, transfer, values, tuple(map(str, head["problems"])))
-
-
-class _Foreign(ValueError):
-    """A file that is not of this fit."""
-
-
-def _fingerprint(fit: TransferFit) -> str:
-    """Hash of everything that determines the replicas of a fit."""
-    problem, digest = fit.problem, hashlib.sha256()
-    with zfit.param.set_values(problem.start):
-        settings: Any = [
-            problem.transfer.config(),
-            asdict(problem.schedule),
-            problem.penalty,
-            sorted(fit.data.columns),
-            [_described(parameter) for parameter in _parameters(problem.model)],
-            [[type(part).__qualname__, part.name, space_ranges(part.norm)] for part in components(problem.model)],
-            _behaviour(fit),
-        ]
-    digest.update(json.dumps(settings, sort_keys=True, default=dict).encode())  # TensorFlow wraps dicts
-    arrays = [fit.data.columns[name] for name in sorted(fit.data.columns)]
-    arrays += [] if fit.data.weights is None else [fit.data.weights]
-    arrays += [variable.numpy() for variable in problem.transfer.variables if not variable.trainable]
-    for part in components(problem.model):
-        if isinstance(part, LogSpacePDF):
-            for trained in part._arguments.values():
-                arrays += trained.weights_list() if isinstance(trained, Model) else []
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _parameters(model: zfit.pdf.BasePDF) -> list[zfit.Parameter]:
-    """All independent parameters of a model, also fixed ones, and the global observables, by name."""
-    own = list(model.get_params(floating=None))
-    return sorted(
-        [*own, *(parameter.observed for parameter in own if isinstance(parameter, Nuisance))],
-        key=lambda parameter: parameter.name,
-    )
-
-
-def _described(parameter: zfit.Parameter) -> list[Any]:
-    return [parameter.name, float(parameter.value()), parameter.floating, *limits_of(parameter)]
-
-
-def _behaviour(fit: TransferFit) -> list[str]:
-    """Densities of some events and yields, at the start of the fit and next to it: these tell functions apart."""
-    model, start = fit.problem.model, fit.problem.start
-    events = zfit.Data.from_numpy(obs=model.obs, array=fit.data.array(model.obs, slice(0, _PROBES)))
-    numbers: list[float] = []
-    for share in (0.0, 1.0):
-        moved = [value + share * float(parameter.stepsize) for parameter, value in start.items()]
-        with zfit.param.set_values(list(start), moved, clip=True):
-            numbers += np.asarray(model.log_pdf(events), float).tolist()
-            numbers += [float(part.get_yield().value()) for part in components(model) if part.is_extended]
-    return [f"{number:.8e}" for number in numbers]
+    def _rows(self, events: EventsBehind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return self._likelihood.rows(events, self._rest if self._rest.any() else None)

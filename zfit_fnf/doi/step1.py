@@ -45,7 +45,7 @@ from .rows import (
     responsibilities,
 )
 
-__all__ = ["GlobalProblem", "Replica", "TransferFit", "fit_transfer", "poisson_counts"]
+__all__ = ["GlobalProblem", "TransferFit", "fit_transfer"]
 
 _ROUNDS, _TAIL = 4, 0.8  # repeats of the end of the training, at most, and where that end begins
 _STILL = 0.2  # standard errors with the map fixed: a minimum that moves less has stopped
@@ -56,27 +56,10 @@ _LOOKED_AT = 8192  # of the events, for pushes
 
 
 @dataclass(frozen=True, eq=False)
-class Replica:
-    """A bootstrap replica of the global fit, made by `bootstrap`.
-
-    Attributes:
-        seed: Seed of the weights of its events.
-        transfer: Values of the variables of its map, as of `Transfer.weights_list`.
-        values: Best fit of the parameters, by name.
-        problems: Problems of the fit; none if it is valid.
-    """
-
-    seed: tuple[int, int]
-    transfer: list[np.ndarray]
-    values: dict[str, float]
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
 class TransferFit:
     """A map from data to simulation and the parameters of the model, fitted together; made by `fit_transfer`.
 
-    Nothing trains the map again: replicas, profiles and ensembles work on copies.
+    Nothing trains the map again: profiles and ensembles work on copies.
 
     Attributes:
         model: The model of simulation.
@@ -90,7 +73,6 @@ class TransferFit:
         rounds: Moves of the minimum, in standard errors, when the end of the training was repeated.
         history: Of the training.
         problem: The problem that was solved; it can be solved again for other data.
-        replicas: Bootstrap replicas, from `bootstrap`.
         problems: Problems of the fit; none if it is valid.
     """
 
@@ -104,7 +86,6 @@ class TransferFit:
     rounds: tuple[float, ...]
     history: History
     problem: GlobalProblem = field(repr=False)
-    replicas: tuple[Replica, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -132,7 +113,6 @@ class TransferFit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the map, the model and the events, ready for JSON."""
-        replicas = [{"seed": list(r.seed), "values": r.values, "problems": list(r.problems)} for r in self.replicas]
         return {
             "n_events": self.data.n_events,
             "values": self.values,
@@ -142,7 +122,6 @@ class TransferFit:
             "rounds": list(self.rounds),
             "valid": self.valid,
             "problems": list(self.problems),
-            "replicas": replicas,
             "history": self.history.to_dict(),
         }
 
@@ -150,17 +129,11 @@ class TransferFit:
         rows = {name: (f"{value:.5g}", f"{self.errors[name]:.2g}") for name, value in self.values.items()}
         table = pd.DataFrame.from_dict(rows, orient="index", columns=["start", "error, map fixed"]).to_string()
         state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
-        replicas = f"{len(self.replicas)} replicas" if self.replicas else "no replicas: no statistical band"
         return (
-            f"global fit of {self.data.n_events} events with {self.transfer!r}, {replicas}\n{state}\n{table}\n"
+            f"global fit of {self.data.n_events} events with {self.transfer!r}\n{state}\n{table}\n"
             f"NLL {self.nll:.2f}; the minimum moved by {', '.join(f'{move:.2f}' for move in self.rounds)} such errors at last\n"
             "the map can follow the parameters: estimates and errors are those of zfit_fnf.doi.profile"
         )
-
-
-def poisson_counts(seed: Sequence[int], n: int) -> np.ndarray:
-    """How often each of ``n`` events counts in the replica of a seed."""
-    return np.random.default_rng(seed).poisson(1.0, n).astype(float)
 
 
 def fit_transfer(

@@ -6,36 +6,37 @@ Its linear part is the least favourable direction, the solution of a regression 
 of the likelihood at shifted parameters says what the linear part misses, and a second regression, with the same
 factorisation, gives the quadratic part. The likelihood with the moving map is then the profile likelihood, in
 which the map no longer appears.
+
+Where the map of step 1 is not the best one yet, and events that are held out say so, a constant displacement is found first, by
+the same regression: the map is *polished*.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import integer
-from ..common.warning import warn
 from ..densities.displacement import Displacement
 from ..densities.transfer import ProfiledTransfer
 from ..loss import scores
 from ..samples import Sample
 from .bounds import Bounds, constraint_hessian
-from .check import COLUMNS, Check
+from .check import Check
 from .goodness import goodness_of_fit
+from .profiled import ProfiledFit
 from .regression import MOST, DisplacedLikelihood, EventsBehind, Regression
 from .rows import behind, make_loss, model_sample
 from .step1 import TransferFit
-from .window import axes_of_covariance, axes_of_window, ends_of, headroom_of, of_constraints
+from .window import axes_of_covariance, axes_of_window, headroom_of, of_constraints
 
-__all__ = ["ProfileProblem", "ProfiledFit", "profile"]
+__all__ = ["ProfileProblem", "events_for", "profile"]
 
 _FIELDS = (100, 400)  # displacement fields
 _EVENTS_PER_FIELD = 20.0
@@ -48,91 +49,12 @@ _SHORT = 2.4  # standard errors of the profile likelihood: a window that ends th
 _NODE = 0.7  # of the window: where the quadratic part is found
 _AT = 0.8  # of the window: where maps are refitted
 _STEPS = 2  # of a refit
+_POLISHES, _SMALL = 5, 0.1  # steps, at most, of a polish, and the gain of its last one
 _STEP = 0.02  # of a shift, for slopes
 _FIRM = 1e-3  # ridge, at least, of what is found from gradients
 _ASTRAY = 3.0  # standard errors of the profile likelihood: a start further from its minimum is none
 _IMPROBABLE = 1e-5  # of a test of goodness of fit
 _NARROW = 0.93  # of the efficient error
-
-
-@dataclass(frozen=True, eq=False)
-class ProfiledFit:
-    """The profile likelihood of the parameters, with the map that belongs to each of their values; made by `profile`.
-
-    Attributes:
-        fit: The global fit that it starts from.
-        transfer: The map, as a function of the parameters.
-        pdf: The model of data.
-        window: Half width of the range where the map is known, around the best fit of step 1, by name.
-        bounds: What data can say about each parameter beside a free map.
-        goodness: Probabilities that events of the model differ from the data by as much as they do, by name of the test;
-            empty if the model cannot be sampled.
-        checks: Comparisons with maps that were refitted.
-        problems: Problems of the profile; none if it is valid.
-    """
-
-    fit: TransferFit
-    transfer: ProfiledTransfer
-    pdf: zfit.pdf.BasePDF
-    window: dict[str, float]
-    bounds: Bounds
-    goodness: dict[str, float]
-    checks: tuple[Check, ...]
-    problems: tuple[str, ...]
-
-    @property
-    def valid(self) -> bool:
-        """Whether the profile has no problems."""
-        return not self.problems
-
-    @property
-    def parameters(self) -> dict[str, zfit.Parameter]:
-        """The parameters, by name."""
-        return self.fit.parameters
-
-    def loss(self) -> zfit.loss.UnbinnedNLL:
-        """The profile likelihood of the parameters, a loss like any other: for MIGRAD, HESSE, MINOS, scans and limits.
-
-        Warns:
-            UserWarning: If the profile is not valid.
-        """
-        if not self.valid:
-            warn(f"this profile likelihood is not valid: {'; '.join(self.problems)}")
-        return make_loss(self.pdf, self.fit.data)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """A row for each check: the shift of each parameter, and the rises of the negative log-likelihood."""
-        rows = [check.to_row() for check in self.checks]
-        return pd.DataFrame(rows, columns=[*self.window, *COLUMNS])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the map, the model and the events, ready for JSON."""
-        return {
-            "fit": self.fit.to_dict(),
-            "window": self.window,
-            "valid": self.valid,
-            "problems": list(self.problems),
-            "bounds": self.bounds.to_dict(),
-            "goodness": self.goodness,
-            "checks": [{**asdict(check), "passed": check.passed} for check in self.checks],
-        }
-
-    def __str__(self) -> str:
-        state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
-        window = ", ".join(f"{name} +-{half:.3g}" for name, half in self.window.items())
-        window = "; ".join([f"window: {window}", *ends_of(self.fit, self.window)])
-        lines = [f"amortised profile of {', '.join(self.window)}", state, window, str(self.bounds)]
-        if self.goodness:
-            tests = ", ".join(f"{name} {p:.2g}" for name, p in self.goodness.items())
-            lines.append(
-                f"probabilities that the model, at the start, is right and the data differ by as much: {tests}"
-            )
-        if self.checks:
-            lines += [
-                "rise of the NLL at shifts of the parameters, expected and of the data:",
-                self.to_dataframe().to_string(index=False),
-            ]
-        return "\n".join(lines)
 
 
 def profile(
@@ -169,7 +91,7 @@ def profile(
         >>> result = zfit_fnf.Minuit().minimize(profiled.loss())
     """
     if not isinstance(fit, TransferFit):
-        raise TypeError(f"profile takes a fit made by fit_transfer or bootstrap; got {type(fit).__name__}")
+        raise TypeError(f"profile takes a fit made by fit_transfer; got {type(fit).__name__}")
     if window is not None and not isinstance(window, Mapping):
         raise TypeError(f"window= is a half width by name of the parameter, for {list(fit.values)}; got {window!r}")
     n_checks, seed = integer(n_checks, "n_checks=", low=0), integer(seed, "seed=", low=0)
@@ -201,6 +123,7 @@ class ProfileProblem:
             n_cond=len(fit.transfer.cond),
             n_maps=n_maps,
             n_functions=max(2, wanted // (n_dim * n_maps)),
+            constant=True,
         )
         self._likelihood = DisplacedLikelihood(self._fixed_pdf, self._transfer, self._displacement)
         self._constraints = make_loss(self._fixed_pdf, fit.data).constraints
@@ -222,8 +145,18 @@ class ProfileProblem:
         zfit.param.set_values(self.params, centre)
         self._transfer.assign(fit.transfer.weights_list())
         self._total = float(fit.data.sum_weights)
-        regression, drawn, of_model = self._regression(fit, seed)
-        of_data = self._likelihood.events(fit.data, self._total, seed, frames=False) if drawn else of_model
+        self._rest = np.zeros(self._displacement.n_fields)
+        regression, drawn, of_model = self._regression(fit, self._fixed_pdf, seed, frames=True)
+        everything = self._likelihood.of_all(fit.data)
+        start = everything.slope
+        self._rest = self._polished(everything, regression)
+        if drawn and self._rest.any():
+            regression, drawn, of_model = self._regression(fit, self._polished_pdf(fit), seed, frames=False)
+        of_data = of_model = of_model._replace(slope=self._likelihood.gradient(of_model, self._rest))
+        if drawn:
+            few = fit.data.n_events <= MOST
+            of_data = everything if few else self._likelihood.events(fit.data, self._total, seed, frames=False)
+            of_data = of_data._replace(slope=self._likelihood.gradient(of_data, self._rest))
         prior = constraint_hessian(self._constraints, self.params)
         bounds = Bounds.of(tuple(fit.values), regression, prior, self._displacement)
         if not np.isfinite(bounds.covariance).all():
@@ -232,7 +165,7 @@ class ProfileProblem:
                 "have no constraint. Fix them (floating = False), or move fewer observables"
             )
         self._penalty = regression.penalty()
-        moves = bounds.covariance @ (regression.directions().T @ of_data.slope)
+        moves = bounds.covariance @ (regression.directions().T @ start)
         if window:
             axes = axes_of_window(fit, window)
         else:
@@ -259,17 +192,47 @@ class ProfileProblem:
             problems=tuple(self._problems(fit, checks, bounds, goodness, moves)),
         )
 
-    def _regression(self, fit: TransferFit, seed: int) -> tuple[Regression, Sample | None, EventsBehind]:
-        """On events of the model, of which there are enough, and these; on the data themselves if it cannot be sampled.
+    def _regression(
+        self, fit: TransferFit, pdf: zfit.pdf.BasePDF, seed: int, *, frames: bool
+    ) -> tuple[Regression, Sample | None, EventsBehind]:
+        """On events of the model of data, of which there are enough, and these; on the data if it cannot be sampled.
 
         Directions that were found from the data would follow their fluctuations, and move the estimates with them.
         """
-        drawn = model_sample(
-            self._fixed_pdf, min(MOST, max(_DRAWN, _DRAWN_PER_FIELD * self._displacement.n_fields)), seed
-        )
-        events = self._likelihood.events(drawn or fit.data, self._total, seed, frames=True)
-        rows = self._likelihood.rows(events)
-        return Regression.of(rows, scores(self._fixed_pdf, events.x, self.params)), drawn, events
+        drawn = model_sample(pdf, events_for(self._displacement), seed)
+        events = self._likelihood.events(drawn or fit.data, self._total, seed, frames=frames)
+        rows = self._likelihood.rows(events, self._rest if self._rest.any() else None)
+        return Regression.of(rows, scores(pdf, events.x, self.params)), drawn, events
+
+    def _polished_pdf(self, fit: TransferFit) -> zfit.pdf.BasePDF:
+        """The model of data behind the polished map, which does not follow the parameters yet."""
+        n, displacement = len(self.params), copy.deepcopy(self._displacement)
+        displacement.set_fields(np.concatenate([np.zeros((len(self._powers), len(self._rest))), self._rest[None]]))
+        transfer = ProfiledTransfer(fit.transfer, displacement, centre=fit.values, axes=np.eye(n))
+        return behind(fit.model, transfer, params=fit.parameters)
+
+    def _polished(self, events: EventsBehind, regression: Regression) -> np.ndarray:
+        """Weights ``(K,)`` of the fields by which the map comes closer to the best one.
+
+        By Fisher scoring, with the parameters fixed. None, where that does not help events that are held out.
+        """
+        weights = np.zeros_like(events.slope)
+        ridge = regression.polish(self._likelihood.slopes(events))
+        if ridge is None:
+            return weights
+        strict = replace(regression, ridge=ridge)
+
+        def value(weights: np.ndarray) -> float:
+            return self._likelihood.value(events, weights) - 0.5 * float(strict.penalty() @ weights**2)
+
+        highest = value(weights)
+        for _ in range(_POLISHES):
+            step = strict.solve(self._likelihood.gradient(events, weights) - strict.penalty() * weights)
+            weights, gain = _shortened(value, weights, step, highest)
+            highest += gain
+            if gain < _SMALL:
+                break
+        return weights
 
     # --- the likelihood at one point -------------------------------------------------------------------------------
 
@@ -279,7 +242,7 @@ class ProfileProblem:
 
     def _along(self, shift: np.ndarray) -> np.ndarray:
         """Weights ``(K,)`` of the fields at a shift along the axes."""
-        return np.prod(shift**self._powers, axis=1) @ self._weights
+        return self._rest + np.prod(shift**self._powers, axis=1) @ self._weights
 
     def _value(self, events: EventsBehind, shift: np.ndarray, weights: np.ndarray) -> float:
         """Negative log-likelihood of events at a shift, with these weights of the fields."""
@@ -296,7 +259,8 @@ class ProfileProblem:
         The fit of step 1 is not quite a maximum; the slope that this leaves is taken out, so that the map moves with the
         parameters only. The ridge is that of the regression.
         """
-        return float(self._value(events, shift, weights) + events.slope @ weights + 0.5 * self._penalty @ weights**2)
+        moved = weights - self._rest
+        return float(self._value(events, shift, weights) + events.slope @ moved + 0.5 * self._penalty @ moved**2)
 
     # --- the quadratic part ----------------------------------------------------------------------------------------
 
@@ -335,14 +299,8 @@ class ProfileProblem:
 
     def _displaced(self) -> Displacement:
         """A copy of the displacement, with the weights."""
-        made, start = copy.deepcopy(self._displacement), 0
-        for index in range(made.n_maps):
-            for weights in made.weights:
-                stop = start + weights.shape[2]
-                values = weights.numpy()
-                values[index] = self._weights[:, start:stop]
-                weights.assign(values)
-                start = stop
+        made = copy.deepcopy(self._displacement)
+        made.set_fields(np.concatenate([self._weights, self._rest[None]]))
         return made
 
     # --- how good it is -------------------------------------------------------------------------------------------
@@ -366,7 +324,7 @@ class ProfileProblem:
         own, refitted = self._along(point), self._refitted(of_model, regression, point)
 
         def rises(events: EventsBehind) -> tuple[float, float]:
-            lowest = self._objective(events, 0.0 * point, 0.0 * own)
+            lowest = self._objective(events, 0.0 * point, self._rest)
             return self._objective(events, point, own) - lowest, self._objective(events, point, refitted) - lowest
 
         def slope(at: float, held: np.ndarray | None = None) -> float:
@@ -392,13 +350,10 @@ class ProfileProblem:
         weights = self._along(shift)
         lowest = self._objective(events, shift, weights)
         for _ in range(_STEPS):
-            slope = self._likelihood.gradient(events, weights) - events.slope - self._penalty * weights
-            step = regression.solve(slope, least=_FIRM)
-            for size in (1.0, 0.5, 0.2, 0.05):
-                value = self._objective(events, shift, weights + size * step)
-                if value < lowest:
-                    lowest, weights = value, weights + size * step
-                    break
+            held = self._penalty * (weights - self._rest)
+            step = regression.solve(self._likelihood.gradient(events, weights) - events.slope - held, least=_FIRM)
+            weights, gain = _shortened(lambda moved: -self._objective(events, shift, moved), weights, step, -lowest)
+            lowest -= gain
         return weights
 
     def _problems(
@@ -433,6 +388,22 @@ class ProfileProblem:
             reach = lengths[short].min()
             problems.append(f"the window reaches {reach:.1f} standard errors of the profile likelihood only")
         return problems
+
+
+def events_for(displacement: Displacement) -> int:
+    """Number of events of the model from which the directions of so many fields are found."""
+    return min(MOST, max(_DRAWN, _DRAWN_PER_FIELD * displacement.n_fields))
+
+
+def _shortened(
+    value: Callable[[np.ndarray], float], weights: np.ndarray, step: np.ndarray, highest: float
+) -> tuple[np.ndarray, float]:
+    """Weights after the longest part of a step that increases a value, and by how much; as they are if none does."""
+    for size in (1.0, 0.5, 0.2, 0.05):
+        gain = value(weights + size * step) - highest
+        if gain > 0.0:
+            return weights + size * step, gain
+    return weights, 0.0
 
 
 def _powers(n: int) -> tuple[tuple[int, ...], ...]:

@@ -8,7 +8,6 @@ map alone, the eigenvectors carry the uncertainty of the parameters, and the tot
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,9 +27,9 @@ from ..minimize import Minuit
 from ..pdf import log_density, precompute
 from ..samples import Sample, as_sample
 from ..state import preserved
+from .profiled import ProfiledFit
+from .replicas import poisson_counts
 from .rows import behind, parts_of, responsibilities
-from .step1 import poisson_counts
-from .step2 import ProfiledFit
 
 __all__ = [
     "Eigenvariations",
@@ -356,10 +355,8 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
         return MapVariation(name, values, profiled.transfer, profiled.pdf, profiled.parameters, profiled.fit.data)
 
     replicas = []
-    for index, replica in enumerate(profiled.fit.replicas):
-        transfer = copy.deepcopy(profiled.transfer)
-        transfer.transfer.assign(replica.transfer)
-        transfer.place(replica.values)
+    for index, replica in enumerate(profiled.replicas):
+        transfer = profiled.transfer.displaced(replica.fields)
         pdf = behind(profiled.fit.model, transfer, params=profiled.parameters)
         replicas.append(
             MapVariation(f"replica {index}", best, transfer, pdf, profiled.parameters, profiled.fit.data, replica.seed)

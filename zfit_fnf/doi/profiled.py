@@ -1,0 +1,119 @@
+"""What step 2 returns: the profile likelihood, its checks and bounds, and replicas of its map."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import zfit  # before tensorflow, which it silences
+import numpy as np
+import pandas as pd
+
+from ..common.warning import warn
+from ..densities.transfer import ProfiledTransfer
+from .bounds import Bounds
+from .check import COLUMNS, Check
+from .rows import make_loss
+from .step1 import TransferFit
+from .window import ends_of
+
+__all__ = ["ProfiledFit", "Replica"]
+
+
+@dataclass(frozen=True, eq=False)
+class Replica:
+    """The map as it would be for other data, made by `bootstrap`.
+
+    Attributes:
+        seed: Seed of the weights of the events.
+        fields: Weights ``(K,)`` of the constant part of its displacement.
+        values: Best fit of the parameters, by name, to first order.
+    """
+
+    seed: tuple[int, int]
+    fields: np.ndarray
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class ProfiledFit:
+    """The profile likelihood of the parameters, with the map that belongs to each of their values; made by `profile`.
+
+    Attributes:
+        fit: The global fit that it starts from.
+        transfer: The map, as a function of the parameters.
+        pdf: The model of data.
+        window: Half width of the range where the map is known, around the best fit of step 1, by name.
+        bounds: What data can say about each parameter beside a free map.
+        goodness: Probabilities that events of the model differ from the data by as much as they do, by name of the test;
+            empty if the model cannot be sampled.
+        checks: Comparisons with maps that were refitted.
+        problems: Problems of the profile; none if it is valid.
+        replicas: Bootstrap replicas of the map, from `bootstrap`.
+    """
+
+    fit: TransferFit
+    transfer: ProfiledTransfer
+    pdf: zfit.pdf.BasePDF
+    window: dict[str, float]
+    bounds: Bounds
+    goodness: dict[str, float]
+    checks: tuple[Check, ...]
+    problems: tuple[str, ...]
+    replicas: tuple[Replica, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """Whether the profile has no problems."""
+        return not self.problems
+
+    @property
+    def parameters(self) -> dict[str, zfit.Parameter]:
+        """The parameters, by name."""
+        return self.fit.parameters
+
+    def loss(self) -> zfit.loss.UnbinnedNLL:
+        """The profile likelihood of the parameters, a loss like any other: for MIGRAD, HESSE, MINOS, scans and limits.
+
+        Warns:
+            UserWarning: If the profile is not valid.
+        """
+        if not self.valid:
+            warn(f"this profile likelihood is not valid: {'; '.join(self.problems)}")
+        return make_loss(self.pdf, self.fit.data)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each check: the shift of each parameter, and the rises of the negative log-likelihood."""
+        rows = [check.to_row() for check in self.checks]
+        return pd.DataFrame(rows, columns=[*self.window, *COLUMNS])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the map, the model and the events, ready for JSON."""
+        return {
+            "fit": self.fit.to_dict(),
+            "window": self.window,
+            "valid": self.valid,
+            "problems": list(self.problems),
+            "bounds": self.bounds.to_dict(),
+            "goodness": self.goodness,
+            "checks": [{**asdict(check), "passed": check.passed} for check in self.checks],
+            "replicas": [{"seed": list(replica.seed), "values": replica.values} for replica in self.replicas],
+        }
+
+    def __str__(self) -> str:
+        state = "valid" if self.valid else "NOT VALID: " + "; ".join(self.problems)
+        window = ", ".join(f"{name} +-{half:.3g}" for name, half in self.window.items())
+        window = "; ".join([f"window: {window}", *ends_of(self.fit, self.window)])
+        replicas = f"{len(self.replicas)} replicas" if self.replicas else "no replicas: no statistical band"
+        lines = [f"amortised profile of {', '.join(self.window)}, {replicas}", state, window, str(self.bounds)]
+        if self.goodness:
+            tests = ", ".join(f"{name} {p:.2g}" for name, p in self.goodness.items())
+            lines.append(
+                f"probabilities that the model, at the start, is right and the data differ by as much: {tests}"
+            )
+        if self.checks:
+            lines += [
+                "rise of the NLL at shifts of the parameters, expected and of the data:",
+                self.to_dataframe().to_string(index=False),
+            ]
+        return "\n".join(lines)
