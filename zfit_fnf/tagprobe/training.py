@@ -20,6 +20,7 @@ __all__ = ["Training"]
 
 _CHUNK = 2000  # pairs; with all nodes of the quadrature they fit into the cache
 _NEWTON_STEPS, _ARRIVED = 30, 1e-4  # expected rise of the log-likelihood where Newton's method ends
+_FAR = 0.02  # the same, from where on a warning is due: a seventh of a standard deviation
 _RIDGE = 1.0  # inverse square of the width of the prior of the last layer's weights, around those of the network
 _RIDGE_OF_SHAPES = 0.01  # the same of coefficients of shapes, around those of the training: some are not determined
 _MANY = 500  # steps of the training that XLA is worth compiling for
@@ -114,7 +115,7 @@ class Training:
             at, (value, score, hessian, squares) = there, self._sums(there, basis)
         if not np.isfinite(value):
             raise ValueError("the likelihood is not finite: can the shapes be normalised over the window?")
-        if not has_arrived:
+        if not has_arrived and not gradient @ step < _FAR:
             warn(
                 f"the fit of tag and probe has not reached its maximum, which is {0.5 * float(gradient @ step):.2g} above: its "
                 "errors are not to be trusted; train longer (schedule=), or give simpler shapes"
