@@ -310,7 +310,7 @@ class TestFolder:
         assert done.exit_code == 1
         assert "is a file; a folder is needed" in done.stderr
 
-    @pytest.mark.parametrize("place", ["events/own.parquet", "plots/deep/own.png", "replicas/own", "results.txt"])
+    @pytest.mark.parametrize("place", ["events/own.parquet", "plots/deep/own.png", "models/own.fnf", "results.txt"])
     def test_overwrite_refuses_files_that_it_has_not_written(self, tmp_path, place):
         """And says so before it does anything, minutes of training for instance."""
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ __all__ = [
     "Minimum",
     "assign",
     "curvature_of",
+    "hessian_here",
     "inverse_of",
     "invert",
     "newton_step",
@@ -125,6 +126,23 @@ class Derivatives:
                 break
             self._steps[index] = min(right, self._largest[index])
         return row
+
+
+def hessian_here(loss: Any, params: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Hessian ``(P, P)`` of a likelihood at the current values, which stay, as `Derivatives` makes it.
+
+    Args:
+        loss: The likelihood.
+        params: The parameters.
+    """
+    if not params:
+        return np.zeros((0, 0))
+    derivatives = Derivatives(loss, params)
+    point = np.array([float(parameter.value()) for parameter in derivatives.params])
+    try:
+        return derivatives.hessian(point)
+    finally:
+        assign(derivatives.params, point)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ from ..loss import (
     select,
     sharing,
 )
-from ..minimum import assign
+from ..minimum import assign, hessian_here
 from ..param import Nuisance, NuisanceConstraint, limits_of
 from .moments import Moments, inverse, root
 
@@ -419,7 +419,7 @@ def event_hessian(nll: LogSpaceNLL, params: Parameters) -> np.ndarray:
     """Hessian ``(P, P)`` of a likelihood without its constraints."""
     own = _of(nll, params)
     rows = [own.index(one) if one in own else len(own) for one in params]
-    hessian = np.asarray(nll.hessian(own)) - nll.constraint_hessian(own)
+    hessian = hessian_here(nll, own) - nll.constraint_hessian(own)
     return np.pad(hessian, (0, 1))[np.ix_(rows, rows)]
 
 

@@ -56,7 +56,7 @@ __all__ = [
     "train_all",
 ]
 
-PLACES = ("events", "replicas", "models", "plots", "results.txt", "results.json", "histories.json")
+PLACES = ("events", "models", "plots", "results.txt", "results.json", "histories.json")
 """Files and folders that a demonstration writes."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ..loss import EventDensity, LogSpaceNLL, UnbinnedChannel, drawn_events, scores
+from ..minimum import hessian_here
 from ..pdf import FNFPDF, components, sum_components, sum_shares
 
 __all__ = ["REMEDIES", "tests_of_fit"]
@@ -41,7 +42,7 @@ def tests_of_fit(nll: LogSpaceNLL, seed: int) -> Iterator[tuple[Any, ...]]:
         seed: Seed of the events that are drawn.
     """
     params = list(nll.get_params())
-    hessian = np.asarray(nll.hessian(params))
+    hessian = hessian_here(nll, params)
     covariance = np.linalg.pinv(hessian, hermitian=True)
     for index, channel in enumerate(one for one in nll.channels if isinstance(one, UnbinnedChannel)):
         yield from _windows(channel.model)

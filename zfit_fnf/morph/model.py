@@ -73,7 +73,7 @@ class Morph(Model):
 
     @property
     def replicas(self) -> tuple[Morph, ...]:
-        """The morph of each bootstrap replica: the spread of what is computed with them is its statistical uncertainty."""
+        """The morph of each bootstrap replica; the spread of what is computed with them is its statistical uncertainty."""
         return tuple(self._with(flow) for flow in self.flows_of_replicas)
 
     def to_data(self, events: Any, *, seed: int = 0) -> pd.DataFrame:
