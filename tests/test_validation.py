@@ -97,6 +97,10 @@ def test_the_report_says_what_was_done(response):
     assert set(report.table["test"]) == {"classifier", "mean", "width", "skewness", "closure", "normalisation"}
     assert str(report).startswith("passed: ")
     assert "for 2000 events" in str(report)
+    # The mean score of 500 events knows a bias to the root of 2000 / 500 errors, draws of the model add a quarter to its square,
+    # and the spread of so few scores, whose distribution has tails, is known to some ten per cent.
+    assert report.biases["error"].between(1.7, 3.2).all()
+    assert "times as many to see 0.3" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["passed"]
     assert report.untested == ()
     alone = validate(response, simulate(response, 500, 1, POINTS[:4]), level=CONSERVATIVE)

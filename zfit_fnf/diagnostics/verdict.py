@@ -43,6 +43,7 @@ __all__ = ["ValidationReport", "validate"]
 _MOMENTS = {"mean": 1.0, "width": 1.0 / np.sqrt(2.0), "skewness": np.sqrt(6.0)}
 """What the first Hermite polynomials of the transformed events tell, and in which units (of widths, relative, as it is)."""
 
+_BIASED = 0.3  # errors of a fit: a bias that should be seen
 _STEP = 0.05  # standard deviations between which a score is a difference
 _FEWEST = 100.0  # effective events, below which a test says nothing
 _DRAWS = 4  # events of the density for each simulated one
@@ -92,11 +93,28 @@ class ValidationReport:
             "n_data": self.n_data,
         }
 
+    @property
+    def biases(self) -> pd.DataFrame:
+        """Predicted biases of a fit, one row for each closure: the ``value`` in errors of the fit, and its own ``error``."""
+        table = self.table[self.table["test"] == "closure"]
+        value, sigmas = table["value"].to_numpy(float), stats.norm.isf(table["p_value"].to_numpy(float) / 2.0)
+        error = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)
+        return table.assign(error=error)[["process", "point", "of", "value", "error", "problem"]]
+
     def __str__(self) -> str:
         head = "passed" if self.passed else f"NOT PASSED, {len(self.problems)} problems"
-        bias = self.table.loc[self.table["test"] == "closure", "value"].abs()
-        largest = f"; largest predicted bias {bias.max():.2g} errors for {self.n_data} events" if len(bias) else ""
-        lines = [f"{head}: {len(self.table)} tests at a level of {self.level:g}{largest}"]
+        lines = [f"{head}: {len(self.table)} tests at a level of {self.level:g}"]
+        if len(biases := self.biases):
+            value, error = biases.loc[biases["value"].abs().idxmax(), ["value", "error"]]
+            lines[0] += (
+                f"; largest of {len(biases)} predicted biases {value:+.2g} +- {error:.2g} errors for {self.n_data} events"
+            )
+            if (typical := float(biases["error"].median())) > _BIASED:
+                more = (typical / _BIASED) ** 2
+                lines.append(
+                    f"- {typical:.2g} errors is how well so few held-out events predict a bias: take {more:.2g} times as many to "
+                    f"see {_BIASED:g}"
+                )
         return "\n".join([*lines, *(f"- {one}" for one in (*self.problems, *self.untested))])
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from ..calibration import CalibrationReport
 from ..diagnostics import GoodnessOfFit, ValidationReport
@@ -36,13 +35,12 @@ def closure(report: ValidationReport, *, ax: Axes | None = None) -> Axes:
         >>> closure(validate(deformation, held_out, n_data=5000))
     """
     ax = current_axes() if ax is None else ax
-    table = report.table[report.table["test"] == "closure"]
+    table = report.biases
     if not len(table):
         raise ValueError("the report has no closure: no density depends on nuisances")
     rows = np.arange(len(table))
     draw_sigma_bands(ax)
-    value, sigmas = table["value"].to_numpy(float), norm.isf(table["p_value"].to_numpy(float) / 2.0)
-    error = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)
+    value, error = table["value"].to_numpy(float), table["error"].to_numpy(float)
     colours = np.where(table["problem"], RED, INK)
     ax.barh(rows, value, height=0.6, color=colours, alpha=0.8, xerr=error, error_kw={"ecolor": INK, "elinewidth": 0.8})
     first = ~table["process"].duplicated() & (table["process"].nunique() > 1)
