@@ -90,20 +90,29 @@ def closeness(maps: zfnf.doi.MapVariations, process: str, seed: int) -> dict[str
     data = simulation.assign(
         **dict(zip(Y, TOY.distort(simulation[Y].to_numpy(), simulation[X].to_numpy(), process).T, strict=True))
     )
-    transport = zfnf.doi.optimal_transport
-    predicted = transport(maps.best, simulation, process=process, data=data).to_simulation(data)[Y].to_numpy()
-    few = replace(maps, replicas=maps.replicas[:TRANSPORTED])
-    shortest = few.evaluate(lambda one: transport(one, simulation, process=process).to_simulation(data)[Y].to_numpy())
     band = maps.evaluate(lambda variation: variation.to_simulation(data, process=process)[Y].to_numpy())
     y, width = simulation[Y].to_numpy(), simulation[Y].to_numpy().std(axis=0)
 
     def distance(moved: np.ndarray) -> float:
         return float(np.sqrt(np.mean((moved / width) ** 2)))
 
-    return {
+    inverse = {
         "without map": distance(data[Y].to_numpy() - y),
         "inverse": distance(band.value - y),
         "inverse covered": float(np.mean(np.abs(band.value - y) < band.total)),
+    }
+    transport = zfnf.doi.optimal_transport
+    few = replace(maps, replicas=maps.replicas[:TRANSPORTED])
+    try:
+        predicted = transport(maps.best, simulation, process=process, data=data).to_simulation(data)[Y].to_numpy()
+        shortest = few.evaluate(
+            lambda one: transport(one, simulation, process=process).to_simulation(data)[Y].to_numpy()
+        )
+    except RuntimeError as reason:  # of few events a map may fold, and is then no gradient of a potential
+        print(f"process {process} has no shortest map: {reason}")
+        return {**inverse, "no shortest map": np.nan, "shortest map": np.nan, "shortest map covered": np.nan}
+    return {
+        **inverse,
         "no shortest map": distance(data[Y].to_numpy() - predicted),
         "shortest map": distance(shortest.value - predicted),
         "shortest map covered": float(np.mean(np.abs(shortest.value - predicted) < shortest.total)),

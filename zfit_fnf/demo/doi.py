@@ -258,7 +258,8 @@ def undistorted(events: pd.DataFrame, process: str) -> pd.DataFrame:
 def compare(maps: MapVariations, settings: DoISettings, seed: int) -> pd.DataFrame:
     """Distance of the map from the exact one, and how often its uncertainty covers the difference, by process.
 
-    Data do not tell the exact map from others that lead to the same density; the shortest of these is unique.
+    Data do not tell the exact map from others that lead to the same density; the shortest of these is unique. It is not a
+    number where none is found: of few events a map may fold.
     """
     point = {name: settings.base.truth[name] for name in TOY.nuisances}
     rows = {}
@@ -269,19 +270,27 @@ def compare(maps: MapVariations, settings: DoISettings, seed: int) -> pd.DataFra
         band = moved_to_simulation(maps, data, process)
         width, distance = y.std(axis=0), band.value - y
         before = data[list(TOY.y)].to_numpy() - y
-        predicted, measured = (
-            optimal_transport(maps.best, simulation, process=process, data=known).to_simulation(data)[list(TOY.y)]
-            for known in (data, None)
-        )
+        predicted, measured = (_shortest(maps, simulation, data, process, known) for known in (data, None))
         distances = {
             "distance": distance,
             "distance without map": before,
-            "shortest map": (measured - predicted).to_numpy(),
-            "no shortest map": (data[list(TOY.y)] - predicted).to_numpy(),
+            "shortest map": measured - predicted,
+            "no shortest map": data[list(TOY.y)].to_numpy() - predicted,
         }
         rows[process] = {name: float(np.sqrt(np.mean((own / width) ** 2))) for name, own in distances.items()}
         rows[process]["covered"] = float(np.mean(np.abs(distance) < band.total))
     return pd.DataFrame(rows).T
+
+
+def _shortest(
+    maps: MapVariations, simulation: pd.DataFrame, data: pd.DataFrame, process: str, known: pd.DataFrame | None
+) -> np.ndarray:
+    """The observables of data where the shortest map takes them, that of the fit or that between known events."""
+    try:
+        found = optimal_transport(maps.best, simulation, process=process, data=known)
+    except RuntimeError:
+        return np.full((len(data), len(TOY.y)), np.nan)
+    return found.to_simulation(data)[list(TOY.y)].to_numpy()
 
 
 def moved_to_simulation(maps: MapVariations, data: pd.DataFrame, process: str) -> Uncertainty:

@@ -7,14 +7,15 @@ event by the weights of the displacement fields sum to zero; with other counts t
 
 ``I`` the information about the weights and ``R`` the ridge of the regression of step 2, a tenth of the diagonal at most: where
 nuisances are nothing that a map could follow, it would be larger and hold back the replicas. This is one step of Fisher
-scoring for any number of replicas, in one pass over the events.
+scoring for any number of replicas, in one pass over the events. Where events are few for so many fields, the likelihood is no
+parabola over such a step and does not gain what it should: each replica then takes further ones, to its own maximum.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -33,7 +34,9 @@ __all__ = ["bootstrap", "poisson_counts"]
 
 _RIDGE = 0.1  # of the diagonal, at most
 _TRIED = 2  # replicas whose gain is compared with the expected one
-_LINEAR = 0.5  # of the expected gain, at least: a step that gains less is too long to be one of first order
+_LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too long to be one of first order
+_STEPS, _SHORTEST = 10, 1 / 64  # where it is not, and the shortest part of one
+_ARRIVED = 0.01  # of the number of fields: distance to a maximum that no band shows
 
 
 def poisson_counts(seed: Sequence[int], n: int) -> np.ndarray:
@@ -45,7 +48,8 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
     """Replicas of a map, as of data in which each event counts Poisson(1) times.
 
     Each is one step of Fisher scoring from the best fit, in the fields of step 2: all are made in one pass over the
-    events. The randomness of the training of step 1 is not in them; to see it, repeat `fit_transfer` with another ``seed``.
+    events. Where these are so few that one step does not lead to the maximum of a replica, it takes further ones. The
+    randomness of the training of step 1 is not in them; to see it, repeat `fit_transfer` with another ``seed``.
 
     Args:
         profiled: The profile, which stays as it is.
@@ -60,7 +64,7 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         TypeError: If it is no profile.
 
     Warns:
-        UserWarning: If the events are too few for one step.
+        UserWarning: If the events are so few that replicas do not come to their maxima.
 
     Example:
         >>> profiled = bootstrap(profile(fit), 50, seed=1)
@@ -76,7 +80,7 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         regression = made.regression(seed)
         labels = [(seed, index) for index in range(n_replicas)]
         steps, shifts = made.steps(regression, labels)
-        made.check(regression, labels[:_TRIED], steps)
+        steps = made.settled(regression, labels, steps)
         return replace(profiled, replicas=tuple(map(made.replica, labels, steps, shifts)))
 
 
@@ -115,22 +119,27 @@ class _Replicas:
         of_parameters = changes @ scores(pdf, data.array(pdf.obs), self._params)
         return regression.solve(slopes.T).T, of_parameters @ self._profiled.bounds.covariance
 
-    def check(self, regression: Regression, labels: Sequence[tuple[int, int]], steps: np.ndarray) -> None:
-        """Warn if the likelihood of replicas gains much less than a step of first order should."""
-        data, gains, expected = self._profiled.fit.data, 0.0, 0.0
-        nominal = self._likelihood.gradient(self._likelihood.of_all(data), self._rest)
-        for label, step in zip(labels, steps, strict=False):
-            counts = poisson_counts(label, data.n_events) * (1.0 if data.weights is None else data.weights)
-            events = self._likelihood.of_all(Sample(data.columns, counts, data.name))
-            before, after = (self._likelihood.value(events, weights) for weights in (self._rest, self._rest + step))
-            slope = self._likelihood.gradient(events, self._rest) - nominal
-            gains += after - before - float(nominal @ step)
-            expected += float(slope @ step - 0.5 * step @ regression.gram.sum(axis=0) @ step)
-        if gains < _LINEAR * expected:
+    def settled(self, regression: Regression, labels: Sequence[tuple[int, int]], steps: np.ndarray) -> np.ndarray:
+        """The steps where the likelihood gains what is expected of one, and otherwise the ends of further ones."""
+        nominal = self._likelihood.gradient(self._likelihood.of_all(self._profiled.fit.data), self._rest)
+        own = [_Likelihood(self._likelihood, self._of(label), self._rest, nominal, regression) for label in labels]
+        tried = list(zip(own, steps, strict=True))[:_TRIED]
+        gained = sum(one.gain(step) for one, step in tried)
+        if gained > _LINEAR * sum(one.expected(step) for one, step in tried):
+            return steps
+        ends, remaining = zip(*(one.climb(step) for one, step in zip(own, steps, strict=True)), strict=True)
+        if (far := max(remaining)) > _ARRIVED * len(self._rest):
             warn(
-                f"{data.n_events} events are few for replicas by one step: their log-likelihood gains "
-                f"{gains / _TRIED:.1f}, where {expected / _TRIED:.1f} is expected. Use a smaller n_fields= in profile"
+                f"{self._profiled.fit.data.n_events} events are few for replicas in {len(self._rest)} fields: after {_STEPS} "
+                f"steps one of them is still {far:.2g} below its maximum. Use a smaller n_fields= in profile"
             )
+        return np.array(ends)
+
+    def _of(self, label: tuple[int, int]) -> EventsBehind:
+        """The events with the counts of a replica."""
+        data = self._profiled.fit.data
+        counts = poisson_counts(label, data.n_events) * (1.0 if data.weights is None else data.weights)
+        return self._likelihood.of_all(Sample(data.columns, counts, data.name))
 
     def replica(self, label: tuple[int, int], step: np.ndarray, shift: np.ndarray) -> Replica:
         """One replica, its parameters inside of their limits."""
@@ -142,3 +151,50 @@ class _Replicas:
 
     def _rows(self, events: EventsBehind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return self._likelihood.rows(events, self._rest if self._rest.any() else None)
+
+
+@dataclass(frozen=True)
+class _Likelihood:
+    """Penalised likelihood of a replica, as a function of what is added to the weights of the fields.
+
+    The slope that the nominal events have left is no part of it: with their own counts, nothing would move.
+    """
+
+    likelihood: DisplacedLikelihood
+    events: EventsBehind
+    rest: np.ndarray
+    nominal: np.ndarray
+    regression: Regression
+
+    def gain(self, step: np.ndarray) -> float:
+        """How much it is above that at rest; not a number where the map does not exist."""
+        return self._value(step) - self._value(np.zeros_like(step))
+
+    def expected(self, step: np.ndarray) -> float:
+        """The same of a parabola."""
+        return float(0.5 * self._slope(np.zeros_like(step)) @ step)
+
+    def climb(self, step: np.ndarray) -> tuple[np.ndarray, float]:
+        """Where further steps of Fisher scoring lead, each as long as it helps, and how far below the maximum that is."""
+        here, value = np.zeros_like(step), self._value(np.zeros_like(step))
+        for _ in range(_STEPS):
+            length = 1.0
+            while not (above := self._value(here + length * step)) > value:
+                length /= 2
+                if length < _SHORTEST:
+                    return here, float(0.5 * self._slope(here) @ step)
+            here, value = here + length * step, above
+            slope = self._slope(here)
+            step = self.regression.solve(slope)
+            if (distance := float(0.5 * slope @ step)) < _ARRIVED * len(step):
+                break
+        return here, distance
+
+    def _value(self, added: np.ndarray) -> float:
+        value = self.likelihood.value(self.events, self.rest + added)
+        return value - float(self.nominal @ added + 0.5 * self.regression.penalty() @ added**2)
+
+    def _slope(self, added: np.ndarray) -> np.ndarray:
+        return (
+            self.likelihood.gradient(self.events, self.rest + added) - self.nominal - self.regression.penalty() * added
+        )
