@@ -22,6 +22,7 @@ from ..limits import DiscoveryResult, LimitResult
 from ..plotting.style import figure
 from ..projections import component_samples, vary
 from ..samples import Sample
+from ..storage.results import plain
 from .model import TOY, DemoSettings, Densities, ExactFit, Model
 from .trust import Trust, draw_trust
 
@@ -198,9 +199,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_json(content: Any) -> str:
-    """JSON of plain values, arrays and training histories."""
+    """JSON of plain values, arrays and training histories; numbers that are none become null."""
 
-    def plain(value: Any) -> Any:
+    def known(value: Any) -> Any:
         return value.to_dict() if isinstance(value, History) else np.asarray(value).tolist()
 
-    return json.dumps(content, indent=2, default=plain) + "\n"
+    return json.dumps(plain(json.loads(json.dumps(content, default=known))), indent=2, allow_nan=False) + "\n"
