@@ -95,7 +95,7 @@ class ValidationReport:
 
     @property
     def biases(self) -> pd.DataFrame:
-        """Predicted biases of a fit, one row for each closure: the ``value`` in errors of the fit, and its own ``error``."""
+        """Predicted biases of a fit, a row for each closure, with the ``value`` in errors of the fit and its own ``error``."""
         table = self.table[self.table["test"] == "closure"]
         value, sigmas = table["value"].to_numpy(float), stats.norm.isf(table["p_value"].to_numpy(float) / 2.0)
         error = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)

@@ -64,7 +64,7 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         TypeError: If it is no profile.
 
     Warns:
-        UserWarning: If the events are so few that replicas do not come to their maxima.
+        UserWarning: If the events are so few that replicas do not come to their maxima, which is then one of the ``problems``.
 
     Example:
         >>> profiled = bootstrap(profile(fit), 50, seed=1)
@@ -80,8 +80,9 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         regression = made.regression(seed)
         labels = [(seed, index) for index in range(n_replicas)]
         steps, shifts = made.steps(regression, labels)
-        steps = made.settled(regression, labels, steps)
-        return replace(profiled, replicas=tuple(map(made.replica, labels, steps, shifts)))
+        steps, problems = made.settled(regression, labels, steps)
+        replicas = tuple(map(made.replica, labels, steps, shifts))
+        return replace(profiled, replicas=replicas, problems=(*profiled.problems, *problems))
 
 
 class _Replicas:
@@ -119,21 +120,27 @@ class _Replicas:
         of_parameters = changes @ scores(pdf, data.array(pdf.obs), self._params)
         return regression.solve(slopes.T).T, of_parameters @ self._profiled.bounds.covariance
 
-    def settled(self, regression: Regression, labels: Sequence[tuple[int, int]], steps: np.ndarray) -> np.ndarray:
-        """The steps where the likelihood gains what is expected of one, and otherwise the ends of further ones."""
+    def settled(
+        self, regression: Regression, labels: Sequence[tuple[int, int]], steps: np.ndarray
+    ) -> tuple[np.ndarray, list[str]]:
+        """The steps where the likelihood gains what is expected of one, otherwise the ends of further ones; and problems."""
         nominal = self._likelihood.gradient(self._likelihood.of_all(self._profiled.fit.data), self._rest)
-        own = [_Likelihood(self._likelihood, self._of(label), self._rest, nominal, regression) for label in labels]
-        tried = list(zip(own, steps, strict=True))[:_TRIED]
-        gained = sum(one.gain(step) for one, step in tried)
-        if gained > _LINEAR * sum(one.expected(step) for one, step in tried):
-            return steps
-        ends, remaining = zip(*(one.climb(step) for one, step in zip(own, steps, strict=True)), strict=True)
-        if (far := max(remaining)) > _ARRIVED * len(self._rest):
-            warn(
-                f"{self._profiled.fit.data.n_events} events are few for replicas in {len(self._rest)} fields: after {_STEPS} "
-                f"steps one of them is still {far:.2g} below its maximum. Use a smaller n_fields= in profile"
-            )
-        return np.array(ends)
+
+        def own(label: tuple[int, int]) -> _Likelihood:
+            return _Likelihood(self._likelihood, self._of(label), self._rest, nominal, regression)
+
+        tried = [(own(label), step) for label, step in zip(labels[:_TRIED], steps, strict=False)]
+        if sum(one.gain(step) for one, step in tried) > _LINEAR * sum(one.expected(step) for one, step in tried):
+            return steps, []
+        ends, remaining = zip(*(own(label).climb(step) for label, step in zip(labels, steps, strict=True)), strict=True)
+        if (far := sum(one > _ARRIVED * len(self._rest) for one in remaining)) == 0:
+            return np.array(ends), []
+        problem = (
+            f"{far} of {len(labels)} replicas did not come to their maxima in {_STEPS} steps: {self._profiled.fit.data.n_events} "
+            f"events are few for {len(self._rest)} fields. Use a smaller n_fields= in profile"
+        )
+        warn(problem)
+        return np.array(ends), [problem]
 
     def _of(self, label: tuple[int, int]) -> EventsBehind:
         """The events with the counts of a replica."""
