@@ -138,7 +138,7 @@ class Moments:
 
     @cached_property
     def _scores(self) -> np.ndarray:
-        """Derivatives ``(P, P)`` of the scores, shrunk by what of their information is noise: weights of the estimate."""
+        """Derivatives ``(P, P)`` of the scores, shrunk by what of their information is noise, the weights of the estimate."""
         return (self.promised + self.slope) @ self._shrinkage
 
     @cached_property
@@ -165,7 +165,7 @@ class Moments:
 
     @cached_property
     def sensitivity(self) -> np.ndarray:
-        """``S``: derivatives of the scores that have this information, as near as may be to what they are weighed by."""
+        """``S``, derivatives of the scores that have this information, as near as may be to what they are weighed by."""
         half = root(self._scores.T @ self.weight @ self._scores)
         back = root(half @ half, -0.5)
         return self._scores @ back @ root(half @ self.information @ half) @ back

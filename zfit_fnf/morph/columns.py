@@ -38,7 +38,7 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """Names of the columns: the label of an observable comes before its value."""
+        """Names of the columns, where the label of an observable comes before its value."""
         return [column for name in self.obs for column in ([name + LABEL] if name in self.atoms else []) + [name]]
 
     def label(self, name: str, values: np.ndarray) -> np.ndarray:
