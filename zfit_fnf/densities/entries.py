@@ -436,6 +436,7 @@ def network_arrays(path: str, n_inputs: int, n_context: int, n_outputs: int, hid
 
 
 def probe(flow: Flow, points: np.ndarray) -> np.ndarray:
+    """Log-densities ``(n,)`` of a flow at points of its observables and conditions ``(n, d + c)``."""
     import tensorflow as tf
 
     d = len(flow.obs)
