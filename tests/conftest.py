@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-# Tests run in a process for each core: threads of linear algebra that wait for one another would take most of the time.
+# Tests run in a process for each core: threads that wait for one another would take most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import pytest
 from stored_models import MODELS

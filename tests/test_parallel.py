@@ -39,6 +39,17 @@ def is_alive(pid):
     return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # the user's own choice
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    with parallel.workers(2) as pool:
+        names = ["OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"]
+        assert [pool.submit(os.getenv, name).result() for name in names] == ["5", "3"]
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "TF_NUM_INTRAOP_THREADS" not in os.environ
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
 def test_workers_end_with_their_parent(end, tmp_path):

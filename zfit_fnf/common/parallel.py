@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 
 __all__ = ["Executor", "WorkerDied", "check_executor", "run", "workers"]
 
+_THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")  # of linear algebra, of TensorFlow
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -132,16 +134,17 @@ def workers(n: int) -> Iterator[Executor]:
     # Forked processes would inherit TensorFlow's threads, which do not survive it.
     context = multiprocessing.get_context("spawn")
     cores = os.cpu_count() or 1
-    # Threads of linear algebra in more processes than there are cores for would wait for one another.
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = before or str(max(1, cores // n))
+    # Threads in more processes than there are cores for would wait for one another.
+    threads = dict.fromkeys(_THREADS, str(max(1, cores // n)))
+    own = {name: os.environ[name] for name in threads if name in os.environ}
+    os.environ.update({**threads, **own})  # read by each process when it starts
     pool = ProcessPoolExecutor(min(n, cores), mp_context=context, initializer=_end_with_parent)
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
+        for name in threads.keys() - own.keys():
+            del os.environ[name]
 
 
 def _end_with_parent() -> None:
