@@ -56,6 +56,15 @@ def test_a_slope_is_learned(effect):
     np.testing.assert_allclose(values[:, 0], odd, atol=0.035)
 
 
+def test_clear_effects_are_not_made_smaller():
+    """What a response lacks is a bias of the nuisance: a tenth of an effect that data know ten times better is one error."""
+    found = [learn(contrast(0.1, 15_000, seed)) for seed in range(100, 124)]
+    slopes = [each.shrunk().weights[0, 0] * np.sqrt(3) / 0.1 for each in found]
+    # Each has an error of 0.1, so that the effect is ten of them; the mean has 0.02, and 0.03 is believed of being small.
+    assert np.mean(slopes) == pytest.approx(0.97, abs=0.08)
+    assert min(each.trust for each in found) > 0.7
+
+
 def test_shares_of_a_mixture_change_the_density_linearly():
     """With ``p = (1 + 0.5 nu t) / 2`` the quadratic coefficient is minus half of the square of the linear one, at most 0.1."""
     sample = contrast(0.5, 40_000, 5, squares=True)
