@@ -103,14 +103,8 @@ def closeness(maps: zfnf.doi.MapVariations, process: str, seed: int) -> dict[str
     }
     transport = zfnf.doi.optimal_transport
     few = replace(maps, replicas=maps.replicas[:TRANSPORTED])
-    try:
-        predicted = transport(maps.best, simulation, process=process, data=data).to_simulation(data)[Y].to_numpy()
-        shortest = few.evaluate(
-            lambda one: transport(one, simulation, process=process).to_simulation(data)[Y].to_numpy()
-        )
-    except RuntimeError as reason:  # of few events a map may fold, and is then no gradient of a potential
-        print(f"process {process} has no shortest map: {reason}")
-        return {**inverse, "no shortest map": np.nan, "shortest map": np.nan, "shortest map covered": np.nan}
+    predicted = transport(maps.best, simulation, process=process, data=data).to_simulation(data)[Y].to_numpy()
+    shortest = few.evaluate(lambda one: transport(one, simulation, process=process).to_simulation(data)[Y].to_numpy())
     return {
         **inverse,
         "no shortest map": distance(data[Y].to_numpy() - predicted),

@@ -258,8 +258,7 @@ def undistorted(events: pd.DataFrame, process: str) -> pd.DataFrame:
 def compare(maps: MapVariations, settings: DoISettings, seed: int) -> pd.DataFrame:
     """Distance of the map from the exact one, and how often its uncertainty covers the difference, by process.
 
-    Data do not tell the exact map from others that lead to the same density; the shortest of these is unique. It is not a
-    number where none is found: of few events a map may fold.
+    Data do not tell the exact map from others that lead to the same density; the shortest of these is unique.
     """
     point = {name: settings.base.truth[name] for name in TOY.nuisances}
     rows = {}
@@ -286,10 +285,7 @@ def _shortest(
     maps: MapVariations, simulation: pd.DataFrame, data: pd.DataFrame, process: str, known: pd.DataFrame | None
 ) -> np.ndarray:
     """The observables of data where the shortest map takes them, that of the fit or that between known events."""
-    try:
-        found = optimal_transport(maps.best, simulation, process=process, data=known)
-    except RuntimeError:
-        return np.full((len(data), len(TOY.y)), np.nan)
+    found = optimal_transport(maps.best, simulation, process=process, data=known)
     return found.to_simulation(data)[list(TOY.y)].to_numpy()
 
 

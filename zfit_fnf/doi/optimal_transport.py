@@ -9,12 +9,14 @@ value of the conditions: the gradient of a convex function, which is unique (Bre
 
 ``A (c)`` is the optimal transport between Gaussians that have the running means :math:`\mu, \mu'` and covariances of both
 samples, and the rest is a sum of products of Hermite polynomials of the standardised coordinates ``z`` and the conditions. The
-weights make the means of all ``f_a`` in data equal to those in simulation that is taken back, the condition for the minimum of
-Kantorovich's dual
+weights minimise Kantorovich's dual
 
 .. math:: E_\mathrm{data}[\psi] + E_\mathrm{simulation}\big[\max_u (v \cdot u - \psi)\big],
 
-by Newton's method. Distances are those in the coordinates of the map, where each observable has unit width.
+by Newton's method: there the means of all ``f_a`` in data are equal to those in simulation that is taken back. A ridge, as strong
+as events that are held out want it, keeps them from following fluctuations, and a barrier keeps the map from folding at
+single events, most of them at the ends of the conditions. Distances are those in the coordinates of the map, where each
+observable has unit width.
 """
 
 from __future__ import annotations
@@ -34,12 +36,19 @@ from .variations import MapVariation
 __all__ = ["OptimalTransport", "optimal_transport"]
 
 _BOUND = 4.0  # of the arguments of the polynomials
-_OF_FRAME, _OF_POTENTIAL = (28, 6), (70, 5)  # functions, at most, and their degree
-_FEWEST, _MOST = 1000, 3  # events, and observables
-_STEPS, _INNER = 20, 40  # of Newton's method: for the weights, for the inverse
-_CONVEX = 0.02  # smallest eigenvalue of the second derivatives
-_RIDGE = 1e-3
-_STILL = 1e-7
+_OF_FRAME, _OF_POTENTIAL = (28, 6), (126, 6)  # functions, at most, and their degree
+_PER_FRAME, _PER_POTENTIAL = 200, 40  # events for each function
+_FEWEST, _ENOUGH, _MOST = 1000, 20_000, 3  # events, and observables
+_STEPS, _INNER, _ATTEMPTS = 20, 15, 4  # of Newton's method for the weights, for the inverse; ridges
+_CONVEX = 0.02  # smallest eigenvalue of the second derivatives, where steps are made with them
+_FOLDS, _RIDGES = 4, np.geomspace(1e-4, 100.0, 13)  # relative to the diagonal of the curvature
+_BARRIER, _FREE = (
+    1e-3,
+    0.1,
+)  # strength, for one event, below this smallest eigenvalue relative to that of the affine part
+_SHORTEST = 1 / 256  # part of a step
+_LEAST = 1e-4  # ridge, relative, of an inverse
+_STILL = 1e-7  # squared displacement
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,18 +60,27 @@ class OptimalTransport:
         data: Frame of data.
         simulation: Frame of simulation.
         weights: Of the functions of its potential.
+        size: Number of functions of conditions and coordinates, of which those with coordinates are used.
+        left: Root mean square displacement, in units of the widths of the coordinates, by which data that it has moved
+            still differ from simulation, as far as those functions see.
+        noise: The same of two samples of one density with so many events: what is to be expected.
     """
 
     transfer: Transfer
     data: _Frame
     simulation: _Frame
     weights: np.ndarray
+    size: int
+    left: float
+    noise: float
 
     def to_simulation(self, data: Any) -> pd.DataFrame:
         """Take data to where simulation has them: the columns ``obs`` and ``cond``."""
         y, x = self.transfer.columns(data)
         u, c = _encoded(self.transfer, y, x)
-        moved = self.transfer.decode(tf.constant(_Potential(u, c, self.data, self.simulation).gradient(self.weights)))
+        moved = self.transfer.decode(
+            tf.constant(_Potential(u, c, self.data, self.simulation, self.size).gradient(self.weights))
+        )
         return pd.DataFrame(np.concatenate([moved, x], axis=1), columns=[*self.transfer.obs, *self.transfer.cond])
 
 
@@ -83,10 +101,9 @@ def optimal_transport(
     Raises:
         ValueError: For one observable, where the map itself is the optimal transport; for more than three; for fewer than a
             thousand events, bad columns, and a process that is missing or unknown.
-        RuntimeError: If no potential of this form is convex where the events are.
 
     Warns:
-        UserWarning: If its potential is not the best one yet.
+        UserWarning: If its potential is not the best one, and more than noise is left: see `OptimalTransport.left`.
 
     Example:
         >>> def shortest(variation):
@@ -106,14 +123,31 @@ def optimal_transport(
     if len(y) < _FEWEST:
         raise ValueError(f"optimal transport needs {_FEWEST} simulated events at least; got {len(y)}")
     known = variation.to_data(simulation, process=process) if data is None else data
-    there, here = _encoded(transfer, y, x), _encoded(transfer, *transfer.columns(known))
-    frames = _Frame.of(*here), _Frame.of(*there)
-    return OptimalTransport(transfer, *frames, _weights(here, there, *frames))
+    there, here = (_some(_encoded(transfer, *columns)) for columns in ((y, x), transfer.columns(known)))
+    frames, size = (
+        (_Frame.of(*here), _Frame.of(*there)),
+        min(_OF_POTENTIAL[0], min(len(y), len(here[0])) // _PER_POTENTIAL),
+    )
+    dual = _Dual(_Potential(*here, *frames, size), _Potential(*there, *frames, size), there[0])
+    arrived = dual.minimum()
+    left, noise = dual.agreement()
+    if not arrived and left > noise:
+        warn(
+            f"the optimal transport is not the best one, as that folds at some events: data are left {left:.2g} widths from "
+            f"simulation, where {noise:.2g} are expected"
+        )
+    return OptimalTransport(transfer, *frames, dual.weights, size, left, noise)
 
 
 def _encoded(transfer: Transfer, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     u, c, _ = transfer.encode(tf.constant(y, tf.float64), tf.constant(x, tf.float64))
     return np.asarray(u), np.asarray(c)
+
+
+def _some(arrays: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of many events some that are spread over the sample."""
+    u, c = (array[:: -(-len(array) // _ENOUGH)] for array in arrays)
+    return u, c
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +169,7 @@ class _Frame:
     @classmethod
     def of(cls, u: np.ndarray, c: np.ndarray) -> _Frame:
         """Of a sample."""
-        functions = _frame_functions(c)
+        functions = _frame_functions(c, min(_OF_FRAME[0], len(u) // _PER_FRAME))
         mean = np.linalg.lstsq(functions, u, rcond=None)[0]
         left, slopes, widths = u - functions @ mean, [], []
         for j in range(u.shape[1]):
@@ -146,7 +180,7 @@ class _Frame:
 
     def at(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean ``(n, d)`` and covariance ``(n, d, d)``."""
-        functions, d = _frame_functions(c), len(self.slopes)
+        functions, d = _frame_functions(c, len(self.mean)), len(self.slopes)
         whiten = np.tile(np.eye(d), (len(c), 1, 1))
         for j, slopes in enumerate(self.slopes):
             whiten[:, j, :j] = -functions @ slopes.T
@@ -159,8 +193,8 @@ def _lowest(n_variables: int, size: int, highest: int) -> np.ndarray:
     return degrees[degrees.sum(axis=1) <= highest]
 
 
-def _frame_functions(c: np.ndarray) -> np.ndarray:
-    degrees = _lowest(c.shape[1], *_OF_FRAME)
+def _frame_functions(c: np.ndarray, size: int) -> np.ndarray:
+    degrees = _lowest(c.shape[1], size, _OF_FRAME[1])
     return _product([_hermite(one, int(degrees.max(initial=0)))[0] for one in c.T], degrees, len(c))
 
 
@@ -183,15 +217,17 @@ class _Potential:
         c: Conditions there ``(n, m)``.
         data: Frame of the sample that is moved.
         simulation: Frame of where it goes.
+        size: Number of functions, at most.
     """
 
-    def __init__(self, u: np.ndarray, c: np.ndarray, data: _Frame, simulation: _Frame):
+    def __init__(self, u: np.ndarray, c: np.ndarray, data: _Frame, simulation: _Frame, size: int):
         (self._mean, covariance), (self._to, other) = data.at(c), simulation.at(c)
         root, back = _power(covariance, 0.5), _power(covariance, -0.5)
         self.affine = back @ _power(root @ other @ root, 0.5) @ back
         self._widths = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-        degrees = _lowest(c.shape[1] + u.shape[1], *_OF_POTENTIAL)
+        degrees = _lowest(c.shape[1] + u.shape[1], size, _OF_POTENTIAL[1])
         degrees = degrees[degrees[:, c.shape[1] :].sum(axis=1) > 0]
+        self.stiffness = np.maximum(degrees.sum(axis=1) - 1.0, 1.0) ** 2
         self._own = degrees[:, c.shape[1] :]
         highest = int(degrees.max())
         self._of_conditions = _product([_hermite(one, highest)[0] for one in c.T], degrees, len(c))
@@ -216,6 +252,12 @@ class _Potential:
         second = np.stack([np.stack([product(unit[i] + unit[j]) for j in range(d)], axis=1) for i in range(d)], axis=1)
         self._second = second / scale[..., None]
 
+    def value(self, weights: np.ndarray) -> np.ndarray:
+        """The potential ``(n,)``."""
+        away = self.u - self._mean
+        affine = np.sum(self._to * self.u, axis=1) + 0.5 * np.einsum("ni,nij,nj->n", away, self.affine, away)
+        return affine + self.functions @ weights
+
     def gradient(self, weights: np.ndarray) -> np.ndarray:
         """Where the map takes the places, ``(n, d)``."""
         return self._to + np.einsum("nij,nj->ni", self.affine, self.u - self._mean) + self.slopes @ weights
@@ -224,6 +266,21 @@ class _Potential:
         """Second derivatives ``(n, d, d)``."""
         return self.affine + self._second @ weights
 
+    def second(self, rows: np.ndarray, along: np.ndarray) -> np.ndarray:
+        """Second derivatives ``(k, K)`` of the functions along directions ``(k, d)``, at some of the places."""
+        return np.einsum("ni,nija,nj->na", along, self._second[rows], along)
+
+    def curvature(self, weights: np.ndarray) -> np.ndarray:
+        """Second derivatives ``(K, K)`` of the mean of the convex conjugate by the weights."""
+        white = np.linalg.solve(np.linalg.cholesky(self._lifted(weights)), self.slopes)
+        white = white.reshape(-1, len(weights))
+        return white.T @ white / len(self.u)
+
+    def _lifted(self, weights: np.ndarray) -> np.ndarray:
+        hessian = self.hessian(weights)
+        lift = np.maximum(_CONVEX - np.linalg.eigvalsh(hessian)[:, 0], 0.0)
+        return hessian + lift[:, None, None] * np.eye(hessian.shape[1])
+
     def start_from(self, v: np.ndarray) -> None:
         """Go to where the affine part takes to ``v``."""
         self.move(self._mean + np.linalg.solve(self.affine, (v - self._to)[..., None])[..., 0])
@@ -231,47 +288,115 @@ class _Potential:
     def go_to(self, v: np.ndarray, weights: np.ndarray) -> None:
         """Go to where the map takes to ``v (n, d)``, by Newton's method."""
         for _ in range(_INNER):
-            hessian = self.hessian(weights)
-            lift = np.maximum(_CONVEX - np.linalg.eigvalsh(hessian)[:, 0], 0.0)
-            hessian = hessian + lift[:, None, None] * np.eye(v.shape[1])
-            change = np.linalg.solve(hessian, (v - self.gradient(weights))[..., None])[..., 0]
+            change = np.linalg.solve(self._lifted(weights), (v - self.gradient(weights))[..., None])[..., 0]
             change = np.clip(change, -self._widths, self._widths)
             self.move(self.u + change)
             if np.abs(change).max() < _STILL:
                 break
 
 
-def _weights(
-    of_data: tuple[np.ndarray, np.ndarray],
-    of_simulation: tuple[np.ndarray, np.ndarray],
-    data: _Frame,
-    simulation: _Frame,
-) -> np.ndarray:
-    """Minimum of the dual, for coordinates and conditions of both samples."""
-    v = of_simulation[0]
-    here, there = _Potential(*of_data, data, simulation), _Potential(*of_simulation, data, simulation)
-    there.start_from(v)
-    expected = here.functions.mean(axis=0)
-    weights = np.zeros(len(expected))
-    for _ in range(_STEPS):
-        there.go_to(v, weights)
-        gradient = expected - there.functions.mean(axis=0)
-        white = np.linalg.solve(np.linalg.cholesky(there.hessian(weights)), there.slopes).reshape(-1, len(weights))
-        curvature = white.T @ white / len(v)
-        step = -np.linalg.solve(curvature + _RIDGE * np.diag(np.diag(curvature)), gradient)
-        size = 1.0
-        while np.linalg.eigvalsh(here.hessian(weights + size * step))[:, 0].min() < _CONVEX:
-            size *= 0.5
-            if size < 1e-3:
-                raise RuntimeError(
-                    "no convex potential of this form was found: the map folds, or takes events far out to where others are"
-                )
-        weights = weights + size * step
-        if -gradient @ step < _STILL:
-            break
-    else:
-        warn(f"the optimal transport has not arrived after {_STEPS} steps: compare where it takes data with simulation")
-    return weights
+class _Dual:
+    """Kantorovich's dual for two samples, with a ridge and a barrier, and its minimum.
+
+    Args:
+        here: The potential where data are.
+        there: That where simulation comes from.
+        v: Where simulation is.
+
+    Attributes:
+        weights: Of the functions.
+        ridge: The strength that events that are held out want.
+    """
+
+    def __init__(self, here: _Potential, there: _Potential, v: np.ndarray):
+        self._here, self._there, self._v = here, there, v
+        self._back = _power(here.affine, -0.5)
+        self.weights = np.zeros(here.functions.shape[1])
+        there.start_from(v)
+        self._curvature = there.curvature(self.weights)
+        self._penalty = np.zeros_like(self.weights)
+        self.ridge = self._best_ridge()
+
+    def minimum(self) -> bool:
+        """Find the weights, and say whether they are those of the minimum.
+
+        Where Newton's method does not arrive, the ridge grows until it does; the weights under which least is left are kept.
+        """
+        found = []
+        for attempt in range(_ATTEMPTS):
+            arrived = self._arrives(self.ridge * 10.0**attempt)
+            found.append((self.agreement()[0], self.weights))
+            if arrived:
+                break
+        _, self.weights = min(found, key=lambda one: one[0])
+        self._there.go_to(self._v, self.weights)
+        return arrived and len(found) == 1
+
+    def _arrives(self, ridge: float) -> bool:
+        """Newton's method from the affine map, each step as long as it helps, and whether it comes to an end."""
+        self._penalty = ridge * np.diag(self._curvature) * self._here.stiffness
+        self.weights = np.zeros_like(self.weights)
+        value = self._value(self.weights)
+        for _ in range(_STEPS):
+            slope, stiffness = self._barrier(self.weights)
+            slope = slope + self._gradient() + self._penalty * self.weights
+            step = -np.linalg.solve(self._there.curvature(self.weights) + np.diag(self._penalty) + stiffness, slope)
+            if -slope @ step < _STILL:
+                return True
+            size = 1.0
+            while not (trial := self._value(self.weights + size * step)) < value:
+                size *= 0.5
+                if size < _SHORTEST:
+                    self._there.go_to(self._v, self.weights)
+                    return False
+            self.weights, value = self.weights + size * step, trial
+        return False
+
+    def agreement(self) -> tuple[float, float]:
+        """Root mean square displacement by which the samples differ as far as the functions see, and that of equal ones."""
+        curvature = self._there.curvature(self.weights)
+        inverse = np.linalg.inv(curvature + _LEAST * np.diag(np.diag(curvature)))
+        gradient = self._gradient()
+        noise = sum(np.cov(of.functions.T) / len(of.functions) for of in (self._here, self._there))
+        return float(np.sqrt(gradient @ inverse @ gradient)), float(np.sqrt(np.sum(inverse * noise)))
+
+    def _gradient(self, rows: slice = slice(None)) -> np.ndarray:
+        return self._here.functions[rows].mean(axis=0) - self._there.functions[rows].mean(axis=0)
+
+    def _best_ridge(self) -> float:
+        """The one under which a step from the affine map helps events that are held out most."""
+        slopes = [self._gradient(slice(fold, None, _FOLDS)) for fold in range(_FOLDS)]
+        total, gains = sum(slopes), []
+        for ridge in _RIDGES:
+            matrix = self._curvature + ridge * np.diag(np.diag(self._curvature) * self._here.stiffness)
+            steps = [np.linalg.solve(matrix, (total - own) / (_FOLDS - 1)) for own in slopes]
+            gains.append(sum(own @ w - 0.5 * w @ self._curvature @ w for own, w in zip(slopes, steps, strict=True)))
+        return float(_RIDGES[int(np.argmax(gains))])
+
+    def _value(self, weights: np.ndarray) -> float:
+        """The dual with ridge and barrier; infinite where the map folds at an event of data."""
+        smallest = np.linalg.eigvalsh(self._relative(weights))[:, 0]
+        if smallest.min() <= 0.0:
+            return np.inf
+        self._there.go_to(self._v, weights)
+        own = self._here.value(weights).mean()
+        other = np.mean(np.sum(self._v * self._there.u, axis=1) - self._there.value(weights))
+        held = np.mean(np.log(np.minimum(smallest / _FREE, 1.0)) ** 2)
+        return float(own + other + 0.5 * self._penalty @ weights**2 + _BARRIER * held)
+
+    def _relative(self, weights: np.ndarray) -> np.ndarray:
+        """Second derivatives where data are, relative to those of the affine part."""
+        return self._back @ self._here.hessian(weights) @ self._back
+
+    def _barrier(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient ``(K,)`` of the barrier and the part ``(K, K)`` of its second derivatives that is sure to be positive."""
+        values, vectors = np.linalg.eigh(self._relative(weights))
+        mine = values[:, 0] < _FREE
+        smallest, along = values[mine, 0], np.einsum("nij,nj->ni", self._back[mine], vectors[mine, :, 0])
+        moved = self._here.second(mine, along)
+        logs, share = np.log(smallest / _FREE), _BARRIER / len(values)
+        slope = moved.T @ (2.0 * share * logs / smallest)
+        return slope, (moved * (2.0 * share * (1.0 - logs) / smallest**2)[:, None]).T @ moved
 
 
 def _power(matrices: np.ndarray, power: float) -> np.ndarray:
