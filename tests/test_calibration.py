@@ -271,6 +271,9 @@ def test_a_plan_leads_to_the_wanted_error(wide, calibrated):
     assert plan.table["more"].sum() > 0
     assert (plan.table["doubled"] <= plan.error * (1 + 1e-9)).all()
     assert "wanted" in str(plan)
+    more = plan.table["more"] > 0
+    assert all(f" {sample} " in str(plan) for _, sample in plan.table.index[more])
+    assert ("large enough" in str(plan)) == (not more.all())
     json.dumps(plan.to_dict())
     larger = zfnf.calibrate(made.nll, simulate(40_000, seed=9), n_draws=30_000).report.table.loc["mu", "error"]
     quadrupled = calibrated.calibration.moments.with_sources([4.0] * len(calibrated.report.sources))
@@ -278,6 +281,25 @@ def test_a_plan_leads_to_the_wanted_error(wide, calibrated):
     assert larger == pytest.approx(predicted, rel=0.1)
     with pytest.raises(ValueError, match="cannot be reached"):
         zfnf.simulation_plan(calibrated, {}, made.mu, target=0.5 * plan.floor)
+
+
+@pytest.mark.parametrize(
+    ("target", "more", "printed", "rest"),
+    [
+        (0.3, [0, 700, 0], ["shape=+1"], "the other 2 of 3 samples are large enough"),
+        (0.9, [0, 0, 0], [], "the 3 of 3 samples are large enough"),
+        (None, [0, 0, 0], ["nominal"], "the other 2 of 3 samples each cause less than 10%"),
+    ],
+)
+def test_a_plan_prints_what_matters(target, more, printed, rest):
+    samples = ["nominal", "shape=+1", "shape=-1"]
+    table = pd.DataFrame(
+        {"events": 100, "contribution": [0.3, 0.02, 0.01], "doubled": 0.4, "factor": 1.0, "more": more},
+        index=pd.MultiIndex.from_tuples([("signal", one) for one in samples], names=["process", "sample"]),
+    )
+    text = str(zfnf.calibration.SimulationPlan("mu", 0.5, 0.2, target, 0.3, 0.01, table))
+    assert [one for one in samples if one in text] == printed
+    assert rest in text
 
 
 def test_a_fraction_is_calibrated_without_yields():

@@ -23,11 +23,14 @@ __all__ = ["SimulationPlan", "simulation_plan"]
 
 _ROUNDS = 5  # the best weights of the scores change with the sizes of the samples
 _MOST = 1e6  # how much larger a sample may become
+_MATTERS = 0.1  # of the part of an error that is due to simulation, above which a sample is printed
 
 
 @dataclass(frozen=True, eq=False)
 class SimulationPlan:
     """What more simulation would do to the error of a parameter, made by `simulation_plan`.
+
+    Prints the samples to enlarge, or without a target those that matter.
 
     Attributes:
         parameter: Name of the parameter.
@@ -63,10 +66,19 @@ class SimulationPlan:
         }
 
     def __str__(self) -> str:
-        aim = "" if self.target is None else f", wanted {self.target:.4g}, predicted {self.predicted:.4g}"
-        aim += f" (+- {self.uncertainty:.2g}, as slopes are known from so few events)"
+        aim = f", wanted {self.target:.4g}, predicted {self.predicted:.4g} " if self.target is not None else " "
+        aim += f"(+- {self.uncertainty:.2g}, as slopes are known from so few events)"
         head = f"error of {self.parameter}: now {self.error:.4g}, with endless simulation {self.floor:.4g}{aim}"
-        return f"{head}\n{self.table.to_string(float_format=lambda number: f'{number:.4g}')}"
+        if self.target is None:
+            share = self.table["contribution"] / max(float(np.linalg.norm(self.table["contribution"])), 1e-300)
+            rows = self.table.loc[share > _MATTERS, ["events", "contribution", "doubled"]]
+            rest = f"each cause less than {_MATTERS:.0%} of the part of the error that is due to simulation"
+        else:
+            rows, rest = self.table[self.table["more"] > 0], "are large enough"
+        text = [head] + ([rows.to_string(float_format=lambda number: f"{number:.4g}")] if len(rows) else [])
+        if left := len(self.table) - len(rows):
+            text.append(f"the {'other ' if len(rows) else ''}{left} of {len(self.table)} samples {rest}")
+        return "\n".join(text)
 
 
 def simulation_plan(
