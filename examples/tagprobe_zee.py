@@ -33,6 +33,7 @@ from zfit_fnf.tagprobe import Bernstein, ErfcExponential, Peak, export_correctio
 
 WINDOW = (60.0, 120.0)  # GeV
 PT, ETA = (25.0, 33.0, 40.0, 47.0, 100.0), (0.0, 0.8, 1.479, 2.5)  # edges of the bins; the barrel ends at 1.479
+TITLES = {"pt": r"$p_T$ [GeV]", "eta": r"$|\eta|$"}
 COLUMNS = {"mass": "mass", "window": WINDOW, "passing": "id", "cond": ["pt", "eta"]}
 
 
@@ -94,7 +95,7 @@ def read_pairs(file: Path, seed: int) -> pd.DataFrame:
 def regions() -> dict[str, Any]:
     """Twelve bins, in the order in which corrections have them."""
     return {
-        f"pt {a:g} to {b:g}, |eta| {c:g} to {d:g}": functools.partial(_inside, pt=(a, b), eta=(c, d))
+        f"pt {a:g} to {b:g} GeV, |eta| {c:g} to {d:g}": functools.partial(_inside, pt=(a, b), eta=(c, d))
         for a, b in itertools.pairwise(PT)
         for c, d in itertools.pairwise(ETA)
     }
@@ -181,12 +182,11 @@ def draw(result: zfnf.tagprobe.TagProbeResult, table: pd.DataFrame, out: Path) -
     figure = Figure(figsize=(11, 8), layout="constrained")
     (ax_map, ax_slices), (ax_errors, ax_bins) = figure.subplots(2, 2)
     grid = {"pt": np.linspace(26, 80, 60), "eta": np.linspace(0.02, 2.4, 60)}
-    plots.efficiency_map(result, grid, ax=ax_map)
-    plots.efficiency_map(result, grid, errors=True, ax=ax_errors)
+    plots.efficiency_map(result, grid, titles=TITLES, ax=ax_map)
+    plots.efficiency_map(result, grid, errors=True, titles=TITLES, ax=ax_errors)
     for eta, color in ((0.4, "#2166ac"), (1.9, "#b2182b")):
-        plots.efficiency_slice(
-            result, "pt", grid["pt"], at={"eta": eta}, label=f"|eta| = {eta}", color=color, ax=ax_slices
-        )
+        place = {"at": {"eta": eta}, "label": rf"$|\eta|$ = {eta}"}
+        plots.efficiency_slice(result, "pt", grid["pt"], color=color, titles=TITLES, ax=ax_slices, **place)
     if "bin" in table:
         plots.binned(result, table[["bin", "bin error"]].to_numpy().T, regions(), ax=ax_bins)
     figure.savefig(out / "efficiency.png", dpi=120)
@@ -195,8 +195,8 @@ def draw(result: zfnf.tagprobe.TagProbeResult, table: pd.DataFrame, out: Path) -
     for row, (low, high) in enumerate(((25.0, 33.0), (40.0, 47.0))):
         for column, passing in enumerate((True, False)):
             own = result.spectrum(passing, lambda x, low=low, high=high: (x["pt"] >= low) & (x["pt"] < high), bins=30)
-            label = f"mass, pt {low:g} to {high:g}"
-            plots.mass(own, label=label, unit="GeV", ax=axes[2 * row, column], ax_pulls=axes[2 * row + 1, column])
+            plots.mass(own, unit="GeV", ax=axes[2 * row, column], ax_pulls=axes[2 * row + 1, column])
+            axes[2 * row, column].set_title(rf"$p_T$ {low:g} to {high:g} GeV", fontsize="medium")
     figure.savefig(out / "mass.png", dpi=120)
 
 

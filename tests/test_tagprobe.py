@@ -162,7 +162,8 @@ def test_plots_hold_what_the_fit_says(result):
     figure = Figure()
     axes = figure.subplots(2, 2).ravel()
     grid = {"a": np.linspace(-0.9, 0.9, 4), "b": np.linspace(-0.8, 0.8, 3)}
-    plots.efficiency_map(result, grid, ax=axes[0])
+    plots.efficiency_map(result, grid, titles={"a": "a [GeV]"}, ax=axes[0])
+    assert (axes[0].get_xlabel(), axes[0].get_ylabel()) == ("a [GeV]", "b")
     corner = result.efficiency({"a": [0.9], "b": [-0.8]}).values[0]
     assert axes[0].collections[0].get_array().reshape(3, 4)[0, 3] == pytest.approx(corner)
     plots.efficiency_slice(result, "a", grid["a"], at={"b": -0.8}, ax=axes[1])

@@ -29,6 +29,7 @@ def efficiency_map(
     *,
     at: Mapping[str, float] | None = None,
     errors: bool = False,
+    titles: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """The efficiency, or its error, as colours over two conditions.
@@ -38,6 +39,7 @@ def efficiency_map(
         grid: Points along two conditions, by name, the horizontal one first.
         at: Values of all other conditions.
         errors: Whether errors are drawn in place of values.
+        titles: Texts for the axes, with units, by name of the condition; by default the names.
         ax: Where to draw; by default in the current figure.
 
     Returns:
@@ -48,7 +50,8 @@ def efficiency_map(
         ValueError: If the grid is not of two conditions, or points are outside of the range of the data.
 
     Example:
-        >>> efficiency_map(result, {"eta": np.linspace(-2, 2, 80), "pt": np.linspace(25, 80, 80)})
+        >>> grid = {"eta": np.linspace(-2, 2, 80), "pt": np.linspace(25, 80, 80)}
+        >>> efficiency_map(result, grid, titles={"pt": "pt [GeV]"})
     """
     ax = current_axes() if ax is None else ax
     if len(grid) != 2:
@@ -61,7 +64,7 @@ def efficiency_map(
     lines = ax.contour(x, y, values, colors="white", linewidths=0.7)
     ax.clabel(lines, fontsize="x-small")
     ax.figure.colorbar(mesh, ax=ax, label="error of the efficiency" if errors else "efficiency")
-    ax.set(xlabel=one, ylabel=two)
+    ax.set(xlabel=_title(one, titles), ylabel=_title(two, titles))
     return ax
 
 
@@ -73,6 +76,7 @@ def efficiency_slice(
     at: Mapping[str, float] | None = None,
     label: str | None = None,
     color: str = BLUE,
+    titles: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """The efficiency along one condition, with bands of one and two standard deviations.
@@ -84,6 +88,7 @@ def efficiency_slice(
         at: Values of all other conditions.
         label: Text for the legend.
         color: Colour of line and bands.
+        titles: Text for the axis, with its unit, by name of the condition; by default the name.
         ax: Where to draw; by default in the current figure.
 
     Returns:
@@ -99,7 +104,7 @@ def efficiency_slice(
         low, high = found.values - sigmas * found.errors, found.values + sigmas * found.errors
         ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
     ax.plot(x, found.values, color=color, label=label)
-    ax.set(xlabel=cond, ylabel="efficiency", xlim=(x.min(), x.max()))
+    ax.set(xlabel=_title(cond, titles), ylabel="efficiency", xlim=(x.min(), x.max()))
     if label is not None:
         ax.legend(frameon=False)
     return ax
@@ -179,6 +184,10 @@ def mass(
         draw_pulls(spectrum.edges, spectrum.observed, expected, variance, ax_pulls)
         ax_pulls.set(xlabel=title, xlim=(spectrum.edges[0], spectrum.edges[-1]))
     return ax
+
+
+def _title(cond: str, titles: Mapping[str, str] | None) -> str:
+    return (titles or {}).get(cond, cond)
 
 
 def _points(result: TagProbeResult, moved: Mapping[str, Any], at: Mapping[str, float] | None) -> dict[str, Any]:
