@@ -21,7 +21,6 @@ from validity import TRUTH, YIELDS, Experiment
 
 import zfit_fnf as zfnf
 
-
 KINDS = [f"{loss}, toys of {source}" for source in ("the model", "simulation") for loss in ("learned", "calibrated")]
 
 
@@ -60,9 +59,8 @@ def main() -> None:
         loss = nll if name.startswith("learned") else trusted
         simulations = large if name.endswith("simulation") else None
         started = time.process_time()
-        found = zfnf.toys.coverage(
-            loss, args.toys, of=list(truth), params=truth, simulations=simulations, methods=methods, progress=False
-        )
+        options = {"simulations": simulations, "methods": methods, "seed": args.seed, "progress": False}
+        found = zfnf.toys.coverage(loss, args.toys, of=list(truth), params=truth, **options)
         print(f"{name}, {time.process_time() - started:.0f} s\n{found}", flush=True)
         report[name] = found.to_dict()
         if args.json:  # what follows takes a while

@@ -280,9 +280,9 @@ def main() -> None:
             **summary(repetitions),
             "cpu_seconds_per_repetition": (time.process_time() - started) / max(len(repetitions) + len(failed), 1),
         }
+        if args.json:  # the other cases take a while
+            args.json.write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":
