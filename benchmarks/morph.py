@@ -5,6 +5,10 @@ data differ in means, widths, shapes, correlations and in the shares of zeros, e
 numbers are of events that have not trained anything.
 
     python benchmarks/morph.py --events 200000 --out morph.json
+    python benchmarks/morph.py --events 50000 --smooth
+
+With ``--smooth`` the morph, the map of a Distribution of Interest and weights are compared on the same events in the three
+observables without zeros, which are the ones that a Distribution of Interest takes.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import zfit  # noqa: F401  (before tensorflow, which it silences)
+import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
 import typer
@@ -25,6 +29,7 @@ from zfit_fnf.diagnostics.two_sample import held_out_scores
 
 OBS, COND = ["width", "ratio", "energy", "iso", "track_iso"], ["log_pt", "eta", "rho"]
 ATOMS = {"iso": [0.0], "track_iso": [0.0]}
+SMOOTH, EDGE = OBS[:3], {"energy": (0.0, np.inf)}
 RANGES = dict.fromkeys(("energy", "iso", "track_iso"), (0.0, np.inf))
 
 
@@ -64,21 +69,51 @@ def correlations(one: pd.DataFrame, other: pd.DataFrame) -> tuple[float, float]:
 
 def means_at(one: pd.DataFrame, other: pd.DataFrame) -> float:
     """Largest difference of the mean of an observable in fifths of a condition, in its standard deviations."""
-    worst = 0.0
+    worst, obs = 0.0, [name for name in OBS if name in other]
     for name in COND:
         edges = other[name].quantile(np.linspace(0.0, 1.0, 6)).to_numpy()[1:-1]
-        means = [e[OBS].groupby(np.searchsorted(edges, e[name])).mean() for e in (one, other)]
-        worst = max(worst, float(np.abs((means[0] - means[1]) / other[OBS].std()).to_numpy().max()))
+        means = [e[obs].groupby(np.searchsorted(edges, e[name])).mean() for e in (one, other)]
+        worst = max(worst, float(np.abs((means[0] - means[1]) / other[obs].std()).to_numpy().max()))
     return worst
 
 
-def reweighted(simulation: pd.DataFrame, data: pd.DataFrame, seed: int) -> dict[str, float]:
+def reweighted(simulation: pd.DataFrame, data: pd.DataFrame, obs: list[str], seed: int) -> dict[str, float]:
     """The other way: weights of a classifier, which leave events where they are."""
-    score, label, _, _ = held_out_scores(simulation, data, OBS + COND, weights=(None, None), seed=seed)
+    score, label, _, _ = held_out_scores(simulation, data, obs + COND, weights=(None, None), seed=seed)
     p = np.clip(score[label == 0], 1e-4, 1.0 - 1e-4)
     weights = p / (1.0 - p)
-    area = two_sample_auc(simulation, data, OBS + COND, weights=(weights, None), seed=seed + 1)
+    area = two_sample_auc(simulation, data, obs + COND, weights=(weights, None), seed=seed + 1)
     return {"auc": area, "effective_share": float(weights.sum() ** 2 / np.sum(weights**2) / len(weights))}
+
+
+def compared(n: int, schedule: zfnf.Schedule, seed: int) -> dict[str, Any]:
+    """Morph, map of a Distribution of Interest and weights, of the same events."""
+    simulation, data = (events(n, data=flag, seed=10 * seed + flag)[SMOOTH + COND] for flag in (False, True))
+    new, truth = (events(n, data=flag, seed=10 * seed + 5 + flag)[SMOOTH + COND] for flag in (False, True))
+    options: dict[str, Any] = {"obs": SMOOTH, "cond": COND, "seed": seed, "progress": False}
+    before = two_sample_auc(new, truth, SMOOTH + COND, seed=seed)
+    found: dict[str, Any] = {"events": n, "seed": seed, "auc_before": before}
+
+    def by_morph() -> pd.DataFrame:
+        return zfnf.morph.fit_morph(simulation, data, ranges=EDGE, schedule=schedule, **options).to_data(new)
+
+    def by_doi() -> pd.DataFrame:
+        flow = zfnf.train.fit_flow(simulation, ranges=EDGE, schedule=schedule, **options)
+        number = zfit.Parameter("number", n, 0.5 * n, 2 * n)
+        fit = zfnf.doi.fit_transfer(zfnf.pdf.FNFPDF(flow, extended=number), data, **options)
+        return fit.transfer.to_data(new)
+
+    for name, way in (("morph", by_morph), ("distribution of interest", by_doi)):
+        start = time.process_time()
+        moved = way()
+        found[name] = {
+            "cpu_s": time.process_time() - start,
+            "auc": two_sample_auc(moved, truth, SMOOTH + COND, seed=seed),
+            "means": means_at(moved, truth),
+            "displacement": float(np.sqrt(np.square((moved - new)[SMOOTH] / truth[SMOOTH].std()).to_numpy().mean())),
+        }
+    found["weights"] = reweighted(new, truth, SMOOTH, seed)
+    return found
 
 
 def main(
@@ -86,15 +121,22 @@ def main(
     steps: Annotated[int, typer.Option(help="Training steps.")] = 3000,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 1,
     out: Annotated[Path, typer.Option(help="File for the numbers.")] = Path("morph.json"),
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Compare with the map of a Distribution of Interest.")
+    ] = False,
 ) -> dict[str, Any]:
     """Train, and compare with events that were not seen."""
     n = events_each
+    if smooth:
+        found = compared(n, zfnf.Schedule(steps=steps, batch_size=2048), seed)
+        typer.echo(json.dumps(found, indent=1))
+        return found
     simulation, data = (events(n, data=flag, seed=10 * seed + flag) for flag in (False, True))
     schedule, start = zfnf.Schedule(steps=steps, batch_size=2048), time.process_time()
     morph = zfnf.morph.fit_morph(
         simulation, data, obs=OBS, cond=COND, atoms=ATOMS, ranges=RANGES, schedule=schedule, seed=seed, progress=False
     )
-    found: dict[str, Any] = {"events": n, "steps": steps, "seed": seed, "cpu_s_training": time.process_time() - start}
+    found = {"events": n, "steps": steps, "seed": seed, "cpu_s_training": time.process_time() - start}
     zfnf.save(morph, out.with_suffix(".fnf"))
     simulation, data = (events(n, data=flag, seed=10 * seed + 5 + flag) for flag in (False, True))
     found["auc_before"] = two_sample_auc(simulation, data, OBS + COND, seed=seed)
@@ -108,7 +150,7 @@ def main(
     found["correlations_before"] = max(correlations(many, truth))
     found["means_given_conditions"], found["means_before"] = means_at(morphed, truth), means_at(many, truth)
     out.write_text(json.dumps(found, indent=1) + "\n")
-    found["reweighting"] = reweighted(simulation, data, seed)
+    found["reweighting"] = reweighted(simulation, data, OBS, seed)
     out.write_text(json.dumps(found, indent=1) + "\n")
     typer.echo(json.dumps(found, indent=1))
     return found

@@ -13,6 +13,7 @@ from analytic import GaussianDeformation, GaussianFlow
 
 import zfit_fnf as zfnf
 from zfit_fnf import Sample, Simulation, Variation
+from zfit_fnf.calibration.averages import Draws
 from zfit_fnf.calibration.closure import Measurement
 from zfit_fnf.calibration.fit import _notes, _refuse_astray
 from zfit_fnf.calibration.moments import inverse
@@ -246,6 +247,17 @@ def test_an_accelerated_likelihood_is_calibrated_likewise(wide, calibrated):
     table, exact = fast.report.table, calibrated.report.table
     assert np.abs((table["value"] - exact["value"]) / errors).max() < 0.02
     np.testing.assert_allclose(table["error"], exact["error"], rtol=0.01)
+
+
+def test_densities_at_simulated_points_are_evaluated_once(wide, monkeypatch):
+    """They depend on no yield, and do not follow the fit."""
+    seen, at = [], Draws._at
+    monkeypatch.setattr(Draws, "_at", lambda self, index, k: seen.append((index, k)) or at(self, index, k))
+    report = zfnf.calibrate(wide[0].nll, simulate(2000, seed=12), n_draws=2000).report
+    counts = {key: seen.count(key) for key in seen}
+    assert set(counts) == {(index, k) for index in (0, 1) for k in (None, 0, 1, 2)}
+    assert report.n_iterations > 1  # otherwise nothing would have moved
+    assert {counts[key] for key in counts if key[1] is not None} == {1}
 
 
 def test_report_is_printed_and_stored(calibrated):

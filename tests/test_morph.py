@@ -118,6 +118,11 @@ def test_distributions_are_those_of_data(morph, samples):
         assert (found["iso"] >= 0.0).all()
 
 
+def test_each_whole_number_has_a_component(morph):
+    """Eight follow shapes; 0 to 3 are frequent in both samples."""
+    assert morph.flow.density.n_components == 8 + 4
+
+
 def test_a_classifier_judges(morph, samples):
     found = check(morph, *(events(4000, data=flag, seed=5 + flag) for flag in (False, True)), seed=1)
     assert found.auc_before > 0.65

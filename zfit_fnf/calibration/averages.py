@@ -169,7 +169,8 @@ class Draws:
         """Weights and scores of the events where the parameters are now."""
         for index, k in self._log_p:
             process = self._processes[index]
-            others = [one for one in process.pdf.get_params() if one not in process.params]
+            # Yields do not change a density.
+            others = [one for one in process.pdf.get_params(is_yield=False) if one not in process.params]
             if k is None or others:  # a density at a point of all its nuisances stays what it was
                 self._log_p[index, k] = self._at(index, k)
         ratios = {key: np.exp(one - self._log_q) for key, one in self._log_p.items()}

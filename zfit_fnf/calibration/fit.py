@@ -88,7 +88,7 @@ def calibrate(
     n_draws = int(np.clip(3 * n_data, *_DRAWS)) if n_draws is None else count(n_draws, "n_draws=", least=1000)
     processes = processes_of(nll, simulations)
     params = list(nll.get_params())
-    start, errors = _learned_fit(nll, params)
+    start, errors, curvature = _learned_fit(nll, params)
     # Beyond what was simulated no scores are taken.
     edges = _simulated_range(params, processes)
     point, path, share = np.clip(start, *edges), list[float](), 1.0
@@ -112,7 +112,7 @@ def calibrate(
             share *= 0.5
         point = point + share * step
     _refuse_astray(params, path, (start - end) / errors, np.maximum(edges[0] - end, end - edges[1]) / total)
-    loss = _calibrated(nll, params, errors, moments, start)
+    loss = _calibrated(nll, params, errors, moments, start, curvature)
     zfit.param.set_values(params, end)
     loss.report = _report(loss, processes, closure, start, end, len(path))
     for note in loss.report.notes:
@@ -139,16 +139,17 @@ def _check(nll: Any) -> None:
         raise ValueError(f"the data of {empty} have no events: there are no scores to calibrate")
 
 
-def _learned_fit(nll: LogSpaceNLL, params: Sequence[zfit.Parameter]) -> tuple[np.ndarray, np.ndarray]:
-    """Best fit and errors of the learned likelihood, each ``(P,)``."""
+def _learned_fit(nll: LogSpaceNLL, params: Sequence[zfit.Parameter]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best fit and errors of the learned likelihood, each ``(P,)``, and its Hessian of the events there, in such units."""
     result = Minuit().minimize(nll)
     if not result.valid:
         raise ValueError(f"the likelihood has no minimum that could be calibrated: {result.message}")
-    covariance = inverse(event_hessian(nll, params) + nll.constraint_hessian(params))
-    errors = np.sqrt(np.diag(covariance))
+    curvature = event_hessian(nll, params)
+    errors = np.sqrt(np.diag(inverse(curvature + nll.constraint_hessian(params))))
     if unknown := [one.name for one, error in zip(params, errors, strict=True) if not error > 0]:
         raise ValueError(f"the likelihood does not depend on {unknown}: fix them")
-    return np.array([result.params[parameter]["value"] for parameter in params]), errors
+    start = np.array([result.params[parameter]["value"] for parameter in params])
+    return start, errors, curvature * np.outer(errors, errors)
 
 
 def _refuse_astray(
@@ -221,14 +222,20 @@ def _gradients(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.nd
 
 
 def _calibrated(
-    nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray, moments: Moments, start: np.ndarray
+    nll: LogSpaceNLL,
+    params: Sequence[zfit.Parameter],
+    errors: np.ndarray,
+    moments: Moments,
+    start: np.ndarray,
+    curvature: np.ndarray,
 ) -> CalibratedNLL:
-    """The calibrated likelihood, whose scores are taken where the parameters are; the learned one is best at ``start``."""
+    """The calibrated likelihood, whose scores are taken where the parameters are.
+
+    The learned one is best at ``start``, with that ``curvature``.
+    """
     mcstat = tuple(nuisance(f"mcstat_{k}") for k in range(moments.directions.shape[1]))
     point = np.array([float(parameter.value()) for parameter in params])
     location = moments.location(*_gradients(nll, params, errors))
-    zfit.param.set_values(params, start)
-    curvature = event_hessian(nll, params) * np.outer(errors, errors)
     calibration = Calibration(
         params=tuple(params),
         point=point,

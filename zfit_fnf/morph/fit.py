@@ -18,6 +18,8 @@ from .model import FLAG, Morph
 
 __all__ = ["fit_morph"]
 
+_COMPONENTS, _MOST_COMPONENTS = 8, 24
+_FREQUENT = 0.01  # share of a whole number from which on the flow needs a peak for it
 _BINS, _OVERLAP = 50, 0.05  # quantile bins of a condition, and the least that its distributions have in common
 
 
@@ -51,7 +53,7 @@ def fit_morph(
         ranges: Physical ``(low, high)`` of observables with sharp edges; atoms may be on an edge.
         weights: Of both samples, each the name of a column or an array; negative ones are allowed.
         n_layers: Autoregressive layers.
-        n_components: Components of the mixture, as for `zfit_fnf.train.fit_flow`.
+        n_components: Components of the mixture; default 8, and one more for each value that a whole number often has, up to 24.
         hidden: Widths of the hidden layers.
         schedule: Length and speed of the training.
         n_bootstrap: Number of further flows, trained on bootstrap replicas of both samples.
@@ -83,6 +85,8 @@ def fit_morph(
         _check_values(sample, columns, ranges or {})
     _check_overlap(samples, cond)
     quantiles = [_quantiles(samples, columns, name) for name in columns.obs if name in columns.atoms]
+    if n_components is None:
+        n_components = _components(samples, columns)
     options: dict[str, Any] = {"n_layers": n_layers, "n_components": n_components, "hidden": hidden}
     options |= {"ranges": ranges, "schedule": schedule, "progress": progress}
 
@@ -145,6 +149,16 @@ def _check_overlap(samples: Sequence[Sample], cond: Sequence[str]) -> None:
                 f"the samples have {common:.1%} of the condition {name!r} in common ({ranges}): at no condition are there events "
                 "of both to compare"
             )
+
+
+def _components(samples: Sequence[Sample], columns: Columns) -> int:
+    """One for each peak that a whole number makes of its frequent values, beside those that follow shapes."""
+    peaks = [0]
+    for name in columns.integers:
+        counts = [np.unique(sample.columns[name], return_counts=True) for sample in samples]
+        frequent = [values[n > _FREQUENT * n.sum()] for values, n in counts]
+        peaks.append(len(np.unique(np.concatenate(frequent))))
+    return min(_COMPONENTS + max(peaks), _MOST_COMPONENTS)
 
 
 def _quantiles(samples: Sequence[Sample], columns: Columns, name: str) -> np.ndarray:
