@@ -207,13 +207,8 @@ class Measurement:
             kept, nu = between.standing_out(inverse(promised)), between.nu
             coefficients.append(between.times(number))
             weights = process.interpolation.weights(nu)
-            chosen = np.array([[float(one is parameter) for parameter in params] for one in process.params])
             # What a shrunk coefficient may be scatters by the root of what is kept of it.
-            factors, unknown = (
-                number * process.interpolation.slopes(nu, part) @ chosen.reshape(-1, len(params))
-                + process.interpolation.weights(nu, part)[:, None] * gradient
-                for part in (kept, np.sqrt(kept))
-            )
+            factors, unknown = (_factors(process, params, nu, part, number, gradient) for part in (kept, np.sqrt(kept)))
             bias = bias + number * weights @ closure
             slope = slope + closure.T @ factors
             for k, weight in enumerate(weights):
@@ -233,6 +228,20 @@ class Measurement:
         sources[whole.name, DRAWS] = residual.T @ residual
         closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares, coefficients)
         return closure.times(1.0 / len(folds_of(whole)))
+
+
+def _factors(
+    process: Process,
+    params: Sequence[zfit.Parameter],
+    nu: Sequence[float],
+    kept: np.ndarray,
+    number: float,
+    gradient: np.ndarray,
+) -> np.ndarray:
+    """What the closure of each point ``(points, P)`` is multiplied by in the slope of the scores."""
+    chosen = np.array([[float(one is parameter) for parameter in params] for one in process.params])
+    slopes = number * process.interpolation.slopes(nu, kept) @ chosen.reshape(-1, len(params))
+    return slopes + process.interpolation.weights(nu, kept)[:, None] * gradient
 
 
 def _together(sizes: Sequence[tuple[int, float]]) -> tuple[int, float]:

@@ -166,10 +166,7 @@ class ProfileProblem:
             )
         self._penalty = regression.penalty()
         moves = bounds.covariance @ (regression.directions().T @ start)
-        if window:
-            axes = axes_of_window(fit, window)
-        else:
-            axes = axes_of_covariance(bounds.covariance, prior, moves)
+        axes = axes_of_window(fit, window) if window else axes_of_covariance(bounds.covariance, prior, moves)
         headroom = headroom_of(fit, axes, bounds.errors["profiled"], chosen=window is not None)
         self._axes, self._headroom = axes, headroom
         self._weights = np.zeros((len(self._powers), self._displacement.n_fields))

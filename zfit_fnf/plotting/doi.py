@@ -331,10 +331,13 @@ def morphing(
     """
     ax = current_axes() if ax is None else ax
     names, points = _points(maps, grid, at, 2)
-    band = maps.evaluate(lambda variation: variation.to_simulation(points, process=process)[names].to_numpy())
-    down, up = band.shifts[index]
+    best, *sides = (
+        variation.to_simulation(points, process=process)[names].to_numpy()
+        for variation in (maps.best, *maps.moved[index])
+    )
+    down, up = (side - best for side in sides)
     spacing = min(float(np.min(np.diff(np.unique(points[name])))) for name in names)
-    factor = _round_number(spacing / max(float(np.abs(band.shifts[index]).max()), 1e-12))
+    factor = _round_number(spacing / max(float(np.abs([down, up]).max()), 1e-12))
     for change, colour, label in ((down, BLUE, r"$-1\sigma$"), (up, RED, r"$+1\sigma$")):
         end = points.assign(**dict(zip(names, (points[names].to_numpy() + factor * change).T, strict=True)))
         _arrows(ax, points, end, names, color=colour, width=0.006, label=label)
