@@ -100,7 +100,7 @@ def compared(n: int, schedule: zfnf.Schedule, seed: int) -> dict[str, Any]:
     def by_doi() -> pd.DataFrame:
         flow = zfnf.train.fit_flow(simulation, ranges=EDGE, schedule=schedule, **options)
         number = zfit.Parameter("number", n, 0.5 * n, 2 * n)
-        fit = zfnf.doi.fit_transfer(zfnf.pdf.FNFPDF(flow, extended=number), data, **options)
+        fit = zfnf.doi.fit_transfer(zfnf.pdf.FlowPDF(flow, extended=number), data, **options)
         return fit.transfer.to_data(new)
 
     for name, way in (("morph", by_morph), ("distribution of interest", by_doi)):
