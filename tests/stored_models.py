@@ -77,7 +77,7 @@ def weighed():
     shape = {"n_dim": 1, "n_context": 0}
     responses = [Response([name], ((1,), (2,)), **shape, hidden=()) for name in ("jes", "jer")]
     responses[0].networks[0].biases[-1].assign([0.1, 0.2, 0.01, -0.02])
-    ratios = [LogRatio([name], ((1,), (2,)), **shape, degree=3) for name in ("jes", "jer")]
+    ratios = [LogRatio([name], ((1,), (2,)), **shape, degrees=[3]) for name in ("jes", "jer")]
     for sign, ratio in zip((1.0, -1.0), ratios, strict=True):
         ratio.weights.assign([[0.1, -0.05 * sign, 0.02], [0.01 * sign, 0.02, 0.0]])
     windows = dict.fromkeys(("jes", "jer"), (-1.0, 1.0))

@@ -11,9 +11,10 @@ from scipy.special import logsumexp
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow
+from zfit_fnf.densities.basis import Basis, default_degree
 from zfit_fnf.densities.deformation import Response
 from zfit_fnf.densities.quadrature import latent_nodes
-from zfit_fnf.densities.ratio import LogRatio, default_degree, exponents, polynomials
+from zfit_fnf.densities.ratio import LogRatio, polynomials
 from zfit_fnf.densities.reweighting import Reweighting
 from zfit_fnf.loss import UnbinnedNLL
 from zfit_fnf.param import nuisance
@@ -33,7 +34,7 @@ def deformation(n_dim, n_context, *, seed=1, moving=True):
             bias = response.networks[0].biases[-1]
             bias.assign(rng.normal(size=bias.shape) * np.tile([0.1, 0.1, 0.02, 0.02], n_dim))
         responses.append(response)
-        ratio = LogRatio([name], powers, n_dim=n_dim, n_context=n_context, degree=4)
+        ratio = LogRatio([name], powers, n_dim=n_dim, n_context=n_context, degrees=[4] * (n_dim + n_context))
         decay = np.exp(-0.7 * ratio.exponents.sum(axis=1))
         ratio.weights.assign(rng.normal(size=ratio.weights.shape) * decay * [[0.3], [0.06]])
         ratios.append(ratio)
@@ -62,11 +63,11 @@ def test_the_density_integrates_to_one(moving):
         assert integral(model, nu, {}) == pytest.approx(1.0, abs=tolerance(nu)), nu
 
 
-def steep_ratio(n_dim, degree, bias=(0.0, 0.0)):
+def steep_ratio(n_dim, degrees, bias=(0.0, 0.0)):
     """As that of two components is, where the events go from one to the other; the map has these scales and shifts."""
     flow = Flow([f"y{j}" for j in range(n_dim)], n_components=3)
     shape = {"n_dim": n_dim, "n_context": 0}
-    ratio, response = LogRatio(["pdf"], ((1,),), **shape, degree=degree), Response(["pdf"], ((1,),), **shape)
+    ratio, response = LogRatio(["pdf"], ((1,),), **shape, degrees=degrees), Response(["pdf"], ((1,),), **shape)
     response.networks[0].biases[-1].assign(np.tile(bias, n_dim))
     t = tf.constant(np.random.default_rng(1).uniform(-1, 1, (5000, n_dim)))
     steep = 0.5 * np.tanh(np.array([25.0, 12.0][n_dim - 1]) * t.numpy()).prod(axis=1)
@@ -74,11 +75,11 @@ def steep_ratio(n_dim, degree, bias=(0.0, 0.0)):
     return Deformation(flow, [response], windows={"pdf": (-1, 1)}, ratios=[ratio])
 
 
-@pytest.mark.parametrize(("n_dim", "degree"), [(1, 24), (2, 14)])
-def test_a_steep_ratio_of_the_highest_degree_is_integrated(n_dim, degree):
+@pytest.mark.parametrize(("n_dim", "degrees"), [(1, [24]), (1, [40]), (2, [14, 14]), (2, [40, 3])])
+def test_a_steep_ratio_of_the_highest_degree_is_integrated(n_dim, degrees):
     """By sums over many more nodes."""
-    model = steep_ratio(n_dim, degree)
-    z, log_weights = (part[0] for part in latent_nodes(n_dim, 1, [0.02, 0.1][n_dim - 1], 0))
+    model = steep_ratio(n_dim, degrees)
+    z, log_weights = (part[0] for part in latent_nodes(n_dim, 1, [[0.02, 0.1][n_dim - 1]] * n_dim, 0))
     log_ratio = model.ratios[0].coefficients(tf.tanh(0.45 * tf.constant(z))).numpy()[:, 0]
     for nu in (-1.0, 0.5, 1.0, 3.0):
         exact = logsumexp(log_weights + nu * log_ratio) - logsumexp(log_weights)
@@ -88,7 +89,7 @@ def test_a_steep_ratio_of_the_highest_degree_is_integrated(n_dim, degree):
 
 def test_a_steep_ratio_behind_a_map_that_stretches_is_integrated():
     """At three standard deviations all is 2.5 times as wide or as narrow, and so are the distances of the nodes."""
-    model = steep_ratio(1, 24, bias=(-0.3, 0.4))
+    model = steep_ratio(1, [24], bias=(-0.3, 0.4))
     axis = np.linspace(-40.0, 40.0, 16_001)
     u, c = tf.constant(axis[:, None]), tf.zeros((len(axis), 0), tf.float64)
     nominal = model.flow.log_density(u, c).numpy()
@@ -241,11 +242,59 @@ def test_log_ratios_of_unknown_nuisances_are_refused():
         Deformation(model.flow, model.responses, windows=model.windows, ratios=[ratio])
 
 
+def test_tails_are_linear_in_the_latent_coordinate_and_end():
+    """As the logarithm of the ratio of two power laws is, up to where one event in 3e4 is beyond."""
+    z = np.linspace(-30.0, 30.0, 601)[:, None]
+    t = tf.tanh(0.45 * tf.constant(z))
+    below, above = polynomials(t, np.array([[-1], [-2]])).numpy().T
+    np.testing.assert_allclose(below, above[::-1], atol=1e-6)
+    far = (z[:, 0] < -4.0) & (z[:, 0] > -7.0)
+    np.testing.assert_allclose(np.gradient(below, z[:, 0])[far], -1.0, atol=0.05)
+    assert np.ptp(below[z[:, 0] < -16.0]) < 0.01  # from -log(3e-5) = 10.4 on it is constant
+    # Events themselves: F is uniform, and -log F has a mean of one and a width of one.
+    f = (np.arange(100_000) + 0.5)[:, None] / 100_000
+    values = polynomials(tf.tanh(0.45 * tf.constant(np.log(f / (1 - f)))), np.array([[-1]])).numpy()
+    assert values.mean() == pytest.approx(0.0, abs=1e-3)
+    assert values.std() == pytest.approx(1.0, abs=5e-3)
+
+
+def test_tails_have_derivatives_at_the_ends_of_bounded_coordinates():
+    z = tf.constant([[-60.0], [0.0], [60.0]], tf.float32)
+    with tf.GradientTape() as outer:
+        outer.watch(z)
+        with tf.GradientTape() as inner:
+            inner.watch(z)
+            values = polynomials(tf.tanh(0.45 * z), np.array([[-1], [-2]]))
+        slopes = inner.gradient(values, z)
+    assert np.isfinite(values).all()
+    assert np.isfinite(slopes).all()
+    assert np.isfinite(outer.gradient(slopes, z)).all()
+
+
+def test_degrees_of_each_variable():
+    basis = Basis((6.0, 2.0, 3.0), 2, tails=True)
+    sums = np.where(basis.exponents < 0, 1, basis.exponents) @ [1 / 6, 1 / 2, 1 / 3]
+    assert sums.max() <= 1.0 + 1e-9
+    assert basis.exponents.max(axis=0).tolist() == [6, 2, 2]  # of the condition 3 by itself
+    assert (basis.exponents[:, :2] != 0).any(axis=1).all()  # the last variable is a condition
+    assert (basis.exponents[:, 2] >= 0).all()
+    assert basis.count(10_000) == len(basis.exponents) == len({tuple(row) for row in basis.exponents})
+    assert basis.count(5) == 6
+    assert Basis((64.0,) * 12, 1).count(1000) == 1001  # 6e14 of them are not listed
+    assert Basis((2.0, 2.0), 2).exponents.tolist() == [
+        [1, 0],
+        [0, 1],
+        [2, 0],
+        [1, 1],
+        [0, 2],
+    ]  # as in files of format 4
+
+
 def test_polynomials_are_orthonormal():
     points, weights = np.polynomial.legendre.leggauss(20)
     t = np.stack(np.meshgrid(points, points), axis=-1).reshape(-1, 2)
     shares = np.outer(weights, weights).ravel() / 4
-    values = polynomials(tf.constant(t), exponents(2, 5)).numpy()
+    values = polynomials(tf.constant(t), Basis((5.0, 5.0), 2).exponents).numpy()
     np.testing.assert_allclose(values.T @ (shares[:, None] * values), np.eye(values.shape[1]), atol=1e-12)
     assert [default_degree(n) for n in (1, 2, 3, 4)] == [24, 14, 7, 5]
     assert [default_degree(n, 4) for n in (1, 2, 3, 4)] == [24, 9, 5, 3]

@@ -31,6 +31,7 @@ from stored_models import (
     refused,
     rewritten,
     set_in,
+    weighed,
     zuko_flow,
 )
 
@@ -69,6 +70,23 @@ def test_older_formats_are_migrated(stored, tmp_path):
 
     path = rewritten(stored, tmp_path / "m.fnf", older)
     np.testing.assert_array_equal(densities(storage.load(path)), densities(deformation()))
+
+
+def test_log_ratios_of_format_4_are_migrated(tmp_path):
+    """They had the same degree in all variables, and no tails."""
+    model = weighed()
+    storage.save(model, tmp_path / "now.fnf")
+
+    def older(manifest):
+        manifest["format"] = 4
+        for fields in manifest["models"]:
+            if fields["kind"] == "log_ratio":
+                assert (fields.pop("degrees"), fields.pop("tails")) == ([3.0], False)
+                fields["degree"] = 3
+
+    path = rewritten(tmp_path / "now.fnf", tmp_path / "old.fnf", older)
+    assert json.dumps(storage.load(path).ratios[0].config()) == json.dumps(model.ratios[0].config())
+    np.testing.assert_array_equal(densities(storage.load(path)), densities(model))
 
 
 def history_with(**changes):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import zfit_fnf as zfnf
+from zfit_fnf.densities.basis import Basis
 from zfit_fnf.samples import Simulation, Variation
 from zfit_fnf.train.claims import Points, Scored, shares
 from zfit_fnf.train.contrast import Contrast, ContrastSample
@@ -26,7 +27,7 @@ def contrast(samples, *, paired, degree=2):
         [ContrastSample(t, zeros, np.ones(len(t)), folds, zeros) for t in tables],
         np.array([[1.0]]),
         1,
-        degree,
+        Basis((float(degree),), 1).exponents,
         paired=paired,
     )
 

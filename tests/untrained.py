@@ -41,7 +41,8 @@ def deformed(flow, nuisances, *, size=0.1, n_layers=1, interactions=False, weigh
             sizes = size * np.tile(degrees, len(flow.obs))
             network.weights[-1].assign(0.2 * sizes * rng.normal(size=network.weights[-1].shape))
             network.biases[-1].assign(sizes * rng.normal(size=network.biases[-1].shape))
-    ratios = [LogRatio([name], ((1,), (2,)), n_dim=len(flow.obs), n_context=len(flow.cond), degree=4) for name in names]
+    shape = {"n_dim": len(flow.obs), "n_context": len(flow.cond), "degrees": [4] * len(flow.obs + flow.cond)}
+    ratios = [LogRatio([name], ((1,), (2,)), **shape) for name in names]
     for ratio in ratios[:weighed]:
         decay = np.exp(-0.7 * ratio.exponents.sum(axis=1))
         ratio.weights.assign(rng.normal(size=ratio.weights.shape) * decay * [[0.2], [0.03]])

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _EDGE = 1e-12
+_MOST_STEPS = 120
 
 Mixture = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -250,20 +251,23 @@ def solve_increasing(
     tolerance = tf.constant(8.0 * np.finfo(z.dtype.as_numpy_dtype).eps, z.dtype)
 
     def unfinished(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
-        del low, high
-        return tf.reduce_any(tf.abs(change) > tolerance * (1.0 + tf.abs(u)))
+        del low, high, u
+        return tf.reduce_any(change != 0.0)
 
     def step(low: tf.Tensor, high: tf.Tensor, u: tf.Tensor, change: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        del change
         value, log_slope = function(u)
         low, high = tf.where(value < z, u, low), tf.where(value < z, high, u)
-        newton = u - (value - z) * tf.exp(-log_slope)
-        following = tf.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
+        wanted = (z - value) * tf.exp(-log_slope)
+        newton = u + wanted
+        # Between two modes Newton steps may lead from one to the other and back, for ever: they have to become shorter.
+        good = (newton > low) & (newton < high) & (tf.abs(wanted) < 0.5 * tf.abs(change))
+        found = (tf.abs(wanted) <= tolerance * (1.0 + tf.abs(u))) | (tf.abs(z - value) <= tolerance * (1.0 + tf.abs(z)))
+        following = tf.where(found, u, tf.where(good, newton, 0.5 * (low + high)))
         return low, high, following, following - u
 
-    # A bisection gains one bit a step, Newton doubles the digits: 60 steps are enough whatever the function.
-    start = (low, high, 0.5 * (low + high), tf.ones_like(z))
-    return tf.while_loop(unfinished, step, start, maximum_iterations=60, parallel_iterations=1)[2]
+    # A bisection gains one bit a step, Newton doubles the digits, and every second step at least is one that does.
+    start = (low, high, 0.5 * (low + high), high - low + 1.0)
+    return tf.while_loop(unfinished, step, start, maximum_iterations=_MOST_STEPS, parallel_iterations=1)[2]
 
 
 def logistic_log_prob(z: tf.Tensor) -> tf.Tensor:

@@ -34,6 +34,8 @@ class Claim:
             it claimed.
         missed: Share of the effect, of what held-out events gain in log-likelihood, that a log-ratio follows, or one beside
             a map, and this does not.
+        lost: What a log-ratio is expected to lack because it is too fine for as many terms as it may have, in nats per event at
+            one standard deviation.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class Claim:
     confirmed: float
     noise: float
     missed: float = 0.0
+    lost: float = 0.0
 
 
 @dataclass(frozen=True)

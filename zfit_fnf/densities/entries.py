@@ -32,6 +32,7 @@ from ..storage.schema import (
     linear_maps,
     printable_text,
 )
+from .basis import Basis
 from .history import Histories, History
 
 if TYPE_CHECKING:
@@ -205,20 +206,19 @@ class LogRatioEntry(Entry):
     powers: Annotated[list[list[Power]], Field(min_length=1)]
     n_dim: Annotated[int, Field(ge=1, le=LARGEST)]
     n_context: Count
-    degree: Annotated[int, Field(ge=1, le=HIGHEST_DEGREE)]
+    degrees: Annotated[list[Annotated[float, Field(ge=0, le=HIGHEST_DEGREE)]], Field(min_length=1)]
+    tails: bool
 
     def layout(self) -> Iterator[Array]:
-        """The weights of the polynomials, those of the conditions alone left out."""
-        of_all, of_conditions = (
-            math.comb(n + self.degree, self.degree) for n in (self.n_dim + self.n_context, self.n_context)
-        )
-        yield Array("weights", (len(self.powers), of_all - of_conditions), "F64", "weights")
+        """The weights of the products."""
+        n_terms = Basis(tuple(self.degrees), self.n_dim, self.tails).count(MOST_TERMS)
+        yield Array("weights", (len(self.powers), n_terms), "F64", "weights")
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse arrays of other sizes, before the polynomials are listed."""
         super().check(tensors)
         if next(self.layout()).shape[1] > MOST_TERMS:
-            raise ValueError(f"has {next(self.layout()).shape[1]} polynomials; at most {MOST_TERMS} are read")
+            raise ValueError(f"has more than {MOST_TERMS} products, which is as many as are read")
 
 
 @register

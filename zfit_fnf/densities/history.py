@@ -15,6 +15,7 @@ _FEW_EVENTS = 1000.0
 _LOW_SHARE = 0.1
 _MISSED = 0.05
 _PARTS = {"map": ("map", "is more than a movement of events"), "ratio": ("log-ratio", "moves events, too")}
+_LOST = 1e-4  # nats per event at one standard deviation
 _STILL_FALLING = 1e-3  # nats per event in the last quarter of the steps, where the learning rate is down to a seventh
 
 
@@ -91,6 +92,11 @@ class History:
             what, more = _PARTS.get(self.claim.kind, _PARTS["map"])
             found.append(
                 f"its {what} follows {1.0 - self.claim.missed:.0%} of the effect only, which {more}: train with ratio=True"
+            )
+        if self.claim and self.claim.lost > _LOST:
+            found.append(
+                f"its log-ratio is too fine to be followed, and lacks about {self.claim.lost:.1g} nats per event at one standard "
+                "deviation: leave out observables in which it is narrow, or use a density of its own for what is"
             )
         if 0.0 < self.effective_size < _FEW_EVENTS:
             found.append(f"only {self.effective_size:.0f} effective events")

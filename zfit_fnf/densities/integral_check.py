@@ -21,7 +21,8 @@ __all__ = ["PROMISED", "IntegralCheck"]
 PROMISED = 1e-4
 """Largest error of the logarithm of an integral, up to three times as far as the trained windows reach."""
 
-_STEPS = {1: 0.04, 2: 0.17}  # distances of the nodes, by the number of observables
+_STEPS = {1: 0.04, 2: 0.17}  # distances of the nodes, by the number of observables,
+_PER_DEGREE = 2.0  # and by the highest degree in a coordinate
 _CONDITIONS = 8
 _SPREAD = 1.3  # of the conditions, of which most are within one
 _ROWS = 4096  # nodes at a time: a hundred networks take a gigabyte for them
@@ -76,8 +77,10 @@ class IntegralCheck:
         flow, n_dim = reweighting.flow, reweighting.n_dim
         conditions = self.conditions
         # Of densities that can only be drawn from, the nodes are events, and many of them.
-        step, count = (_STEPS.get(n_dim), 32768) if has_latent(flow) else (None, 131072)
-        z, log_weights = latent_nodes(n_dim, len(conditions), step, count // len(conditions))
+        steps, count = ((), 32768) if has_latent(flow) else ((), 131072)
+        if has_latent(flow) and n_dim in _STEPS:
+            steps = np.minimum(_STEPS[n_dim], _PER_DEGREE / reweighting.highest[:n_dim])
+        z, log_weights = latent_nodes(n_dim, len(conditions), steps, count // len(conditions))
         c = tf.constant(np.repeat(conditions, z.shape[1], axis=0))
         if not has_latent(flow):
             return flow.draw(c, tf.constant([3, 4])), c, np.zeros_like(log_weights), tf.constant(conditions)

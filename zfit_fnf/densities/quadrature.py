@@ -117,27 +117,35 @@ def few_places(values: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.nda
     return chosen, np.linalg.lstsq(values[:, chosen], values, rcond=1e-12)[0]
 
 
-def latent_nodes(n_dim: int, n_anchors: int, step: float | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+def latent_nodes(
+    n_dim: int, n_anchors: int, steps: Sequence[float] | np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Logistic coordinates ``(A, Q, d)`` and logarithms of their shares ``(A, Q)`` of the probability.
 
     A grid, whose sums err by ``exp(-2 pi s / step)`` for functions that are analytic up to ``s`` from the real axis (that is
     3 for the logistic density and the bounded coordinates), or a lattice of ``count`` points where a grid would be too large.
-    The distance of the nodes is ``step`` in the middle and grows towards the tails, where bounded coordinates hardly change.
+    The distance of the nodes is that of ``steps``, one for each coordinate, in the middle, and grows towards the tails, where
+    bounded coordinates hardly change. Without ``steps`` it is the lattice.
     """
-    if step and n_dim <= (3 if n_anchors == 1 else 2):
-        width = step / _MIDDLE
-        count = math.ceil(math.asinh((20.0 if n_dim == 1 else 15.0) / _MIDDLE) / width)
-        scaled = width * np.arange(-count, count + 1)
-        axis = _MIDDLE * np.sinh(scaled)
-        log_shares = logistic_log_prob(tf.constant(axis)).numpy() + np.log(step * np.cosh(scaled))
-        z = np.stack(np.meshgrid(*[axis] * n_dim, indexing="ij"), axis=-1).reshape(-1, n_dim)
-        log_weights = np.sum(np.meshgrid(*[log_shares] * n_dim, indexing="ij"), axis=0).ravel()
+    if len(steps) and n_dim <= (3 if n_anchors == 1 else 2):
+        axes, log_shares = zip(*[_axis(step, 20.0 if n_dim == 1 else 15.0) for step in steps], strict=True)
+        z = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, n_dim)
+        log_weights = np.sum(np.meshgrid(*log_shares, indexing="ij"), axis=0).ravel()
         kept = log_weights > log_weights.max() - _SLIGHT
         return np.stack([z[kept]] * n_anchors), np.stack([log_weights[kept]] * n_anchors)
     # Each anchor has the lattice at another place, so that its errors average out in between.
     places = lattice(count, n_dim)[None] + lattice(n_anchors, n_dim)[:, None]
     tent = np.clip(1.0 - np.abs(2.0 * (places % 1.0) - 1.0), 1e-9, 1.0 - 1e-9)  # a periodic function of the place
     return np.log(tent) - np.log1p(-tent), np.full((n_anchors, count), -math.log(count))
+
+
+def _axis(step: float, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes of one coordinate up to an end, and logarithms of their shares."""
+    width = step / _MIDDLE
+    count = math.ceil(math.asinh(end / _MIDDLE) / width)
+    scaled = width * np.arange(-count, count + 1)
+    nodes = _MIDDLE * np.sinh(scaled)
+    return nodes, logistic_log_prob(tf.constant(nodes)).numpy() + np.log(step * np.cosh(scaled))
 
 
 def lattice(count: int, n_dim: int) -> np.ndarray:

@@ -15,18 +15,19 @@ between the anchors, with factors that are computed once per event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
+from .basis import Basis
 from .bijectors import Affine
 from .integral_check import IntegralCheck
 from .monomials import Monomials
 from .quadrature import few_nodes, few_places, latent_nodes, lattice, snapshots
-from .ratio import LogRatio, bounded, exponents, has_latent, polynomials, sigmoid
+from .ratio import LogRatio, bounded, has_latent, polynomials, sigmoid
 
 if TYPE_CHECKING:
     from .deformation import Deformation
@@ -36,6 +37,8 @@ __all__ = ["Reweighting"]
 _BOUND_POINTS = 8192
 _MOST_ROUNDS = 10_000
 _FAR = 5.0  # widths, up to which conditions have anchors
+_PER_DEGREE = 3.6  # distance of nodes times the highest degree in a coordinate
+_PER_CONDITION = 2.3  # degree between anchors in that of a log-ratio in the condition
 _TOLERANCE = 1e-6  # of what few nodes give, in the trained windows; ten times that beyond
 _CHECKS = 12  # points at which few nodes are compared with many
 _NOTHING = -1e3  # logarithm of a share that is none
@@ -64,6 +67,7 @@ class Reweighting:
         windows: Trained range of each nuisance.
         n_dim: Number of observables.
         n_context: Number of conditions.
+        highest: Highest degree of the log-ratios in each variable ``(d + m,)``, one at least.
         moves: Whether the map does anything.
         check: What tells how wrong the integral is.
     """
@@ -73,6 +77,7 @@ class Reweighting:
         self.flow, self.windows = deformation.flow, deformation.windows
         self.monomials = Monomials(ratios, deformation.windows)
         self.n_dim, self.n_context = ratios[0].n_dim, ratios[0].n_context
+        self.highest = np.max([[1] * (self.n_dim + self.n_context), *(r.exponents.max(axis=0) for r in ratios)], axis=0)
         with tf.init_scope():
             self.moves = deformation.moves
             self._of_conditions = _with_constant(self.n_context, self._degree())
@@ -164,9 +169,10 @@ class Reweighting:
             log_weights, start = tf.zeros_like(z_last), 0
             for ratio in self._ratios:
                 own = monomials[start : (start := start + len(ratio.powers))]
-                of_heads = tf.einsum("nmk,m->nk", ratio.in_last_observable(t_heads), own)
-                powers = polynomials(sigmoid(z_last)[:, None], np.arange(ratio.degree + 1)[:, None])
-                log_weights += tf.reduce_sum(powers * tf.gather(of_heads, of_head), axis=1)
+                of_others, functions = ratio.in_last_observable(t_heads)
+                of_heads = tf.einsum("nmk,m->nk", of_others, own)
+                values = polynomials(sigmoid(z_last)[:, None], functions)
+                log_weights += tf.reduce_sum(values * tf.gather(of_heads, of_head), axis=1)
             return nodes.log_weights + tf.reshape(log_weights, nodes.log_weights.shape)
 
         return log_terms
@@ -192,7 +198,8 @@ class Reweighting:
         """Of the polynomials between the anchors: an effect that moves depends more on the conditions."""
         if self.n_dim == 1:
             return {1: 40, 2: 20, 3: 7}.get(self.n_context, 4)
-        return {1: 48 if self.moves else 16, 2: 12, 3: 7}.get(self.n_context, 4)
+        of_one = 48 if self.moves else int(np.clip(_PER_CONDITION * self.highest[-1], 16, 48))
+        return {1: of_one, 2: 12, 3: 7}.get(self.n_context, 4)
 
     @property
     def _by_heads(self) -> bool:
@@ -203,8 +210,8 @@ class Reweighting:
     def _choose_nodes(self) -> _Nodes:
         anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
         cost = 1.0 if not self.moves or self._by_heads else (3.0 if self.n_dim == 1 else 7.0)
-        for step in self._steps():
-            z, log_weights = latent_nodes(self.n_dim, len(anchors), step, 8192 if len(anchors) == 1 else 1024)
+        for steps in self._steps():
+            z, log_weights = latent_nodes(self.n_dim, len(anchors), steps, 8192 if len(anchors) == 1 else 1024)
             if affordable := cost * len(points[1]) * log_weights.size < _AFFORDABLE:
                 break
         if not has_latent(flow):
@@ -265,13 +272,16 @@ class Reweighting:
         points, importance = snapshots(list(windows.values()), acting=moved, n_random=40, seed=seed)
         return tf.constant(points), importance
 
-    def _steps(self) -> tuple[float, float]:
-        """Distance of the nodes, of which few will be kept, and where all are: narrow for maps and for high degrees."""
+    def _steps(self) -> Iterator[np.ndarray]:
+        """Distances of the nodes, of which few will be kept, and where all are: narrow for maps and for high degrees."""
         if self.n_dim == 1:
-            return (0.1 if self.n_context else 0.06), 0.2
-        if self.n_dim == 2:
-            return (0.2 if not self.n_context else 0.3 if self.moves else 0.4), 0.4
-        return (0.7 if self.moves else 0.5), 0.7
+            bases = (0.1 if self.n_context else 0.06), 0.2
+        elif self.n_dim == 2:
+            bases = (0.2 if not self.n_context else 0.3 if self.moves else 0.4), 0.4
+        else:
+            bases = (0.7 if self.moves else 0.5), 0.7
+        for base in bases:
+            yield np.minimum(base, _PER_DEGREE / self.highest[: self.n_dim])
 
     def _anchors(self) -> np.ndarray:
         """Conditions ``(A, m)``, standardised, that cover the bounded coordinates, denser towards their ends."""
@@ -328,9 +338,8 @@ class Reweighting:
         The weight is a polynomial of bounded coordinates, of which there are dense points.
         """
         n_inputs = self.n_dim + self.n_context
-        t = tf.constant(2.0 * lattice(_BOUND_POINTS, n_inputs) - 1.0)
-        if n_inputs == 1:
-            t = tf.linspace(-np.ones(1), np.ones(1), _BOUND_POINTS)
+        places = lattice(_BOUND_POINTS, n_inputs) if n_inputs > 1 else np.linspace(0.0, 1.0, _BOUND_POINTS)[:, None]
+        t = tf.constant(np.cos(np.pi * places))  # denser towards the ends, where tails and high degrees change
         log_weight = tf.linalg.matvec(self._at_bounded(t), self.monomials(nu))
         low, high = tf.reduce_min(log_weight), tf.reduce_max(log_weight)
         return high + 1e-6 + (0.0 if n_inputs == 1 else 0.1) * (high - low)
@@ -341,4 +350,5 @@ class Reweighting:
 
 
 def _with_constant(n_inputs: int, degree: int) -> np.ndarray:
-    return np.concatenate([np.zeros((1, n_inputs), int), exponents(n_inputs, degree)]) if n_inputs else np.zeros((1, 0))
+    powers = Basis((float(degree),) * n_inputs, n_inputs).exponents
+    return np.concatenate([np.zeros((1, n_inputs), int), powers]) if n_inputs else np.zeros((1, 0))

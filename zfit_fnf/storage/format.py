@@ -336,10 +336,23 @@ def _without_ratios(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "models": models}
 
 
+def _degree_of_each_variable(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 4 to 5: log-ratios had the same degree in each variable, and no tails."""
+    models = []
+    for fields in content["models"]:
+        if fields["kind"] == "log_ratio":
+            kept = {name: value for name, value in fields.items() if name != "degree"}
+            degrees = [fields["degree"]] * (fields["n_dim"] + fields["n_context"])
+            fields = {**kept, "degrees": degrees, "tails": False}
+        models.append(fields)
+    return {**content, "models": models}
+
+
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: _stack_layers,
     2: dict,  # histories say more now, all of which may be missing
     3: _without_ratios,
+    4: _degree_of_each_variable,
 }
 """From a version of the format to the next one."""
 

@@ -50,7 +50,7 @@ __all__ = [
     "variable_at",
 ]
 
-FORMAT = 4
+FORMAT = 5
 """Version of the format that is written; older ones are migrated when they are read."""
 
 
@@ -106,7 +106,7 @@ class Tensor(Schema):
 class Manifest(Schema):
     """The whole: the last of the models is the one that was saved, the others are those it is made of."""
 
-    format: Literal[4]
+    format: Literal[5]
     written_by: dict[Text, Text]
     closure: dict[Text, float | Text]
     models: Annotated[list[dict[str, Any]], Field(min_length=1)]

@@ -14,13 +14,14 @@ from ..common.chunks import EVENTS, slices
 from ..common.warning import warn
 from ..densities.claims import Claim
 from ..densities.deformation import Deformation
-from ..densities.monomials import Monomials
+from ..densities.monomials import Monomials, Powers
 from ..densities.ratio import LogRatio, bounded, has_latent
 from .claims import Points, Scored, claim, shares
 from .contrast import Contrast, ContrastSample
 from .ratio import SIGNIFICANT, Learned, learn, of_conditions_alone
 from .sources import EventSource
 from .straighten import straighten
+from .terms import first_terms
 
 __all__ = ["Candidates", "Choice", "choose", "samples_of"]
 
@@ -46,7 +47,7 @@ class Candidates:
     Attributes:
         without: The density without this response: by the responses of its nuisances alone, if it is an interaction.
         with_map: The density with the trained map, ``None`` if none was trained.
-        ratio: A new log-ratio.
+        nuisances, powers: Of the response, as of a :class:`~zfit_fnf.densities.ratio.LogRatio`.
         nominal: The nominal events.
         sources: Those of the variations that the response is learned from.
         held_out: Rows of the nominal events, then of the variations, that neither flow nor map were trained on.
@@ -55,11 +56,27 @@ class Candidates:
 
     without: Deformation
     with_map: Deformation | None
-    ratio: LogRatio
+    nuisances: tuple[str, ...]
+    powers: Powers
     nominal: EventSource
     sources: Sequence[EventSource]
     held_out: Sequence[np.ndarray]
     idle: Sequence[Mapping[str, float]]
+
+    @property
+    def n_dim(self) -> int:
+        """Number of observables."""
+        return len(self.without.flow.obs)
+
+    @property
+    def n_context(self) -> int:
+        """Number of conditions."""
+        return len(self.without.flow.cond)
+
+    @property
+    def first_terms(self) -> np.ndarray:
+        """Products that a log-ratio is first made of."""
+        return first_terms(self.n_dim, self.n_context, len(self.powers))
 
     @cached_property
     def combinations(self) -> np.ndarray:
@@ -72,16 +89,16 @@ class Candidates:
         """Where the samples are."""
         at = [source.at for source in self.sources]
         monomials = self._monomials(at) @ self.combinations
-        if len(self.ratio.nuisances) > 1:
+        if len(self.nuisances) > 1:
             return Points(monomials, monomials, np.arange(1, len(at) + 1))
-        (name,), powers = self.ratio.nuisances, np.array(self.ratio.powers)[:, 0]
+        (name,), powers = self.nuisances, np.array(self.powers)[:, 0]
         values = np.array([0.0, *(point[name] for point in at)])
         slopes = powers * values[:, None] ** (powers - 1.0)
         return Points(monomials, slopes @ self.combinations, np.arange(len(values)))
 
     def _monomials(self, points: Sequence[Mapping[str, float]]) -> np.ndarray:
-        windows = {name: self.without.windows[name] for name in self.ratio.nuisances}
-        monomials = Monomials([self.ratio], windows)
+        windows = {name: self.without.windows[name] for name in self.nuisances}
+        monomials = Monomials([self], windows)
         rows = [monomials(tf.constant([point.get(name, 0.0) for name in windows], tf.float64)) for point in points]
         return np.array(rows).reshape(-1, len(monomials))
 
@@ -97,10 +114,10 @@ class Candidates:
             Contrast(
                 [samples[i] for samples in read],
                 self.points.monomials,
-                self.ratio.n_dim,
-                self.ratio.degree,
+                self.n_dim,
+                self.first_terms,
                 paired=self.paired,
-                squares=self.ratio.powers == ((1,), (2,)) and not self.idle,
+                squares=self.powers == ((1,), (2,)) and not self.idle,
             )
             for i in range(len(densities))
         ]
@@ -118,12 +135,12 @@ class Candidates:
     @property
     def affordable(self) -> bool:
         """Whether the integral of a log-ratio behind a map takes few nodes, as in one observable without conditions."""
-        return self.ratio.n_dim + self.ratio.n_context == 1
+        return self.n_dim + self.n_context == 1
 
     @property
     def accurate(self) -> bool:
         """Whether a log-ratio behind a map integrates to one well within what a fit could see."""
-        return self.ratio.n_dim <= 2 and self.ratio.n_context <= 1
+        return self.n_dim <= 2 and self.n_context <= 1
 
 
 @dataclass(frozen=True)
@@ -149,6 +166,15 @@ class Choice:
         """Whether nothing is kept."""
         return not self.keep_map and self.learned is None
 
+    def log_ratio(self, candidates: Candidates) -> LogRatio | None:
+        """The log-ratio that is kept."""
+        if self.learned is None:
+            return None
+        basis, shape = self.learned.basis, {"n_dim": candidates.n_dim, "n_context": candidates.n_context}
+        found = LogRatio(candidates.nuisances, candidates.powers, **shape, degrees=basis.degrees, tails=basis.tails)
+        found.weights.assign(candidates.combinations @ self.learned.weights)
+        return found
+
 
 def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str, keep: bool = False) -> Choice:
     """Keep what the events confirm.
@@ -163,16 +189,25 @@ def choose(candidates: Candidates, *, use_map: bool | str, use_ratio: bool | str
         judgement = _Judgement(candidates, _OF_CLEAR_EFFECTS)
         if judgement.alone.evidence > _CLEAR and (use_ratio is False or judgement.map_is_enough()):
             return judgement.choice(use_map, use_ratio, keep)
+        if judgement.alone.significant:
+            return _Judgement(candidates, _JUDGED, judgement.alone).choice(use_map, use_ratio, keep)
     return _Judgement(candidates, _JUDGED).choice(use_map, use_ratio, keep)
 
 
 class _Judgement:
-    """What the events say of the candidates."""
+    """What the events say of the candidates.
 
-    def __init__(self, candidates: Candidates, most: int):
+    Args:
+        candidates: What there is to choose from.
+        most: Number of events of each sample to learn from.
+        former: The log-ratio alone that fewer of them have learned, where to start.
+    """
+
+    def __init__(self, candidates: Candidates, most: int, former: Learned | None = None):
         self.candidates = candidates
         self.without, self.with_map = candidates.contrasts(most)
-        self.alone = learn(self.without)
+        self.alone = learn(self.without, former)
+        self.without = self.alone.contrast
 
     @cached_property
     def none(self) -> np.ndarray:
@@ -193,7 +228,9 @@ class _Judgement:
     def beside(self) -> Learned:
         """The log-ratio beside the map."""
         assert self.with_map is not None
-        return learn(self.with_map)
+        learned = learn(self.with_map)
+        self.with_map = learned.contrast
+        return learned
 
     @property
     def significant(self) -> bool:
@@ -203,7 +240,7 @@ class _Judgement:
 
     def map_is_enough(self) -> bool:
         """Whether the map does what a log-ratio in its place could, where both together are not to be had."""
-        (gain, error), most = self.map_gain, _difference(self._held_out(self.without, self.alone), self.none)[0]
+        (gain, error), most = self.map_gain, _difference(self.alone.on_held_out(), self.none)[0]
         enough = not self.candidates.affordable and gain > MAP_SIGNIFICANT * error and gain > _NEARLY_ALL * most
         return enough and not self.needs_both(True)
 
@@ -225,7 +262,7 @@ class _Judgement:
         if self.with_map is not None and use_map == "auto":
             keep_map, notes = self._judge_map(use_ratio)
         if not self.candidates.affordable and use_ratio == "auto":
-            if self.needs_both(keep_map):
+            if self.needs_both(keep_map) or self._both_continue_better():
                 keep_map, notes = True, []
             elif keep_map:
                 notes, use_ratio = [*notes, _SLOW], False
@@ -251,12 +288,14 @@ class _Judgement:
         claims = self._claim(keep_map, learned, factors, _KINDS[keep_map, learned is not None])
         if factors is None:  # otherwise it is noise that keeps a map from following
             claims = replace(claims, missed=self._missed(keep_map, learned is not None))
+        if learned is not None:
+            claims = replace(claims, lost=learned.lost)
         if learned is not None and self.candidates.has_more(_JUDGED):
             without, with_map = replace(
                 self.candidates, with_map=self.candidates.with_map if keep_map else None
             ).contrasts(None)
-            contrast = with_map or without
-            learned = learn(contrast) if keep else learn(contrast).shrunk()
+            learned = learn(with_map or without, learned)
+            learned = learned if keep else learned.shrunk()
         return Choice(claims, keep_map, learned, factors, notes)
 
     def _judge_map(self, use_ratio: bool | str) -> tuple[bool, list[str]]:
@@ -273,7 +312,7 @@ class _Judgement:
             return False, [f"no map, by which held-out events become less probable ({gain:.1f} +- {error:.1f} nats)"]
         if gain < MAP_SIGNIFICANT * error:
             return False, [f"no map: held-out events speak for it by {gain:.1f} +- {error:.1f} nats only"]
-        ratio_alone = self._held_out(self.without, self.alone)
+        ratio_alone = self.alone.on_held_out()
         more, error = _difference(ratio_alone, self.of_map)
         if use_ratio == "auto" and more > MAP_SIGNIFICANT * error and self._is_linear():
             return False, [
@@ -287,7 +326,7 @@ class _Judgement:
             return False, [f"no map: a log-ratio gains {more:.1f} +- {error:.1f} nats more"]
         if gain > _LARGE_PART * _difference(ratio_alone, self.none)[0]:
             return True, []
-        gain, error = _difference(self._held_out(self.with_map, self.beside), ratio_alone)
+        gain, error = _difference(self.beside.on_held_out(), ratio_alone)
         if gain > 2.0 * error:
             return True, []
         return False, [f"no map: beside a log-ratio it gains {gain:.1f} +- {error:.1f} nats of held-out events"]
@@ -296,7 +335,7 @@ class _Judgement:
     def _sees_curvature(self) -> bool:
         """Whether the samples tell what is linear in the one nuisance from what is not."""
         candidates = self.candidates
-        return len(candidates.ratio.nuisances) == 1 and candidates.points.monomials.shape[1] > 1 and not candidates.idle
+        return len(candidates.nuisances) == 1 and candidates.points.monomials.shape[1] > 1 and not candidates.idle
 
     def _is_linear(self) -> bool:
         """Whether the log-ratio alone is nearly linear in the nuisance, so that it extrapolates as well as a map."""
@@ -304,6 +343,19 @@ class _Judgement:
             return False
         first, *higher = np.diag(self._scored(False, self.alone.weights, [0, 1, 2]).spread(0))
         return bool(max(higher) < _LINEAR**2 * first)
+
+    def _both_continue_better(self) -> bool:
+        """Whether, where both are accurate, a map follows a large part, not all, and a log-ratio alone is far from linear.
+
+        Between and beyond the samples such a log-ratio follows less well than one beside the map, which samples do not see.
+        """
+        candidates = self.candidates
+        if self.with_map is None or not candidates.accurate or not has_latent(candidates.nominal.flow):
+            return False
+        most, lacking, error = self._lacking(True, False)
+        part = 1.0 - lacking / max(most, 1e-9)
+        seen = self._sees_curvature and lacking > MAP_SIGNIFICANT * error and self.map_gain[0] > 0.0
+        return seen and _LARGE_PART < part < _NEARLY_ALL and not self._is_linear()
 
     def _straightened(self) -> bool:
         """Change the map such that the log-ratio beside it is nearly linear, if held-out events do not mind."""
@@ -322,16 +374,17 @@ class _Judgement:
         self.with_map = candidates.contrasts(_JUDGED)[1]
         assert self.with_map is not None
         del self.beside
-        gain, error = _difference(self._held_out(self.with_map, self.beside), self._held_out(former, beside))
+        gain, error = _difference(self.beside.on_held_out(), beside.on_held_out())
         if gain > -2.0 * error:
             return True
         response.assign(before)
         self.with_map, self.beside = former, beside
         return False
 
-    def _held_out(self, contrast: Contrast, learned: Learned | None = None) -> np.ndarray:
-        """Log-likelihoods of the held-out events."""
-        return contrast.log_likelihoods(learned.without_held_out if learned else of_conditions_alone(contrast))
+    @staticmethod
+    def _held_out(contrast: Contrast) -> np.ndarray:
+        """Log-likelihoods of the held-out events without a log-ratio."""
+        return contrast.log_likelihoods(of_conditions_alone(contrast))
 
     def _missed(self, keep_map: bool, keep_ratio: bool) -> float:
         """Share of what could be gained that what is kept does not gain, zero if held-out events leave that open."""
@@ -342,12 +395,12 @@ class _Judgement:
 
     def _lacking(self, keep_map: bool, keep_ratio: bool) -> tuple[float, float, float]:
         """What could be gained of held-out events, and what of this one of the two alone does not gain, with its error."""
-        ratio_alone = self._held_out(self.without, self.alone)
+        ratio_alone = self.alone.on_held_out()
         kept = ratio_alone if keep_ratio else self.of_map if keep_map else self.none
         possible = [ratio_alone]
         # Otherwise both were tried; of an interaction, small as it is, that would take too long.
-        if self.with_map is not None and not self.candidates.affordable and len(self.candidates.ratio.nuisances) == 1:
-            possible.append(self._held_out(self.with_map, self.beside))
+        if self.with_map is not None and not self.candidates.affordable and len(self.candidates.nuisances) == 1:
+            possible.append(self.beside.on_held_out())
         best = max(possible, key=np.sum)
         return (_difference(best, self.none)[0], *_difference(best, kept))
 

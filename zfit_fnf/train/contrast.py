@@ -26,7 +26,8 @@ import tensorflow as tf
 from scipy.special import log_softmax
 
 from ..common.chunks import EVENTS, slices
-from ..densities.ratio import exponents, polynomials
+from ..densities.basis import Basis, default_degree
+from ..densities.ratio import polynomials
 
 __all__ = ["Contrast", "ContrastSample", "Quadratic"]
 
@@ -101,7 +102,7 @@ class Contrast:
         samples: The nominal events first, then those of ``J`` variations.
         monomials: Their monomials at the points of the variations, ``(J, M)``.
         n_dim: Number of observables among the bounded coordinates.
-        degree: Total degree of the polynomials.
+        exponents: Degrees ``(terms, d + m)`` of the products that are learned.
         paired: Whether row ``i`` is the same generated event in all samples, and in the same fold.
         squares: Whether the monomials are a nuisance and its square.
     """
@@ -111,20 +112,37 @@ class Contrast:
         samples: Sequence[ContrastSample],
         monomials: np.ndarray,
         n_dim: int,
-        degree: int,
+        exponents: np.ndarray,
         *,
         paired: bool = False,
         squares: bool = False,
     ):
         self.samples, self.monomials, self.paired, self.squares = samples, monomials, paired, squares
-        degrees = exponents(samples[0].bounded.shape[1], degree)
-        with_observables = degrees[:, :n_dim].sum(axis=1) > 0
-        # The constant comes last: it and what depends on conditions alone are for each variation by itself.
-        self.degrees = np.concatenate([degrees[with_observables], degrees[~with_observables], degrees[:1] * 0])
-        self.n_terms = int(with_observables.sum())
+        self.n_dim = n_dim
+        self._set(exponents)
         sizes = [[sample.weights[sample.folds == fold].sum() for sample in samples] for fold in range(3)]
         self._log_sizes = np.log(np.maximum(sizes, _NOTHING))  # (3, 1 + J)
+
+    def _set(self, exponents: np.ndarray) -> None:
+        """The constant comes last: it and what depends on conditions alone are for each variation by itself."""
+        self.n_terms, n_inputs = len(exponents), exponents.shape[1]
+        least = default_degree(n_inputs)
+        of_conditions = Basis(tuple(np.maximum(exponents, least).max(axis=0)[self.n_dim :]), n_inputs - self.n_dim)
+        alone = np.pad(of_conditions.exponents, ((0, 1), (self.n_dim, 0)))
+        self.degrees = np.concatenate([exponents, alone])
         self._keep()
+
+    def with_terms(self, exponents: np.ndarray) -> Contrast:
+        """The same samples with other products."""
+        other = copy.copy(self)
+        other._set(exponents)
+        return other
+
+    def carried(self, coefficients: np.ndarray, former: Contrast) -> np.ndarray:
+        """Coefficients ``(J, all terms)`` of former products, as those of these; of others they are zero."""
+        places = {tuple(row): place for place, row in enumerate(former.degrees)}
+        rows = [places.get(tuple(row), -1) for row in self.degrees]
+        return np.where(np.array(rows) >= 0, coefficients[:, rows], 0.0)
 
     def _keep(self) -> None:
         """Keep the polynomials of events, if they are not too many."""

@@ -315,10 +315,7 @@ def train_response(task: Task) -> Trained:
         return response, history, None
     if choice is None:
         choice = choose(candidates, use_map=task.wanted.map, use_ratio=task.wanted.ratio, keep=task.keep)
-    ratio = None
-    if choice.learned is not None:
-        ratio = candidates.ratio
-        ratio.weights.assign(candidates.combinations @ choice.learned.weights)
+    ratio = choice.log_ratio(candidates)
     if choice.factors is not None:
         scale(response, candidates.combinations * choice.factors @ candidates.combinations.T)
     history = replace(history, notes=choice.notes, claim=choice.claim, seconds=time.monotonic() - started)
@@ -350,7 +347,8 @@ def _candidates(task: Task, nothing: Response) -> Candidates:
     return Candidates(
         without=densities[0],
         with_map=densities[1] if trained else None,
-        ratio=LogRatio(response.nuisances, response.powers, n_dim=len(flow.obs), n_context=len(flow.cond)),
+        nuisances=response.nuisances,
+        powers=response.powers,
         nominal=task.nominal.source,
         sources=task.sources,
         held_out=[task.nominal.held_out, *held_out],

@@ -21,7 +21,9 @@ import numpy as np
 from scipy.linalg import lapack
 from scipy.optimize import minimize
 
+from ..densities.basis import Basis, default_degree, size_of
 from .contrast import Contrast, Quadratic
+from .terms import chosen, lost
 
 __all__ = ["Learned", "learn", "of_conditions_alone"]
 
@@ -29,10 +31,12 @@ SIGNIFICANT = 8.0
 """Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 2e4 nuisances without effect."""
 
 _FIRST_LOOK = 50_000  # events of each sample
+_LOOKS = 2
 _MOST_STEPS = 20
+_GROWN = 1.2  # times as many products as there are, from which these are learned anew
 _NOT_CONVERGED = 5.0  # nats that the last step would gain, from which nothing is believed
 _AMPLITUDES = (-25.0, 6.0)  # logarithms; the first one is none
-_FALLS = (0.05, 2.5)  # per degree
+_FALLS = (0.05, 8.0)  # per degree
 _STARTS = ((-3.0, 0.3), (-8.0, 0.3), (-3.0, 1.2))
 
 
@@ -47,6 +51,10 @@ class Learned:
         halves: Weights that either half of the other events alone has learned.
         evidence: Natural logarithm of the evidence over that of no ratio.
         crossed: Gain of either half from what the other half has learned, in nats.
+        contrast: The samples with the products that it is made of.
+        basis: These products.
+        prior: Their prior.
+        lost: What is lost without products that are too many, in nats per event at one standard deviation.
     """
 
     weights: np.ndarray
@@ -55,6 +63,10 @@ class Learned:
     halves: tuple[np.ndarray, np.ndarray]
     evidence: float
     crossed: float
+    contrast: Contrast
+    basis: Basis
+    prior: _Prior
+    lost: float
 
     @property
     def significant(self) -> bool:
@@ -69,6 +81,10 @@ class Learned:
         times as large: what clear effects lack is a bias of every nuisance that the data measure well.
         """
         return 1.0 - (SIGNIFICANT / self.evidence) ** 2 if self.significant else 0.0
+
+    def on_held_out(self) -> np.ndarray:
+        """Log-likelihoods of the held-out events, which it is not learned from."""
+        return self.contrast.log_likelihoods(self.without_held_out)
 
     def shrunk(self) -> Learned:
         """The same with its weights multiplied by :attr:`trust`."""
@@ -103,56 +119,134 @@ def of_conditions_alone(contrast: Contrast) -> np.ndarray:
     return coefficients
 
 
-def learn(contrast: Contrast) -> Learned:
-    """Learn the weights of a log-ratio."""
-    directions = contrast.directions()
-    n_monomials, n_terms = contrast.monomials.shape[1], contrast.n_terms
-    free = np.arange(n_monomials * n_terms, directions.shape[1])
-    prior = _Prior(contrast.degrees[:n_terms], n_monomials)
-    coefficients = np.zeros((contrast.n_variations, len(contrast.degrees)))
-    folds = [Quadratic.zero(directions.shape[1])] * 3
-    at = last = np.zeros(directions.shape[1])
-    weights, slope, left = at[: free[0]], np.inf, np.inf
-    for step in range(_MOST_STEPS):
-        folds = [
-            fold.seen_by(directions)
-            for fold in contrast.quadratics(coefficients, most=_FIRST_LOOK if step == 0 else None)
-        ]
-        joint = sum(folds[1:], folds[0])
-        if -prior.slope(joint, at, at - last) > 0.5 * slope:  # beyond the maximum, where curvatures say little
-            at = 0.5 * (last + at)
-            coefficients, slope = (directions @ at).reshape(coefficients.shape), 0.5 * slope
-            continue
-        whole, of_rest = joint.without(free)
-        prior.adapt(whole)
-        weights = _Posterior(whole, prior.variances).weights
-        last, at = at, np.append(weights, of_rest @ np.append(weights, 1.0))
-        coefficients, moved = (directions @ at).reshape(coefficients.shape), weights - last[: free[0]]
-        left, slope = float(moved @ whole.curvature @ moved), prior.slope(joint, last, at - last)
-        slope *= contrast.thinning(_FIRST_LOOK) if step == 0 else 1.0
-        if step and left < 0.05:  # nats
-            break
-    basis, variances = np.eye(len(weights)), prior.variances
-    if contrast.squares:
-        basis, variances = _with_square(whole, prior, contrast.square_of(weights[:n_terms]))
+def learn(contrast: Contrast, former: Learned | None = None) -> Learned:
+    """Learn the weights of a log-ratio.
 
-    def most_probable(quadratic: Quadratic) -> np.ndarray:
-        return basis @ _Posterior(quadratic.seen_by(basis), variances).weights
+    Args:
+        contrast: The samples, with products for a first look.
+        former: What fewer of these events have learned.
+    """
+    if former is None:
+        look = _Climb(contrast, None)
+        look.climb(_LOOKS, most=_FIRST_LOOK)
+        basis = look.wanted(contrast.thinning(_FIRST_LOOK))
+        climb = look.onto(basis)
+    else:
+        climb = _Climb(contrast.with_terms(former.basis.exponents), former.basis)
+        climb.start(former.contrast, former.coefficients, former.prior)
+    climb.climb(_MOST_STEPS)
+    if climb.grown():
+        climb = climb.onto(climb.wanted())
+        climb.climb(_MOST_STEPS)
+    return climb.learned()
 
-    evidence, weights = _Posterior(whole.seen_by(basis), variances).evidence, most_probable(whole)
-    coefficients = _coefficients(directions, weights, of_rest, coefficients.shape)
-    trained, of_rest = (folds[0] + folds[1]).without(free)
-    others = _coefficients(directions, most_probable(trained), of_rest, coefficients.shape)
-    halves = [fold.without(free)[0] for fold in folds[:2]]
-    first, second = map(most_probable, halves)
-    return Learned(
-        weights.reshape(n_monomials, n_terms),
-        coefficients,
-        others,
-        (first.reshape(n_monomials, n_terms), second.reshape(n_monomials, n_terms)),
-        evidence if left < max(_NOT_CONVERGED, 0.01 * evidence) else 0.0,
-        halves[0].gain(second) + halves[1].gain(first),
-    )
+
+class _Climb:
+    """Newton steps to the most probable weights, and the prior that fits them.
+
+    Args:
+        contrast: The samples.
+        basis: Its products, if these are what they will be.
+        former: Where to start: steps with other products.
+    """
+
+    def __init__(self, contrast: Contrast, basis: Basis | None):
+        self.contrast, self._basis, self._directions = contrast, basis, contrast.directions()
+        self._n_monomials, n_terms = contrast.monomials.shape[1], contrast.n_terms
+        self._n_weights = self._n_monomials * n_terms
+        self._free = np.arange(self._n_weights, self._directions.shape[1])
+        self.prior = _Prior(contrast.degrees[:n_terms], self._n_monomials)
+        self.coefficients = np.zeros((contrast.n_variations, len(contrast.degrees)))
+        self._at = np.zeros(self._directions.shape[1])
+        self._left = np.inf
+
+    def onto(self, basis: Basis) -> _Climb:
+        """The same with other products, from here on."""
+        other = _Climb(self.contrast.with_terms(basis.exponents), basis)
+        other.start(self.contrast, self.coefficients, self.prior)
+        return other
+
+    def start(self, contrast: Contrast, coefficients: np.ndarray, prior: _Prior) -> None:
+        """Begin with what other products have learned."""
+        self.coefficients = self.contrast.carried(coefficients, contrast)
+        directions = self._directions
+        self._at = np.linalg.solve(directions.T @ directions, directions.T @ self.coefficients.ravel())
+        self.prior.take_over(prior)
+
+    def climb(self, steps: int, most: int | None = None) -> None:
+        """At most this number of steps with at most this number of events of each sample."""
+        at = last = self._at
+        slope = np.inf
+        for _ in range(steps):
+            quadratics = self.contrast.quadratics(self.coefficients, most=most)
+            self._folds = [fold.seen_by(self._directions) for fold in quadratics]
+            joint = sum(self._folds[1:], self._folds[0])
+            if -self.prior.slope(joint, at, at - last) > 0.5 * slope:  # beyond the maximum, where curvatures say little
+                at, slope = 0.5 * (last + at), 0.5 * slope
+                self._move(at)
+                continue
+            self._whole, self._of_rest = joint.without(self._free)
+            self.prior.adapt(self._whole)
+            weights = _Posterior(self._whole, self.prior.variances).weights
+            last, at = at, np.append(weights, self._of_rest @ np.append(weights, 1.0))
+            self._move(at)
+            moved = weights - last[: self._n_weights]
+            self._left, slope = float(moved @ self._whole.curvature @ moved), self.prior.slope(joint, last, at - last)
+            if self._left < 0.05:  # nats
+                break
+
+    def _move(self, at: np.ndarray) -> None:
+        self._at = at
+        self.coefficients = (self._directions @ at).reshape(self.coefficients.shape)
+
+    def wanted(self, thinning: float = 1.0) -> Basis:
+        """The products that the prior asks for, with so many times more events."""
+        amplitudes, falls = self.prior.settings
+        n_dim, n_inputs = self.contrast.n_dim, len(falls)
+        if not len(amplitudes):
+            degree = float(default_degree(n_inputs, self._n_monomials))
+            return self._basis or Basis((degree,) * n_inputs, n_dim, tails=True)
+        return chosen(amplitudes, falls, thinning * self._precisions(), n_dim, self._n_monomials)
+
+    def _precisions(self) -> np.ndarray:
+        """Of the weights of each monomial that is not idle, as far as events tell."""
+        curvatures = np.diag(self._whole.curvature).reshape(self._n_monomials, -1)
+        return np.maximum(np.median(curvatures[self.prior.acting], axis=1), 1e-9)
+
+    def grown(self) -> bool:
+        """Whether more products are asked for than there are."""
+        return self._basis is not None and len(self.wanted().exponents) > _GROWN * self.contrast.n_terms
+
+    def learned(self) -> Learned:
+        """What has been learned."""
+        assert self._basis is not None
+        contrast, whole, n_terms = self.contrast, self._whole, self.contrast.n_terms
+        basis, variances = np.eye(self._n_weights), self.prior.variances
+        if contrast.squares:
+            basis, variances = _with_square(whole, self.prior, contrast.square_of(self._at[:n_terms]))
+
+        def most_probable(quadratic: Quadratic) -> np.ndarray:
+            return basis @ _Posterior(quadratic.seen_by(basis), variances).weights
+
+        evidence, weights = _Posterior(whole.seen_by(basis), variances).evidence, most_probable(whole)
+        shape, directions = self.coefficients.shape, self._directions
+        coefficients = _coefficients(directions, weights, self._of_rest, shape)
+        trained, of_rest = (self._folds[0] + self._folds[1]).without(self._free)
+        others = _coefficients(directions, most_probable(trained), of_rest, shape)
+        halves = [fold.without(self._free)[0] for fold in self._folds[:2]]
+        first, second = (most_probable(half).reshape(-1, n_terms) for half in halves)
+        return Learned(
+            weights.reshape(-1, n_terms),
+            coefficients,
+            others,
+            (first, second),
+            evidence if self._left < max(_NOT_CONVERGED, 0.01 * evidence) else 0.0,
+            halves[0].gain(second.ravel()) + halves[1].gain(first.ravel()),
+            contrast,
+            self._basis,
+            self.prior,
+            lost(self._basis, *self.prior.settings, self._precisions()),
+        )
 
 
 def _with_square(whole: Quadratic, prior: _Prior, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,8 +305,8 @@ class _Prior:
     """
 
     def __init__(self, degrees: np.ndarray, n_monomials: int):
-        self._degrees, self._n_monomials = degrees.astype(float), n_monomials
-        self._idle = np.zeros(n_monomials, bool)
+        self._degrees, self._n_monomials = size_of(degrees).astype(float), n_monomials
+        self.idle = np.zeros(n_monomials, bool)
         self._chosen: np.ndarray | None = None
 
     @property
@@ -220,7 +314,25 @@ class _Prior:
         """Of all weights ``(M terms,)``."""
         if self._chosen is None:
             return np.zeros(self._n_monomials * len(self._degrees))
-        return self._at(self._chosen, self._idle)
+        return self._at(self._chosen, self.idle)
+
+    @property
+    def acting(self) -> np.ndarray:
+        """Which monomials ``(M,)`` are not idle."""
+        if self._chosen is None:
+            return np.zeros(self._n_monomials, bool)
+        return ~self.idle & (self._chosen[: self._n_monomials] > _AMPLITUDES[0])
+
+    @property
+    def settings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Logarithms of the amplitudes of the monomials that are not idle, and falls ``(k,)``."""
+        if self._chosen is None:
+            return np.zeros(0), np.zeros(self._degrees.shape[1])
+        return self._chosen[: self._n_monomials][self.acting], self._chosen[self._n_monomials :]
+
+    def take_over(self, other: _Prior) -> None:
+        """Start from the prior of other products."""
+        self._chosen, self.idle = other._chosen, other.idle.copy()
 
     def slope(self, quadratic: Quadratic, at: np.ndarray, along: np.ndarray) -> float:
         """Derivative of the log-likelihood with this prior, at weights and whatever is free, along a step."""
@@ -247,13 +359,13 @@ class _Prior:
             for start in starts
         ]
         self._chosen = min(found, key=lambda each: each.fun).x
-        self._idle = np.zeros(self._n_monomials, bool)
+        self.idle = np.zeros(self._n_monomials, bool)
         for monomial in range(self._n_monomials):
-            fewer = self._idle.copy()
+            fewer = self.idle.copy()
             fewer[monomial] = True
-            fuller = _Posterior(quadratic, self._at(self._chosen, self._idle)).evidence
+            fuller = _Posterior(quadratic, self._at(self._chosen, self.idle)).evidence
             if _Posterior(quadratic, self._at(self._chosen, fewer)).evidence > fuller - 0.2:
-                self._idle = fewer
+                self.idle = fewer
 
     def _at(self, settings: np.ndarray, idle: np.ndarray) -> np.ndarray:
         amplitudes, falls = np.split(settings, [self._n_monomials])

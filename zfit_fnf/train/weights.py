@@ -14,6 +14,8 @@ known up to :math:`\sum_m \phi_m(\nu) r_m` and functions of the conditions alone
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -45,18 +47,20 @@ def by_weights(candidates: Candidates, *, keep: bool = False) -> Choice | None:
     if ratios is None:
         return None
     known = candidates.without if candidates.without.moves or candidates.without.ratios else None
-    points, ratio = candidates.points, candidates.ratio
+    points = candidates.points
     at = [source.at for source in candidates.sources]
     (nominal,) = samples_of(candidates.nominal, candidates.held_out[0], at, [known], None)
-    regression = Regression(nominal, ratios, points.monomials, ratio.n_dim, ratio.degree)
+    regression = Regression(nominal, ratios, points.monomials, candidates.n_dim, candidates.first_terms)
     learned = learn(regression)
+    regression = cast(Regression, learned.contrast)
     if not (keep or learned.significant):
         note = f"pruned: its weights do not depend on the events, beyond chance (evidence {learned.evidence:.1f} nats)"
         claimed = regression.claim(learned, points).claimed
         return Choice(Claim("pruned", 0.0, 0.0, claimed), notes=[note])
     note = f"log-ratio of known weights: {regression.explained(learned.coefficients):.1%} of their variance"
     learned = learned if keep else learned.shrunk()
-    return Choice(regression.claim(learned, points), learned=learned, notes=[note])
+    claims = replace(regression.claim(learned, points), lost=learned.lost)
+    return Choice(claims, learned=learned, notes=[note])
 
 
 def known_ratios(nominal: Sample, variations: Sequence[Sample]) -> np.ndarray | None:
@@ -91,11 +95,13 @@ class Regression(Contrast):
         ratios: Of the weights of ``J`` variations to theirs ``(n, J)``, with a mean of one.
         monomials: At the points of the variations, ``(J, M)``.
         n_dim: Number of observables among the bounded coordinates.
-        degree: Total degree of the polynomials.
+        exponents: Degrees ``(terms, d + m)`` of the products that are learned.
     """
 
-    def __init__(self, nominal: ContrastSample, ratios: np.ndarray, monomials: np.ndarray, n_dim: int, degree: int):
-        super().__init__([nominal], monomials, n_dim, degree)
+    def __init__(
+        self, nominal: ContrastSample, ratios: np.ndarray, monomials: np.ndarray, n_dim: int, exponents: np.ndarray
+    ):
+        super().__init__([nominal], monomials, n_dim, exponents)
         self._ratios = ratios
         self._noise: np.ndarray | None = None
 
