@@ -351,7 +351,11 @@ class Regression:
 
     def restricted(self, fields: np.ndarray) -> Regression:
         """With some of the fields only; each number of fields has its own best ridge."""
-        return Regression(self.gram[:, fields][:, :, fields], self.cross[:, fields], self.squares, np.nan).regularised()
+        return self.of_fields(fields).regularised()
+
+    def of_fields(self, fields: np.ndarray) -> Regression:
+        """With some of the fields only, and no ridge yet."""
+        return Regression(self.gram[:, fields][:, :, fields], self.cross[:, fields], self.squares, np.nan)
 
     def directions(self) -> np.ndarray:
         """Weights ``(K, P)`` of the fields by which the best map moves with each parameter."""

@@ -8,7 +8,8 @@ event by the weights of the displacement fields sum to zero; with other counts t
 ``I`` the information about the weights and ``R`` the ridge of the regression of step 2, a tenth of the diagonal at most: where
 nuisances are nothing that a map could follow, it would be larger and hold back the replicas. This is one step of Fisher
 scoring for any number of replicas, in one pass over the events. Where events are few for so many fields, the likelihood is no
-parabola over such a step and does not gain what it should: each replica then takes further ones, to its own maximum.
+parabola over such a step and does not gain what it should: each replica then takes further ones, to its own maximum. Of
+few events only the lowest fields move, one for each forty events: more of them would follow single events.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ from ..samples import Sample
 from .profiled import ProfiledFit, Replica
 from .regression import DisplacedLikelihood, EventsBehind, Regression
 from .rows import behind, model_sample
-from .step2 import events_for
+from .step2 import events_for, free_fields
 
 __all__ = ["bootstrap", "poisson_counts"]
 
 _RIDGE = 0.1  # of the diagonal, at most
 _TRIED = 2  # replicas whose gain is compared with the expected one
 _LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too long to be one of first order
-_STEPS, _SHORTEST = 10, 1 / 64  # where it is not, and the shortest part of one
+_STEPS, _SHORTEST, _ENOUGH = (
+    20,
+    1 / 64,
+    0.25,
+)  # where it is not, the shortest part of one, and of what its slope promises
 _ARRIVED = 0.01  # of the number of fields: distance to a maximum that no band shows
 
 
@@ -92,31 +97,32 @@ class _Replicas:
         self._profiled, self._params = profiled, params
         transfer, self._displacement = profiled.transfer, profiled.transfer.displacement
         weights = self._displacement.field_weights()
-        self._rest = weights[-1]
+        self._rest, self._free = weights[-1], free_fields(self._displacement, profiled.fit.data)
         self._directions = weights[: len(params)].T @ np.linalg.inv(transfer.axes)
         fixed = copy.deepcopy(transfer.transfer)
         self._likelihood = DisplacedLikelihood(behind(profiled.fit.model, fixed), fixed, self._displacement)
 
     def regression(self, seed: int) -> Regression:
-        """Information about the weights of the fields where the map is best, from events of the model, and the ridge."""
+        """Information about the weights of the free fields where the map is best, from events of the model, and the ridge."""
         fit, pdf = self._profiled.fit, self._profiled.pdf
-        drawn = model_sample(pdf, events_for(self._displacement), seed) or fit.data
+        drawn = model_sample(pdf, events_for(int(self._free.sum())), seed) or fit.data
         events = self._likelihood.events(drawn, float(fit.data.sum_weights), seed, frames=False)
         rows = list(self._rows(events))
         # Scores of the profile are those in which the map follows; the regression is of those with the map fixed.
         followed = np.concatenate([own @ self._directions for own, _ in rows])
-        found = Regression.of(rows, scores(pdf, events.x, self._params) - followed)
+        mine = ((own[:, self._free], share) for own, share in rows)
+        found = Regression.of(mine, scores(pdf, events.x, self._params) - followed)
         return replace(found, ridge=min(found.ridge, _RIDGE))
 
     def steps(self, regression: Regression, labels: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """What each replica adds to the weights of the fields ``(B, K)``, and to the parameters ``(B, P)``."""
+        """What each replica adds to the weights of the free fields ``(B, F)``, and to the parameters ``(B, P)``."""
         data, pdf = self._profiled.fit.data, self._profiled.pdf
         changes = np.stack([poisson_counts(label, data.n_events) - 1.0 for label in labels])
         changes *= 1.0 if data.weights is None else data.weights
-        slopes, start = np.zeros((len(labels), self._displacement.n_fields)), 0
+        slopes, start = np.zeros((len(labels), int(self._free.sum()))), 0
         for rows, _ in self._rows(self._likelihood.of_all(data)):
             stop = start + len(rows)
-            slopes, start = slopes + changes[:, start:stop].astype(np.float32) @ rows, stop
+            slopes, start = slopes + changes[:, start:stop].astype(np.float32) @ rows[:, self._free], stop
         of_parameters = changes @ scores(pdf, data.array(pdf.obs), self._params)
         return regression.solve(slopes.T).T, of_parameters @ self._profiled.bounds.covariance
 
@@ -127,17 +133,19 @@ class _Replicas:
         nominal = self._likelihood.gradient(self._likelihood.of_all(self._profiled.fit.data), self._rest)
 
         def own(label: tuple[int, int]) -> _Likelihood:
-            return _Likelihood(self._likelihood, self._of(label), self._rest, nominal, regression)
+            return _Likelihood(
+                self._likelihood, self._of(label), self._rest, self._free, nominal[self._free], regression
+            )
 
         tried = [(own(label), step) for label, step in zip(labels[:_TRIED], steps, strict=False)]
         if sum(one.gain(step) for one, step in tried) > _LINEAR * sum(one.expected(step) for one, step in tried):
             return steps, []
         ends, remaining = zip(*(own(label).climb(step) for label, step in zip(labels, steps, strict=True)), strict=True)
-        if (far := sum(one > _ARRIVED * len(self._rest) for one in remaining)) == 0:
+        if (far := sum(one > _ARRIVED * self._free.sum() for one in remaining)) == 0:
             return np.array(ends), []
         problem = (
             f"{far} of {len(labels)} replicas did not come to their maxima in {_STEPS} steps: {self._profiled.fit.data.n_events} "
-            f"events are few for {len(self._rest)} fields. Use a smaller n_fields= in profile"
+            f"events are few for {self._free.sum()} fields. Use a smaller n_fields= in profile"
         )
         warn(problem)
         return np.array(ends), [problem]
@@ -154,7 +162,9 @@ class _Replicas:
             parameter.name: float(np.clip(float(parameter.value()) + own, *limits_of(parameter)))
             for parameter, own in zip(self._params, shift, strict=True)
         }
-        return Replica(label, self._rest + step, values)
+        fields = self._rest.copy()
+        fields[self._free] += step
+        return Replica(label, fields, values)
 
     def _rows(self, events: EventsBehind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return self._likelihood.rows(events, self._rest if self._rest.any() else None)
@@ -162,7 +172,7 @@ class _Replicas:
 
 @dataclass(frozen=True)
 class _Likelihood:
-    """Penalised likelihood of a replica, as a function of what is added to the weights of the fields.
+    """Penalised likelihood of a replica, as a function of what is added to the weights of the free fields.
 
     The slope that the nominal events have left is no part of it: with their own counts, nothing would move.
     """
@@ -170,6 +180,7 @@ class _Likelihood:
     likelihood: DisplacedLikelihood
     events: EventsBehind
     rest: np.ndarray
+    free: np.ndarray
     nominal: np.ndarray
     regression: Regression
 
@@ -182,26 +193,42 @@ class _Likelihood:
         return float(0.5 * self._slope(np.zeros_like(step)) @ step)
 
     def climb(self, step: np.ndarray) -> tuple[np.ndarray, float]:
-        """Where further steps of Fisher scoring lead, each as long as it helps, and how far below the maximum that is."""
+        """Where further steps lead, each as long as it helps, and how far below the maximum that is.
+
+        They are made with the mean of the information of the model and of that of the replica's own events where they
+        are: an event that is about to fold has a large part of it, and does not block the others.
+        """
         here, value = np.zeros_like(step), self._value(np.zeros_like(step))
+        expected, slope = self.regression.gram.sum(axis=0), self._slope(here)
         for _ in range(_STEPS):
-            length = 1.0
-            while not (above := self._value(here + length * step)) > value:
+            length, along = 1.0, float(slope @ step)
+            while not (above := self._value(here + length * step)) > value + _ENOUGH * length * along:
                 length /= 2
                 if length < _SHORTEST:
-                    return here, float(0.5 * self._slope(here) @ step)
+                    return here, 0.5 * along
             here, value = here + length * step, above
-            slope = self._slope(here)
-            step = self.regression.solve(slope)
+            slope, information = self._slope(here), 0.5 * (expected + self._information(here))
+            step = np.linalg.solve(information + np.diag(self.regression.penalty()), slope)
             if (distance := float(0.5 * slope @ step)) < _ARRIVED * len(step):
                 break
         return here, distance
 
+    def _information(self, added: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(added), len(added)))
+        for rows, counts in self.likelihood.rows(self.events, self._weights(added)):
+            own = rows[:, self.free]
+            found += own.T @ (own * counts[:, None].astype(np.float32))
+        return found
+
     def _value(self, added: np.ndarray) -> float:
-        value = self.likelihood.value(self.events, self.rest + added)
+        value = self.likelihood.value(self.events, self._weights(added))
         return value - float(self.nominal @ added + 0.5 * self.regression.penalty() @ added**2)
 
     def _slope(self, added: np.ndarray) -> np.ndarray:
-        return (
-            self.likelihood.gradient(self.events, self.rest + added) - self.nominal - self.regression.penalty() * added
-        )
+        slope = self.likelihood.gradient(self.events, self._weights(added))[self.free]
+        return slope - self.nominal - self.regression.penalty() * added
+
+    def _weights(self, added: np.ndarray) -> np.ndarray:
+        weights = self.rest.copy()
+        weights[self.free] += added
+        return weights

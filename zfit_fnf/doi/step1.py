@@ -50,6 +50,7 @@ __all__ = ["GlobalProblem", "TransferFit", "fit_transfer"]
 _ROUNDS, _TAIL = 4, 0.8  # repeats of the end of the training, at most, and where that end begins
 _STILL = 0.2  # standard errors with the map fixed: a minimum that moves less has stopped
 _FEW = 2.0  # events per weight
+_NARROWEST = 4  # hidden layer that is chosen for few events
 _MUCH = 500_000  # events in minibatches: XLA, which makes a step twice as fast, compiles for ten seconds longer
 _EDGE = 1e-6  # of a range: events closer to its edge have been pushed there
 _LOOKED_AT = 8192  # of the events, for pushes
@@ -166,7 +167,8 @@ def fit_transfer(
         shared: Whether one map is for all processes, as for an effect of the detector.
         penalty: Cost per event of a squared displacement, in nats per squared standard deviation of the observables.
         n_layers: Autoregressive layers of the map.
-        hidden: Widths of the hidden layers of its networks; default two of ``max(32, 16 d)``.
+        hidden: Widths of the hidden layers of its networks; default two of ``max(32, 16 d)``, or of a half, a
+            quarter or an eighth of that where there would be fewer than two events for each weight.
         schedule: Length and speed of the training; default 1000 steps over 20 epochs. Its validation events are a
             guard against overfitting: where they speak against later weights, earlier ones are kept.
         seed: Seed of everything random.
@@ -191,7 +193,11 @@ def fit_transfer(
     penalty = number(penalty, "penalty=", low=0.0)
     sample = as_sample(data, model.obs, weights=weights)
     check_inside(sample, space_ranges(model.norm))
-    transfer = _new_transfer(model, obs, cond, shared=shared, n_layers=n_layers, hidden=hidden, seed=seed)
+    options: Any = {"shared": shared, "n_layers": n_layers, "seed": seed}
+    transfer = _new_transfer(model, obs, cond, hidden=hidden, **options)
+    least = 2 * max(_NARROWEST, len(transfer.obs))
+    while hidden is None and transfer.hidden[0] >= least and sample.effective_size < _FEW * _n_weights(transfer):
+        transfer = _new_transfer(model, obs, cond, hidden=[width // 2 for width in transfer.hidden], **options)
     transfer.standardise(sample)
     _warn_if_few(model, transfer, sample)
     problem = GlobalProblem(model, transfer, schedule or default_schedule(sample), penalty=penalty)
@@ -403,8 +409,12 @@ def _new_transfer(
     )
 
 
+def _n_weights(transfer: Transfer) -> int:
+    return sum(int(np.prod(variable.shape)) for variable in transfer.trainable_variables)
+
+
 def _warn_if_few(model: zfit.pdf.BasePDF, transfer: Transfer, sample: Sample) -> None:
-    n_weights = sum(int(np.prod(variable.shape)) for variable in transfer.trainable_variables)
+    n_weights = _n_weights(transfer)
     ratio = sample.effective_size / n_weights
     if ratio < _FEW:
         warn(

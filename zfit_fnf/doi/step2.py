@@ -36,10 +36,10 @@ from .rows import behind, make_loss, model_sample
 from .step1 import TransferFit
 from .window import axes_of_covariance, axes_of_window, headroom_of, of_constraints
 
-__all__ = ["ProfileProblem", "events_for", "profile"]
+__all__ = ["ProfileProblem", "events_for", "free_fields", "profile"]
 
 _FIELDS = (100, 400)  # displacement fields
-_EVENTS_PER_FIELD = 20.0
+_EVENTS_PER_FIELD = 40.0  # more fields would follow single events
 _DRAWN_PER_FIELD, _DRAWN = (
     160,
     40_000,
@@ -74,8 +74,9 @@ def profile(
         n_checks: At how many random shifts inside of the window the map is refitted, for comparison; beside
             them, both ends of the axis along which map and parameters are hardest to tell apart. With none, the goodness of
             the fit is not tested either.
-        n_fields: Number of displacement fields that the map may move by; by default 400, with fewer events one for each twenty
-            of them, and 100 at least.
+        n_fields: Number of displacement fields that the map may move by; by default 400, with fewer events one for each forty
+            of them, and 100 at least. The lowest ones, one for each forty events, are what the data move the map by; all of
+            them follow the parameters.
         seed: Seed of everything random.
 
     Returns:
@@ -149,7 +150,7 @@ class ProfileProblem:
         regression, drawn, of_model = self._regression(fit, self._fixed_pdf, seed, frames=True)
         everything = self._likelihood.of_all(fit.data)
         start = everything.slope
-        self._rest = self._polished(everything, regression)
+        self._rest = self._polished(everything, regression, free_fields(self._displacement, fit.data))
         if drawn and self._rest.any():
             regression, drawn, of_model = self._regression(fit, self._polished_pdf(fit), seed, frames=False)
         of_data = of_model = of_model._replace(slope=self._likelihood.gradient(of_model, self._rest))
@@ -196,7 +197,7 @@ class ProfileProblem:
 
         Directions that were found from the data would follow their fluctuations, and move the estimates with them.
         """
-        drawn = model_sample(pdf, events_for(self._displacement), seed)
+        drawn = model_sample(pdf, events_for(self._displacement.n_fields), seed)
         events = self._likelihood.events(drawn or fit.data, self._total, seed, frames=frames)
         rows = self._likelihood.rows(events, self._rest if self._rest.any() else None)
         return Regression.of(rows, scores(pdf, events.x, self.params)), drawn, events
@@ -208,23 +209,25 @@ class ProfileProblem:
         transfer = ProfiledTransfer(fit.transfer, displacement, centre=fit.values, axes=np.eye(n))
         return behind(fit.model, transfer, params=fit.parameters)
 
-    def _polished(self, events: EventsBehind, regression: Regression) -> np.ndarray:
+    def _polished(self, events: EventsBehind, regression: Regression, free: np.ndarray) -> np.ndarray:
         """Weights ``(K,)`` of the fields by which the map comes closer to the best one.
 
         By Fisher scoring, with the parameters fixed. None, where that does not help events that are held out.
         """
-        weights = np.zeros_like(events.slope)
-        ridge = regression.polish(self._likelihood.slopes(events))
+        weights, strict = np.zeros_like(events.slope), regression.of_fields(free)
+        ridge = strict.polish(self._likelihood.slopes(events)[:, free])
         if ridge is None:
             return weights
-        strict = replace(regression, ridge=ridge)
+        strict = replace(strict, ridge=ridge)
 
         def value(weights: np.ndarray) -> float:
-            return self._likelihood.value(events, weights) - 0.5 * float(strict.penalty() @ weights**2)
+            return self._likelihood.value(events, weights) - 0.5 * float(strict.penalty() @ weights[free] ** 2)
 
         highest = value(weights)
         for _ in range(_POLISHES):
-            step = strict.solve(self._likelihood.gradient(events, weights) - strict.penalty() * weights)
+            step = np.zeros_like(weights)
+            slope = self._likelihood.gradient(events, weights)[free]
+            step[free] = strict.solve(slope - strict.penalty() * weights[free])
             weights, gain = _shortened(value, weights, step, highest)
             highest += gain
             if gain < _SMALL:
@@ -387,9 +390,18 @@ class ProfileProblem:
         return problems
 
 
-def events_for(displacement: Displacement) -> int:
+def events_for(n_fields: int) -> int:
     """Number of events of the model from which the directions of so many fields are found."""
-    return min(MOST, max(_DRAWN, _DRAWN_PER_FIELD * displacement.n_fields))
+    return min(MOST, max(_DRAWN, _DRAWN_PER_FIELD * n_fields))
+
+
+def free_fields(displacement: Displacement, data: Sample) -> np.ndarray:
+    """The fields that data say something about, the lowest ones, as a mask ``(K,)``; one for each forty events at most.
+
+    How the map follows the parameters is found from events of the model, of which there are enough for all fields. Where
+    the map is, and how that fluctuates, only the data say.
+    """
+    return displacement.lowest(min(1.0, data.effective_size / _EVENTS_PER_FIELD / displacement.n_fields))
 
 
 def _shortened(
