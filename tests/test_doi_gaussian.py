@@ -185,12 +185,12 @@ def test_replicas_of_few_events(data):
     """Five hundred events move the twelve lowest fields only: all replicas arrive, and scatter by the error of the mean."""
     few = data.head(500)
     fit = fit_transfer(model(), few, obs=["y"], cond=["x"], n_layers=1, **NETWORKS)
-    made = bootstrap(profile(fit, n_checks=0, seed=1), 30, seed=2)
+    made = bootstrap(profile(fit, n_checks=0, n_fields=40, seed=1), 12, seed=2)
     assert made.valid
     fields = np.array([replica.fields for replica in made.replicas]) - made.transfer.displacement.field_weights()[-1]
     np.testing.assert_array_equal(np.flatnonzero(fields.any(axis=0)), np.arange(12))
     means = [variation.to_simulation(few)["y"].mean() for variation in scenarios(made).replicas]
-    assert np.std(means) == pytest.approx(500**-0.5, rel=0.55)  # four standard deviations of the spread of 30
+    assert np.std(means) == pytest.approx(500**-0.5, rel=0.85)  # four standard deviations of the spread of 12
 
 
 def test_maps_that_are_not_the_best_are_polished(fitted, data):
