@@ -336,10 +336,20 @@ def test_what_is_asked_for():
 )
 def test_where_few_events_are_enough_to_judge(gain, most, affordable, enough):
     judgement = object.__new__(choice._Judgement)
-    judgement.candidates = SimpleNamespace(affordable=affordable, accurate=False)
+    judgement.candidates = SimpleNamespace(affordable=affordable, accurate=False, nuisances=("nu",))
     judgement.with_map = object()
     judgement.alone, judgement.none = SimpleNamespace(on_held_out=lambda: np.array([most])), np.zeros(1)
     judgement.map_gain = gain, 10.0
+    assert judgement.map_is_enough() is enough
+
+
+@pytest.mark.parametrize(("gain", "more", "enough"), [(200.0, 20.0, True), (200.0, 60.0, False), (40.0, -30.0, False)])
+def test_interactions_are_looked_at_again_where_held_out_events_prefer_a_log_ratio(gain, more, enough):
+    judgement = object.__new__(choice._Judgement)
+    judgement.candidates = SimpleNamespace(affordable=False, accurate=False, nuisances=("a", "b"))
+    judgement.none, judgement.of_map, judgement.map_gain = np.zeros(100), np.full(100, gain / 100), (gain, 10.0)
+    differences = more / 100 + np.tile([-0.8, 0.8], 50)  # their sum has an error of 8 to 10
+    judgement.alone = SimpleNamespace(on_held_out=lambda: judgement.of_map + differences)
     assert judgement.map_is_enough() is enough
 
 

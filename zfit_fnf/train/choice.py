@@ -240,9 +240,14 @@ class _Judgement:
 
     def map_is_enough(self) -> bool:
         """Whether the map does what a log-ratio in its place could, where both together are not to be had."""
-        (gain, error), most = self.map_gain, _difference(self.alone.on_held_out(), self.none)[0]
-        enough = not self.candidates.affordable and gain > MAP_SIGNIFICANT * error and gain > _NEARLY_ALL * most
-        return enough and not self.needs_both(True)
+        candidates, (gain, error) = self.candidates, self.map_gain
+        if candidates.affordable or gain < MAP_SIGNIFICANT * error:
+            return False
+        most = _difference(self.alone.on_held_out(), self.none)[0]
+        if len(candidates.nuisances) > 1 and not candidates.accurate:  # small, and costly to look at again
+            more, error = _difference(self.alone.on_held_out(), self.of_map)
+            return gain > _NEARLY_ALL * most or more < _SEEN * error
+        return gain > _NEARLY_ALL * most and not self.needs_both(True)
 
     def needs_both(self, keep_map: bool) -> bool:
         """Whether in several variables held-out events see what map or log-ratio alone do not follow, and both may be kept."""

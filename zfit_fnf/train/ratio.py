@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 
 from ..densities.basis import Basis, default_degree, size_of
 from .contrast import Contrast, Quadratic
-from .terms import chosen, lost
+from .terms import LOWEST, chosen, lost
 
 __all__ = ["Learned", "learn", "of_conditions_alone"]
 
@@ -203,8 +203,8 @@ class _Climb:
         """The products that the prior asks for, with so many times more events."""
         amplitudes, falls = self.prior.settings
         n_dim, n_inputs = self.contrast.n_dim, len(falls)
-        if not len(amplitudes):
-            degree = float(default_degree(n_inputs, self._n_monomials))
+        if not len(amplitudes):  # nothing yet: few products do that as well, unless there are more events to look at
+            degree = float(default_degree(n_inputs, self._n_monomials)) if thinning > 1.0 else LOWEST
             return self._basis or Basis((degree,) * n_inputs, n_dim, tails=True)
         return chosen(amplitudes, falls, thinning * self._precisions(), n_dim, self._n_monomials)
 

@@ -12,14 +12,16 @@ import numpy as np
 
 from ..densities.basis import Basis, default_degree
 
-__all__ = ["chosen", "first_terms", "lost"]
+__all__ = ["LOWEST", "chosen", "first_terms", "lost"]
 
 MOST_TERMS = 300
 """Largest number of products, with two monomials of the nuisances or fewer."""
 
+LOWEST = 2.0
+"""Degree that every variable may have by itself."""
+
 _HIGHEST = 40.0  # degree in one variable,
 _ON_LATTICES = 8.0  # and where integrals are sums over a lattice, which do not see more
-_LOWEST = 2.0
 _BELOW = 0.1  # variance of a weight in that of its noise, from which it is left out
 _HALVINGS = 12  # of the range in which the largest set that is not too large is sought
 _FULL = 1.05  # share of the degrees that are asked for, from which all are there
@@ -52,7 +54,7 @@ def chosen(amplitudes: np.ndarray, falls: np.ndarray, precisions: np.ndarray, n_
     highest = _HIGHEST if n_dim <= (3 if len(falls) == n_dim else 2) else _ON_LATTICES
 
     def with_reach(limit: float) -> Basis:
-        degrees = np.clip(np.round(limit / falls, 1), _LOWEST, highest)
+        degrees = np.clip(np.round(limit / falls, 1), LOWEST, highest)
         return Basis(tuple(degrees.tolist()), n_dim, tails=True)
 
     if (basis := with_reach(reach)).count(most) <= most:
