@@ -441,10 +441,8 @@ def _title_columns(fig: Any, title: str) -> None:
 def draw_distributions(folder: Path, findings: DoIFindings, settings: DoISettings, seed: int) -> None:
     """Each observable of interest in bins of x1, with the post-fit model and its uncertainty."""
     maps, events = findings.maps, drawn(findings.maps, settings, seed)
-    reference, weights = (
-        maps.best.log_rate(events),
-        np.ones(events.n_events) if events.weights is None else events.weights,
-    )
+    reference = maps.best.log_rate(events)
+    weights = np.ones(events.n_events) if events.weights is None else events.weights
     columns = {name: {"x1": np.array(PANELS["x1"]), name: edges} for name, edges in BINS.items()}
 
     def histograms(variation: MapVariation) -> np.ndarray:

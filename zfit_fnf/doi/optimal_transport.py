@@ -42,10 +42,8 @@ _FEWEST, _ENOUGH, _MOST = 1000, 20_000, 3  # events, and observables
 _STEPS, _INNER, _ATTEMPTS = 20, 15, 4  # of Newton's method for the weights, for the inverse; ridges
 _CONVEX = 0.02  # smallest eigenvalue of the second derivatives, where steps are made with them
 _FOLDS, _RIDGES = 4, np.geomspace(1e-4, 100.0, 13)  # relative to the diagonal of the curvature
-_BARRIER, _FREE = (
-    1e-3,
-    0.1,
-)  # strength, for one event, below this smallest eigenvalue relative to that of the affine part
+_BARRIER = 1e-3  # strength, for one event,
+_FREE = 0.1  # below this smallest eigenvalue relative to that of the affine part
 _SHORTEST = 1 / 256  # part of a step
 _LEAST = 1e-4  # ridge, relative, of an inverse
 _STILL = 1e-7  # squared displacement
@@ -124,10 +122,8 @@ def optimal_transport(
         raise ValueError(f"optimal transport needs {_FEWEST} simulated events at least; got {len(y)}")
     known = variation.to_data(simulation, process=process) if data is None else data
     there, here = (_some(_encoded(transfer, *columns)) for columns in ((y, x), transfer.columns(known)))
-    frames, size = (
-        (_Frame.of(*here), _Frame.of(*there)),
-        min(_OF_POTENTIAL[0], min(len(y), len(here[0])) // _PER_POTENTIAL),
-    )
+    frames = _Frame.of(*here), _Frame.of(*there)
+    size = min(_OF_POTENTIAL[0], min(len(y), len(here[0])) // _PER_POTENTIAL)
     dual = _Dual(_Potential(*here, *frames, size), _Potential(*there, *frames, size), there[0])
     arrived = dual.minimum()
     left, noise = dual.agreement()

@@ -36,11 +36,8 @@ __all__ = ["bootstrap", "poisson_counts"]
 _RIDGE = 0.1  # of the diagonal, at most
 _TRIED = 2  # replicas whose gain is compared with the expected one
 _LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too long to be one of first order
-_STEPS, _SHORTEST, _ENOUGH = (
-    20,
-    1 / 64,
-    0.25,
-)  # where it is not, the shortest part of one, and of what its slope promises
+_STEPS = 20  # where it is not,
+_SHORTEST, _ENOUGH = 1 / 64, 0.25  # the shortest part of one, and of what its slope promises
 _ARRIVED = 0.01  # of the number of fields: distance to a maximum that no band shows
 
 

@@ -55,6 +55,7 @@ FORMAT = 5
 
 
 def printable_text(text: str) -> str:
+    """A text, refused if it has characters that cannot be printed."""
     if not text.isprintable():
         raise ValueError(f"{text[:100]!r} has characters that cannot be printed")
     return text
@@ -252,12 +253,14 @@ class Entry(Schema):
 
 
 def linear_maps(path: str, sizes: Iterable[tuple[int, int]], dtype: str) -> Iterator[Array]:
+    """Weights and biases of a network, by the numbers of inputs and outputs of each layer."""
     for layer, (before, after) in enumerate(sizes):
         for name, shape in ((f"weights.{layer}", (before, after)), (f"biases.{layer}", (after,))):
             yield Array(f"{path}.{name}", shape, dtype, f"{path}.{name}")
 
 
 def check_finite(what: str, values: np.ndarray) -> None:
+    """Refuse a model whose values at typical events are not finite."""
     if not np.isfinite(values).all():
         raise ValueError(f"{what} is not finite for typical events")
 

@@ -14,12 +14,10 @@ from ..densities.basis import Basis, default_degree
 
 __all__ = ["LOWEST", "chosen", "first_terms", "lost"]
 
-MOST_TERMS = 300
-"""Largest number of products, with two monomials of the nuisances or fewer."""
-
 LOWEST = 2.0
 """Degree that every variable may have by itself."""
 
+_MOST_TERMS = 300  # with two monomials of the nuisances or fewer
 _HIGHEST = 40.0  # degree in one variable,
 _ON_LATTICES = 8.0  # and where integrals are sums over a lattice, which do not see more
 _BELOW = 0.1  # variance of a weight in that of its noise, from which it is left out
@@ -85,4 +83,4 @@ def _reach(amplitudes: np.ndarray, precisions: np.ndarray) -> float:
 
 
 def _limit(n_monomials: int) -> int:
-    return 2 * MOST_TERMS // max(2, n_monomials)
+    return 2 * _MOST_TERMS // max(2, n_monomials)
