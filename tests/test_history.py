@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from zfit_fnf.densities.claims import Claim
 from zfit_fnf.densities.history import Histories, History, problems_of
 
 SOUND = History(
@@ -70,7 +71,10 @@ def test_old_records_do_not_know_their_start():
 
 
 def test_untrained():
-    assert str(History("jes", n_events=10, effective_size=10.0)) == "jes: not trained; 10 events (effective 10)"
+    assert str(History("jes", n_events=2000, effective_size=2000.0)) == "jes: not trained; 2000 events (effective 2000)"
+    few = History("jes", n_events=10, effective_size=10.0, claim=Claim("ratio", 0.1, 0.1, 0.0, lost=1e-3))
+    assert "only 10 effective events" in str(few)
+    assert "its log-ratio is too fine" in str(few)
     assert "not trained" in str(Histories({"jes": History("jes")}))
 
 

@@ -388,16 +388,27 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
         assert judgement.choice(True, True, False).learned is shrunk
 
 
-@pytest.mark.parametrize(("curvature", "kept"), [(0.05, False), (0.3, True)])
-def test_a_linear_log_ratio_that_does_more_than_a_map_needs_none(curvature, kept):
-    """Of 1000 held-out events: the map gains 0.10 nats each, the log-ratio alone 0.11."""
-    y = np.random.default_rng(0).normal(size=1000)
+@pytest.mark.parametrize(
+    ("curvature", "gain", "kept"),
+    [
+        (0.05, 0.01, False),
+        (0.3, 0.01, True),
+        (0.05, 0.002, True),  # nearly linear, and two standard deviations
+        (0.0, 0.002, False),  # exactly linear
+        (0.0, -0.002, True),
+    ],
+)
+def test_a_linear_log_ratio_that_does_more_than_a_map_needs_none(curvature, gain, kept):
+    """Of 1000 events: the map gains 0.10 nats each, the log-ratio alone so much more, with an error of one in all."""
+    rng = np.random.default_rng(0)
+    y, more = rng.normal(size=1000), gain + np.tile([-0.0316, 0.0316], 500)
     judgement = object.__new__(choice._Judgement)
     points = Points(np.array([[1.0, 1.0], [-1.0, 1.0]]), np.zeros((0, 2)), np.zeros(0, int))
     judgement.candidates = SimpleNamespace(nuisances=("nu",), points=points, idle=[], affordable=True)
     judgement.none, judgement.of_map, judgement.map_gain = np.zeros(1000), np.full(1000, 0.10), (100.0, 3.0)
     judgement.with_map = object()
-    judgement.alone = SimpleNamespace(weights=None, on_held_out=lambda: np.full(1000, 0.11))
+    judgement.alone = SimpleNamespace(weights=None, on_held_out=lambda: 0.1 + more)
+    judgement._gain_of_ratio = lambda: choice._difference(0.1 + more, judgement.of_map)
     response = Scored([np.stack([y, curvature * y**2 / np.sqrt(2)], axis=1)], [np.ones(1000)], [])
     judgement._scored = lambda *_: response
     keep_map, notes = judgement._judge_map("auto")
@@ -421,6 +432,33 @@ def test_a_map_of_a_large_part_stays_beside_a_log_ratio_that_is_not_linear(of_ma
     judgement.alone = judgement.beside = SimpleNamespace(on_held_out=lambda: np.ones(1000))
     judgement._is_linear = lambda: linear
     assert judgement._both_continue_better() is both
+
+
+@pytest.mark.parametrize(("n_points", "kept"), [(1, True), (2, False)])
+def test_of_one_sided_effects_a_map_is_the_better_guess(n_points, kept):
+    """A map that 1000 held-out events speak for by two standard deviations, as for a log-ratio in its place."""
+    judgement = object.__new__(choice._Judgement)
+    monomials = np.array([[1.0, 1.0], [-1.0, 1.0]])[:n_points, :n_points]
+    points = Points(monomials, np.zeros((0, n_points)), np.zeros(0, int))
+    judgement.candidates = SimpleNamespace(nuisances=("nu",), points=points, idle=[], affordable=True)
+    judgement.with_map, judgement.map_gain = object(), (20.0, 10.0)
+    judgement.none, judgement.of_map = np.zeros(1000), np.full(1000, 0.020)
+    judgement.alone = SimpleNamespace(on_held_out=lambda: np.full(1000, 0.0205))
+    judgement._is_linear = lambda: ""
+    assert judgement._judge_map("auto")[0] is kept
+
+
+def test_halves_judge_each_other():
+    """Of noise, the events that it was learned from become more probable, and those of the other half less probable."""
+    learned = learn(contrast(0.3, 4000, 3))
+    both = learned.on_other_events()
+    assert len(both) == sum(len(sample.weights) for sample in learned.contrast.samples)
+    halves = [
+        np.sum(learned.contrast.log_likelihoods(coefficients, fold))
+        for coefficients, fold in zip(learned.by_halves, (0, 1), strict=True)
+    ]
+    held_out = np.sum(learned.on_held_out())
+    assert np.sum(both) < sum(halves) + held_out
 
 
 def scored(rng, n, effect, noise):

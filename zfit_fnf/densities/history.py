@@ -121,7 +121,7 @@ class History:
     def __str__(self) -> str:
         events = f"{self.n_events} events (effective {self.effective_size:.0f})"
         if not self.steps:
-            return "; ".join([f"{self.name}: not trained", events, *self.notes])
+            return "; ".join([f"{self.name}: not trained", events, *self.problems, *self.notes])
         early = ", stopped early" if self.stopped_early else ""
         problems = "".join(f"; {problem}" for problem in [*self.problems, *self.notes])
         return (

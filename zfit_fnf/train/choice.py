@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import tensorflow as tf
 
-from ..common.chunks import EVENTS, slices
 from ..common.warning import warn
 from ..densities.claims import Claim
-from ..densities.deformation import Deformation
-from ..densities.monomials import Monomials, Powers
 from ..densities.ratio import LogRatio, bounded, has_latent
-from .claims import Points, Scored, claim, shares
-from .contrast import Contrast, ContrastSample
+from .candidates import Candidates
+from .claims import Scored, claim, shares
+from .contrast import Contrast
 from .ratio import SIGNIFICANT, Learned, learn, of_conditions_alone
-from .sources import EventSource
 from .straighten import straighten
-from .terms import first_terms
 
-__all__ = ["Candidates", "Choice", "choose", "samples_of"]
+__all__ = ["Choice", "choose"]
 
 MAP_SIGNIFICANT = 5.0
 """Standard deviations by which held-out events have to speak for a map."""
@@ -36,111 +31,9 @@ _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
 _STRAIGHTENED = 4000  # nominal events
 _SEEN = 3.0  # standard deviations by which held-out events have to speak for both in several variables
+_SLIGHTLY = 1.0  # and where both may be right, for the one that continues better
 _MOSTLY = 0.8  # share of a map that is no noise, from which it is left alone
 _TRUSTED = 0.9  # and trust in the effect
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What there is to choose from.
-
-    Attributes:
-        without: The density without this response: by the responses of its nuisances alone, if it is an interaction.
-        with_map: The density with the trained map, ``None`` if none was trained.
-        nuisances, powers: Of the response, as of a :class:`~zfit_fnf.densities.ratio.LogRatio`.
-        nominal: The nominal events.
-        sources: Those of the variations that the response is learned from.
-        held_out: Rows of the nominal events, then of the variations, that neither flow nor map were trained on.
-        idle: Points of the nuisances at which the response vanishes.
-    """
-
-    without: Deformation
-    with_map: Deformation | None
-    nuisances: tuple[str, ...]
-    powers: Powers
-    nominal: EventSource
-    sources: Sequence[EventSource]
-    held_out: Sequence[np.ndarray]
-    idle: Sequence[Mapping[str, float]]
-
-    @property
-    def n_dim(self) -> int:
-        """Number of observables."""
-        return len(self.without.flow.obs)
-
-    @property
-    def n_context(self) -> int:
-        """Number of conditions."""
-        return len(self.without.flow.cond)
-
-    @property
-    def first_terms(self) -> np.ndarray:
-        """Products that a log-ratio is first made of."""
-        return first_terms(self.n_dim, self.n_context, len(self.powers))
-
-    @cached_property
-    def combinations(self) -> np.ndarray:
-        """Combinations ``(M, m)`` of the monomials that vanish where the response has to."""
-        _, sizes, rows = np.linalg.svd(self._monomials(self.idle))
-        return rows[int(np.sum(sizes > 1e-9)) :].T
-
-    @cached_property
-    def points(self) -> Points:
-        """Where the samples are."""
-        at = [source.at for source in self.sources]
-        monomials = self._monomials(at) @ self.combinations
-        if len(self.nuisances) > 1:
-            return Points(monomials, monomials, np.arange(1, len(at) + 1))
-        (name,), powers = self.nuisances, np.array(self.powers)[:, 0]
-        values = np.array([0.0, *(point[name] for point in at)])
-        slopes = powers * values[:, None] ** (powers - 1.0)
-        return Points(monomials, slopes @ self.combinations, np.arange(len(values)))
-
-    def _monomials(self, points: Sequence[Mapping[str, float]]) -> np.ndarray:
-        windows = {name: self.without.windows[name] for name in self.nuisances}
-        monomials = Monomials([self], windows)
-        rows = [monomials(tf.constant([point.get(name, 0.0) for name in windows], tf.float64)) for point in points]
-        return np.array(rows).reshape(-1, len(monomials))
-
-    def contrasts(self, most: int | None) -> tuple[Contrast, Contrast | None]:
-        """The samples with what is known without the response and with the map; ``most`` events of each to learn from."""
-        densities = [self.without if self.without.moves or self.without.ratios else None]
-        densities += [] if self.with_map is None else [self.with_map]
-        events, at = [self.nominal, *self.sources], [source.at for source in self.sources]
-        read = [
-            samples_of(source, held, at, densities, most) for source, held in zip(events, self.held_out, strict=True)
-        ]
-        contrasts = [
-            Contrast(
-                [samples[i] for samples in read],
-                self.points.monomials,
-                self.n_dim,
-                self.first_terms,
-                paired=self.paired,
-                squares=self.powers == ((1,), (2,)) and not self.idle,
-            )
-            for i in range(len(densities))
-        ]
-        return contrasts[0], contrasts[1] if len(contrasts) > 1 else None
-
-    @property
-    def paired(self) -> bool:
-        """Whether row ``i`` is the same generated event in all samples."""
-        return all(source.paired for source in self.sources)
-
-    def has_more(self, events: int) -> bool:
-        """Whether a sample has more than this number of events."""
-        return any(source.sample.n_events > events for source in (self.nominal, *self.sources))
-
-    @property
-    def affordable(self) -> bool:
-        """Whether the integral of a log-ratio behind a map takes few nodes, as in one observable without conditions."""
-        return self.n_dim + self.n_context == 1
-
-    @property
-    def accurate(self) -> bool:
-        """Whether a log-ratio behind a map integrates to one well within what a fit could see."""
-        return self.n_dim <= 2 and self.n_context <= 1
 
 
 @dataclass(frozen=True)
@@ -279,6 +172,8 @@ class _Judgement:
             if use_ratio == "auto" and not (learned.significant or (keep and not keep_map)):
                 notes = [*notes, f"no log-ratio, for which the evidence is {learned.evidence:.1f} nats"]
                 learned = None
+        if learned is not None and not keep_map and self._sees_curvature and not self._is_linear():
+            notes = [*notes, _BETWEEN]
         if learned is not None and not keep:
             learned = learned.shrunk()
         if learned is not None and keep_map and not self.candidates.accurate:
@@ -315,14 +210,17 @@ class _Judgement:
             if gain > 0.0:
                 return True, []
             return False, [f"no map, by which held-out events become less probable ({gain:.1f} +- {error:.1f} nats)"]
-        if gain < MAP_SIGNIFICANT * error:
+        if gain < (_SLIGHTLY if self._from_one_point else MAP_SIGNIFICANT) * error:
             return False, [f"no map: held-out events speak for it by {gain:.1f} +- {error:.1f} nats only"]
         ratio_alone = self.alone.on_held_out()
+        if use_ratio == "auto" and (linear := self._is_linear()):
+            more, error = self._gain_of_ratio()
+            least = _SLIGHTLY if linear == "exactly" and self.candidates.affordable else MAP_SIGNIFICANT
+            if more > least * error:
+                return False, [
+                    f"no map: a log-ratio gains {more:.1f} +- {error:.1f} nats more, and is linear in the nuisance"
+                ]
         more, error = _difference(ratio_alone, self.of_map)
-        if use_ratio == "auto" and more > MAP_SIGNIFICANT * error and self._is_linear():
-            return False, [
-                f"no map: a log-ratio gains {more:.1f} +- {error:.1f} nats more, and is linear in the nuisance"
-            ]
         if gain > _NEARLY_ALL * _difference(ratio_alone, self.none)[0]:
             return True, []
         if use_ratio == "auto" and not self.candidates.affordable:
@@ -336,18 +234,42 @@ class _Judgement:
             return True, []
         return False, [f"no map: beside a log-ratio it gains {gain:.1f} +- {error:.1f} nats of held-out events"]
 
+    def _gain_of_ratio(self) -> tuple[float, float]:
+        """How much more probable than a map a log-ratio alone makes events, and the error of that.
+
+        Events that the map has been trained on judge too where it has few numbers, which learn little noise: held-out ones
+        alone do not see what a fit to many events would.
+        """
+        if not self.candidates.affordable:
+            return _difference(self.alone.on_held_out(), self.of_map)
+        assert self.with_map is not None
+        coefficients = of_conditions_alone(self.with_map)
+        of_map = [self.with_map.log_likelihoods(coefficients, fold) for fold in range(3)]
+        return _difference(self.alone.on_other_events(), np.concatenate(of_map))
+
+    @property
+    def _from_one_point(self) -> bool:
+        """Whether samples do not tell how the response continues, for which a map is the better guess."""
+        candidates = self.candidates
+        return len(candidates.nuisances) == 1 and candidates.points.monomials.shape[1] == 1 and not candidates.idle
+
     @property
     def _sees_curvature(self) -> bool:
         """Whether the samples tell what is linear in the one nuisance from what is not."""
         candidates = self.candidates
         return len(candidates.nuisances) == 1 and candidates.points.monomials.shape[1] > 1 and not candidates.idle
 
-    def _is_linear(self) -> bool:
-        """Whether the log-ratio alone is nearly linear in the nuisance, so that it extrapolates as well as a map."""
+    def _is_linear(self) -> Literal["exactly", "nearly", ""]:
+        """Whether the log-ratio alone is linear in the nuisance, so that it extrapolates as well as a map.
+
+        It is exactly so where no evidence speaks for more, as for the slope of an exponential, or a Gaussian that moves.
+        """
         if not self._sees_curvature:
-            return False
+            return ""
         first, *higher = np.diag(self._scored(False, self.alone.weights, [0, 1, 2]).spread(0))
-        return bool(max(higher) < _LINEAR**2 * first)
+        if max(higher) == 0.0 < first:
+            return "exactly"
+        return "nearly" if max(higher) < _LINEAR**2 * first else ""
 
     def _both_continue_better(self) -> bool:
         """Whether, where both are accurate, a map follows a large part, not all, and a log-ratio alone is far from linear.
@@ -457,6 +379,10 @@ class _Judgement:
 
 
 _SLOW = "no log-ratio beside the map, whose integral would be slow in several variables"
+_BETWEEN = (
+    "a log-ratio alone that is not linear in the nuisance: between and beyond the samples it is one of several that they allow, "
+    "which further samples tell apart"
+)
 _INACCURATE = (
     "behind a map, this log-ratio of three or more observables, or given two or more conditions, integrates to one within 2e-3 "
     "at one standard deviation, and less well beyond, which takes many nodes; where that matters, compare fits with map=False "
@@ -468,38 +394,3 @@ _KINDS = {(True, False): "map", (False, True): "ratio", (True, True): "both", (F
 def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     difference = one - other
     return float(difference.sum()), float(np.sqrt(np.square(difference).sum()) + 1e-9)
-
-
-def samples_of(
-    source: EventSource,
-    held: np.ndarray,
-    points: Sequence[Mapping[str, float]],
-    densities: Sequence[Deformation | None],
-    most: int | None,
-) -> list[ContrastSample]:
-    """The events of a sample, with what each density says of the ratio to the nominal one; the map is that of the last one."""
-    sample, flow = source.sample, source.flow
-    n, rng = sample.n_events, np.random.default_rng(0)
-    folds = rng.integers(0, 2, n)
-    folds[held] = 2
-    kept = np.flatnonzero((folds == 2) | (rng.random(n) < (1.0 if most is None else most / n)))
-    parts, offsets = [], []
-    for part in slices(len(kept), EVENTS):
-        u, c = (tf.cast(values, tf.float32) for values in source.standardised(kept[part]))
-        of_flow = flow.precompute(c)
-        parts.append(bounded(flow, u, c, of_flow).numpy())
-        log_nominal = flow.log_density_at(u, of_flow) if any(densities) else 0.0
-        offsets.append([_offsets(density, u, c, log_nominal, points) for density in densities])
-    weights = sample.relative_weights(kept) * (sample.effective_size / n)
-    coordinates, known = np.concatenate(parts), [np.concatenate(each) for each in zip(*offsets, strict=True)]
-    return [ContrastSample(coordinates, own, weights, folds[kept], own - known[0]) for own in known]
-
-
-def _offsets(
-    density: Deformation | None, u: tf.Tensor, c: tf.Tensor, log_nominal: Any, points: Sequence[Mapping[str, float]]
-) -> np.ndarray:
-    if density is None:
-        return np.zeros((len(u), len(points)), np.float32)
-    precomputed = density.precompute(u, c)
-    at_points = [density.log_density_at(tf.constant(density.point(point)), precomputed) for point in points]
-    return np.stack([values - log_nominal for values in at_points], axis=1)

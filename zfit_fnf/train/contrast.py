@@ -232,16 +232,15 @@ class Contrast:
         of_folds = [information * each for each in sizes / sizes.sum()]
         return [Quadratic(score @ better + each @ at, each) for score, each in zip(scores, of_folds, strict=True)]
 
-    def log_likelihoods(self, coefficients: np.ndarray) -> np.ndarray:
-        """Weighted logarithm of the probability of the sample that each held-out event, or pair, comes from."""
+    def log_likelihoods(self, coefficients: np.ndarray, fold: int = 2) -> np.ndarray:
+        """Weighted logarithm of the probability of the sample that each event, or pair, of a fold comes from."""
         parts: list[np.ndarray] = []
-        for index, fold, features, offsets, weights in self._chunks(None):
-            if fold == 2:
-                values = weights * self._log_shares(features, offsets, coefficients, fold)[:, index]
-                if self.paired and index:
-                    parts[-1] = parts[-1] + values
-                else:
-                    parts.append(values)
+        for index, _, features, offsets, weights in self._chunks(None, [fold]):
+            values = weights * self._log_shares(features, offsets, coefficients, fold)[:, index]
+            if self.paired and index:
+                parts[-1] = parts[-1] + values
+            else:
+                parts.append(values)
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def values(self, bounded: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -270,10 +269,12 @@ class Contrast:
         ratios = offsets + features @ coefficients.T.astype(np.float32)
         return log_softmax(np.column_stack([np.zeros(len(ratios)), ratios]) + self._log_sizes[fold], axis=1)
 
-    def _chunks(self, most: int | None) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+    def _chunks(
+        self, most: int | None, folds: Sequence[int] = (0, 1, 2)
+    ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
         """Sample, fold, features ``(n, all terms)``, offsets and weights of events; all samples of some rows, then the next."""
         steps = [1 if most is None else max(1, len(sample.weights) // most) for sample in self.samples]
-        for fold in range(3):
+        for fold in folds:
             rows = [
                 np.flatnonzero(sample.folds == fold)[::step] for sample, step in zip(self.samples, steps, strict=True)
             ]

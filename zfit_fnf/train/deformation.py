@@ -21,7 +21,8 @@ from ..densities.ratio import LogRatio
 from ..samples import Sample, Simulation, Variation
 from ..samples.pairing import are_paired, fingerprint, same_events
 from .assembly import Assembly, Nominal, Task, Wanted, label_of
-from .choice import Candidates, choose
+from .candidates import Candidates
+from .choice import choose
 from .closure import biased_ones
 from .compiled import TrainingLoop, of_last_response
 from .findings import pruned_ones

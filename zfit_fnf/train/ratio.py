@@ -49,6 +49,7 @@ class Learned:
         coefficients: Of all terms for each variation, ``(J, all terms)``.
         without_held_out: Those that are learned without the held-out events.
         halves: Weights that either half of the other events alone has learned.
+        by_halves: Coefficients with these.
         evidence: Natural logarithm of the evidence over that of no ratio.
         crossed: Gain of either half from what the other half has learned, in nats.
         contrast: The samples with the products that it is made of.
@@ -61,6 +62,7 @@ class Learned:
     coefficients: np.ndarray
     without_held_out: np.ndarray
     halves: tuple[np.ndarray, np.ndarray]
+    by_halves: tuple[np.ndarray, np.ndarray]
     evidence: float
     crossed: float
     contrast: Contrast
@@ -85,6 +87,12 @@ class Learned:
     def on_held_out(self) -> np.ndarray:
         """Log-likelihoods of the held-out events, which it is not learned from."""
         return self.contrast.log_likelihoods(self.without_held_out)
+
+    def on_other_events(self) -> np.ndarray:
+        """Log-likelihoods of all events, each by what others have taught: halves judge each other."""
+        first, second = self.by_halves
+        judged = ((second, 0), (first, 1), (self.without_held_out, 2))
+        return np.concatenate([self.contrast.log_likelihoods(coefficients, fold) for coefficients, fold in judged])
 
     def shrunk(self) -> Learned:
         """The same with its weights multiplied by :attr:`trust`."""
@@ -233,15 +241,19 @@ class _Climb:
         coefficients = _coefficients(directions, weights, self._of_rest, shape)
         trained, of_rest = (self._folds[0] + self._folds[1]).without(self._free)
         others = _coefficients(directions, most_probable(trained), of_rest, shape)
-        halves = [fold.without(self._free)[0] for fold in self._folds[:2]]
-        first, second = (most_probable(half).reshape(-1, n_terms) for half in halves)
+        halves, of_rests = zip(*(fold.without(self._free) for fold in self._folds[:2]), strict=True)
+        first, second = (most_probable(half) for half in halves)
         return Learned(
             weights.reshape(-1, n_terms),
             coefficients,
             others,
-            (first, second),
+            (first.reshape(-1, n_terms), second.reshape(-1, n_terms)),
+            (
+                _coefficients(directions, first, of_rests[0], shape),
+                _coefficients(directions, second, of_rests[1], shape),
+            ),
             evidence if self._left < max(_NOT_CONVERGED, 0.01 * evidence) else 0.0,
-            halves[0].gain(second.ravel()) + halves[1].gain(first.ravel()),
+            halves[0].gain(second) + halves[1].gain(first),
             contrast,
             self._basis,
             self.prior,

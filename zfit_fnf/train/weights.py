@@ -23,7 +23,8 @@ from ..common.chunks import EVENTS, slices
 from ..densities.claims import Claim
 from ..samples import Sample
 from ..samples.pairing import check_ratio
-from .choice import Candidates, Choice, samples_of
+from .candidates import Candidates, samples_of
+from .choice import Choice
 from .claims import Points, Scored, claim
 from .contrast import Contrast, ContrastSample, Quadratic
 from .ratio import Learned, learn
