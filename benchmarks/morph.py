@@ -131,7 +131,7 @@ def main(
         found = compared(n, zfnf.Schedule(steps=steps, batch_size=2048), seed)
         typer.echo(json.dumps(found, indent=1))
         return found
-    simulation, data = (events(n, data=flag, seed=10 * seed + flag) for flag in (False, True))
+    simulation, data = trained = [events(n, data=flag, seed=10 * seed + flag) for flag in (False, True)]
     schedule, start = zfnf.Schedule(steps=steps, batch_size=2048), time.process_time()
     morph = zfnf.morph.fit_morph(
         simulation, data, obs=OBS, cond=COND, atoms=ATOMS, ranges=RANGES, schedule=schedule, seed=seed, progress=False
@@ -146,6 +146,7 @@ def main(
     many, truth = (events(600_000 * (1 + flag), data=flag, seed=10 * seed + 7 + flag) for flag in (False, True))
     morphed = morph.to_data(many, seed=seed)
     found["marginals"], found["marginals_before"] = marginals(morphed, truth), marginals(many, truth)
+    found["marginals_of_training_data"] = marginals(trained[1], truth)  # as far as any training can know
     found["correlations"], found["correlations_with_conditions"] = correlations(morphed, truth)
     found["correlations_before"] = max(correlations(many, truth))
     found["means_given_conditions"], found["means_before"] = means_at(morphed, truth), means_at(many, truth)
