@@ -17,7 +17,7 @@ from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.densities.ratio import polynomials
 from zfit_fnf.train import choice
 from zfit_fnf.train.claims import Points, Scored, claim, shares
-from zfit_fnf.train.contrast import Contrast, ContrastSample
+from zfit_fnf.train.contrast import Contrast, ContrastSample, _spread
 from zfit_fnf.train.ratio import learn, of_conditions_alone
 from zfit_fnf.train.straighten import straighten
 from zfit_fnf.train.terms import chosen, first_terms, lost
@@ -143,6 +143,16 @@ def test_products_are_those_that_the_prior_asks_for():
     assert 0.1 < lost(too_many, one, np.array([0.2, 0.2, 0.4]), precisions) < 6.0
     (problem,) = History("nu", claim=Claim("ratio", 1.0, 1.0, 0.0, lost=2e-4)).problems
     assert "too fine to be followed, and lacks about 0.0002 nats" in problem
+
+
+def test_covariances_of_features_have_the_signs_of_weights():
+    rng = np.random.default_rng(0)
+    features, shares, weights = rng.normal(size=(500, 7)), rng.dirichlet(np.ones(4), 500)[:, 1:], rng.normal(size=500)
+    found = _spread(features.astype(np.float32), shares, weights)
+    for j, k in np.ndindex(3, 3):
+        spread = weights * shares[:, j] * ((j == k) - shares[:, k])
+        # Sums of 500 numbers of order one, in single precision.
+        np.testing.assert_allclose(found[j, :, k], features.T @ (features * spread[:, None]), atol=5e-4)
 
 
 def test_negative_weights():

@@ -117,6 +117,7 @@ def _checked_degrees(degrees: Sequence[float], n_inputs: int) -> tuple[float, ..
 
 def polynomials(t: tf.Tensor, exponents: np.ndarray) -> tf.Tensor:
     """Products ``(n, p)`` of Legendre polynomials, orthonormal where ``t (n, k)`` is uniform, and of tails."""
+    t = tf.transpose(t)  # events last: gathering rows is several times faster than columns
     previous, current = tf.ones_like(t), t
     values = [previous, current]
     for order in range(1, int(exponents.max())):
@@ -125,11 +126,11 @@ def polynomials(t: tf.Tensor, exponents: np.ndarray) -> tf.Tensor:
     values = [math.sqrt(2 * order + 1) * value for order, value in enumerate(values)]
     if np.any(exponents < 0):
         values += _tails(t)
-    table, places = tf.stack(values, axis=-1), exponents % len(values)
-    result = tf.gather(table[:, 0], places[:, 0], axis=1)
+    table, places = tf.stack(values), exponents % len(values)
+    result = tf.gather(table[:, 0], places[:, 0])
     for variable in range(1, places.shape[1]):
-        result *= tf.gather(table[:, variable], places[:, variable], axis=1)
-    return result
+        result *= tf.gather(table[:, variable], places[:, variable])
+    return tf.transpose(result)
 
 
 def _tails(t: tf.Tensor) -> list[tf.Tensor]:
