@@ -34,7 +34,7 @@ def contrast(samples, *, paired, degree=2):
 
 def maximum(problem):
     """What the events of all folds say: weights, and their covariance."""
-    at = np.zeros((1, len(problem.degrees)))
+    at = np.zeros((1, len(problem.exponents)))
     for _ in range(3):
         folds = problem.quadratics(at)
         joint = folds[0] + folds[1] + folds[2]

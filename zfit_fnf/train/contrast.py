@@ -129,7 +129,7 @@ class Contrast:
         least = default_degree(n_inputs)
         of_conditions = Basis(tuple(np.maximum(exponents, least).max(axis=0)[self.n_dim :]), n_inputs - self.n_dim)
         alone = np.pad(of_conditions.exponents, ((0, 1), (self.n_dim, 0)))
-        self.degrees = np.concatenate([exponents, alone])
+        self.exponents = np.concatenate([exponents, alone])
         self._keep()
 
     def with_terms(self, exponents: np.ndarray) -> Contrast:
@@ -140,19 +140,19 @@ class Contrast:
 
     def carried(self, coefficients: np.ndarray, former: Contrast) -> np.ndarray:
         """Coefficients ``(J, all terms)`` of former products, as those of these; of others they are zero."""
-        places = {tuple(row): place for place, row in enumerate(former.degrees)}
-        rows = [places.get(tuple(row), -1) for row in self.degrees]
+        places = {tuple(row): place for place, row in enumerate(former.exponents)}
+        rows = [places.get(tuple(row), -1) for row in self.exponents]
         return np.where(np.array(rows) >= 0, coefficients[:, rows], 0.0)
 
     def _keep(self) -> None:
         """Keep the polynomials of events, if they are not too many."""
-        size = sum(len(sample.weights) for sample in self.samples) * len(self.degrees)
+        size = sum(len(sample.weights) for sample in self.samples) * len(self.exponents)
         self._kept: dict[tuple[int, int, int], np.ndarray] | None = {} if size < _MOST_KEPT else None
 
     def without_observables(self) -> Contrast:
         """The same samples with polynomials of the conditions alone."""
         alone = copy.copy(self)
-        alone.degrees, alone.n_terms = self.degrees[self.n_terms :], 0
+        alone.exponents, alone.n_terms = self.exponents[self.n_terms :], 0
         alone._keep()
         return alone
 
@@ -163,7 +163,7 @@ class Contrast:
     @property
     def n_free(self) -> int:
         """Number of polynomials of the conditions alone."""
-        return len(self.degrees) - self.n_terms - 1
+        return len(self.exponents) - self.n_terms - 1
 
     def thinning(self, most: int) -> float:
         """How many times more events there are than with at most ``most`` of each sample, about."""
@@ -171,7 +171,7 @@ class Contrast:
 
     def directions(self) -> np.ndarray:
         """From the weights ``(M, terms)`` of what is learned, then what is free, to coefficients ``(J, all terms)``."""
-        n_variations, n_all = self.n_variations, len(self.degrees)
+        n_variations, n_all = self.n_variations, len(self.exponents)
         columns = []
         for m in range(self.monomials.shape[1]):
             for term in range(self.n_terms):
@@ -241,7 +241,7 @@ class Contrast:
         """Polynomials ``(n, M)`` with the given ``weights (M, terms)``."""
         found = np.empty((len(bounded), len(weights)))
         for part in slices(len(bounded), EVENTS):
-            features = polynomials(tf.constant(bounded[part]), self.degrees[: self.n_terms]).numpy()
+            features = polynomials(tf.constant(bounded[part]), self.exponents[: self.n_terms]).numpy()
             found[part] = features @ weights.T.astype(np.float32)
         return found
 
@@ -260,7 +260,7 @@ class Contrast:
 
     def of_conditions(self, bounded: np.ndarray) -> np.ndarray:
         """Polynomials ``(n, free + 1)`` of the conditions alone; the last one is constant."""
-        return polynomials(tf.constant(bounded), self.degrees[self.n_terms :]).numpy()
+        return polynomials(tf.constant(bounded), self.exponents[self.n_terms :]).numpy()
 
     def _log_shares(self, features: np.ndarray, offsets: np.ndarray, coefficients: np.ndarray, fold: int) -> np.ndarray:
         ratios = offsets + features @ coefficients.T.astype(np.float32)
@@ -286,9 +286,9 @@ class Contrast:
 
     def _features(self, bounded: np.ndarray, place: tuple[int, int, int] | None) -> np.ndarray:
         if self._kept is None or place is None:
-            return polynomials(tf.constant(bounded), self.degrees).numpy()
+            return polynomials(tf.constant(bounded), self.exponents).numpy()
         if place not in self._kept:
-            self._kept[place] = polynomials(tf.constant(bounded), self.degrees).numpy()
+            self._kept[place] = polynomials(tf.constant(bounded), self.exponents).numpy()
         return self._kept[place]
 
 

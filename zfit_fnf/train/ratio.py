@@ -104,7 +104,7 @@ def of_conditions_alone(contrast: Contrast) -> np.ndarray:
 
     Functions of the conditions alone are free for each variation; without conditions there are none.
     """
-    coefficients = np.zeros((contrast.n_variations, len(contrast.degrees)))
+    coefficients = np.zeros((contrast.n_variations, len(contrast.exponents)))
     if not contrast.n_free:
         return coefficients
     alone = contrast.without_observables()
@@ -163,8 +163,8 @@ class _Climb:
         self._n_monomials, n_terms = contrast.monomials.shape[1], contrast.n_terms
         self._n_weights = self._n_monomials * n_terms
         self._free = np.arange(self._n_weights, self._directions.shape[1])
-        self.prior = _Prior(contrast.degrees[:n_terms], self._n_monomials)
-        self.coefficients = np.zeros((contrast.n_variations, len(contrast.degrees)))
+        self.prior = _Prior(contrast.exponents[:n_terms], self._n_monomials)
+        self.coefficients = np.zeros((contrast.n_variations, len(contrast.exponents)))
         self._at = np.zeros(self._directions.shape[1])
         self._left = np.inf
 

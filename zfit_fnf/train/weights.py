@@ -118,7 +118,7 @@ class Regression(Contrast):
             gradients, curvatures = (part.sum(axis=0) for part in sums[:2])
             first = [np.linalg.lstsq(*pair, rcond=1e-9)[0] for pair in zip(curvatures, gradients, strict=True)]
             *_, scatter, n_events = self._sums(coefficients + np.array(first), most)
-            spent = min(len(self.degrees) / n_events, 0.5)
+            spent = min(len(self.exponents) / n_events, 0.5)
             self._noise = np.maximum(scatter / (1.0 - spent), _LEAST_NOISE)
         noise = self._noise
         return [
@@ -128,7 +128,7 @@ class Regression(Contrast):
 
     def _sums(self, coefficients: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """Gradients and curvatures of each fold and variation, mean scatter of the ratios, and the number of events."""
-        n_variations, n_all = self.n_variations, len(self.degrees)
+        n_variations, n_all = self.n_variations, len(self.exponents)
         gradients, curvatures = np.zeros((3, n_variations, n_all)), np.zeros((3, n_variations, n_all, n_all))
         scatter, size, n_events = np.zeros(n_variations), np.zeros(n_variations), 0
         for fold, features, offsets, weights, ratios in self._rows(most):
