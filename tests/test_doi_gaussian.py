@@ -19,7 +19,8 @@ import tensorflow as tf
 from scipy import optimize
 
 import zfit_fnf as zfnf
-from zfit_fnf.doi import Replica, bootstrap, ensemble, finite_simulation, fit_transfer, profile, scenarios
+from zfit_fnf.doi import Replica, bootstrap, ensemble, finite_simulation, fit_transfer, profile, scenarios, step2
+from zfit_fnf.doi import replicas as replicas_module
 from zfit_fnf.doi.regression import Regression
 from zfit_fnf.doi.replicas import poisson_counts
 from zfit_fnf.doi.rows import behind
@@ -182,15 +183,27 @@ def test_bootstrap(profiled, data):
 
 
 def test_replicas_of_few_events(data):
-    """Five hundred events move the twelve lowest fields only: all replicas arrive, and scatter by the error of the mean."""
+    """Five hundred events move the five lowest fields only: all replicas arrive, and scatter by the error of the mean."""
     few = data.head(500)
     fit = fit_transfer(model(), few, obs=["y"], cond=["x"], n_layers=1, **NETWORKS)
     made = bootstrap(profile(fit, n_checks=0, n_fields=40, seed=1), 12, seed=2)
     assert made.valid
     fields = np.array([replica.fields for replica in made.replicas]) - made.transfer.displacement.field_weights()[-1]
-    np.testing.assert_array_equal(np.flatnonzero(fields.any(axis=0)), np.arange(12))
+    np.testing.assert_array_equal(np.flatnonzero(fields.any(axis=0)), np.arange(5))
     means = [variation.to_simulation(few)["y"].mean() for variation in scenarios(made).replicas]
     assert np.std(means) == pytest.approx(500**-0.5, rel=0.85)  # four standard deviations of the spread of 12
+
+
+def test_replicas_with_too_many_fields_are_a_problem(data, monkeypatch):
+    """With a field for each ten events maxima are far away: 20 steps do not reach them, and those that do gain half too much."""
+    few = data.head(500)
+    fit = fit_transfer(model(), few, obs=["y"], cond=["x"], n_layers=1, **NETWORKS)
+    profiled = profile(fit, n_checks=0, n_fields=100, seed=1)
+    monkeypatch.setattr(step2, "_EVENTS_PER_FREE_FIELD", 10.0)
+    for n_steps, problem in ((20, "2 of 4 replicas did not come"), (400, "follow single events")):
+        monkeypatch.setattr(replicas_module, "_STEPS", n_steps)
+        with pytest.warns(UserWarning, match=f"{problem}.*500 events are few for 50 fields"):
+            assert not bootstrap(profiled, 4, seed=2).valid
 
 
 def test_maps_that_are_not_the_best_are_polished(fitted, data):

@@ -166,7 +166,7 @@ def test_morphing_is_the_change_with_a_mode(ax, maps):
     # 0.2 times 5 is as long as the spacing of the grid.
     np.testing.assert_allclose(up, [[1.0, 0.0]] * 6, atol=1e-12)
     np.testing.assert_allclose(down, [[-1.0, 0.0]] * 6, atol=1e-12)
-    assert ax.get_title() == r"1: +0.71 jer +0.71 jes ($\times$ 5)"
+    assert ax.get_title() == "1: +0.71 jer +0.71 jes\narrows $\\times$ 5"
 
 
 def test_impacts_are_shifts_with_each_mode(ax):

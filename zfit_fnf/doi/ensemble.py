@@ -11,7 +11,6 @@ the contribution of the map's statistical uncertainty to the width of the likeli
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +22,12 @@ import pandas as pd
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from ..densities.transfer import ProfiledTransfer
 from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from ..minimize import Minuit
-from ..minimum import Derivatives, inverse_of, settle
+from ..minimum import Derivatives, hessian_here, inverse_of, settle
 from ..state import preserved
 from .profiled import ProfiledFit
-from .rows import behind, make_loss
+from .rows import make_loss
 
 __all__ = ["Ensemble", "ExtendedRebasedNLL", "RebasedNLL", "ensemble", "rebased_loss"]
 
@@ -117,7 +115,7 @@ def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
             minima.append(dict(zip((parameter.name for parameter in params), found.values.tolist(), strict=True)))
         zfit.param.set_values(params, list(pd.DataFrame(minima).mean()))
         Minuit().minimize(nll, params)
-        hessian = np.asarray(nll.hessian(params))
+        hessian = hessian_here(nll, params)
         values = {parameter.name: float(parameter.value()) for parameter in params}
         shares = nll.shares()
     errors = np.sqrt(np.diag(inverse_of(hessian)))
@@ -139,17 +137,14 @@ def _minimum_of(loss: zfit.loss.BaseLoss, params: Sequence[zfit.Parameter]) -> n
 def rebased_loss(profiled: ProfiledFit) -> RebasedNLL | ExtendedRebasedNLL:
     """The rebased average, with all minima still at zero."""
     kind = ExtendedRebasedNLL if profiled.pdf.is_extended else RebasedNLL
-    transfer = copy.deepcopy(profiled.transfer)
-    pdf = behind(profiled.fit.model, transfer, params=profiled.parameters)
-    return kind(pdf, profiled.fit.data, profiled=profiled, transfer=transfer)
+    return kind(profiled.pdf, profiled.fit.data, profiled=profiled)
 
 
 class _Rebased:
-    """A loss of the same events under many maps, one after the other in the one PDF that is compiled.
+    """A loss of the same events under many maps, one after the other in the PDF of the profile, which is compiled already.
 
     Args:
-        profiled: The profile, which stays as it is.
-        transfer: The map of the PDF, a copy that the maps of the replicas are written to.
+        profiled: The profile. During an evaluation its map is that of one replica after the other; then it is its own again.
     """
 
     model: Any
@@ -159,10 +154,10 @@ class _Rebased:
     make_channel: Any
     _channels: list[Any]
 
-    def __init__(self, *args: Any, profiled: ProfiledFit, transfer: ProfiledTransfer, **kwargs: Any):
+    def __init__(self, *args: Any, profiled: ProfiledFit, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.profiled, self._transfer, self._replicas = profiled, transfer, profiled.replicas
-        self._nominal = transfer.displacement.field_weights()
+        self.profiled, self._replicas = profiled, profiled.replicas
+        self._nominal = profiled.transfer.displacement.field_weights()
         self._channels_of: list[list[Any] | None] = [None] * len(self._replicas)  # each has precomputed with its map
         self._active = list(range(len(self._replicas)))
         self.lowest = np.zeros(len(self._replicas))
@@ -191,7 +186,6 @@ class _Rebased:
             self.constraints if constraints is None else constraints,
             self.options if options is None else options,
             profiled=self.profiled,
-            transfer=self._transfer,
         )
         new.lowest[:] = self.lowest
         return new
@@ -239,7 +233,7 @@ class _Rebased:
         return results
 
     def _displace(self, fields: np.ndarray) -> None:
-        self._transfer.displacement.set_fields(np.concatenate([self._nominal[:-1], fields[None]]))
+        self.profiled.transfer.displacement.set_fields(np.concatenate([self._nominal[:-1], fields[None]]))
 
     def _above(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
         """Negative log-likelihoods above the minimum of each replica."""

@@ -14,6 +14,7 @@ their weights this is linear regression, with one factorisation for any number o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -101,11 +102,18 @@ class DisplacedLikelihood:
         return unmoved._replace(slope=self.gradient(unmoved, unmoved.slope))
 
     def of_all(self, sample: Sample) -> EventsBehind:
-        """All events of a sample in their order, at the current parameters; more than 131 072 are not kept in memory."""
+        """All events of a sample in their order, at the current parameters, without their slope.
+
+        More than 131 072 are not kept in memory.
+        """
         events = _Streamed(self, sample)
         kept = list(events) if sample.n_events <= MOST else events
-        unmoved = EventsBehind(sample.array(self._pdf.obs), kept, np.zeros(self._displacement.n_fields))
-        return unmoved._replace(slope=self.gradient(unmoved, unmoved.slope))
+        return EventsBehind(sample.array(self._pdf.obs), kept, np.zeros(self._displacement.n_fields))
+
+    @staticmethod
+    def reweighted(events: EventsBehind, weights: np.ndarray) -> EventsBehind:
+        """The same events with other weights ``(n,)``; what is computed of them is kept."""
+        return events._replace(chunks=_Reweighted(events.chunks, weights))
 
     def chunk(self, x: np.ndarray, weights: np.ndarray) -> _Chunk:
         """Some events ``(n, n_obs)`` behind ``T_phi``."""
@@ -245,6 +253,20 @@ class _Streamed:
         x, own = self._sample.array(self._likelihood.obs), self._sample.weights
         weights = np.ones(len(x)) if own is None else own
         return (self._likelihood.chunk(x[rows], weights[rows]) for rows in slices(len(x), GRAPH))
+
+
+class _Reweighted:
+    """Chunks of events with other weights."""
+
+    def __init__(self, chunks: Iterable[_Chunk], weights: np.ndarray):
+        self._chunks, self._weights = chunks, weights
+
+    def __iter__(self) -> Iterator[_Chunk]:
+        starts = itertools.count(0, GRAPH)
+        return (
+            chunk._replace(weights=tf.constant(self._weights[start : start + GRAPH]))
+            for chunk, start in zip(self._chunks, starts, strict=False)
+        )
 
 
 class _Chunk(NamedTuple):

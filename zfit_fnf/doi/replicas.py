@@ -5,11 +5,13 @@ event by the weights of the displacement fields sum to zero; with other counts t
 
 .. math:: \delta w = (I + R)^{-1} \sum_i (c_i - 1)\, g_i,
 
-``I`` the information about the weights and ``R`` the ridge of the regression of step 2, a tenth of the diagonal at most: where
-nuisances are nothing that a map could follow, it would be larger and hold back the replicas. This is one step of Fisher
-scoring for any number of replicas, in one pass over the events. Where events are few for so many fields, the likelihood is no
-parabola over such a step and does not gain what it should: each replica then takes further ones, to its own maximum. Of
-few events only the lowest fields move, one for each forty events: more of them would follow single events.
+``I`` the information of the events about the weights and ``R`` a ridge that is chosen as in step 2, a tenth of the diagonal at
+most: where nuisances are nothing that a map could follow, it would be larger and hold back the replicas. This is one step of
+Fisher scoring for any number of replicas, in one pass over the events.
+
+Of few events only the lowest fields move, one for each hundred events. Where the likelihood is no parabola over such a step and
+does not gain what it should, as an event far out would fold, each replica takes further ones to its own maximum. With more
+fields that is far away, where the map follows single events: a gain much larger than that of a parabola is a problem.
 """
 
 from __future__ import annotations
@@ -25,11 +27,10 @@ from ..common.checks import integer
 from ..common.warning import warn
 from ..loss import scores
 from ..param import limits_of
-from ..samples import Sample
 from .profiled import ProfiledFit, Replica
-from .regression import DisplacedLikelihood, EventsBehind, Regression
-from .rows import behind, model_sample
-from .step2 import events_for, free_fields
+from .regression import MOST, DisplacedLikelihood, EventsBehind, Regression
+from .rows import behind
+from .step2 import free_fields
 
 __all__ = ["bootstrap", "poisson_counts"]
 
@@ -39,6 +40,9 @@ _LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too l
 _STEPS = 20  # where it is not,
 _SHORTEST, _ENOUGH = 1 / 64, 0.25  # the shortest part of one, and of what its slope promises
 _ARRIVED = 0.01  # of the number of fields: distance to a maximum that no band shows
+_PARABOLA = (
+    1.25  # of the expected gain, at most: behind larger ones there are maxima far away, where maps follow single events
+)
 
 
 def poisson_counts(seed: Sequence[int], n: int) -> np.ndarray:
@@ -50,7 +54,7 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
     """Replicas of a map, as of data in which each event counts Poisson(1) times.
 
     Each is one step of Fisher scoring from the best fit, in the fields of step 2: all are made in one pass over the
-    events. Where these are so few that one step does not lead to the maximum of a replica, it takes further ones. The
+    events. Where one step is too long for its likelihood, each replica takes further ones, to its own maximum. The
     randomness of the training of step 1 is not in them; to see it, repeat `fit_transfer` with another ``seed``.
 
     Args:
@@ -66,7 +70,8 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         TypeError: If it is no profile.
 
     Warns:
-        UserWarning: If the events are so few that replicas do not come to their maxima, which is then one of the ``problems``.
+        UserWarning: If the events are so few that replicas do not come to their maxima or follow single events, which is then
+            one of the ``problems``.
 
     Example:
         >>> profiled = bootstrap(profile(fit), 50, seed=1)
@@ -81,9 +86,10 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         made = _Replicas(profiled, params)
         regression = made.regression(seed)
         labels = [(seed, index) for index in range(n_replicas)]
-        steps, shifts = made.steps(regression, labels)
-        steps, problems = made.settled(regression, labels, steps)
-        replicas = tuple(map(made.replica, labels, steps, shifts))
+        slopes, left = made.slopes(labels)
+        steps = regression.solve(slopes.T).T
+        steps, problems = made.settled(regression, labels, steps, slopes, left)
+        replicas = tuple(map(made.replica, labels, steps, made.shifts(labels)))
         return replace(profiled, replicas=replicas, problems=(*profiled.problems, *problems))
 
 
@@ -98,60 +104,76 @@ class _Replicas:
         self._directions = weights[: len(params)].T @ np.linalg.inv(transfer.axes)
         fixed = copy.deepcopy(transfer.transfer)
         self._likelihood = DisplacedLikelihood(behind(profiled.fit.model, fixed), fixed, self._displacement)
+        self._events = self._likelihood.of_all(profiled.fit.data)
+        own = profiled.fit.data.weights
+        self._once = np.ones(profiled.fit.data.n_events) if own is None else own
+        self._scores = scores(profiled.pdf, profiled.fit.data.array(profiled.pdf.obs), params)
 
     def regression(self, seed: int) -> Regression:
-        """Information about the weights of the free fields where the map is best, from events of the model, and the ridge."""
-        fit, pdf = self._profiled.fit, self._profiled.pdf
-        drawn = model_sample(pdf, events_for(int(self._free.sum())), seed) or fit.data
-        events = self._likelihood.events(drawn, float(fit.data.sum_weights), seed, frames=False)
+        """Information of the events about the weights of the free fields where the map is best, and the ridge.
+
+        That of the events themselves, and not of the model: an event far out, where the model has few, cannot move the map by
+        more than to itself.
+        """
+        data, pdf = self._profiled.fit.data, self._profiled.pdf
+        few = data.n_events <= MOST
+        events = self._events if few else self._likelihood.events(data, float(data.sum_weights), seed, frames=False)
         rows = list(self._rows(events))
         # Scores of the profile are those in which the map follows; the regression is of those with the map fixed.
-        followed = np.concatenate([own @ self._directions for own, _ in rows])
-        mine = ((own[:, self._free], share) for own, share in rows)
-        found = Regression.of(mine, scores(pdf, events.x, self._params) - followed)
+        own = self._scores if few else scores(pdf, events.x, self._params)
+        followed = np.concatenate([chunk @ self._directions for chunk, _ in rows])
+        found = Regression.of(((chunk[:, self._free], weights) for chunk, weights in rows), own - followed)
         return replace(found, ridge=min(found.ridge, _RIDGE))
 
-    def steps(self, regression: Regression, labels: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """What each replica adds to the weights of the free fields ``(B, F)``, and to the parameters ``(B, P)``."""
-        data, pdf = self._profiled.fit.data, self._profiled.pdf
-        changes = np.stack([poisson_counts(label, data.n_events) - 1.0 for label in labels])
-        changes *= 1.0 if data.weights is None else data.weights
-        slopes, start = np.zeros((len(labels), int(self._free.sum()))), 0
-        for rows, _ in self._rows(self._likelihood.of_all(data)):
-            stop = start + len(rows)
-            slopes, start = slopes + changes[:, start:stop].astype(np.float32) @ rows[:, self._free], stop
-        of_parameters = changes @ scores(pdf, data.array(pdf.obs), self._params)
-        return regression.solve(slopes.T).T, of_parameters @ self._profiled.bounds.covariance
+    def slopes(self, labels: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Slopes ``(B, F)`` of the likelihood of each replica that its counts make, and those ``(F,)`` that are left without."""
+        changes, start = np.stack([self._counts(label) - self._once for label in labels]), 0
+        slopes, left = np.zeros((len(labels), int(self._free.sum()))), 0.0
+        for rows, counts in self._rows(self._events):
+            own, stop = rows[:, self._free], start + len(rows)
+            slopes, start = slopes + changes[:, start:stop].astype(np.float32) @ own, stop
+            left = left + counts @ own
+        return slopes, np.asarray(left)
+
+    def shifts(self, labels: Sequence[tuple[int, int]]) -> np.ndarray:
+        """What each replica adds to the parameters ``(B, P)``."""
+        changes = np.stack([self._counts(label) - self._once for label in labels])
+        return changes @ self._scores @ self._profiled.bounds.covariance
 
     def settled(
-        self, regression: Regression, labels: Sequence[tuple[int, int]], steps: np.ndarray
+        self,
+        regression: Regression,
+        labels: Sequence[tuple[int, int]],
+        steps: np.ndarray,
+        slopes: np.ndarray,
+        left: np.ndarray,
     ) -> tuple[np.ndarray, list[str]]:
         """The steps where the likelihood gains what is expected of one, otherwise the ends of further ones; and problems."""
-        nominal = self._likelihood.gradient(self._likelihood.of_all(self._profiled.fit.data), self._rest)
 
         def own(label: tuple[int, int]) -> _Likelihood:
-            return _Likelihood(
-                self._likelihood, self._of(label), self._rest, self._free, nominal[self._free], regression
-            )
+            events = self._likelihood.reweighted(self._events, self._counts(label))
+            return _Likelihood(self._likelihood, events, self._rest, self._free, left, regression)
 
-        tried = [(own(label), step) for label, step in zip(labels[:_TRIED], steps, strict=False)]
-        if sum(one.gain(step) for one, step in tried) > _LINEAR * sum(one.expected(step) for one, step in tried):
+        expected = 0.5 * np.sum(slopes * steps, axis=1)
+        tried = [own(label).gain(step) for label, step in zip(labels[:_TRIED], steps, strict=False)]
+        if sum(tried) > _LINEAR * expected[: len(tried)].sum():
             return steps, []
-        ends, remaining = zip(*(own(label).climb(step) for label, step in zip(labels, steps, strict=True)), strict=True)
-        if (far := sum(one > _ARRIVED * self._free.sum() for one in remaining)) == 0:
+        climbs = [own(label).climb(step, slope) for label, step, slope in zip(labels, steps, slopes, strict=True)]
+        ends, gains, remaining = zip(*climbs, strict=True)
+        n_events, n_fields, problem = self._profiled.fit.data.n_events, int(self._free.sum()), ""
+        if far := sum(one > _ARRIVED * n_fields for one in remaining):
+            problem = f"{far} of {len(labels)} replicas did not come to their maxima in {_STEPS} steps"
+        elif sum(gains) > _PARABOLA * expected.sum():
+            both = f"{sum(gains):.0f} where {expected.sum():.0f} is expected"
+            problem = f"maps of replicas follow single events: their likelihoods gain {both}"
+        if not problem:
             return np.array(ends), []
-        problem = (
-            f"{far} of {len(labels)} replicas did not come to their maxima in {_STEPS} steps: {self._profiled.fit.data.n_events} "
-            f"events are few for {self._free.sum()} fields. Use a smaller n_fields= in profile"
-        )
+        problem += f", as {n_events} events are few for {n_fields} fields. Use a smaller n_fields= in profile"
         warn(problem)
         return np.array(ends), [problem]
 
-    def _of(self, label: tuple[int, int]) -> EventsBehind:
-        """The events with the counts of a replica."""
-        data = self._profiled.fit.data
-        counts = poisson_counts(label, data.n_events) * (1.0 if data.weights is None else data.weights)
-        return self._likelihood.of_all(Sample(data.columns, counts, data.name))
+    def _counts(self, label: tuple[int, int]) -> np.ndarray:
+        return self._once * poisson_counts(label, self._profiled.fit.data.n_events)
 
     def replica(self, label: tuple[int, int], step: np.ndarray, shift: np.ndarray) -> Replica:
         """One replica, its parameters inside of their limits."""
@@ -171,59 +193,52 @@ class _Replicas:
 class _Likelihood:
     """Penalised likelihood of a replica, as a function of what is added to the weights of the free fields.
 
-    The slope that the nominal events have left is no part of it: with their own counts, nothing would move.
+    The slope that is left with the counts of the data is no part of it: with them, nothing would move.
     """
 
     likelihood: DisplacedLikelihood
     events: EventsBehind
     rest: np.ndarray
     free: np.ndarray
-    nominal: np.ndarray
+    left: np.ndarray
     regression: Regression
 
     def gain(self, step: np.ndarray) -> float:
         """How much it is above that at rest; not a number where the map does not exist."""
         return self._value(step) - self._value(np.zeros_like(step))
 
-    def expected(self, step: np.ndarray) -> float:
-        """The same of a parabola."""
-        return float(0.5 * self._slope(np.zeros_like(step)) @ step)
+    def climb(self, step: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Where further steps lead, each as long as it helps, the gain, and how far below the maximum that is.
 
-    def climb(self, step: np.ndarray) -> tuple[np.ndarray, float]:
-        """Where further steps lead, each as long as it helps, and how far below the maximum that is.
-
-        They are made with the mean of the information of the model and of that of the replica's own events where they
+        They are made with the mean of the information of all events and of that of the replica's own events where they
         are: an event that is about to fold has a large part of it, and does not block the others.
         """
-        here, value = np.zeros_like(step), self._value(np.zeros_like(step))
-        expected, slope = self.regression.gram.sum(axis=0), self._slope(here)
+        here, rest = np.zeros_like(step), self._value(np.zeros_like(step))
+        expected, value = self.regression.gram.sum(axis=0), rest
         for _ in range(_STEPS):
             length, along = 1.0, float(slope @ step)
             while not (above := self._value(here + length * step)) > value + _ENOUGH * length * along:
                 length /= 2
                 if length < _SHORTEST:
-                    return here, 0.5 * along
+                    return here, value - rest, 0.5 * along
             here, value = here + length * step, above
-            slope, information = self._slope(here), 0.5 * (expected + self._information(here))
-            step = np.linalg.solve(information + np.diag(self.regression.penalty()), slope)
+            slope, own = self._slope_and_information(here)
+            step = np.linalg.solve(0.5 * (expected + own) + np.diag(self.regression.penalty()), slope)
             if (distance := float(0.5 * slope @ step)) < _ARRIVED * len(step):
                 break
-        return here, distance
+        return here, value - rest, distance
 
-    def _information(self, added: np.ndarray) -> np.ndarray:
-        found = np.zeros((len(added), len(added)))
+    def _slope_and_information(self, added: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        slope, found = np.zeros(len(added)), np.zeros((len(added), len(added)))
         for rows, counts in self.likelihood.rows(self.events, self._weights(added)):
             own = rows[:, self.free]
-            found += own.T @ (own * counts[:, None].astype(np.float32))
-        return found
+            weighted = own * counts[:, None].astype(np.float32)
+            slope, found = slope + weighted.sum(axis=0, dtype=float), found + own.T @ weighted
+        return slope - self.left - self.regression.penalty() * added, found
 
     def _value(self, added: np.ndarray) -> float:
         value = self.likelihood.value(self.events, self._weights(added))
-        return value - float(self.nominal @ added + 0.5 * self.regression.penalty() @ added**2)
-
-    def _slope(self, added: np.ndarray) -> np.ndarray:
-        slope = self.likelihood.gradient(self.events, self._weights(added))[self.free]
-        return slope - self.nominal - self.regression.penalty() * added
+        return value - float(self.left @ added + 0.5 * self.regression.penalty() @ added**2)
 
     def _weights(self, added: np.ndarray) -> np.ndarray:
         weights = self.rest.copy()

@@ -39,7 +39,10 @@ from .window import axes_of_covariance, axes_of_window, headroom_of, of_constrai
 __all__ = ["ProfileProblem", "events_for", "free_fields", "profile"]
 
 _FIELDS = (100, 400)  # displacement fields
-_EVENTS_PER_FIELD = 40.0  # more fields would follow single events
+_EVENTS_PER_FIELD = 40.0  # of those by which the map follows the parameters
+_EVENTS_PER_FREE_FIELD = (
+    100.0  # of those by which data move it: more would follow single events, and no likelihood be a parabola
+)
 _DRAWN_PER_FIELD, _DRAWN = (
     160,
     40_000,
@@ -75,7 +78,7 @@ def profile(
             them, both ends of the axis along which map and parameters are hardest to tell apart. With none, the goodness of
             the fit is not tested either.
         n_fields: Number of displacement fields that the map may move by; by default 400, with fewer events one for each forty
-            of them, and 100 at least. The lowest ones, one for each forty events, are what the data move the map by; all of
+            of them, and 100 at least. The lowest ones, one for each hundred events, are what the data move the map by; all of
             them follow the parameters.
         seed: Seed of everything random.
 
@@ -149,7 +152,7 @@ class ProfileProblem:
         self._rest = np.zeros(self._displacement.n_fields)
         regression, drawn, of_model = self._regression(fit, self._fixed_pdf, seed, frames=True)
         everything = self._likelihood.of_all(fit.data)
-        start = everything.slope
+        start = self._likelihood.gradient(everything, self._rest)
         self._rest = self._polished(everything, regression, free_fields(self._displacement, fit.data))
         if drawn and self._rest.any():
             regression, drawn, of_model = self._regression(fit, self._polished_pdf(fit), seed, frames=False)
@@ -396,12 +399,12 @@ def events_for(n_fields: int) -> int:
 
 
 def free_fields(displacement: Displacement, data: Sample) -> np.ndarray:
-    """The fields that data say something about, the lowest ones, as a mask ``(K,)``; one for each forty events at most.
+    """The fields that data say something about, the lowest ones, as a mask ``(K,)``; one for each hundred events at most.
 
     How the map follows the parameters is found from events of the model, of which there are enough for all fields. Where
     the map is, and how that fluctuates, only the data say.
     """
-    return displacement.lowest(min(1.0, data.effective_size / _EVENTS_PER_FIELD / displacement.n_fields))
+    return displacement.lowest(min(1.0, data.effective_size / _EVENTS_PER_FREE_FIELD / displacement.n_fields))
 
 
 def _shortened(

@@ -345,7 +345,7 @@ def morphing(
         xlabel=names[0],
         ylabel=names[1],
         aspect="equal",
-        title=rf"{eigenvector_label(maps.eigenvariations, index)} ($\times$ {factor:g})",
+        title=f"{eigenvector_label(maps.eigenvariations, index)}\n" + rf"arrows $\times$ {factor:g}",
     )
     ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.08))
     return ax
