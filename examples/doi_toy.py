@@ -103,12 +103,14 @@ def closeness(maps: zfnf.doi.MapVariations, process: str, seed: int) -> dict[str
     }
     transport = zfnf.doi.optimal_transport
     few = replace(maps, replicas=maps.replicas[:TRANSPORTED])
-    predicted = transport(maps.best, simulation, process=process, data=data).to_simulation(data)[Y].to_numpy()
+    exact, measured = (transport(maps.best, simulation, process=process, data=known) for known in (data, None))
+    predicted = exact.to_simulation(data)[Y].to_numpy()
     shortest = few.evaluate(lambda one: transport(one, simulation, process=process).to_simulation(data)[Y].to_numpy())
     return {
         **inverse,
         "no shortest map": distance(data[Y].to_numpy() - predicted),
         "shortest map": distance(shortest.value - predicted),
+        "noise of both": float(np.hypot(exact.noise, measured.noise)),
         "shortest map covered": float(np.mean(np.abs(shortest.value - predicted) < shortest.total)),
     }
 
