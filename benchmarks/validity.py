@@ -240,7 +240,7 @@ def summary(repetitions: list[dict[str, Any]]) -> dict[str, Any]:
             pulls = np.array([row["pull"] for row in rows])
             result.setdefault(kind, {})[name] = {
                 "mean": float(pulls.mean()),
-                "width": float(pulls.std(ddof=1)),
+                "width": float(pulls.std(ddof=1)) if len(pulls) > 1 else None,
                 "hesse_covers": float(np.mean(np.abs(pulls) < 1)),
                 "mean_error": float(np.mean([row["error"] for row in rows])),
                 **({"minos_covers": float(np.mean([row["minos"] for row in rows]))} if "minos" in rows[0] else {}),
@@ -272,16 +272,17 @@ def main() -> None:
                 repetitions.append(experiment.repeat(args.ratio, int(seed), minos=args.minos))
             except (RuntimeError, ValueError) as error:
                 failed.append(str(error))
-        report[case] = {
-            "ratio": args.ratio,
-            "folds": args.folds,
-            "repetitions": len(repetitions),
-            "failed": failed,
-            **summary(repetitions),
-            "cpu_seconds_per_repetition": (time.process_time() - started) / max(len(repetitions) + len(failed), 1),
-        }
-        if args.json:  # the other cases take a while
-            args.json.write_text(json.dumps(report, indent=2))
+            seconds = (time.process_time() - started) / (len(repetitions) + len(failed))
+            report[case] = {
+                "ratio": args.ratio,
+                "folds": args.folds,
+                "repetitions": len(repetitions),
+                "failed": failed,
+                **(summary(repetitions) if repetitions else {}),
+                "cpu_seconds_per_repetition": seconds,
+            }
+            if args.json:  # the others take a while
+                args.json.write_text(json.dumps(report, indent=2))
     print(json.dumps(report, indent=2))
 
 

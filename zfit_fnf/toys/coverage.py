@@ -84,10 +84,11 @@ def coverage(
     Args:
         nll: The likelihood, calibrated or not; of its data only the number of events is used, and that only without a yield.
         n_toys: How many toys.
-        of: Parameters whose intervals are tested; by default all that float.
+        of: Parameters whose intervals are tested; by default all that float, but for those of the finite simulation if
+            there are ``simulations``: nobody knows where these are.
         params: The truth; parameters that are left out have their current values.
         simulations: Where the events of the toys come from, by name of the process: its sample at the nuisances of the
-            truth. By default they come from the densities of the likelihood itself.
+            truth, see `simulated_toys`. By default they come from the densities of the likelihood itself.
         methods: ``"hesse"``, ``"minos"``, or both.
         n_sigma: Half width of the intervals, in errors.
         minimizer: By default `zfit_fnf.Minuit`.
@@ -112,7 +113,9 @@ def coverage(
         raise ValueError(f"methods= are some of {METHODS}; got {methods if isinstance(methods, str) else unknown!r}")
     check_executor_fits(executor, minimizer)
     toy_minimizer(nll, minimizer)
-    tested = [parameter_of(nll, one, "each of of=") for one in (nll.get_params() if of is None else of)]
+    unknown_to_all = () if simulations is None else getattr(nll, "simulation_nuisances", ())
+    every = [one for one in nll.get_params() if one not in unknown_to_all]
+    tested = [parameter_of(nll, one, "each of of=") for one in (every if of is None else of)]
     size = 1 if executor is None else _BLOCK
     blocks = [range(start, min(start + size, n_toys)) for start in range(0, n_toys, size)]
     with preserved(nll):

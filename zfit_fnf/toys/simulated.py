@@ -32,6 +32,10 @@ def simulated_toys(
     there: the nominal one, or the variation whose point it is. Processes without simulation draw from their density. To be
     independent, toys need samples that are much larger than they are.
 
+    Global observables fluctuate, but for those of the finite simulation of a calibrated likelihood: what its simulation is off
+    by is in these events already. It is the same for all toys, so that intervals cover on average over such likelihoods,
+    each with a simulation of its own.
+
     Args:
         nll: The likelihood.
         n_toys: How many toys.
@@ -125,7 +129,8 @@ def _toy(
         zfit.param.set_values(truth, clip=True)
         data = tuple(_events(channel, pool, rng, seeds) for channel, pool in zip(channels, pools, strict=True))
         observed = drawn_outcomes(nll, rng)
-    return PseudoExperiment(data, observed, dict(truth))
+    finite = [one.observed for one in getattr(nll, "simulation_nuisances", ())]
+    return PseudoExperiment(data, {**observed, **current_values(finite)}, dict(truth))
 
 
 def _events(
