@@ -2,10 +2,15 @@
 
     python benchmarks/validity_many.py gaussian skewed wide off interaction --ratio 3 --picture docs/_static/believe.png
 
+    python benchmarks/validity_many.py gaussian --ratio 1 --repetitions 1200 --first-seed 20000
     python benchmarks/validity_many.py gaussian skewed off --plan --ratio 1 --repetitions 20
+    python benchmarks/validity_many.py gaussian --scatter --ratio 1 --repetitions 20
 
 What is repeated is the algebra of the calibration (`zfit_fnf.calibration.moments` and `interpolation`) with its iteration; a
 repetition takes a tenth of a second. Errors are those of the report, which HESSE reproduces.
+
+``--scatter`` compares the claimed error from finite simulation with the scatter of the calibrated fit over independent
+simulations of the same data and the same learned densities, ``--repetitions`` times.
 
 ``--plan`` compares the predicted errors with simulated samples that are four times as large with those of such samples, and the
 part of the error that is from finite simulation with the scatter of the estimate over bootstrap samples of the simulation.
@@ -233,12 +238,22 @@ def drawn(case: str, ratio: float, seed: int, stretch: float = 1.1, strength: fl
     return Repetition(model, y, rng.normal(AT[2:]), points, simulate)
 
 
-def repeat(
-    case: str, ratio: float, seed: int, stretch: float = 1.1, strength: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool, float]:
-    """Pulls and errors of the learned and of the calibrated fit, whether it would be refused, and its doubt in between."""
-    one = drawn(case, ratio, seed, stretch, strength)
-    simulated = one.simulate(ratio)
+@dataclass(frozen=True)
+class Fit:
+    """Learned and calibrated fit of one repetition: values and errors ``(4,)``, and what is known where it ended."""
+
+    start: np.ndarray
+    units: np.ndarray
+    end: np.ndarray
+    errors: np.ndarray
+    refused: bool
+    known: Moments
+    between: float
+    """How far off the closure may be between the points of the simulation, in errors."""
+
+
+def calibrated(one: Repetition, simulated: dict[str, list[np.ndarray]]) -> Fit:
+    """Calibrate with the iteration of `zfit_fnf.calibration.fit`."""
     start, units = learned_fit(one.model, one.y, one.observed)
     at, path, share = np.clip(start, *EDGES), [], 1.0
     while True:
@@ -251,7 +266,34 @@ def repeat(
         at = at + share * (np.clip(end, *EDGES) - at)
     beyond = np.maximum(EDGES[0] - end, end - EDGES[1]) / errors
     refused = path[-1] > 1.0 or bool(((abs(start - end) / units > 3.0) & (beyond > 3.0)).any())
-    return (start - AT) / units, (end - AT) / errors, units, errors, refused, between(known.metric)
+    return Fit(start, units, end, errors, refused, known, between(known.metric))
+
+
+def repeat(
+    case: str, ratio: float, seed: int, stretch: float = 1.1, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool, float]:
+    """Pulls and errors of the learned and of the calibrated fit, whether it would be refused, and its doubt in between."""
+    one = drawn(case, ratio, seed, stretch, strength)
+    fit = calibrated(one, one.simulate(ratio))
+    pulls = (fit.start - AT) / fit.units, (fit.end - AT) / fit.errors
+    return *pulls, fit.units, fit.errors, fit.refused, fit.between
+
+
+def scattered(case: str, ratio: float, n: int, first: int = 0, n_simulations: int = 40) -> dict[str, Any]:
+    """Error from finite simulation that is claimed, and the scatter of the fit over simulations of the same data and model."""
+    claimed, scatter = [], []
+    for seed in range(first, first + n):
+        one = drawn(case, ratio, 30_000 + seed)
+        fits = [fit for fit in (calibrated(one, one.simulate(ratio)) for _ in range(n_simulations)) if not fit.refused]
+        claimed.append(np.mean([fit.units**2 * np.diag(fit.known.share(fit.known.simulation)) for fit in fits], axis=0))
+        scatter.append(np.var([fit.end for fit in fits], axis=0, ddof=1))
+    ratios = np.sqrt(np.array(scatter) / claimed)
+    pairs = zip(ratios.mean(axis=0), ratios.std(axis=0, ddof=1) / np.sqrt(n), strict=True)
+    found = {
+        name: {"mean": round(mean, 3), "error": round(error, 3)}
+        for name, (mean, error) in zip(TRUTH, pairs, strict=True)
+    }
+    return {"ratio": ratio, "data sets": n, "simulations of each": n_simulations, "scatter / claimed": found}
 
 
 def planned(case: str, ratio: float, n: int, first: int = 0, n_bootstrap: int = 400) -> dict[str, Any]:
@@ -342,6 +384,7 @@ def main() -> None:
     parser.add_argument("--stretch", type=float, default=1.1, help="how much too wide the signal of `wide` is")
     parser.add_argument("--strength", type=float, default=1.0, help="of the responses to the nuisances")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--scatter", action="store_true", help="over simulations of the same data, in place of pulls")
     parser.add_argument("--plan", action="store_true", help="predictions for more simulation, in place of pulls")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path, help="of the pulls, PNG")
@@ -349,6 +392,8 @@ def main() -> None:
     report = {
         case: planned(case, args.ratio, args.repetitions, args.first_seed)
         if args.plan
+        else scattered(case, args.ratio, args.repetitions, args.first_seed)
+        if args.scatter
         else summary(case, args.ratio, args.repetitions, args.stretch, args.strength, args.first_seed)
         for case in args.cases
     }

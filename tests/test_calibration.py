@@ -157,6 +157,26 @@ def test_covariance_of_the_closure_is_that_of_repeated_simulation(wide):
     assert found[0].sizes["signal", "nominal"] == (2000, 2000.0)
 
 
+def test_a_luminosity_changes_nothing_for_the_others(wide):
+    """It moves all events alike; what rounding left of its scores was taken for a direction, and biases by it."""
+    made, lumi = wide[0], zfnf.nuisance("lumi")
+    parts = [
+        zfnf.pdf.FNFPDF(density, {"shape": made.shape}, extended=number, name=name)
+        for name, density, number in (
+            ("signal", signal(stretch=1.2), zfnf.modified_yield(N_SIGNAL, [made.mu, zfnf.lnN(lumi, 1.02)])),
+            ("background", background(), zfnf.modified_yield(N_BACKGROUND, [zfnf.lnN(lumi, 1.02)])),
+        )
+    ]
+    nll = zfnf.loss.ExtendedUnbinnedNLL(zfnf.pdf.SumPDF(parts), made.nll.data[0])
+    zfit.param.set_values([made.mu, made.shape], [1.0, SHAPE])
+    biases = [
+        Measurement(nll, processes_of(nll, simulate(1000, seed=14)), params, n_draws=2000, seed=0)().bias
+        for params in ([made.mu, made.shape], [made.mu, made.shape, lumi])
+    ]
+    np.testing.assert_allclose(biases[1][:2], biases[0], rtol=1e-9)
+    assert abs(biases[1][2]) < 1e-9 * np.abs(biases[0]).max()
+
+
 def test_the_best_fit_is_where_the_scores_say(wide, calibrated):
     """Although the learned one, whose shape the likelihood has, is more than an error away and no parabola."""
     values, _ = wide[0].fit(calibrated)
@@ -273,6 +293,26 @@ def test_densities_at_simulated_points_are_evaluated_once(wide, monkeypatch):
     assert set(counts) == {(index, k) for index in (0, 1) for k in (None, 0, 1, 2)}
     assert report.n_iterations > 1  # otherwise nothing would have moved
     assert {counts[key] for key in counts if key[1] is not None} == {1}
+
+
+def test_a_part_of_the_events_finds_the_way_to_the_same_fit(wide, calibrated, monkeypatch):
+    """All events are asked at its end: what is left of where they were asked before is of second order."""
+    monkeypatch.setattr(Measurement, "thinned", lambda self: None)
+    table = zfnf.calibrate(wide[0].nll, simulate(10_000, seed=2), n_draws=30_000).report.table
+    found = calibrated.report.table
+    assert found["bias"].abs().max() > 1.0  # a long way
+    assert np.abs((found["value"] - table["value"]) / table["error"]).max() < 0.02
+    np.testing.assert_allclose(found["error"], table["error"], rtol=0.01)
+
+
+def test_a_part_of_the_events_is_every_so_many_th(wide):
+    made = wide[0]
+    few, many = (
+        Measurement(made.nll, processes_of(made.nll, simulate(n, seed=15)), made.parameters, n_draws=2000, seed=0)
+        for n in (1500, 5000)
+    )
+    assert few.thinned() is None
+    assert {len(point.x) for one in many.thinned()._processes for point in one.points} == {1000}
 
 
 def test_report_is_printed_and_stored(calibrated):

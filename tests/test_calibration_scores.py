@@ -7,7 +7,8 @@ import numpy as np
 from untrained import deformed, smooth_flow
 
 import zfit_fnf as zfnf
-from zfit_fnf.calibration.averages import ScoredEvents, _LinearKernel, _score_kernel
+from zfit_fnf.calibration import averages
+from zfit_fnf.calibration.averages import ScoredEvents, _LinearKernel, _score_kernel, scored_samples
 from zfit_fnf.loss import scores
 
 
@@ -26,6 +27,20 @@ def test_scores_of_polynomials_are_exact():
         # A calibration sums them: what counts is a hundredth of the error that the events have together.
         assert np.abs((events(params) - exact).mean(axis=0) / exact[:, 1].std()).max() < 0.01 / np.sqrt(len(x))
         np.testing.assert_allclose(events(params), exact, atol=1e-4 * exact[:, 1].std())
+
+
+def test_scores_of_small_samples_are_computed_together(monkeypatch):
+    mean = zfit.Parameter("mean", 0.1)
+    model = zfit.pdf.Gauss(mean, zfit.Parameter("sigma", 1.0, floating=False), zfit.Space("y", -50, 50))
+    samples = [np.linspace(-1.0, 1.0, n)[:, None] for n in (3, 5)]
+    together = scored_samples(model, samples, 1, 0.5)
+    monkeypatch.setattr(averages, "_TOGETHER", 0)
+    alone = scored_samples(model, samples, 1, 0.5)
+    for value in (0.1, 0.3):
+        mean.set_value(value)
+        for whole, own, x in zip(together, alone, samples, strict=True):
+            np.testing.assert_allclose(whole([mean]), x - value, atol=1e-9)
+            np.testing.assert_allclose(own([mean]), x - value, atol=1e-9)
 
 
 def test_densities_without_polynomials_have_the_scores_of_the_exact_kernel():

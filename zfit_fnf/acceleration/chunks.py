@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -63,11 +63,11 @@ class ExpandedKernel(Term):
 
     def hessian_vectors(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
         """Products of the Hessian with vectors ``(D, P)``."""
-        return self._along_directions(directions, *chunk)[0]
+        return self.in_batches(self._batch, directions, *chunk)[0]
 
     def scores(self, directions: tf.Tensor, *chunk: Any) -> tf.Tensor:
         """Derivatives ``(D, n)`` of every log-density along directions ``(D, P)``."""
-        return self._along_directions(directions, *chunk)[1]
+        return self.in_batches(self._batch, directions, *chunk)[1]
 
     def chunk_size(self, n_events: int) -> int:
         """Events per call for a data set of a size: calls are costly, and so are events that fill the last one."""
@@ -86,12 +86,25 @@ class ExpandedKernel(Term):
             value = bounded[0]
         return bounded, vector(tape.gradient(value, self.params, unconnected_gradients=_ZERO))
 
-    def _along_directions(self, directions: tf.Tensor, *chunk: Any) -> list[tf.Tensor]:
-        """What `_second_derivatives` gives, in batches of one size: they read the coefficients once for all directions."""
+    def in_batches(
+        self, function: Callable[..., Sequence[tf.Tensor]], directions: tf.Tensor, *chunk: Any
+    ) -> list[tf.Tensor]:
+        """What a function gives for directions, in batches of one size: they read the coefficients once for all directions."""
         n, size = len(directions), min(_DIRECTIONS, len(self.params))
         padded = tf.pad(directions, [[0, -n % size], [0, 0]])
-        parts = [self._batch(padded[rows], *chunk) for rows in slices(len(padded), size)]
+        parts = [function(padded[rows], *chunk) for rows in slices(len(padded), size)]
         return [tf.concat(results, axis=0)[:n] for results in zip(*parts, strict=True)]
+
+    def scores_of_batch(self, directions: tf.Tensor, expanded: Any, weights: tf.Tensor) -> tuple[tf.Tensor]:
+        """Derivatives ``(D, n)`` of every log-density along directions, to be compiled where nothing else is asked for."""
+
+        def score(direction: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(weights)
+                slope = tf.tensordot(direction, self._bounded_gradient(expanded, weights)[1], 1)
+            return -tape.gradient(slope, weights, unconnected_gradients=_ZERO)
+
+        return (tf.vectorized_map(score, directions),)
 
     def _second_derivatives_of_batch(self, directions: tf.Tensor, *chunk: Any) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.vectorized_map(lambda direction: self._second_derivatives(direction, *chunk), directions)

@@ -61,13 +61,14 @@ class Expansion:
     def adapt(self, precomputed: Any, n_events: int) -> None:
         """Choose the combinations of coefficients for ``n_events`` events, some of which have been precomputed."""
 
-    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False) -> Any:
+    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False, single: bool = False) -> Any:
         """Precomputed events, expanded around the current parameters: a nest of tensors.
 
         Without the terms beyond the first order (``linear``) the value and the gradient at the current parameters are as
-        good, and cheaper to have. They are exact if the coefficients are not compressed (``whole``).
+        good, and cheaper to have. They are exact if the coefficients are not compressed (``whole``). Where only scores are
+        asked for, the log-densities of linear events may have single precision (``single``), which costs half as much.
         """
-        del linear, whole
+        del linear, whole, single
         return precomputed
 
     def log_density(self, expanded: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -137,14 +138,16 @@ class DeformedExpansion(Expansion):
         if self._weights:
             self._weights.adapt(precomputed[5], tolerance)
 
-    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False) -> Any:
+    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False, single: bool = False) -> Any:
         """Taylor coefficients of the nominal density where the deformation moves each event to, and what moves it on."""
         u, c, log_jacobian, coefficients, correction, weights = precomputed
         centre = tf.stop_gradient(self._basis(correction))  # a tape of the user may be watching
         contracted = centre[None, :] @ tf.cast(coefficients, tf.float64)
         log_scale, shift = tf.unstack(tf.reshape(contracted, (2, *u.shape)))
         scaled = u * tf.exp(log_scale)
-        with (_linearise if linear else _expand).of(self.pdf.deformation.flow.density) as expansion:
+        with (_linearise_in_single if linear and single else _linearise if linear else _expand).of(
+            self.pdf.deformation.flow.density
+        ) as expansion:
             log_density, coefficients_of_shift = _in_pieces(expansion, tf.transpose(scaled + shift), tf.transpose(c))
         log_density += log_jacobian + tf.reduce_sum(log_scale, axis=0)
         expanded = {
@@ -252,10 +255,10 @@ class _Composite(Expansion):
         for part, events in zip(self._parts, precomputed, strict=True):
             part.adapt(events, n_events)
 
-    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False) -> Any:
+    def expand(self, precomputed: Any, *, linear: bool = False, whole: bool = False, single: bool = False) -> Any:
         """That of every part."""
         pairs = zip(self._parts, precomputed, strict=True)
-        return [part.expand(events, linear=linear, whole=whole) for part, events in pairs]
+        return [part.expand(events, linear=linear, whole=whole, single=single) for part, events in pairs]
 
     def _log_densities(self, expanded: Any) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor]]:
         """Log-densities and errors of every part."""
@@ -307,13 +310,25 @@ def _expand(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf
 @PerArchitecture
 def _linearise(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """As `_expand`, with zeros beyond the first order, and that by automatic differentiation."""
+    return density.log_density(u, c), _linear(density, u, c)[1]
+
+
+@PerArchitecture
+def _linearise_in_single(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `_linearise`, with all of it in single precision."""
+    value, coefficients = _linear(density, u, c)
+    return tf.cast(value, tf.float64), coefficients
+
+
+def _linear(density: Density, u: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Log-density ``(n,)`` and coefficients in single precision, zero beyond the first order."""
     single = tf.cast(u, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(single)
         value = density.log_density(single, tf.cast(c, tf.float32))
     slopes = tf.transpose(tape.gradient(value, single))
     n_terms = len(monomials(density.n_dim, expansion_order(density))) - 1
-    return density.log_density(u, c), tf.pad(slopes, [[0, n_terms - density.n_dim], [0, 0]])
+    return value, tf.pad(slopes, [[0, n_terms - density.n_dim], [0, 0]])
 
 
 def _in_pieces(function: Callable[..., Any], *args: tf.Tensor) -> list[tf.Tensor]:

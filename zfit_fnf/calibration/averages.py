@@ -21,10 +21,11 @@ from ..state import seeds_from
 from .moments import cautiously
 from .processes import Process, SimulatedPoint
 
-__all__ = ["Draws", "ScoredEvents", "SimulatedMeans", "at_point"]
+__all__ = ["Draws", "ScoredEvents", "SimulatedMeans", "at_point", "scored_samples"]
 
 
 _MEMORY = 1e9  # bytes for precomputed events of all samples
+_TOGETHER = 2e7  # scores of all samples together, up to which they are computed at once
 
 
 def at_point(process: Process, k: int | None) -> AbstractContextManager[Any]:
@@ -52,6 +53,39 @@ class ScoredEvents:
         return scores(self._model, self._x, params, (_score_kernel(self._model), self._chunks))
 
 
+def scored_samples(
+    model: zfit.pdf.BasePDF, samples: Sequence[np.ndarray], n_params: int, share: float
+) -> list[Callable[[Sequence[zfit.Parameter]], np.ndarray]]:
+    """For each of several samples what gives its scores, as `ScoredEvents` do.
+
+    Args:
+        model: The model.
+        samples: Events of each, as there.
+        n_params: Number of parameters.
+        share: Of the memory for precomputed events, for each of them.
+    """
+    if sum(map(len, samples)) * n_params > _TOGETHER:
+        return [ScoredEvents(model, x, share) for x in samples]
+    whole = _Together(model, samples, share * len(samples))
+    return [functools.partial(whole, k) for k in range(len(samples))]
+
+
+class _Together:
+    """Scores of samples that fill chunks together: each of them alone would leave its last one half empty."""
+
+    def __init__(self, model: zfit.pdf.BasePDF, samples: Sequence[np.ndarray], share: float):
+        self._edges = np.cumsum([len(x) for x in samples])[:-1]
+        self._events = ScoredEvents(model, np.concatenate(samples), share)
+        self._known: tuple[list[float], list[np.ndarray]] | None = None
+
+    def __call__(self, k: int, params: Sequence[zfit.Parameter]) -> np.ndarray:
+        """Scores ``(n, P)`` of one of the samples, where the parameters are."""
+        at = [float(one.value()) for one in params]
+        if self._known is None or self._known[0] != at:
+            self._known = at, np.split(self._events(params), self._edges)
+        return self._known[1][k]
+
+
 def _score_kernel(model: zfit.pdf.BasePDF) -> Any:
     """What gives the scores of events of a model, one for its life."""
     expanded = expanded_kernel(model)  # follows changed limits of parameters
@@ -70,7 +104,8 @@ class _LinearKernel(Term):
         self._expanded = expanded
         # XLA would take ten seconds longer to compile, and two microseconds less for each event.
         self.precompute = Compiled(expanded.precompute, xla=False)
-        self._expand = Compiled(functools.partial(expanded.expand, linear=True, whole=True), xla=False)
+        self._expand = Compiled(functools.partial(expanded.expand, linear=True, whole=True, single=True), xla=False)
+        self._score = Compiled(expanded.scores_of_batch, xla=False)
 
     def chunk_size(self, n_events: int) -> int:
         """Events per call: one size for samples of all sizes, since each is compiled anew."""
@@ -79,7 +114,7 @@ class _LinearKernel(Term):
 
     def scores(self, directions: tf.Tensor, precomputed: Any, weights: tf.Tensor) -> tf.Tensor:
         """Derivatives ``(D, n)`` of every log-density along directions ``(D, P)``."""
-        return self._expanded.scores(directions, self._expand(precomputed), weights)
+        return self._expanded.in_batches(self._score, directions, self._expand(precomputed), weights)[0]
 
 
 @dataclass(frozen=True, eq=False)

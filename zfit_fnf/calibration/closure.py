@@ -17,14 +17,16 @@ import tensorflow as tf
 
 from ..loss import LogSpaceNLL, yield_gradient
 from ..pdf import SumPDF, folds_of
-from .averages import Draws, ScoredEvents, SimulatedMeans
-from .moments import SlopeNoise, inverse
+from .averages import Draws, SimulatedMeans, scored_samples
+from .moments import SlopeNoise, inverse, root
 from .processes import Process
 
 __all__ = ["DRAWS", "Closure", "Coefficients", "Measurement"]
 
 DRAWS = "draws of the model"
 """What the events that are drawn from the densities are called among the sources of uncertainty."""
+
+_THINNED, _FEWEST = 8, 1000  # one of so many events tells how a closure moves, if so many of each sample are left
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,7 @@ class Measurement:
         seed: int,
     ):
         self._nll, self._processes, self._params = nll, processes, params
+        self._n_draws, self._seed = n_draws, seed
         share = 1.0 / sum(1 + len(one.points) for one in processes)
         self._models = {
             (index, fold): model for index, whole in enumerate(nll.model) for fold, model in enumerate(folds_of(whole))
@@ -156,9 +159,21 @@ class Measurement:
             for turn, (place, model) in enumerate(self._models.items())
         }
         self._events = {
-            one: [ScoredEvents(self._models[one.channel, one.fold], point.x, share) for point in one.points]
+            one: scored_samples(
+                self._models[one.channel, one.fold], [point.x for point in one.points], len(params), share
+            )
             for one in processes
+            if one.points
         }
+
+    def thinned(self) -> Measurement | None:
+        """A measurement with a part of the events: it tells how the closure moves; none, where there are few events."""
+        smallest = min((len(point.x) for one in self._processes for point in one.points), default=0)
+        step = min(_THINNED, smallest // _FEWEST)
+        if step < 2:
+            return None
+        few = [replace(one, points=tuple(point.thinned(step) for point in one.points)) for one in self._processes]
+        return Measurement(self._nll, few, self._params, n_draws=self._n_draws // step, seed=self._seed)
 
     def _in(self, place: tuple[int, int]) -> list[Process]:
         return [one for one in self._processes if (one.channel, one.fold) == place]
@@ -223,7 +238,10 @@ class Measurement:
                     if k in rows
                 ]
         # How much of that is in the draws at the points: nearly all, if all processes were simulated.
-        share = -residual.T @ of_all @ inverse(of_all.T @ of_all)
+        # A luminosity moves all events alike: in its own units, what rounding leaves of its scores would look like a direction.
+        units = np.sqrt(np.diag(promised))
+        scaled = of_all / np.where(units > 0, units, 1.0)
+        share = -residual.T @ scaled @ root(scaled.T @ scaled, -1.0) / np.where(units > 0, units, 1.0)
         bias, residual = bias + share @ off, residual + of_all @ share.T
         sources[whole.name, DRAWS] = residual.T @ residual
         closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares, coefficients)

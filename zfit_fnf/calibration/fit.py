@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -34,6 +35,7 @@ __all__ = ["calibrate"]
 _DRAWS = 30_000, 100_000  # fewest and most events that are drawn of each channel
 _ROUNDS = 8
 _SLOW = 0.6  # ratio of two steps, above which the next one is half of what it would be
+_LONG = 0.5  # errors of a first step, beyond which a part of the events finds the way
 _ARRIVED = 0.1  # errors between the point of the scores and the best fit: what remains is of second order
 _ASTRAY = 1.0  # the same after all rounds, beyond which the fit has no end: noise of little simulation stays below
 _FAR = 3.0  # errors of bias from which on a model is far off, and of distance from what was simulated
@@ -65,7 +67,7 @@ def calibrate(
             ``variations``, a list of `Variation`; expected event numbers are those of the likelihood, only the shapes count.
             Densities of zfit need none. For a `FoldedPDF`, one simulation for each fold, or the process that
             ``fit_process(..., folds=2)`` has made: each event is judged by a model that has not seen it.
-        n_draws: Events to draw from the densities of each channel, for what they promise; by default three times the data,
+        n_draws: Events to draw from the densities of each channel, for what they promise; by default as many as the data,
             30 000 at least and 100 000 at most.
         seed: Seed of these.
 
@@ -85,7 +87,7 @@ def calibrate(
     """
     _check(nll)
     n_data = sum(int(data.num_entries) for data in nll.data)
-    n_draws = int(np.clip(3 * n_data, *_DRAWS)) if n_draws is None else count(n_draws, "n_draws=", least=1000)
+    n_draws = int(np.clip(n_data, *_DRAWS)) if n_draws is None else count(n_draws, "n_draws=", least=1000)
     processes = processes_of(nll, simulations)
     params = list(nll.get_params())
     start, errors, curvature = _learned_fit(nll, params)
@@ -94,6 +96,7 @@ def calibrate(
     point, path, share = np.clip(start, *edges), list[float](), 1.0
     zfit.param.set_values(params, point)
     measurement = Measurement(nll, processes, params, n_draws=n_draws, seed=seed)
+    part: Measurement | None = None
 
     def measured(point: np.ndarray) -> tuple[Closure, Moments]:
         zfit.param.set_values(params, point)
@@ -110,7 +113,10 @@ def calibrate(
             break
         if len(path) > 1 and path[-1] > _SLOW * path[-2]:  # it turns around the end in place of going there
             share *= 0.5
-        point = point + share * step
+        if path[-1] > _LONG and share == 1.0 and (part := part or measurement.thinned()) is not None:
+            point = _followed(nll, params, errors, part, closure, moments, edges)
+        else:
+            point = point + share * step
     _refuse_astray(params, path, (start - end) / errors, np.maximum(edges[0] - end, end - edges[1]) / total)
     loss = _calibrated(nll, params, errors, moments, start, curvature)
     zfit.param.set_values(params, end)
@@ -213,6 +219,43 @@ def _step(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray
     gradient = moments.gradient(*_gradients(nll, params, errors))
     point, (low, high) = np.array([float(one.value()) for one in params]), np.transpose(list(map(limits_of, params)))
     return step_inside(point / errors, gradient, moments.precision, low / errors, high / errors)[0]
+
+
+def _followed(
+    nll: LogSpaceNLL,
+    params: Sequence[zfit.Parameter],
+    errors: np.ndarray,
+    part: Measurement,
+    closure: Closure,
+    moments: Moments,
+    edges: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """About where the calibrated fit is, ``(P,)``: a part of the events tells how the closure moves on the way there.
+
+    That is much better known than the closure itself, and the derivatives need not follow.
+
+    Args:
+        nll: The likelihood.
+        params: The parameters.
+        errors: Their units.
+        part: Measures the closure with a part of the events.
+        closure: That of all events, where the parameters are.
+        moments: Likewise.
+        edges: Lowest and highest values of the parameters.
+    """
+    point = np.array([float(one.value()) for one in params])
+    rest, total = closure.bias - part().bias, errors * np.sqrt(np.diag(moments.covariance))
+    path, share = list[float](), 1.0
+    while True:
+        step = np.clip(point + errors * _step(nll, params, errors, moments), *edges) - point
+        path.append(float(np.max(np.abs(step) / total)))
+        if path[-1] < 0.5 * _ARRIVED or len(path) > _ROUNDS:
+            return point + share * step
+        if len(path) > 1 and path[-1] > _SLOW * path[-2]:
+            share *= 0.5
+        point = point + share * step
+        zfit.param.set_values(params, point)
+        moments = replace(moments, bias=(rest + part().bias) * errors)
 
 
 def _gradients(nll: LogSpaceNLL, params: Sequence[zfit.Parameter], errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -39,6 +39,11 @@ class SimulatedPoint:
     shares: np.ndarray
     effective_size: float
     paired: bool
+
+    def thinned(self, step: int) -> SimulatedPoint:
+        """The same of every so many-th event."""
+        shares = self.shares[::step] / self.shares[::step].sum()
+        return replace(self, x=self.x[::step], shares=shares, effective_size=1.0 / float(np.square(shares).sum()))
 
 
 @dataclass(frozen=True, eq=False)
