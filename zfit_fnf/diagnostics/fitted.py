@@ -44,13 +44,14 @@ def tests_of_fit(nll: LogSpaceNLL, seed: int) -> Iterator[tuple[Any, ...]]:
     params = list(nll.get_params())
     hessian = hessian_here(nll, params)
     covariance = np.linalg.pinv(hessian, hermitian=True)
+    # First, since what it compiles gives scores of far events, too.
+    scatter = nll.score_covariance(params, np.square) if len(params) else np.zeros((0, 0))
     for index, channel in enumerate(one for one in nll.channels if isinstance(one, UnbinnedChannel)):
         yield from _windows(channel.model)
         if int(channel.data.n_events) and not channel.data.has_weights:
             yield from _far_events(channel, params, covariance, seed + index)
     of_events = hessian - nll.constraint_hessian(params)
     if len(params):
-        scatter = nll.score_covariance(params, np.square)
         ratio = float(np.trace(np.linalg.pinv(of_events, rcond=1e-9, hermitian=True) @ scatter)) / len(params)
         yield "", "fit", "information", "all parameters", ratio, np.nan if 1 / _RATIO < ratio < _RATIO else 0.0
 

@@ -476,9 +476,8 @@ def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters, term: Ter
 
 
 def _scoring(model: zfit.pdf.BasePDF, x: np.ndarray, n_params: int) -> TermCalls:
-    if len(x) * n_params > _MANY_SCORES:
-        kernel = event_kernel(model)
-    else:
+    kernel = event_kernel(model)
+    if len(x) * n_params <= _MANY_SCORES and not kernel.score.n_traces:  # what is compiled already serves
         kernel = kept_by(model, "few scores", lambda: EventKernel(model, xla=False))
     return kernel, EventChunks(kernel, x)
 

@@ -190,7 +190,7 @@ class EventKernel(Kernel):
             self._chunk = chunks.XLA
         super().__init__(self._sum, model.get_params(floating=None, is_yield=False), xla=xla)
         self.precompute: Callable[[tf.Tensor], Any] = Compiled(functools.partial(precompute, model), xla=xla)
-        self.score: Callable[..., tf.Tensor] = Compiled(self._score, xla=xla)
+        self.score = Compiled(self._score, xla=xla)
 
     def chunk_size(self, n_events: int) -> int:
         """Events per call for a data set of a size."""
