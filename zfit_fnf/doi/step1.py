@@ -2,6 +2,7 @@
 
 The map is trained on minibatches, and the parameters of the model with it. Minuit then finds the exact minimum in the
 parameters with the map fixed; the end of the training is repeated, with small steps, until the minimum no longer moves.
+A training that goes astray, whose minimum moves on and on, is repeated from other weights.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ from .rows import (
 __all__ = ["GlobalProblem", "TransferFit", "fit_transfer"]
 
 _ROUNDS, _TAIL = 4, 0.8  # repeats of the end of the training, at most, and where that end begins
-_STILL = 0.2  # standard errors with the map fixed: a minimum that moves less has stopped
+_STILL = 0.2  # standard errors with the map fixed: a minimum that moves less has stopped,
+_LOST = 1.0  # and one that moves by more at last is that of a training that went astray: those that do not move by 0.3
+_OTHER_SEED = 7919
+_TRAININGS = 3  # at most, each from other weights
 _FEW = 2.0  # events per weight
 _NARROWEST = 4  # hidden layer that is chosen for few events
 _MUCH = 500_000  # events in minibatches: XLA, which makes a step twice as fast, compiles for ten seconds longer
@@ -204,6 +208,17 @@ def fit_transfer(
     return problem.solve(sample, seed=seed, progress=progress)
 
 
+@dataclass(frozen=True, eq=False)
+class _Minimum:
+    """What one training has found: Minuit's result with the map fixed, the last moves of the minimum, and where it is."""
+
+    result: FitResult
+    history: History
+    moves: tuple[float, ...]
+    weights: list[np.ndarray]
+    values: np.ndarray
+
+
 class GlobalProblem:
     """The global fit of one model: compiled for the first data set, and not again for others.
 
@@ -249,12 +264,41 @@ class GlobalProblem:
         Raises:
             TrainingStopped: If the training diverges or is interrupted.
         """
-        zfit.param.set_values(self.start, clip=True)
-        self._restart(seed)
         self._sum_weights.assign(sample.sum_weights)
         source = [Rows(sample, precomputed_rows(self.pdf, sample))]
         self._fit = self._fit or self._maximiser(sample)
+        found: _Minimum | None = None
+        for attempt in range(_TRAININGS):
+            minimum = self._train(sample, source, seed + _OTHER_SEED * attempt, progress=progress)
+            if found is None or minimum.result.fmin < found.result.fmin:
+                found = minimum
+            if found.moves[-1] <= _LOST:
+                break
+        assert found is not None
+        self.transfer.assign(found.weights)
+        zfit.param.set_values(self.params, found.values)
+        matrix = self._covariance_of(sample) if covariance else np.full((len(self.params),) * 2, np.nan)
+        transfer = copy.deepcopy(self.transfer)
+        return TransferFit(
+            model=self.model,
+            pdf=behind(self.model, transfer),
+            data=sample,
+            transfer=transfer,
+            values={parameter.name: float(parameter.value()) for parameter in self.params},
+            covariance=matrix,
+            nll=float(found.result.fmin),
+            rounds=found.moves,
+            history=found.history,
+            problems=tuple(self._problems(sample, found, matrix if covariance else np.eye(1))),
+            problem=self,
+        )
+
+    def _train(self, sample: Sample, source: Sequence[Rows], seed: int, *, progress: bool) -> _Minimum:
+        """From the start values to a minimum that no longer moves, or until there have been enough rounds."""
+        zfit.param.set_values(self.start, clip=True)
+        self._restart(seed)
         self._set_step_sizes(sample)
+        assert self._fit is not None
         history = self._fit("global fit", source, seed=seed, progress=progress)
         result = self._minimise(sample)
         moves: list[float] = []
@@ -265,21 +309,7 @@ class GlobalProblem:
             result = self._minimise(sample)
             errors = expected_errors(self.pdf, sample, self.params)
             moves.append(float(np.max(np.abs(current(self.params) - before) / errors)))
-        matrix = self._covariance_of(sample) if covariance else np.full((len(self.params),) * 2, np.nan)
-        transfer = copy.deepcopy(self.transfer)
-        return TransferFit(
-            model=self.model,
-            pdf=behind(self.model, transfer),
-            data=sample,
-            transfer=transfer,
-            values={parameter.name: float(parameter.value()) for parameter in self.params},
-            covariance=matrix,
-            nll=float(result.fmin),
-            rounds=tuple(moves),
-            history=history,
-            problems=tuple(self._problems(sample, result, matrix if covariance else np.eye(1))),
-            problem=self,
-        )
+        return _Minimum(result, history, tuple(moves), self.transfer.weights_list(), current(self.params))
 
     def _restart(self, seed: int) -> None:
         """The identity, with fresh weights in the hidden layers."""
@@ -340,11 +370,16 @@ class GlobalProblem:
         """Inverse Hessian; NaN where that is not positive definite."""
         return inverse_of(np.asarray(make_loss(self.pdf, sample).hessian(self.params)))
 
-    def _problems(self, sample: Sample, result: FitResult, covariance: np.ndarray) -> list[str]:
+    def _problems(self, sample: Sample, found: _Minimum, covariance: np.ndarray) -> list[str]:
         problems = []
+        if found.moves[-1] > _LOST:
+            problems.append(
+                f"after {_TRAININGS} trainings from different weights the minimum still moved by {found.moves[-1]:.1f} errors "
+                "with the map fixed: train for longer (schedule=)"
+            )
         if not np.isfinite(covariance).all():
             problems.append("the Hessian at the minimum is not positive definite")
-        if not result.converged:
+        if not found.result.converged:
             problems.append("Minuit did not converge")
         if at_limit := [parameter.name for parameter in self.params if parameter.at_limit]:
             problems.append(f"at a limit: {', '.join(at_limit)}")

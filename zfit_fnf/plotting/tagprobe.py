@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import expit, logit
 
 from ..common.optional import require
 from ..tagprobe.result import TagProbeResult
@@ -79,7 +80,7 @@ def efficiency_slice(
     titles: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The efficiency along one condition, with bands of one and two standard deviations.
+    """The efficiency along one condition, with bands of one and two standard deviations of its logit.
 
     Args:
         result: The fit.
@@ -100,8 +101,9 @@ def efficiency_slice(
     ax = current_axes() if ax is None else ax
     x = np.asarray(points, float)
     found = result.efficiency(_points(result, {cond: x}, at))
+    widths = found.errors / (found.values * (1.0 - found.values))  # of the logit, so that no band leaves 0 to 1
     for sigmas in (2, 1):
-        low, high = found.values - sigmas * found.errors, found.values + sigmas * found.errors
+        low, high = (expit(logit(found.values) + sign * sigmas * widths) for sign in (-1.0, 1.0))
         ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
     ax.plot(x, found.values, color=color, label=label)
     ax.set(xlabel=_title(cond, titles), ylabel="efficiency", xlim=(x.min(), x.max()))
