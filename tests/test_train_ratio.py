@@ -399,16 +399,17 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
 
 
 @pytest.mark.parametrize(
-    ("curvature", "gain", "kept"),
+    ("curvature", "gain", "evidence", "kept"),
     [
-        (0.05, 0.01, False),
-        (0.3, 0.01, True),
-        (0.05, 0.002, True),  # nearly linear, and two standard deviations
-        (0.0, 0.002, False),  # exactly linear
-        (0.0, -0.002, True),
+        (0.05, 0.01, 1000.0, False),
+        (0.3, 0.01, 1000.0, True),
+        (0.05, 0.002, 1000.0, True),  # nearly linear, and two standard deviations
+        (0.0, 0.002, 1000.0, False),  # exactly linear
+        (0.0, -0.002, 1000.0, True),
+        (0.0, 0.002, 40.0, True),  # a small effect, of which a map is made smaller where it is noise
     ],
 )
-def test_a_linear_log_ratio_that_does_more_than_a_map_needs_none(curvature, gain, kept):
+def test_a_linear_log_ratio_that_does_more_than_a_map_needs_none(curvature, gain, evidence, kept):
     """Of 1000 events: the map gains 0.10 nats each, the log-ratio alone so much more, with an error of one in all."""
     rng = np.random.default_rng(0)
     y, more = rng.normal(size=1000), gain + np.tile([-0.0316, 0.0316], 500)
@@ -417,7 +418,7 @@ def test_a_linear_log_ratio_that_does_more_than_a_map_needs_none(curvature, gain
     judgement.candidates = SimpleNamespace(nuisances=("nu",), points=points, idle=[], affordable=True)
     judgement.none, judgement.of_map, judgement.map_gain = np.zeros(1000), np.full(1000, 0.10), (100.0, 3.0)
     judgement.with_map = object()
-    judgement.alone = SimpleNamespace(weights=None, on_held_out=lambda: 0.1 + more)
+    judgement.alone = SimpleNamespace(weights=None, evidence=evidence, on_held_out=lambda: 0.1 + more)
     judgement._gain_of_ratio = lambda: choice._difference(0.1 + more, judgement.of_map)
     response = Scored([np.stack([y, curvature * y**2 / np.sqrt(2)], axis=1)], [np.ones(1000)], [])
     judgement._scored = lambda *_: response

@@ -215,7 +215,8 @@ class _Judgement:
         ratio_alone = self.alone.on_held_out()
         if use_ratio == "auto" and (linear := self._is_linear()):
             more, error = self._gain_of_ratio()
-            least = _SLIGHTLY if linear == "exactly" and self.candidates.affordable else MAP_SIGNIFICANT
+            either = linear == "exactly" and self.candidates.affordable and self.alone.evidence > _CLEAR
+            least = _SLIGHTLY if either else MAP_SIGNIFICANT
             if more > least * error:
                 return False, [
                     f"no map: a log-ratio gains {more:.1f} +- {error:.1f} nats more, and is linear in the nuisance"
