@@ -459,6 +459,19 @@ def test_of_one_sided_effects_a_map_is_the_better_guess(n_points, kept):
     assert judgement._judge_map("auto")[0] is kept
 
 
+@pytest.mark.parametrize(
+    ("linear", "quadratic", "bent"), [(0.3, 0.15, True), (0.3, 0.02, False), (0.05, 0.02, False), (2.0, 0.15, False)]
+)
+def test_log_ratios_that_are_far_from_linear_are_named(linear, quadratic, bent):
+    rng = np.random.default_rng(1)
+    judgement = object.__new__(choice._Judgement)
+    judgement.candidates = SimpleNamespace(nuisances=("nu",), points=POINTS, idle=[])
+    judgement.alone = SimpleNamespace(weights=None)
+    values = rng.normal(size=(1000, 2)) * [linear, quadratic]
+    judgement._scored = lambda *_: Scored([values], [np.ones(1000)], [])
+    assert judgement._is_bent() is bent
+
+
 def test_halves_judge_each_other():
     """Of noise, the events that it was learned from become more probable, and those of the other half less probable."""
     learned = learn(contrast(0.3, 4000, 3))

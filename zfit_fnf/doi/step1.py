@@ -50,7 +50,7 @@ __all__ = ["GlobalProblem", "TransferFit", "fit_transfer"]
 
 _ROUNDS, _TAIL = 4, 0.8  # repeats of the end of the training, at most, and where that end begins
 _STILL = 0.2  # standard errors with the map fixed: a minimum that moves less has stopped,
-_LOST = 1.0  # and one that moves by more at last is that of a training that went astray: those that do not move by 0.3
+_LOST = 1.0  # and one that moves by more at last is that of a training that went astray: others do not move by 0.3
 _OTHER_SEED = 7919
 _TRAININGS = 3  # at most, each from other weights
 _FEW = 2.0  # events per weight

@@ -29,6 +29,7 @@ _CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not 
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
+_BENT = 0.1  # spread of the quadratic coefficient, from which estimates half way between samples are off by a few hundredths
 _STRAIGHTENED = 4000  # nominal events
 _SEEN = 3.0  # standard deviations by which held-out events have to speak for both in several variables
 _SLIGHTLY = 1.0  # and where both may be right, for the one that continues better
@@ -172,7 +173,7 @@ class _Judgement:
             if use_ratio == "auto" and not (learned.significant or (keep and not keep_map)):
                 notes = [*notes, f"no log-ratio, for which the evidence is {learned.evidence:.1f} nats"]
                 learned = None
-        if learned is not None and not keep_map and self._sees_curvature and not self._is_linear():
+        if learned is not None and not keep_map and self._is_bent():
             notes = [*notes, _BETWEEN]
         if learned is not None and not keep:
             learned = learned.shrunk()
@@ -267,10 +268,19 @@ class _Judgement:
         """
         if not self._sees_curvature:
             return ""
-        first, *higher = np.diag(self._scored(False, self.alone.weights, [0, 1, 2]).spread(0))
-        if max(higher) == 0.0 < first:
+        first, higher = self._spreads()
+        if higher == 0.0 < first:
             return "exactly"
-        return "nearly" if max(higher) < _LINEAR**2 * first else ""
+        return "nearly" if higher < _LINEAR**2 * first else ""
+
+    def _is_bent(self) -> bool:
+        """Whether the log-ratio alone is so far from linear that what lies between the samples could matter."""
+        return self._sees_curvature and not self._is_linear() and self._spreads()[1] > _BENT**2
+
+    def _spreads(self) -> tuple[float, float]:
+        """Variances of the coefficients of the log-ratio alone: of the linear one, and the largest of the others."""
+        first, *higher = np.diag(self._scored(False, self.alone.weights, [0, 1, 2]).spread(0))
+        return float(first), float(max(higher))
 
     def _both_continue_better(self) -> bool:
         """Whether, where both are accurate, a map follows a large part, not all, and a log-ratio alone is far from linear.
