@@ -445,12 +445,12 @@ def test_a_map_of_a_large_part_stays_beside_a_log_ratio_that_is_not_linear(of_ma
     assert judgement._both_continue_better() is both
 
 
-@pytest.mark.parametrize(("n_points", "kept"), [(1, True), (2, False)])
-def test_of_one_sided_effects_a_map_is_the_better_guess(n_points, kept):
+@pytest.mark.parametrize(("n_points", "order", "kept"), [(1, 1, True), (2, 2, False), (2, 1, False)])
+def test_of_one_sided_effects_a_map_is_the_better_guess(n_points, order, kept):
     """A map that 1000 held-out events speak for by two standard deviations, as for a log-ratio in its place."""
     judgement = object.__new__(choice._Judgement)
-    monomials = np.array([[1.0, 1.0], [-1.0, 1.0]])[:n_points, :n_points]
-    points = Points(monomials, np.zeros((0, n_points)), np.zeros(0, int))
+    monomials = np.array([[1.0, 1.0], [-1.0, 1.0]])[:n_points, :order]
+    points = Points(monomials, np.zeros((0, order)), np.zeros(0, int))
     judgement.candidates = SimpleNamespace(nuisances=("nu",), points=points, idle=[], affordable=True)
     judgement.with_map, judgement.map_gain = object(), (20.0, 10.0)
     judgement.none, judgement.of_map = np.zeros(1000), np.full(1000, 0.020)

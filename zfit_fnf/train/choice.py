@@ -251,9 +251,9 @@ class _Judgement:
 
     @property
     def _from_one_point(self) -> bool:
-        """Whether samples do not tell how the response continues, for which a map is the better guess."""
+        """Whether one sample alone does not tell how the response continues, for which a map is the better guess."""
         candidates = self.candidates
-        return len(candidates.nuisances) == 1 and candidates.points.monomials.shape[1] == 1 and not candidates.idle
+        return len(candidates.nuisances) == 1 and len(candidates.points.monomials) == 1 and not candidates.idle
 
     @property
     def _sees_curvature(self) -> bool:
