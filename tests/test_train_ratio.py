@@ -472,6 +472,40 @@ def test_log_ratios_that_are_far_from_linear_are_named(linear, quadratic, bent):
     assert judgement._is_bent() is bent
 
 
+def test_a_map_that_held_out_events_like_less_straightened_stays_with_its_log_ratio(monkeypatch):
+    """Also where the log-ratio beside it, which has products of its own, is learned only then."""
+    judgement = object.__new__(choice._Judgement)
+    flow = SimpleNamespace(precompute=lambda *_: None)
+    first, straightened = SimpleNamespace(), SimpleNamespace()
+    response = SimpleNamespace(weights_list=lambda: ["trained"], assign=lambda weights: assigned.extend(weights))
+    nominal = SimpleNamespace(sample=SimpleNamespace(n_events=10), standardised=lambda _: (None, None))
+    judgement.candidates = SimpleNamespace(
+        with_map=SimpleNamespace(responses=[response], flow=flow),
+        nominal=nominal,
+        nuisances=("nu",),
+        points=POINTS,
+        sources=[],
+        idle=[],
+        contrasts=lambda _: (None, straightened),
+    )
+    judgement.with_map, judgement.without = first, SimpleNamespace(values=lambda *_: None)
+    judgement.alone = SimpleNamespace(weights=None)
+    assigned = []
+    learned = {
+        id(contrast): SimpleNamespace(
+            significant=True, contrast=SimpleNamespace(), on_held_out=lambda gain=gain: np.full(100, gain)
+        )
+        for contrast, gain in ((first, 1.0), (straightened, 0.0))
+    }
+    monkeypatch.setattr(choice, "learn", lambda contrast: learned[id(contrast)])
+    monkeypatch.setattr(choice, "straighten", lambda *_: None)
+    monkeypatch.setattr(choice, "bounded", lambda *_: tf.zeros((10, 1)))
+    assert not judgement._straightened()
+    assert judgement.beside is learned[id(first)]
+    assert judgement.with_map is judgement.beside.contrast
+    assert assigned == ["trained"]
+
+
 def test_halves_judge_each_other():
     """Of noise, the events that it was learned from become more probable, and those of the other half less probable."""
     learned = learn(contrast(0.3, 4000, 3))

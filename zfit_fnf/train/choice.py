@@ -297,9 +297,8 @@ class _Judgement:
 
     def _straightened(self) -> bool:
         """Change the map such that the log-ratio beside it is nearly linear, if held-out events do not mind."""
-        candidates, density, former = self.candidates, self.candidates.with_map, self.with_map
+        candidates, density = self.candidates, self.candidates.with_map
         assert density is not None
-        assert former is not None
         if not self._sees_curvature or not self.beside.significant:
             return False
         response, points = density.responses[-1], [source.at for source in candidates.sources]
@@ -308,6 +307,7 @@ class _Judgement:
         seen = bounded(density.flow, u, c, density.flow.precompute(c)).numpy().astype(np.float32)
         ratios = self.without.values(seen, self.alone.weights)
         beside = self.beside
+        former = beside.contrast
         straighten(density, response, (u, c), ratios, points, candidates.points.monomials)
         self.with_map = candidates.contrasts(_JUDGED)[1]
         assert self.with_map is not None
