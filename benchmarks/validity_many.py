@@ -3,6 +3,7 @@
     python benchmarks/validity_many.py gaussian skewed wide off interaction --ratio 3 --picture docs/_static/believe.png
 
     python benchmarks/validity_many.py gaussian --ratio 1 --repetitions 1200 --first-seed 20000
+    python benchmarks/validity_many.py gaussian off --ratio 1 --at 0 --repetitions 300 --first-seed 70000
     python benchmarks/validity_many.py gaussian skewed off --plan --ratio 1 --repetitions 20
     python benchmarks/validity_many.py gaussian --scatter --ratio 1 --repetitions 20
 
@@ -383,12 +384,15 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=3.0, help="simulated events of each sample per data event")
     parser.add_argument("--stretch", type=float, default=1.1, help="how much too wide the signal of `wide` is")
     parser.add_argument("--strength", type=float, default=1.0, help="of the responses to the nuisances")
+    parser.add_argument("--at", type=float, default=TRUTH["shift"], help="where the two nuisances are")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--scatter", action="store_true", help="over simulations of the same data, in place of pulls")
     parser.add_argument("--plan", action="store_true", help="predictions for more simulation, in place of pulls")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path, help="of the pulls, PNG")
     args = parser.parse_args()
+    TRUTH.update(shift=args.at, scale=args.at)
+    AT[2:] = args.at
     report = {
         case: planned(case, args.ratio, args.repetitions, args.first_seed)
         if args.plan

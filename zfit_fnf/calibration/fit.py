@@ -324,6 +324,10 @@ def _report(
     def part(of_scores: np.ndarray) -> np.ndarray:
         return errors * np.sqrt(np.maximum(np.diag(moments.share(of_scores)), 0.0))
 
+    parts = {
+        source: np.hypot(part(matrix), errors * np.sqrt(moments.of_slopes.get(source, 0.0)))
+        for source, matrix in moments.sources.items()
+    }
     total = errors * np.sqrt(np.diag(moments.covariance))
     table = pd.DataFrame(
         {
@@ -332,16 +336,16 @@ def _report(
             "naive_error": errors,
             "statistical": part(moments.scatter),
             "constraints": errors * np.sqrt(np.maximum(np.diag(moments.of_constraints), 0.0)),
-            "simulation": part(moments.simulation),
+            "simulation": np.sqrt(np.sum(np.square(list(parts.values())), axis=0)),
             "bias": (start - end) / errors,
             "loss": total / errors,
         },
         index=pd.Index(names, name="parameter"),
     )
     sources = pd.DataFrame(
-        [part(matrix) for matrix in moments.sources.values()],
+        list(parts.values()),
         columns=names,
-        index=pd.MultiIndex.from_tuples(moments.sources, names=["process", "sample"]),
+        index=pd.MultiIndex.from_tuples(parts, names=["process", "sample"]),
     )
     sources.insert(0, "effective", [closure.sizes[source][1] for source in moments.sources])
     sources.insert(0, "events", [closure.sizes[source][0] for source in moments.sources])

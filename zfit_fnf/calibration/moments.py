@@ -28,6 +28,7 @@ SlopeNoise: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 _NOTHING = 1e-10  # of the largest eigenvalue, in units of the diagonal: no information
 _LEAST = 0.1  # of the claimed information that is left where all of it may be noise: a free parameter needs an error
 _DOUBT = 2.0  # standard deviations by which a measured variance is raised, where it is smaller than the promised one
+_SECOND_ORDER = 3.0  # pulls by an error that is 1 + d times the right one have the mean square 1 + 3 <d^2>, for small d
 _NEGLIGIBLE = 1e-3  # of the variance of a parameter, below which a direction of finite simulation is left out
 
 
@@ -142,16 +143,60 @@ class Moments:
         return (self.promised + self.slope) @ self._shrinkage
 
     @cached_property
-    def _towards(self) -> np.ndarray:
-        """What a gradient ``(P,)`` at a point is multiplied by, ``(P, P)``, to be that of the parabola with ``covariance``."""
-        step = self._scores.T @ self.weight @ (self.promised + self.slope) + self.constraints
-        return step.T @ inverse(self._scores.T @ self.weight @ self._scores + self.constraints)
+    def _step(self) -> np.ndarray:
+        """How what is solved for the estimate moves with it, ``(P, P)``."""
+        return self._scores.T @ self.weight @ (self.promised + self.slope) + self.constraints
+
+    @cached_property
+    def _solved(self) -> np.ndarray:
+        """Inverse covariance ``(P, P)`` of what is solved for the estimate."""
+        return inverse(self._scores.T @ self.weight @ self._scores + self.constraints)
+
+    @cached_property
+    def _as_measured(self) -> np.ndarray:
+        """Covariance ``(P, P)`` of the estimate, if slopes are what was measured."""
+        return inverse(self._step.T @ self._solved @ self._step)
+
+    @cached_property
+    def _to_estimate(self) -> np.ndarray:
+        """Inverse of how what is solved for the estimate moves with it, ``(P, P)``."""
+        return self._as_measured @ self._step.T @ self._solved
+
+    @cached_property
+    def _of_slopes(self) -> dict[tuple[str, str], np.ndarray]:
+        """What to add to that covariance ``(P, P)``, for each source, as its noise in the slopes makes the errors uncertain.
+
+        Errors that are sometimes too small and sometimes too large are too small on average, as those of a mean whose
+        width comes from few events are without Student's factor.
+        """
+        sizes = np.sqrt(np.diag(self._as_measured))
+        sizes[sizes == 0] = 1.0
+        scale = np.outer(sizes, sizes) / _SECOND_ORDER
+        return {source: self._uncertain(self._as_measured, ones) / scale for source, ones in self.slope_noise.items()}
 
     @cached_property
     def precision(self) -> np.ndarray:
         """Inverse covariance ``(P, P)`` of the calibrated estimate."""
-        step = self._scores.T @ self.weight @ (self.promised + self.slope) + self.constraints
-        return self._towards @ step
+        measured = self._step.T @ self._solved @ self._step - self.constraints
+        total = np.sum([self._as_measured, *self._of_slopes.values()], axis=0)
+        # Data make no estimate worse: whatever the slopes are, a tenth of the information is left.
+        whiten, back = root(self._as_measured), root(self._as_measured, -0.5)
+        values, vectors = np.linalg.eigh(whiten @ (inverse(total) - self.constraints - _LEAST * measured) @ whiten)
+        rest = back @ (vectors * np.maximum(values, 0.0)) @ vectors.T @ back
+        return self.constraints + _LEAST * measured + rest
+
+    @cached_property
+    def of_slopes(self) -> dict[tuple[str, str], np.ndarray]:
+        """Part ``(P,)`` of the variances of the estimate that is there because slopes are uncertain, for each source."""
+        wanted = {source: np.maximum(np.diag(one), 0.0) for source, one in self._of_slopes.items()}
+        total = np.sum([np.zeros(len(self.bias)), *wanted.values()], axis=0)
+        added = np.maximum(np.diag(self.covariance) - np.diag(self._as_measured), 0.0)
+        return {source: one * added / np.maximum(total, 1e-300) for source, one in wanted.items()}
+
+    @cached_property
+    def _towards(self) -> np.ndarray:
+        """What a gradient ``(P,)`` at a point is multiplied by, ``(P, P)``, to be that of the parabola with ``covariance``."""
+        return self.precision @ self._to_estimate
 
     @cached_property
     def information(self) -> np.ndarray:
@@ -173,13 +218,12 @@ class Moments:
     @cached_property
     def weights(self) -> np.ndarray:
         """What a change of the sum of scores does to the estimate, ``(P, P)``."""
-        return self.covariance @ self._towards @ self._scores.T @ self.weight
+        return self._to_estimate @ self._scores.T @ self.weight
 
     @cached_property
     def of_constraints(self) -> np.ndarray:
         """Part ``(P, P)`` of the covariance of the estimate that comes from auxiliary measurements."""
-        to_estimate = self.covariance @ self._towards
-        return to_estimate @ self.constraints @ to_estimate.T
+        return self._to_estimate @ self.constraints @ self._to_estimate.T
 
     def gradient(self, scores: np.ndarray, of_constraints: np.ndarray) -> np.ndarray:
         """Gradient ``(P,)`` of the calibrated parabola where the scores were taken.
@@ -220,12 +264,17 @@ class Moments:
     def doubt(self, planned: Moments | None = None) -> np.ndarray:
         """Relative uncertainty ``(P,)`` that the noise of the slopes leaves of the errors, or of those ``planned`` from these."""
         made = self if planned is None else planned
-        variances = np.zeros(len(self.bias))
-        for ones in self.slope_noise.values():
-            for _, unknown, noise in ones:
-                by_slope, by_score = made.covariance @ unknown @ made.covariance, made.weights @ noise @ made.weights.T
-                variances += np.diag(by_slope) * np.diag(by_score)
-        return np.sqrt(np.maximum(variances, 0.0)) / np.diag(made.covariance)
+        variances = [np.diag(made._uncertain(made.covariance, ones)) for ones in self.slope_noise.values()]
+        variance = np.sum([np.zeros(len(self.bias)), *variances], axis=0)
+        return np.sqrt(np.maximum(variance, 0.0)) / np.diag(made.covariance)
+
+    def _uncertain(self, covariance: np.ndarray, noise: Sequence[SlopeNoise]) -> np.ndarray:
+        """Mean square ``(P, P)`` of half of what the noise of slopes changes a covariance of the estimate by."""
+        parts = [
+            (covariance @ unknown @ covariance) * (self.weights @ of_scores @ self.weights.T)
+            for _, unknown, of_scores in noise
+        ]
+        return np.sum([np.zeros_like(covariance), *parts], axis=0)
 
     def with_sources(self, factors: Sequence[float]) -> Moments:
         """The same with samples that are larger by these factors, one for each source."""

@@ -151,7 +151,12 @@ def _fewest(moments: Moments, index: int, events: np.ndarray, simulated: np.ndar
     factors = np.ones(len(events))
     for _ in range(_ROUNDS):
         planned = moments.with_sources(factors.tolist())
-        variances = np.array([planned.share(matrix)[index, index] for matrix in moments.sources.values()])
+        # What an event of each sample contributes, now.
+        variances = [planned.share(matrix)[index, index] for matrix in moments.sources.values()]
+        of_slopes = [
+            planned.of_slopes[source][index] if source in planned.of_slopes else 0.0 for source in moments.sources
+        ]
+        variances = np.array(variances) + factors * np.array(of_slopes)
         ratio = np.where(simulated, np.sqrt(np.maximum(variances, 0.0) / events), 0.0)
 
         def larger(scale: float, ratio: np.ndarray = ratio) -> np.ndarray:
