@@ -280,13 +280,18 @@ def repeat(
     return *pulls, fit.units, fit.errors, fit.refused, fit.between
 
 
+def of_simulation(known: Moments) -> np.ndarray:
+    """Part ``(4,)`` of the variances that is from finite simulation, as in the report."""
+    return np.diag(known.share(known.simulation)) + sum(known.of_slopes.values())
+
+
 def scattered(case: str, ratio: float, n: int, first: int = 0, n_simulations: int = 40) -> dict[str, Any]:
     """Error from finite simulation that is claimed, and the scatter of the fit over simulations of the same data and model."""
     claimed, scatter = [], []
     for seed in range(first, first + n):
         one = drawn(case, ratio, 30_000 + seed)
         fits = [fit for fit in (calibrated(one, one.simulate(ratio)) for _ in range(n_simulations)) if not fit.refused]
-        claimed.append(np.mean([fit.units**2 * np.diag(fit.known.share(fit.known.simulation)) for fit in fits], axis=0))
+        claimed.append(np.mean([fit.units**2 * of_simulation(fit.known) for fit in fits], axis=0))
         scatter.append(np.var([fit.end for fit in fits], axis=0, ddof=1))
     ratios = np.sqrt(np.array(scatter) / claimed)
     pairs = zip(ratios.mean(axis=0), ratios.std(axis=0, ddof=1) / np.sqrt(n), strict=True)
