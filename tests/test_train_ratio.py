@@ -428,6 +428,29 @@ def test_a_linear_log_ratio_that_does_more_than_a_map_needs_none(curvature, gain
 
 
 @pytest.mark.parametrize(
+    ("affordable", "on_its_own", "sigmas"),
+    [
+        (False, 0.004, 12.6),  # sees what held-out events alone, by four standard deviations, do not
+        (False, -0.004, 4.0),  # the map has learned the noise of its events: held-out ones decide
+        (True, -0.004, -10.1),  # a map of few numbers, which do not
+    ],
+)
+def test_events_of_the_map_judge_too_whether_a_log_ratio_does_more(affordable, on_its_own, sigmas):
+    """Of 1000 held-out events a log-ratio gains 0.004 nats each, with an error of one in all; of 9000 others as given."""
+    noise = np.tile([-0.0316, 0.0316], 5000)
+    more = np.concatenate([np.full(9000, on_its_own), np.full(1000, 0.004)]) + noise
+    judgement = object.__new__(choice._Judgement)
+    judgement.candidates = SimpleNamespace(affordable=affordable)
+    judgement.of_map, of_folds = np.zeros(1000), [np.zeros(4500), np.zeros(4500), np.zeros(1000)]
+    judgement.with_map = SimpleNamespace(
+        n_free=0, n_variations=2, exponents=np.zeros((3, 1)), log_likelihoods=lambda _, fold: of_folds[fold]
+    )
+    judgement.alone = SimpleNamespace(on_held_out=lambda: more[9000:], on_other_events=lambda: more)
+    gain, error = judgement._gain_of_ratio()
+    np.testing.assert_allclose(gain / error, sigmas, rtol=0.03)  # error is the root of squares, about zero
+
+
+@pytest.mark.parametrize(
     ("of_map", "linear", "both"), [(0.7, False, True), (0.7, True, False), (0.3, False, False), (0.97, False, False)]
 )
 def test_a_map_of_a_large_part_stays_beside_a_log_ratio_that_is_not_linear(of_map, linear, both):

@@ -239,15 +239,18 @@ class _Judgement:
     def _gain_of_ratio(self) -> tuple[float, float]:
         """How much more probable than a map a log-ratio alone makes events, and the error of that.
 
-        Events that the map has been trained on judge too where it has few numbers, which learn little noise: held-out ones
-        alone do not see what a fit to many events would.
+        Events that the map has been trained on judge too, since held-out ones alone do not see what a fit to many events
+        would. A map of few numbers has learned little of their noise. In several variables it has learned more, so that they
+        speak for the log-ratio only where they do so in spite of that.
         """
-        if not self.candidates.affordable:
-            return _difference(self.alone.on_held_out(), self.of_map)
+        held_out = _difference(self.alone.on_held_out(), self.of_map)
         assert self.with_map is not None
         coefficients = of_conditions_alone(self.with_map)
         of_map = [self.with_map.log_likelihoods(coefficients, fold) for fold in range(3)]
-        return _difference(self.alone.on_other_events(), np.concatenate(of_map))
+        of_all = _difference(self.alone.on_other_events(), np.concatenate(of_map))
+        if self.candidates.affordable:
+            return of_all
+        return max(held_out, of_all, key=lambda gain: gain[0] / gain[1])
 
     @property
     def _from_one_point(self) -> bool:
