@@ -71,6 +71,28 @@ def test_scale_factor_of_independent_fits(result):
     np.testing.assert_allclose(ratio.errors, np.sqrt(2) * own.errors / own.values, rtol=1e-9)
 
 
+def test_fits_with_other_conditions_are_asked_at_the_same_probes(result, data):
+    """Columns in another order, and pairs that another fit has standardised."""
+    few, columns = data[data["b"] > -0.5], {**SETTINGS, "cond": ["b", "a"]}
+    short = Schedule(steps=20, batch_size=512, warmup=5, averaging=0.9)
+    other = fit(few, Peak(), Exponential(), members=1, hidden=[4], schedule=short, seed=2, **columns)
+    own = result._pairs(few)
+    shares, regions = result.signal_share(own), {"all": lambda x: x["b"] > -2}
+    expected = np.average(other.efficiency(few).values, weights=shares)
+    ratio = result.bins(regions, few, over=other)
+    assert ratio.values[0] == pytest.approx(result.bins(regions, few).values[0] / expected, rel=1e-9)
+    for one in (other.pairs, own):  # not moments of the fit that made them
+        np.testing.assert_allclose(result.bins(regions, one).values, result.bins(regions, few).values, rtol=1e-12)
+        np.testing.assert_allclose(other.bins(regions, one).values, other.bins(regions).values, rtol=1e-12)
+    with pytest.raises(
+        ValueError, match="the data have 'b' from"
+    ):  # of the whole range, of which the other knows a part
+        result.bins(regions, over=other)
+    more = replace(other, columns=replace(other.columns, cond=("b", "c")))
+    with pytest.raises(ValueError, match=r"over= has the conditions \['c'\]"):
+        result.bins(regions, few, over=more)
+
+
 @pytest.mark.parametrize("shape", [Exponential(), ErfcExponential(), Bernstein(3), Peak(0.1, 0.2)])
 def test_shapes_are_normalised(shape):
     rng = np.random.default_rng(1)

@@ -118,17 +118,19 @@ class TagProbeResult:
             ValueError: If no pairs are in a region, or pairs are outside of the range of the data.
         """
         own = self._pairs(pairs)
-        shares = self.signal_share(own) * own.weights
+        shares = self._signal_share(own.c) * own.weights
         rows = [own.inside(one) * shares for one in regions.values()]
         if empty := [name for name, row in zip(regions, rows, strict=True) if not row.sum() > 0]:
             raise ValueError(f"no pairs are in the regions {empty}")
         weigh = np.array([row / row.sum() for row in rows])
         found = self._mean(own.c, weigh)
-        return found if over is None else found / over._mean(over._standardised(over._checked(own.x)), weigh)
+        return found if over is None else found / over._mean(over._conditions(own), weigh)
 
     def signal_share(self, pairs: Pairs | None = None) -> np.ndarray:
         """Share of the signal ``(n,)`` at the conditions of each pair, mass and outcome aside."""
-        c = self._pairs(pairs).c
+        return self._signal_share(self._pairs(pairs).c)
+
+    def _signal_share(self, c: np.ndarray) -> np.ndarray:
         return np.mean([expit(member.eta(c)[:, 2]) for member in self.members], axis=0)
 
     def scale_factor(self, other: TagProbeResult, points: Any) -> Efficiency:
@@ -165,16 +167,24 @@ class TagProbeResult:
         }
 
     def _pairs(self, given: Any) -> Pairs:
-        """Pairs that are given, or those of the fit."""
-        if isinstance(given, Pairs):
-            return given
+        """Pairs that are given, standardised as this fit's, or those of the fit."""
         if given is None:
             if self.pairs is None:
                 raise ValueError("a file has no pairs: say over which ones, pairs=")
             return self.pairs
-        pairs = Pairs(self.columns.read(given), self.columns, self.moments)
+        if given is self.pairs:
+            return self.pairs
+        pairs = Pairs(
+            self.columns.read(given.sample if isinstance(given, Pairs) else given), self.columns, self.moments
+        )
         self._checked(pairs.x)
         return pairs
+
+    def _conditions(self, pairs: Pairs) -> np.ndarray:
+        """Conditions of pairs of another fit, in the order and standardised as this fit has them."""
+        if missing := [name for name in self.cond if name not in pairs.table]:
+            raise ValueError(f"over= has the conditions {missing}, which the pairs of the first fit do not have")
+        return self._standardised(self._checked(pairs.table[list(self.cond)].to_numpy()))
 
     def _checked(self, x: np.ndarray) -> np.ndarray:
         for name, column in zip(self.cond, x.T, strict=True):
