@@ -43,7 +43,7 @@ def main(
     # Step 1: the map and the resolution together.
     schedule = zfnf.Schedule(steps=200, batch_size=128, learning_rate=1e-2, patience=None)
     fit = zfnf.doi.fit_transfer(
-        model, data, obs=["mass"], cond=[ETA], n_layers=1, hidden=(4,), schedule=schedule, seed=seed, progress=False
+        model, data, obs=["mass"], cond=[ETA], n_layers=1, hidden=(), schedule=schedule, seed=seed, progress=False
     )
     # Step 2: how the map follows the resolution; then the likelihood of the resolution alone is a profile. Replicas tell
     # how the map would be for other data.

@@ -177,7 +177,7 @@ def test_kolmogorov_smirnov():
 @pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_factors_in_a_part_of_their_range(shared):
     """What is cut away from the density of the conditions moves no map: it is a constant of the likelihood."""
-    events, fits = FLOWS[0].sample(cond=FLOWS[1].sample(300, seed=1), seed=2), []
+    events, fits = FLOWS[0].sample(cond=FLOWS[1].sample(450, seed=1), seed=2), []
     low, high = float(events["x"].min()) - 0.1, float(events["x"].max()) + 0.1
     for obs in (None, zfit.Space("x", low, high)):
         whole = model()
@@ -186,7 +186,7 @@ def test_factors_in_a_part_of_their_range(shared):
     inside = float(FlowPDF(FLOWS[1]).integrate((low, high))[0])
     assert inside < 0.999
     assert fits[1].values == pytest.approx(fits[0].values, abs=1e-3)  # float32 trainings
-    assert fits[1].nll - fits[0].nll == pytest.approx(300 * np.log(inside), abs=0.05)
+    assert fits[1].nll - fits[0].nll == pytest.approx(450 * np.log(inside), abs=0.05)
 
 
 def test_observables_that_the_model_does_not_have(data):
@@ -216,6 +216,20 @@ def test_a_parameter_at_its_limit_marks_the_fit(data):
 def test_few_events_for_many_weights(data):
     with pytest.warns(UserWarning, match=r"50 effective events are few for a map with \d+ weights \(ratio"):
         fit_transfer(model(), data[:50], **{**SMALL, "hidden": (16, 16)}, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("n_events", "n_layers", "hidden"), [(450, 1, ()), (3000, 1, (4, 4)), (4000, 3, (8, 8)), (40_000, 3, (32, 32))]
+)
+def test_maps_of_few_events_are_small(n_events, n_layers, hidden, monkeypatch):
+    """Seven events for each weight: networks become narrower, and then there is one layer, and then no network."""
+    monkeypatch.setattr(step1.GlobalProblem, "solve", lambda self, sample, **options: self.transfer)
+    rng = np.random.default_rng(1)
+    pdf, events = model(), {name: rng.normal(size=n_events) for name in ("x", "y")}
+    transfer = fit_transfer(pdf, events, obs=["y"], cond=["x"], progress=False)
+    assert (len(transfer.layers), transfer.hidden) == (n_layers, hidden)
+    asked = fit_transfer(pdf, events, obs=["y"], cond=["x"], n_layers=2, hidden=(), progress=False)
+    assert (len(asked.layers), asked.hidden) == (2, ())
 
 
 def test_few_events_of_a_process():

@@ -63,7 +63,7 @@ def test_momentum_scale_comes_back(tmp_path):
 def test_calibration_comes_back(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     calibration = load("zmumu_calibration")
-    curve = calibration.main(ZMUMU, steps=100, replicas=20, seed=1, out=tmp_path)
+    curve = calibration.main(ZMUMU, steps=600, replicas=20, seed=1, out=tmp_path)
 
     at_the_peak = curve.iloc[(curve.mass - 92.0).abs().argmin()]
     # 250 events with a width of 3 GeV know the peak to 0.2 GeV, and so does a density made of 250 others.

@@ -9,7 +9,7 @@ event by the weights of the displacement fields sum to zero; with other counts t
 most: where nuisances are nothing that a map could follow, it would be larger and hold back the replicas. This is one step of
 Fisher scoring for any number of replicas, in one pass over the events.
 
-Of few events only the lowest fields move, one for each hundred events. Where the likelihood is no parabola over such a step and
+Of few events only the lowest fields move. Where the likelihood is no parabola over such a step and
 does not gain what it should, as an event far out would fold, each replica takes further ones to its own maximum. With more
 fields that is far away, where the map follows single events: a gain much larger than that of a parabola is a problem.
 """
@@ -37,12 +37,13 @@ __all__ = ["bootstrap", "poisson_counts"]
 _RIDGE = 0.1  # of the diagonal, at most
 _TRIED = 2  # replicas whose gain is compared with the expected one
 _LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too long to be one of first order
+_KNOWN = 1500  # effective events: bands of maps of fewer are too narrow
 _STEPS = 20  # where it is not,
 _SHORTEST, _ENOUGH = 1 / 64, 0.25  # the shortest part of one, and of what its slope promises
 _ARRIVED = 0.01  # of the number of fields: distance to a maximum that no band shows
-_PARABOLA = (
-    1.25  # of the expected gain, at most: behind larger ones there are maxima far away, where maps follow single events
-)
+# Of the expected gain, at most: behind larger ones there are maxima far away, where maps follow single events. Bands of smaller
+# ones are too wide by less than a quarter, and with fewer fields they would be too narrow by more.
+_PARABOLA = 1.5
 
 
 def poisson_counts(seed: Sequence[int], n: int) -> np.ndarray:
@@ -70,8 +71,8 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         TypeError: If it is no profile.
 
     Warns:
-        UserWarning: If the events are so few that replicas do not come to their maxima or follow single events, which is then
-            one of the ``problems``.
+        UserWarning: If there are fewer than 1500 effective events, as bands of their maps are too narrow. If they are so few that
+            replicas do not come to their maxima or follow single events, which is then one of the ``problems``.
 
     Example:
         >>> profiled = bootstrap(profile(fit), 50, seed=1)
@@ -82,6 +83,11 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
     if not profiled.transfer.displacement.constant:
         raise ValueError("this profile was made by an earlier version: repeat profile(fit), then bootstrap")
     fit, params = profiled.fit, list(profiled.parameters.values())
+    if (size := fit.data.effective_size) < _KNOWN:
+        warn(
+            f"the map of {size:.0f} effective events is known worse than its replicas say: they can neither bend as freely nor "
+            "know how far it is from the truth on average. Bands of one standard error cover a half to two thirds of it"
+        )
     with zfit.param.set_values(params, [fit.values[parameter.name] for parameter in params]):
         made = _Replicas(profiled, params)
         regression = made.regression(seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +53,10 @@ _STILL = 0.2  # standard errors with the map fixed: a minimum that moves less ha
 _LOST = 1.0  # and one that moves by more at last is that of a training that went astray: others do not move by 0.3
 _OTHER_SEED = 7919
 _TRAININGS = 3  # at most, each from other weights
-_FEW = 2.0  # events per weight
-_NARROWEST = 4  # hidden layer that is chosen for few events
+_LAYERS = 3
+_ENOUGH = 7.0  # events per weight: with fewer a map follows fluctuations, and by more than replicas move it
+_FEW = 2.0  # of those of a process
+_WIDEST, _NARROWEST = 32, 4  # hidden layers that are chosen for many and for few events
 _MUCH = 500_000  # events in minibatches: XLA, which makes a step twice as fast, compiles for ten seconds longer
 _EDGE = 1e-6  # of a range: events closer to its edge have been pushed there
 _LOOKED_AT = 8192  # of the events, for pushes
@@ -150,7 +152,7 @@ def fit_transfer(
     weights: Any = None,
     shared: bool = False,
     penalty: float = 0.0,
-    n_layers: int = 3,
+    n_layers: int | None = None,
     hidden: Sequence[int] | None = None,
     schedule: Schedule | None = None,
     seed: int = 0,
@@ -170,9 +172,10 @@ def fit_transfer(
         weights: Weights of the events: a column or an array.
         shared: Whether one map is for all processes, as for an effect of the detector.
         penalty: Cost per event of a squared displacement, in nats per squared standard deviation of the observables.
-        n_layers: Autoregressive layers of the map.
-        hidden: Widths of the hidden layers of its networks; default two of ``max(32, 16 d)``, or of a half, a
-            quarter or an eighth of that where there would be fewer than two events for each weight.
+        n_layers: Autoregressive layers of the map; default three.
+        hidden: Widths of the hidden layers of its networks; default two of ``max(32, 16 d)``. Where that would leave fewer
+            than seven events for each weight, the default is the largest map that has them: networks of a half or a
+            quarter of that width, then one layer with an eighth of it, then one without hidden layers.
         schedule: Length and speed of the training; default 1000 steps over 20 epochs. Its validation events are a
             guard against overfitting: where they speak against later weights, earlier ones are kept.
         seed: Seed of everything random.
@@ -193,15 +196,15 @@ def fit_transfer(
     if not isinstance(model, zfit.pdf.BasePDF):
         raise TypeError(f"fit_transfer takes a model first, then its data; got {type(model).__name__}")
     obs, cond = names(obs, "obs="), names(cond, "cond=", '["x1", "x2"]')
-    seed, n_layers = integer(seed, "seed=", low=0), integer(n_layers, "n_layers=", low=1)
+    seed = integer(seed, "seed=", low=0)
+    n_layers = None if n_layers is None else integer(n_layers, "n_layers=", low=1)
     penalty = number(penalty, "penalty=", low=0.0)
     sample = as_sample(data, model.obs, weights=weights)
     check_inside(sample, space_ranges(model.norm))
-    options: Any = {"shared": shared, "n_layers": n_layers, "seed": seed}
-    transfer = _new_transfer(model, obs, cond, hidden=hidden, **options)
-    least = 2 * max(_NARROWEST, len(transfer.obs))
-    while hidden is None and transfer.hidden[0] >= least and sample.effective_size < _FEW * _n_weights(transfer):
-        transfer = _new_transfer(model, obs, cond, hidden=[width // 2 for width in transfer.hidden], **options)
+    for own in _sizes(len(obs), n_layers, hidden):
+        transfer = _new_transfer(model, obs, cond, shared=shared, seed=seed, **own)
+        if sample.effective_size >= _ENOUGH * _n_weights(transfer):
+            break
     transfer.standardise(sample)
     _warn_if_few(model, transfer, sample)
     problem = GlobalProblem(model, transfer, schedule or default_schedule(sample), penalty=penalty)
@@ -406,6 +409,19 @@ def _pushed_to_an_edge(pdf: zfit.pdf.BasePDF, sample: Sample) -> int:
     return pushed
 
 
+def _sizes(d: int, n_layers: int | None, hidden: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+    """Layers of a map and widths of their networks, the largest first; what is given is the same in all."""
+    widest, least = max(_WIDEST, 16 * d), max(_NARROWEST, d)
+    chosen = [widest, widest // 2, widest // 4, max(widest // 8, least)]
+    widths: list[Sequence[int]] = [(width, width) for width in chosen] if hidden is None else [hidden]
+    for own in widths[:-1] if len(widths) > 1 and n_layers is None else widths:
+        yield {"n_layers": n_layers or _LAYERS, "hidden": own}
+    if n_layers is None:
+        yield {"n_layers": 1, "hidden": widths[-1]}
+    if hidden is None:
+        yield {"n_layers": n_layers or 1, "hidden": ()}
+
+
 def _new_transfer(
     model: zfit.pdf.BasePDF,
     obs: Sequence[str],
@@ -413,7 +429,7 @@ def _new_transfer(
     *,
     shared: bool,
     n_layers: int,
-    hidden: Sequence[int] | None,
+    hidden: Sequence[int],
     seed: int,
 ) -> Transfer:
     described = outputs(model)
@@ -451,7 +467,7 @@ def _n_weights(transfer: Transfer) -> int:
 def _warn_if_few(model: zfit.pdf.BasePDF, transfer: Transfer, sample: Sample) -> None:
     n_weights = _n_weights(transfer)
     ratio = sample.effective_size / n_weights
-    if ratio < _FEW:
+    if ratio < _ENOUGH:
         warn(
             f"{sample.effective_size:.0f} effective events are few for a map with {n_weights} weights (ratio "
             f"{ratio:.2g}): it will follow fluctuations. Use smaller hidden= layers, or a penalty="

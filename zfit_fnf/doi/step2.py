@@ -40,9 +40,11 @@ __all__ = ["ProfileProblem", "events_for", "free_fields", "profile"]
 
 _FIELDS = (100, 400)  # displacement fields
 _EVENTS_PER_FIELD = 40.0  # of those by which the map follows the parameters
-_EVENTS_PER_FREE_FIELD = (
-    100.0  # of those by which data move it: more would follow single events, and no likelihood be a parabola
-)
+# Of those by which data move it: more would follow single events, and no likelihood be a parabola.
+_EVENTS_PER_FREE_FIELD = 100.0
+# A map that is fitted to few events bends, and depends on conditions, by more than one number for each hundred of them: replicas
+# that could not would say that it is known twice as well as it is.
+_LEAST_FREE_FIELDS, _EVENTS_PER_LEAST_FIELD = 30, 25.0
 _DRAWN_PER_FIELD, _DRAWN = (
     160,
     40_000,
@@ -78,8 +80,8 @@ def profile(
             them, both ends of the axis along which map and parameters are hardest to tell apart. With none, the goodness of
             the fit is not tested either.
         n_fields: Number of displacement fields that the map may move by; by default 400, with fewer events one for each forty
-            of them, and 100 at least. The lowest ones, one for each hundred events, are what the data move the map by; all of
-            them follow the parameters.
+            of them, and 100 at least. The lowest ones are what the data move the map by, one for each hundred events or, of
+            few, thirty or one for each 25 of them; all of them follow the parameters.
         seed: Seed of everything random.
 
     Returns:
@@ -399,12 +401,15 @@ def events_for(n_fields: int) -> int:
 
 
 def free_fields(displacement: Displacement, data: Sample) -> np.ndarray:
-    """The fields that data say something about, the lowest ones, as a mask ``(K,)``; one for each hundred events at most.
+    """The fields that data say something about, the lowest ones, as a mask ``(K,)``.
 
-    How the map follows the parameters is found from events of the model, of which there are enough for all fields. Where
-    the map is, and how that fluctuates, only the data say.
+    One for each hundred events, and thirty at least, or as many as have 25 events each. How the map follows the parameters
+    is found from events of the model, of which there are enough for all fields. Where the map is, and how that fluctuates, only
+    the data say.
     """
-    return displacement.lowest(min(1.0, data.effective_size / _EVENTS_PER_FREE_FIELD / displacement.n_fields))
+    n = data.effective_size
+    wanted = max(n / _EVENTS_PER_FREE_FIELD, min(_LEAST_FREE_FIELDS, n / _EVENTS_PER_LEAST_FIELD))
+    return displacement.lowest(min(1.0, wanted / displacement.n_fields))
 
 
 def _shortened(
