@@ -31,6 +31,8 @@ from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF, SumPDF
 from zfit_fnf.train.schedule import Schedule
 from zfit_fnf.yields import modified_yield
 
+pytestmark = pytest.mark.filterwarnings("ignore:the map of .* effective events:UserWarning")
+
 N = 2000
 SCHEDULE = Schedule(steps=300, batch_size=200, learning_rate=0.01, warmup=10, rotate_every=0, patience=None)
 NETWORKS = {"hidden": (4,), "schedule": SCHEDULE, "seed": 1, "progress": False}
@@ -195,7 +197,6 @@ def test_replicas_of_few_events(data):
     assert np.std(means) == pytest.approx(500**-0.5, rel=0.85)  # four standard deviations of the spread of 12
 
 
-@pytest.mark.filterwarnings("ignore:.*effective events:UserWarning")
 def test_maps_of_few_events_are_known_as_well_as_their_bands_say():
     """Of 400 events behind a bent map, in the mean over all points; bands of two fields were too narrow by a factor of eight."""
 
@@ -230,7 +231,6 @@ def test_a_parameter_that_moves_nothing():
     assert not nothing.directions().any()
 
 
-@pytest.mark.filterwarnings("ignore:.*effective events:UserWarning")
 def test_replicas_with_too_many_fields_are_a_problem(data, monkeypatch):
     """With a field for each ten events maxima are far away: 20 steps do not reach them, and those that do gain half too much."""
     few = data.head(500)

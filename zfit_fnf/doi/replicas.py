@@ -37,7 +37,7 @@ __all__ = ["bootstrap", "poisson_counts"]
 _RIDGE = 0.1  # of the diagonal, at most
 _TRIED = 2  # replicas whose gain is compared with the expected one
 _LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too long to be one of first order
-_KNOWN = 1500  # effective events: bands of maps of fewer are too narrow
+_KNOWN = 3000  # effective events: bands of maps of fewer are too narrow
 _STEPS = 20  # where it is not,
 _SHORTEST, _ENOUGH = 1 / 64, 0.25  # the shortest part of one, and of what its slope promises
 _ARRIVED = 0.01  # of the number of fields: distance to a maximum that no band shows
@@ -71,7 +71,7 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         TypeError: If it is no profile.
 
     Warns:
-        UserWarning: If there are fewer than 1500 effective events, as bands of their maps are too narrow. If they are so few that
+        UserWarning: If there are fewer than 3000 effective events, as bands of their maps are too narrow. If they are so few that
             replicas do not come to their maxima or follow single events, which is then one of the ``problems``.
 
     Example:
