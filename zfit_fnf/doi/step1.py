@@ -54,8 +54,8 @@ _LOST = 1.0  # and one that moves by more at last is that of a training that wen
 _OTHER_SEED = 7919
 _TRAININGS = 3  # at most, each from other weights
 _LAYERS = 3
-_ENOUGH = 7.0  # events per weight: with fewer a map follows fluctuations, and by more than replicas move it
-_FEW = 2.0  # of those of a process
+_ENOUGH = 7.0  # events per weight: with fewer a map follows fluctuations, and by more than replicas move it;
+_TOO_FEW, _FEW = 5.0, 2.0  # what is told where users choose the map, of all events and of those of a process
 _WIDEST, _NARROWEST = 32, 4  # hidden layers that are chosen for many and for few events
 _MUCH = 500_000  # events in minibatches: XLA, which makes a step twice as fast, compiles for ten seconds longer
 _EDGE = 1e-6  # of a range: events closer to its edge have been pushed there
@@ -467,7 +467,7 @@ def _n_weights(transfer: Transfer) -> int:
 def _warn_if_few(model: zfit.pdf.BasePDF, transfer: Transfer, sample: Sample) -> None:
     n_weights = _n_weights(transfer)
     ratio = sample.effective_size / n_weights
-    if ratio < _ENOUGH:
+    if ratio < _TOO_FEW:
         warn(
             f"{sample.effective_size:.0f} effective events are few for a map with {n_weights} weights (ratio "
             f"{ratio:.2g}): it will follow fluctuations. Use smaller hidden= layers, or a penalty="
