@@ -88,6 +88,21 @@ def test_columns_are_inverted_exactly():
         )
 
 
+def test_columns_of_float32_have_atoms_too():
+    columns = Columns(("b",), {"b": (-999.5, 0.1)}, ())
+    for dtype in ("float32", "float64"):
+        values = np.array([0.1, 0.1001, -999.5, 0.0], dtype).astype(float)
+        np.testing.assert_array_equal(columns.label("b", values), [1, 2, 0, 2])
+
+
+def test_whole_numbers_are_whole():
+    zeros = Columns(("n",), {}, ("n",)).decode({"n": np.array([-0.3, 0.3])})["n"]
+    assert not np.signbit(zeros).any()
+    made = Morph(shaken(zfnf.Flow(["n"], ["x", FLAG], hidden=(6,), n_components=3)), ["n"], integers=["n"])
+    with pytest.raises(ValueError, match=r"integers= names 'n', which has values such as 2\.4 in data"):
+        made.to_data({"n": [1.0, 2.4], "x": [0.0, 0.0]})
+
+
 # --- the map -----------------------------------------------------------------------------------------------------------
 
 

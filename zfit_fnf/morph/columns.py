@@ -42,15 +42,22 @@ class Columns:
         return [column for name in self.obs for column in ([name + LABEL] if name in self.atoms else []) + [name]]
 
     def label(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Number of the atom of each value, or ``K``."""
+        """Number of the atom of each value, or ``K``; columns of float32 have the atom as they round it."""
         known = np.asarray(self.atoms[name])
-        is_atom = values[:, None] == known
+        is_atom = (values[:, None] == known) | (values[:, None] == known.astype(np.float32).astype(float))
         return np.where(is_atom.any(axis=1), is_atom.argmax(axis=1), len(known))
 
     def continuous(self, sample: Sample, name: str) -> np.ndarray:
         """Whether each value is none of the atoms."""
         values = np.asarray(sample.columns[name], float)
         return self.label(name, values) == len(self.atoms[name]) if name in self.atoms else np.ones(len(values), bool)
+
+    def check_whole(self, sample: Sample) -> None:
+        """Refuse other numbers in observables of whole ones."""
+        for name in self.integers:
+            values = np.asarray(sample.columns[name], float)
+            if len(other := values[values != np.round(values)]):
+                raise ValueError(f"integers= names {name!r}, which has values such as {other[0]:g} in {sample.name}")
 
     def encode(
         self, values: Mapping[str, np.ndarray], quantiles: Sequence[np.ndarray], seed: Sequence[int]
@@ -72,7 +79,7 @@ class Columns:
         """The observables of columns."""
         found = {}
         for name in self.obs:
-            own = np.round(columns[name]) if name in self.integers else columns[name]
+            own = np.round(columns[name]) + 0.0 if name in self.integers else columns[name]  # no -0
             if name in self.atoms:
                 table = np.array([*self.atoms[name], np.nan])
                 label = np.clip(np.round(columns[name + LABEL]), 0, len(table) - 1).astype(int)

@@ -117,11 +117,10 @@ def _columns(obs: tuple[str, ...], atoms: Mapping[str, Sequence[float]] | None, 
 
 def _check_values(sample: Sample, columns: Columns, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Refuse point masses that are not declared, and values outside of ranges."""
+    columns.check_whole(sample)
     for name in columns.obs:
         values = np.asarray(sample.columns[name], float)
         if name in columns.integers:
-            if len(other := values[values != np.round(values)]):
-                raise ValueError(f"integers= names {name!r}, which has values such as {other[0]:g} in {sample.name}")
             continue
         rest = Sample({name: values[columns.continuous(sample, name)]}, name=sample.name)
         if not rest.n_events:

@@ -87,7 +87,7 @@ class Morph(Model):
             Observables and conditions, in the order of the events: weights stay what they were.
 
         Raises:
-            ValueError: If a column is missing, or events are outside of the ranges.
+            ValueError: If a column is missing, events are outside of the ranges, or a whole number is none.
         """
         return self._moved(events, -1.0, seed)
 
@@ -97,6 +97,7 @@ class Morph(Model):
 
     def _moved(self, events: Any, flag: float, seed: int) -> pd.DataFrame:
         sample = as_sample(events, [*self.obs, *self.cond])
+        self.columns.check_whole(sample)
         free = {name: limits for name, limits in self.flow.ranges.items() if name in self.obs}
         for name, limits in free.items():
             rows = np.flatnonzero(self.columns.continuous(sample, name))
