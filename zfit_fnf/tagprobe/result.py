@@ -111,7 +111,8 @@ class TagProbeResult:
         Args:
             regions: For each region, which of the pairs in the window are inside: booleans, or a function of the table of their
                 conditions.
-            pairs: Over which pairs the mean is taken; by default over those of the fit, which a file does not have.
+            pairs: Over which pairs the mean is taken; by default over those of the fit, which a file does not have. A table is
+                taken without weights: give weighted pairs as a :class:`~zfit_fnf.Sample`.
             over: Another, independent fit that the means are divided by, over the same pairs: scale factors.
 
         Raises:
