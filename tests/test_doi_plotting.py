@@ -42,7 +42,7 @@ class Shifting:
 @pytest.fixture
 def maps():
     """The best fit moves by (0.5 + x, 0); replicas scatter by 0.1 in y1; mode 0 moves y1 by 0.2 and mode 1 y2 by 0.05."""
-    of = SimpleNamespace(transfer=SimpleNamespace(obs=("y1", "y2"), cond=("x",)))
+    of = SimpleNamespace(transfer=SimpleNamespace(obs=("y1", "y2"), cond=("x",), n_maps=1))
     replicas = tuple(Shifting((0.5 + delta, 0.0), of) for delta in (-0.1, 0.0, 0.1))
     moved = tuple((Shifting((0.5 - a, -b), of), Shifting((0.5 + a, b), of)) for a, b in ((0.2, 0.0), (0.0, 0.05)))
     return MapVariations(Shifting((0.5, 0.0), of), replicas, MODES, moved)
@@ -92,7 +92,7 @@ class TestDisplacement:
 
     def test_bands_are_those_of_the_map(self, ax, maps):
         self.draw(maps, ax)
-        np.testing.assert_allclose(line(ax, "best fit"), [[y, 1.0] for y in np.linspace(-1, 1, 5)])
+        np.testing.assert_allclose(line(ax, "best fit, one of many maps"), [[y, 1.0] for y in np.linspace(-1, 1, 5)])
         np.testing.assert_allclose(line(ax, "truth"), [[y, -y] for y in np.linspace(-1, 1, 5)], atol=1e-12)
         heights = [np.ptp(band.get_paths()[0].vertices[:, 1]) for band in ax.collections]
         # Replicas -0.1, 0 and 0.1 scatter by 0.1; the first eigenvector adds 0.2 in quadrature.
@@ -100,7 +100,7 @@ class TestDisplacement:
 
     def test_without_members_there_is_no_statistical_band(self, ax, maps):
         self.draw(replace(maps, replicas=()), ax)
-        assert legend(ax) == ["systematic", "best fit", "truth"]
+        assert legend(ax) == ["systematic", "best fit, one of many maps", "truth"]
 
 
 class TestPostfit:

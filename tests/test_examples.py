@@ -8,6 +8,8 @@ from example_scripts import ROOT, load
 
 ZEE = ROOT.parent / "shared" / "data" / "cms-open-data" / "Zee_Run2011A.csv"
 ZMUMU = ROOT.parent / "shared" / "data" / "uproot-Zmumu.root"
+of_zee = pytest.mark.skipif(not ZEE.exists(), reason=f"{ZEE.name} is not here")
+of_zmumu = pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU.name} is not here")
 
 
 @pytest.mark.slow  # the README's example, which a test of the documentation runs, does the same
@@ -46,7 +48,7 @@ def test_map_of_the_toy(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*(effective events|outside of the range):UserWarning")
-@pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
+@of_zmumu
 def test_momentum_scale_comes_back(tmp_path):
     measurement = load("zmumu_scale").main(ZMUMU, steps=300, seed=1, out=tmp_path)
 
@@ -59,7 +61,7 @@ def test_momentum_scale_comes_back(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*(effective events|by few fields):UserWarning")
-@pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
+@of_zmumu
 def test_calibration_comes_back(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
     calibration = load("zmumu_calibration")
@@ -73,7 +75,7 @@ def test_calibration_comes_back(tmp_path, monkeypatch):
     assert (tmp_path / "calibration.png").stat().st_size > 10_000
 
 
-@pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU} is not here")
+@of_zmumu
 def test_every_event_counts_once_and_its_mass_is_recomputed():
     zmumu = load("zmumu_scale")
     events = zmumu.read_events(ZMUMU)
@@ -126,7 +128,7 @@ def test_strength_given_conditions_is_found(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:no probes with:UserWarning")
-@pytest.mark.skipif(not ZEE.exists(), reason=f"{ZEE} is not here")
+@of_zee
 def test_efficiency_of_electrons_is_that_of_fits_in_bins(tmp_path):
     table = load("tagprobe_zee").main(ZEE, out=tmp_path, seed=1)
     own = np.hypot(table["statistics"], table["networks"])

@@ -133,7 +133,7 @@ class _Replicas:
 
     def slopes(self, labels: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Slopes ``(B, F)`` of the likelihood of each replica that its counts make, and those ``(F,)`` that are left without."""
-        changes, start = np.stack([self._counts(label) - self._once for label in labels]), 0
+        changes, start = self._changes(labels), 0
         slopes, left = np.zeros((len(labels), int(self._free.sum()))), 0.0
         for rows, counts in self._rows(self._events):
             own, stop = rows[:, self._free], start + len(rows)
@@ -143,8 +143,7 @@ class _Replicas:
 
     def shifts(self, labels: Sequence[tuple[int, int]]) -> np.ndarray:
         """What each replica adds to the parameters ``(B, P)``."""
-        changes = np.stack([self._counts(label) - self._once for label in labels])
-        return changes @ self._scores @ self._profiled.bounds.covariance
+        return self._changes(labels) @ self._scores @ self._profiled.bounds.covariance
 
     def settled(
         self,
@@ -177,6 +176,10 @@ class _Replicas:
         problem += f", as {n_events} events are few for {n_fields} fields. Use a smaller n_fields= in profile"
         warn(problem)
         return np.array(ends), [problem]
+
+    def _changes(self, labels: Sequence[tuple[int, int]]) -> np.ndarray:
+        """By how much each event counts more ``(B, n)`` in the replicas than in the data."""
+        return np.stack([self._counts(label) - self._once for label in labels])
 
     def _counts(self, label: tuple[int, int]) -> np.ndarray:
         return self._once * poisson_counts(label, self._profiled.fit.data.n_events)

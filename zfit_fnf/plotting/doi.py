@@ -93,6 +93,9 @@ def displacement(
 ) -> Axes:
     """How far the map moves one observable, along that observable, with the statistical and the total uncertainty.
 
+    In one observable and of one process the map is unique. Of several, others lead to the same density of data, and the bands are
+    those of the one that was found: the exact map may lie outside of them, and the legend says so.
+
     Args:
         maps: The map variations.
         values: Points along one observable that the map moves, by its name.
@@ -122,7 +125,9 @@ def displacement(
     ax.axhline(0.0, color="grey", linewidth=0.8)
     for width, colour, label in bands_of(band):
         ax.fill_between(x, band.value - width, band.value + width, color=colour, linewidth=0, label=label)
-    ax.plot(x, band.value, color=BLUE, linewidth=1.8, label="best fit")
+    transfer = maps.best.transfer.transfer
+    unique = len(transfer.obs) == transfer.n_maps == 1
+    ax.plot(x, band.value, color=BLUE, linewidth=1.8, label="best fit" if unique else "best fit, one of many maps")
     if truth is not None:
         ax.plot(x, moved(truth(points)), color=RED, linestyle="dashed", linewidth=1.5, label="truth")
     ax.set(xlabel=name, ylabel=f"{name} in simulation \N{MINUS SIGN} in data", xlim=(x[0], x[-1]))
