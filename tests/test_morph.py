@@ -48,6 +48,12 @@ def morph(samples):
     )
 
 
+def test_conditions_far_from_the_training_are_told(morph, samples):
+    far = samples[0].head(3).assign(x=[0.0, 0.5, 50.0])
+    with pytest.warns(UserWarning, match=r"conditions of events are more than 10 standard deviations.*\(x 1\)"):
+        morph.to_data(far)
+
+
 def untrained(seed=0, replicas=0):
     """With random weights, as nothing here depends on them."""
     columns = Columns(("y", "iso"), {"iso": (0.0,)}, ())

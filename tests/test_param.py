@@ -118,6 +118,11 @@ def test_code4_has_finite_derivatives_far_outside():
     assert np.all(np.isfinite(tape.gradient(value, nu)))
 
 
+def test_a_relative_uncertainty_is_no_kappa():
+    with pytest.warns(UserWarning, match=r"divides the yield by 50 at one standard deviation.*for 2 % it is 1.02"):
+        lnN(nuisance("lumi"), 0.02)
+
+
 def test_lnN_is_kappa_to_the_nu():
     lumi = nuisance("lumi")
     rate = modified_yield(100.0, [lnN(lumi, 1.05)])

@@ -33,6 +33,7 @@ import tensorflow as tf
 from zfit.core.parameter import BaseParameter
 
 from .common.checks import number
+from .common.warning import warn
 from .densities.deformation import YieldRatio
 from .param import Nuisance, values_of
 
@@ -46,6 +47,8 @@ __all__ = [
     "modified_yield",
     "normsys",
 ]
+
+_RELATIVE = 0.4  # a kappa below it is rather a relative uncertainty by mistake
 
 Factor = Callable[[Mapping[str, zfit.Parameter]], tf.Tensor]
 
@@ -120,12 +123,20 @@ def lnN(nuisance: zfit.Parameter, kappa: float) -> InterpolatedModifier:
     Raises:
         ValueError: If ``kappa`` is not positive.
 
+    Warns:
+        UserWarning: If ``kappa`` is below 0.4, as relative uncertainties are.
+
     Example:
         >>> lumi = nuisance("lumi")
         >>> n_bkg = modified_yield(1000.0, [lnN(lumi, 1.02)])
     """
     _check_parameter(nuisance, "lnN(nuisance, kappa)")
     up = _positive(kappa, f"kappa of lnN({nuisance.name})")
+    if up < _RELATIVE:
+        warn(
+            f"lnN({nuisance.name}, {up:g}) divides the yield by {1.0 / up:.3g} at one standard deviation: kappa is a factor, and "
+            f"for {100 * up:.3g} % it is {1.0 + up:g}"
+        )
     return InterpolatedModifier(nuisance, 1.0 / up, up, "exponential")
 
 

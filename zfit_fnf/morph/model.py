@@ -18,12 +18,15 @@ import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import integer
+from ..common.warning import warn
 from ..densities.flows import AutoregressiveDensity, Flow, in_chunks
 from ..densities.model import Model
 from ..samples import as_sample, check_inside
 from .columns import LEVELS, Columns
 
 __all__ = ["FLAG", "Morph"]
+
+_FAR = 10.0  # standard deviations of a condition: hardly any event of a training is that far away
 
 FLAG = "data or simulation"
 """The condition that tells data (+1) from simulation (-1)."""
@@ -88,6 +91,9 @@ class Morph(Model):
 
         Raises:
             ValueError: If a column is missing, events are outside of the ranges, or a whole number is none.
+
+        Warns:
+            UserWarning: If conditions are far from all that the morph was trained on.
         """
         return self._moved(events, -1.0, seed)
 
@@ -106,9 +112,19 @@ class Morph(Model):
         columns = self.columns.encode(sample.columns, quantiles, (integer(seed, "seed=", low=0),))
         y = np.stack([columns[name] for name in self.columns.names], axis=1)
         x = sample.array(self.cond)
+        self._warn_if_far(x)
         moved = in_chunks(lambda y, x: self._through(y, x, flag), y, x)
         found = self.columns.decode(dict(zip(self.columns.names, moved.T, strict=True)))
         return pd.DataFrame({**found, **{name: np.asarray(sample.columns[name], float) for name in self.cond}})
+
+    def _warn_if_far(self, x: np.ndarray) -> None:
+        c = np.asarray(self.flow.encode_conditions(tf.constant(np.insert(x, x.shape[1], 0.0, axis=1))))[:, :-1]
+        if far := {name: int(n) for name, n in zip(self.cond, np.sum(np.abs(c) > _FAR, axis=0), strict=True) if n}:
+            counted = ", ".join(f"{name} {n}" for name, n in far.items())
+            warn(
+                f"conditions of events are more than {_FAR:.0f} standard deviations from the mean of the events that the morph "
+                f"was trained on ({counted}): it extrapolates there, to anything"
+            )
 
     def _through(self, y: tf.Tensor, x: tf.Tensor, flag: float) -> tf.Tensor:
         """To the latent space with one flag, and back with the other."""
