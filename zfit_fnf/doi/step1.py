@@ -172,7 +172,7 @@ def fit_transfer(
         weights: Weights of the events: a column or an array.
         shared: Whether one map is for all processes, as for an effect of the detector.
         penalty: Cost per event of a squared displacement, in nats per squared standard deviation of the observables.
-        n_layers: Autoregressive layers of the map; default three.
+        n_layers: Autoregressive layers of the map; default three, or one where there are few events for each weight.
         hidden: Widths of the hidden layers of its networks; default two of ``max(32, 16 d)``. Where that would leave fewer
             than seven events for each weight, the default is the largest map that has them: networks of a half or a
             quarter of that width, then one layer with an eighth of it, then one without hidden layers.
