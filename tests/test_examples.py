@@ -8,8 +8,7 @@ from example_scripts import ROOT, load
 
 ZEE = ROOT.parent / "shared" / "data" / "cms-open-data" / "Zee_Run2011A.csv"
 ZMUMU = ROOT.parent / "shared" / "data" / "uproot-Zmumu.root"
-of_zee = pytest.mark.skipif(not ZEE.exists(), reason=f"{ZEE.name} is not here")
-of_zmumu = pytest.mark.skipif(not ZMUMU.exists(), reason=f"{ZMUMU.name} is not here")
+of_zee, of_zmumu = (pytest.mark.skipif(not file.exists(), reason=f"needs {file.name}") for file in (ZEE, ZMUMU))
 
 
 @pytest.mark.slow  # the README's example, which a test of the documentation runs, does the same

@@ -368,14 +368,11 @@ class Regression:
 
     def regularised(self) -> Regression:
         """With the ridge under which events that are held out are predicted best."""
-        moves = np.diagonal(self.squares.sum(axis=0)) > 0.0  # a parameter that moves nothing says nothing about a ridge
-        totals = [self._left_of_squares(ridge)[moves].sum() for ridge in _RIDGES]
-        return Regression(self.gram, self.cross, self.squares, float(_RIDGES[int(np.argmin(totals))]))
-
-    def _left_of_squares(self, ridge: float) -> np.ndarray:
-        """Part ``(P,)`` of the square of each score that directions leave of events that are held out."""
         squares = np.diagonal(self.squares.sum(axis=0))
-        return np.diagonal(self.held_out(ridge)) / np.where(squares > 0.0, squares, 1.0)
+        moves = squares > 0.0  # a parameter that moves nothing says nothing about a ridge
+        left = np.array([np.diagonal(self.held_out(ridge)) for ridge in _RIDGES])
+        totals = np.sum(left[:, moves] / squares[moves], axis=1)
+        return Regression(self.gram, self.cross, self.squares, float(_RIDGES[int(np.argmin(totals))]))
 
     def restricted(self, fields: np.ndarray) -> Regression:
         """With some of the fields only; each number of fields has its own best ridge."""

@@ -9,9 +9,9 @@ event by the weights of the displacement fields sum to zero; with other counts t
 most: where nuisances are nothing that a map could follow, it would be larger and hold back the replicas. This is one step of
 Fisher scoring for any number of replicas, in one pass over the events.
 
-Of few events only the lowest fields move. Where the likelihood is no parabola over such a step and
-does not gain what it should, as an event far out would fold, each replica takes further ones to its own maximum. With more
-fields that is far away, where the map follows single events: a gain much larger than that of a parabola is a problem.
+Of few events only the lowest fields move. Where the likelihood is no parabola over such a step and does not gain what it should,
+as an event far out would fold, each replica takes further ones to its own maximum. With more fields that is far
+away, where the map follows single events: a gain much larger than that of a parabola is a problem.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from .step2 import free_fields
 
 __all__ = ["bootstrap", "poisson_counts"]
 
+_KNOWN = 3000  # effective events: bands of maps of fewer are too narrow
 _RIDGE = 0.1  # of the diagonal, at most
 _TRIED = 2  # replicas whose gain is compared with the expected one
 _LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too long to be one of first order
-_KNOWN = 3000  # effective events: bands of maps of fewer are too narrow
 _STEPS = 20  # where it is not,
 _SHORTEST, _ENOUGH = 1 / 64, 0.25  # the shortest part of one, and of what its slope promises
 _ARRIVED = 0.01  # of the number of fields: distance to a maximum that no band shows

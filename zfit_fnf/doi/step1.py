@@ -414,8 +414,8 @@ def _sizes(d: int, n_layers: int | None, hidden: Sequence[int] | None) -> Iterat
     widest, least = max(_WIDEST, 16 * d), max(_NARROWEST, d)
     chosen = [widest, widest // 2, widest // 4, max(widest // 8, least)]
     widths: list[Sequence[int]] = [(width, width) for width in chosen] if hidden is None else [hidden]
-    for own in widths[:-1] if len(widths) > 1 and n_layers is None else widths:
-        yield {"n_layers": n_layers or _LAYERS, "hidden": own}
+    deep = widths[:-1] if hidden is None and n_layers is None else widths
+    yield from ({"n_layers": n_layers or _LAYERS, "hidden": own} for own in deep)
     if n_layers is None:
         yield {"n_layers": 1, "hidden": widths[-1]}
     if hidden is None:
