@@ -198,23 +198,24 @@ def test_replicas_of_few_events(data):
 
 
 def test_maps_of_few_events_are_known_as_well_as_their_bands_say():
-    """Of 400 events behind a bent map, in the mean over all points; bands of two fields were too narrow by a factor of eight."""
+    """Of 250 events behind a bent map, in the mean over all points; bands of two fields were 0.07, and pulls four on average."""
 
     def to_simulation(y, x):
         return y + 0.35 * np.tanh(1.5 * y) + 0.2 * x
 
     rng, grid = np.random.default_rng(3), np.linspace(-6.0, 6.0, 20_001)
-    x, z = rng.normal(size=(2, 400))
+    x, z = rng.normal(size=(2, 250))
     few = pd.DataFrame({"y": np.interp(z - 0.2 * x, to_simulation(grid, 0.0), grid), "x": x})
-    fit = fit_transfer(model(), few, obs=["y"], cond=["x"], schedule=SCHEDULE, seed=1, progress=False)
+    fit = fit_transfer(model(), few, obs=["y"], cond=["x"], seed=1, progress=False)
     made = bootstrap(profile(fit, n_checks=0, seed=1), 8, seed=2)
     points = pd.DataFrame([(y, x) for y in (-1.5, -0.5, 0.5, 1.5) for x in (-1.0, 0.0, 1.0)], columns=["y", "x"])
     band = scenarios(made).evaluate(lambda variation: variation.to_simulation(points)["y"].to_numpy())
     off = band.value - to_simulation(points["y"], points["x"])
-    # No better than the mean and the width of 400 numbers are known; points have much in common, so that the squares of pulls
-    # scatter like those of a few.
-    assert np.all(band.statistical > 400**-0.5)
-    assert np.mean((off / band.statistical) ** 2) < 5.0
+    # A shift, a width and how both depend on the condition: more than the 2.5 numbers of 250 events that 0.1 would be. Points
+    # have much in common, so that the squares of pulls scatter like those of a few.
+    size = np.sqrt(np.mean(band.statistical**2))
+    assert size > 0.1
+    assert np.mean((off / band.statistical) ** 2) < 10.0
 
 
 def test_a_parameter_that_moves_nothing():
