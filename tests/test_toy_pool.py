@@ -67,7 +67,8 @@ def test_the_pool_is_the_same_whenever_it_is_made(nll, fits):
 def test_fits_that_polynomials_are_too_coarse_for_are_done_without(nll, fits, monkeypatch):
     monkeypatch.setattr("zfit_fnf.toys.pool.TOLERANCE", 0.0)
     exact = run(nll, 2, seed=3, pool=20_000, progress=False)
-    assert exact.pool.difference == 0.0
+    # Both fits of a toy are the same one but for rounding, whose order threads decide; polynomials differ by more than that.
+    assert exact.pool.difference < 1e-9 < fits.pool.difference
     np.testing.assert_allclose((exact.values - fits.values[:2]) / fits.errors[:2], 0.0, atol=0.01)
 
 
