@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import zfit
 import hist
 import numpy as np
+import pyhf
 import pytest
 import uproot
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from zfit_fnf.cli import NOT_VALID, app
 from zfit_fnf.workspace import Workspace
 from zfit_fnf.workspace.convert import convert
+from zfit_fnf.workspace.datacard import Card
 from zfit_fnf.workspace.reference import reference
 
 CARD = """\
@@ -104,6 +107,40 @@ def test_a_converted_datacard_is_a_workspace(folder):
     assert kinds == {"r": "factor", "bnorm": "factor", "weird": "factor", **nuisances}
     assert workspace.parameters()["bnorm"].settings.bounds == ((0.0, 5.0),)
     assert workspace.document.groups == {"theory": ["asym", "lumi"]}
+
+
+PRECEDENCE = """\
+shapes * * a.root $CHANNEL/$PROCESS
+shapes sig * b.root $CHANNEL/$PROCESS
+shapes * c2 c.root $CHANNEL/$PROCESS
+bin c1 c2
+observation 1 1
+bin c1 c1 c2 c2
+process sig bkg sig bkg
+process 0 1 0 1
+rate 1 1 1 1
+scale rateParam c? bkg 1.2 [-3,4]
+scale param 1.1 0.1
+lost rateParam c3 bkg 1
+c* autoMCStats 0
+c1 autoMCStats -1
+"""
+
+
+def test_lines_of_a_datacard_mean_what_they_do_in_combine(tmp_path):
+    (tmp_path / "card.txt").write_text(PRECEDENCE, encoding="utf-8")
+    card = Card.read(tmp_path / "card.txt")
+    files = {
+        (process, channel): card.rule(process, channel).file for process in ("sig", "bkg") for channel in card.channels
+    }
+    # a line of the channel comes before one of the process
+    assert files == {("sig", "c1"): "b.root", ("bkg", "c1"): "a.root", ("sig", "c2"): "c.root", ("bkg", "c2"): "c.root"}
+    assert card.statistics == {"c1": (0, False), "c2": (13, False)}
+    (tmp_path / "card.txt").write_text(re.sub(".*[.]root.*\\n", "", PRECEDENCE), encoding="utf-8")
+    conversion = convert(tmp_path / "card.txt")
+    assert conversion.left == ["line 9: rateParam lost: there is no process 'bkg' in 'c3'"]
+    (scale,) = [one for one in conversion.document["measurements"][0]["config"]["parameters"] if one["name"] == "scale"]
+    assert scale == {"name": "scale", "inits": [1.2], "bounds": [[-3.0, 4.0]], "auxdata": [1.1], "sigmas": [0.1]}
 
 
 UNBINNED = """\
@@ -266,6 +303,30 @@ def test_a_workspace_of_pyhf_is_converted(tmp_path):
     assert {name: one.kind for name, one in parameters.items()} == {"mu": "factor", "lumi": "lumi", "jes": "nuisance"}
     assert parameters["mu"].settings.bounds == ((0.0, 3.0),)
     assert parameters["lumi"].settings.sigmas == (0.03,)
+
+
+def test_each_measurement_of_pyhf_has_its_own_settings(tmp_path):
+    lumi = {"name": "lumi", "auxdata": [1.02], "sigmas": [0.01], "inits": [1.02], "bounds": [[0.5, 1.5]]}
+    (first,) = PYHF["measurements"]
+    settings = [*first["config"]["parameters"], {"name": "jes", "fixed": True}]
+    first = {"name": "main", "config": {"poi": "mu", "parameters": settings}}
+    document = {**PYHF, "measurements": [first, {"name": "second", "config": {"poi": "mu", "parameters": [lumi]}}]}
+    (tmp_path / "both.json").write_text(json.dumps(document), encoding="utf-8")
+    convert(tmp_path / "both.json").write(tmp_path / "analysis.yaml")
+    nll = Workspace.read(tmp_path / "analysis.yaml").loss(measurement="second")
+    model, workspace = nll.model[0], pyhf.Workspace(document)
+    exact = workspace.model(measurement_name="second")
+    assert not any(exact.config.suggested_fixed())
+    assert all(parameter.floating for parameter in model.parameters)
+    values, config = [], exact.config
+    for nu in (-1.0, 0.0, 2.0):
+        zfit.param.set_values(
+            list(nll.get_params()), [1.0 + 0.1 * nu if one.name != "lumi" else nu for one in nll.get_params()]
+        )
+        point = model.pyhf_values()
+        assert point[config.par_slice("lumi")] == pytest.approx(1.02 + 0.01 * nu)
+        values.append(float(nll.value()) + float(exact.logpdf(point.tolist(), workspace.data(exact))[0]))
+    assert np.ptp(values) < 1e-8
 
 
 def test_what_is_no_workspace_of_pyhf_is_said(tmp_path):

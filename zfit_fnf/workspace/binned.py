@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from .document import Place, Text, nearest
 from .schema import Document, HistFactory, ParameterConfig
 
-__all__ = ["Kind", "inlined", "parameter_uses", "settings_of"]
+__all__ = ["Kind", "inlined", "measured", "parameter_uses", "settings_of"]
 
 Kind = Literal["factor", "nuisance", "lumi", "free"]
 
@@ -46,11 +46,11 @@ def parameter_uses(binned: HistFactory) -> Iterator[tuple[str, Kind, str]]:
                     yield binned.parameters.get(own, own), KINDS[modifier["type"]], own
 
 
-def settings_of(binned: HistFactory) -> dict[str, ParameterConfig]:
-    """What the first measurement of a pyhf workspace says of the parameters, by their names in this document."""
+def settings_of(binned: HistFactory, measurement: str) -> dict[str, ParameterConfig]:
+    """What the measurement of this name, or the first one, of a pyhf workspace says of parameters, by their names in this document."""
     kinds = {own: (name, kind) for name, kind, own in parameter_uses(binned)}
     found = {}
-    for one in _document(binned)["measurements"][0]["config"].get("parameters", []):
+    for one in _measurement(binned, measurement)["config"].get("parameters", []):
         if one["name"] not in kinds:
             continue
         name, kind = kinds[one["name"]]
@@ -58,6 +58,28 @@ def settings_of(binned: HistFactory) -> dict[str, ParameterConfig]:
         given = {key: one[key] for key in wanted if key in one}
         found[name] = ParameterConfig.model_validate({"name": name, **given})
     return found
+
+
+def measured(binned: HistFactory, measurement: str, luminosity: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """The document of pyhf with one measurement, where the luminosity is known as well as in this document.
+
+    Args:
+        binned: The channels.
+        measurement: Name of the measurement; where the workspace of pyhf has none of this name, its first one is meant.
+        luminosity: Outcome and standard deviation of the luminosity, by the name in this document.
+    """
+    chosen = _measurement(binned, measurement)
+    known = {own: luminosity[name] for name, kind, own in parameter_uses(binned) if kind == "lumi"}
+    parameters = {one["name"]: one for one in chosen["config"].get("parameters", [])}
+    for own, (outcome, sigma) in known.items():
+        parameters[own] = {"name": own, **parameters.get(own, {}), "auxdata": [outcome], "sigmas": [sigma]}
+    config = {**chosen["config"], "parameters": list(parameters.values())}
+    return {**_document(binned), "measurements": [{**chosen, "config": config}]}
+
+
+def _measurement(binned: HistFactory, name: str) -> dict[str, Any]:
+    every: list[dict[str, Any]] = _document(binned)["measurements"]
+    return next((one for one in every if one["name"] == name), every[0])
 
 
 def _document(binned: HistFactory) -> dict[str, Any]:

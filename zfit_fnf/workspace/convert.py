@@ -91,7 +91,8 @@ def _of_pyhf(path: Path) -> Conversion:
         names = {modifier["name"]: modifier["type"] for _, modifier in _modifiers(document)}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path.name!r} is no workspace of pyhf: {error!r}") from None
-    left, converted = [], []
+    left: list[str] = []
+    converted: list[dict[str, Any]] = []
     for measurement in measurements:
         parameters = []
         for one in measurement["config"]["parameters"]:
@@ -101,10 +102,21 @@ def _of_pyhf(path: Path) -> Conversion:
                 parameters.append({key: value for key, value in one.items() if key in wanted})
             elif kind is not None:
                 left.append(f"measurement {measurement['name']}: the settings of {one['name']!r} stay in {path.name}")
+        # Measurements have the settings of the first one here, and those of pyhf do not.
+        own = {one["name"] for one in parameters}
+        first = [one["name"] for one in converted[0]["config"]["parameters"]] if converted else []
+        parameters += [_default(one, names[one]) for one in first if one not in own and names[one] != "lumi"]
         config = {"poi": measurement["config"]["poi"], "parameters": parameters}
         converted.append({"name": measurement["name"], "config": config})
     channel = {"name": "histfactory", "histfactory": {"workspace": path.name}}
     return Conversion({"version": 1, "name": path.stem, "channels": [channel], "measurements": converted}, left)
+
+
+def _default(name: str, kind: str) -> dict[str, Any]:
+    """Settings of a parameter of which a measurement of pyhf says nothing."""
+    if kind == "normfactor":
+        return {"name": name, "inits": [1.0], "bounds": [[0.0, 10.0]]}
+    return {"name": name, "inits": [0.0], "bounds": [[-5.0, 5.0]]}
 
 
 def _modifiers(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -138,12 +150,16 @@ class _OfCard:
         if binned:
             channels.append({"name": "binned", "histfactory": {"workspace": self._histfactory(binned)}})
         channels += [self._control(one) for one in self.card.counts if one in self.used]
+        for line, (parameter, _, where, process, *_) in self.card.rates:
+            if not any(matches(where, one.channel) and matches(process, one.name) for one in self.card.processes):
+                self._leave(line, f"rateParam {parameter}", f"there is no process {process!r} in {where!r}")
         for parameter, line in self.card.flat.items():
             if parameter not in self.used:
                 self._leave(line, f"{parameter} flatParam", "nothing that was converted depends on it")
-        for parameter, (line, mean, sigma) in self.card.params.items():
+        for parameter, (line, mean, sigma, bounds) in self.card.params.items():
             if parameter in self.used:
-                self.settings[parameter] = {"name": parameter, "auxdata": [mean], "sigmas": [sigma]}
+                known = self.settings.setdefault(parameter, {"name": parameter})  # a rateParam has a range already
+                known.update({"auxdata": [mean], "sigmas": [sigma], **({"bounds": [bounds]} if bounds else {})})
             else:
                 self._leave(line, f"param {parameter}", "nothing that was converted depends on it")
         for parameter in self.card.frozen & (self.used | {"r"}):
@@ -358,7 +374,7 @@ class _OfCard:
         ]
 
     def _statistics(self, channel: str, process: Process, errors: np.ndarray) -> list[dict[str, Any]]:
-        line, signal = self.card.statistics.get(channel, self.card.statistics.get("*", (0, False)))
+        line, signal = self.card.statistics.get(channel, (0, False))
         if not line or (process.is_signal and not signal) or not errors.any():
             return []
         self._leave(

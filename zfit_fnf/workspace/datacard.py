@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 __all__ = ["Card", "Process", "ShapeRule", "Systematic", "matches"]
@@ -79,10 +80,10 @@ class Card:
         processes: Columns of the table of rates.
         rules: Where shapes are.
         systematics: Systematic uncertainties that act on processes.
-        params: Lines ``param``: mean and standard deviation, with the number of the line.
+        params: Lines ``param``: number of the line, mean, standard deviation, and bounds if they are given.
         rates: Lines ``rateParam``: their words, with the number of the line.
         groups: Members of each group.
-        statistics: Lines ``autoMCStats``: whether signals are included, by channel.
+        statistics: Lines ``autoMCStats``: number of the line, 0 without them, and whether signals are included, by channel.
         counts: Lines ``gmN``: the events in a control region, by name of the systematic uncertainty.
         flat: Lines ``flatParam``, by name of the parameter.
         frozen: Parameters that are fixed.
@@ -95,7 +96,7 @@ class Card:
     processes: list[Process] = field(default_factory=list)
     rules: list[ShapeRule] = field(default_factory=list)
     systematics: list[Systematic] = field(default_factory=list)
-    params: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+    params: dict[str, tuple[int, float, float, list[float] | None]] = field(default_factory=dict)
     rates: list[tuple[int, list[str]]] = field(default_factory=list)
     groups: dict[str, list[str]] = field(default_factory=dict)
     statistics: dict[str, tuple[int, bool]] = field(default_factory=dict)
@@ -170,9 +171,9 @@ class Card:
             self.left.append((number, f"nuisance edit {' '.join(words)}", "there is no such effect"))
 
     def rule(self, process: str, channel: str) -> ShapeRule | None:
-        """Where the shape of a process in a channel is: as in combine, the most specific line."""
+        """Where the shape of a process in a channel is: as in combine, first a line of the channel, then one of the process."""
         fitting = [one for one in self.rules if one.fits(process, channel)]
-        return min(fitting, key=lambda one: (one.channel == "*") + 2 * (one.process == "*"), default=None)
+        return min(fitting, key=lambda one: (one.channel == "*", one.process == "*"), default=None)
 
     def _take(self, number: int, text: str, words: list[str], table: _Table) -> None:
         match words:
@@ -194,10 +195,14 @@ class Card:
                 self.processes = table.processes(rates)
             case [name, "group", "=" | "+=", *members]:
                 self.groups.setdefault(name, []).extend(members)
-            case [channel, "autoMCStats", _, *more]:
-                self.statistics[channel] = (number, bool(more) and more[0] != "0")
-            case [name, "param", mean, sigma, *_] if "/" not in sigma:
-                self.params[name] = (number, float(mean), abs(float(sigma)))
+            case [pattern, "autoMCStats", threshold, *more]:
+                meant = [one for one in self.channels if matches(pattern, one)]
+                if not meant:
+                    raise ValueError(f"there is no channel {pattern!r}")
+                wanted = float(threshold) >= 0  # below zero there are none, as in combine
+                self.statistics.update(dict.fromkeys(meant, (number if wanted else 0, more[:1] not in ([], ["0"]))))
+            case [name, "param", mean, sigma, *bounds] if "/" not in sigma:
+                self.params[name] = (number, float(mean), abs(float(sigma)), _range(bounds))
             case [_, "rateParam", *_]:
                 self.rates.append((number, words))
             case ["nuisance", "edit", *edit]:
@@ -215,8 +220,16 @@ class Card:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a name is meant by a pattern with ``*``."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
+    """Whether a name is meant by a pattern with ``*`` and ``?``, as those of files."""
+    return fnmatchcase(name, pattern)
+
+
+def _range(words: list[str]) -> list[float] | None:
+    """``[low,high]`` as two numbers."""
+    if not words:
+        return None
+    low, high = "".join(words).strip("[]").split(",")
+    return [float(low), float(high)]
 
 
 class _Table:

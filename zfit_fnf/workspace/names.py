@@ -88,9 +88,10 @@ def measurement_of(document: Document, name: str | None) -> Measurement:
 def parameters_of(document: Document, measurement: str | None = None) -> dict[str, Parameter]:
     """All parameters of a document, in the order in which they come, with their settings in a measurement."""
     settings: dict[str, ParameterConfig] = {}
+    chosen = measurement_of(document, measurement)
     for channel in document.channels:
-        settings.update(settings_of(channel.histfactory) if channel.histfactory else {})
-    settings.update({one.name: one for one in measurement_of(document, measurement).config.parameters})
+        settings.update(settings_of(channel.histfactory, chosen.name) if channel.histfactory else {})
+    settings.update({one.name: one for one in chosen.config.parameters})
     found: dict[str, Kind] = {}
     for name, kind, _ in _uses(document):
         if kind != "free":

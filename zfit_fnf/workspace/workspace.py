@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..samples import Sample
-from .binned import inlined, parameter_uses
+from .binned import inlined, measured, parameter_uses
 from .document import Text, parse
 from .events import files_of, read_events
 from .expressions import Expression
-from .names import Parameter, check_files, check_names, parameters_of
+from .names import Parameter, check_files, check_names, measurement_of, parameters_of
 from .schema import Channel, Document, HistFactory
 
 if TYPE_CHECKING:
@@ -216,6 +216,7 @@ class Workspace:
 
         functions = {one.name: Expression(one.expression) for one in self.document.functions}
         parameters = Parameters(self.parameters(measurement), functions)
+        chosen = measurement_of(self.document, measurement).name
         pdfs = {
             channel.name: channel_pdf(channel, parameters, self._learned(channel, trained))
             for channel in self.document.channels
@@ -224,7 +225,7 @@ class Workspace:
         binned = {
             channel.name: self._counted(channel, parameters)
             if channel.histfactory is None
-            else self._binned(channel.name, channel.histfactory, parameters)
+            else self._binned(channel.name, channel.histfactory, parameters, chosen)
             for channel in self.document.channels
             if channel.histfactory is not None or channel.binned
         }
@@ -288,12 +289,13 @@ class Workspace:
         return calibrate(nll, simulations)
 
     @staticmethod
-    def _binned(name: str, binned: HistFactory, parameters: Parameters) -> Any:
+    def _binned(name: str, binned: HistFactory, parameters: Parameters, measurement: str) -> Any:
         """The likelihood of channels of pyhf."""
         from ..pyhf import channel
 
         params = {own: parameters[here] for here, _, own in parameter_uses(binned)}
-        return channel(binned.workspace, binned.channels, params=params, name=name)
+        document = measured(binned, measurement, parameters.luminosity)
+        return channel(document, binned.channels, params=params, name=name)
 
     def _counted(self, channel: Channel, parameters: Parameters) -> Any:
         """The likelihood of a channel whose events are counted."""
