@@ -47,7 +47,7 @@ def parameter_uses(binned: HistFactory) -> Iterator[tuple[str, Kind, str]]:
 
 
 def settings_of(binned: HistFactory, measurement: str) -> dict[str, ParameterConfig]:
-    """What the measurement of this name, or the first one, of a pyhf workspace says of parameters, by their names in this document."""
+    """What pyhf says of the parameters in its measurement of this name, or the first, by their names in this document."""
     kinds = {own: (name, kind) for name, kind, own in parameter_uses(binned)}
     found = {}
     for one in _measurement(binned, measurement)["config"].get("parameters", []):
