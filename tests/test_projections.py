@@ -11,6 +11,7 @@ from scipy.stats import norm
 import zfit_fnf as zfnf
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.projections import component_samples, fitted_nuisances, hesse_error, postfit_band, vary
+from zfit_fnf.yield_tables import yield_table
 
 N = 40_000
 OBS = zfit.Space("x", limits=(-20.0, 20.0))
@@ -171,16 +172,30 @@ class TestPostfitBand:
         np.testing.assert_allclose(found, exact, rtol=0.15)
         assert found.sum() == pytest.approx(exact.sum(), rel=0.03)
 
-    def test_a_yield_alone_scales_every_bin(self):
-        n = zfit.Parameter("n", 400.0, 0, 1000)
+    @pytest.mark.parametrize("highest", [1000, 405])  # the error is 20: a limit nearby does not cut it off
+    def test_a_yield_alone_scales_every_bin(self, highest):
+        n = zfit.Parameter("n", 400.0, 0, highest)
         model = zfit.pdf.Gauss(0.0, 1.0, obs=OBS, extended=n)
         events = {"x": np.random.default_rng(0).normal(size=400)}
-        result = Minuit().minimize(zfnf.loss.ExtendedUnbinnedNLL(model, events))
+        nll = zfnf.loss.ExtendedUnbinnedNLL(model, events)
+        result = Minuit().minimize(nll)
         result.hesse()
+        assert yield_table(nll, result).table["postfit_error"].iloc[-1] == pytest.approx(20.0, rel=1e-3)
         parts = component_samples(model, params=result.values, n_events=1000)
         counts, _ = np.histogram(parts["Gauss"].columns["x"], self.edges, weights=parts["Gauss"].weights)
         # A relative error of 1 / sqrt(400) everywhere.
         np.testing.assert_allclose(postfit_band(model, result, parts).error("x", self.edges), counts / 20, rtol=1e-3)
+
+    def test_what_a_parameter_is_known_to_before_the_fit(self):
+        n, outcome = zfit.Parameter("n", 400.0, 0, 1000), zfit.Parameter("outcome", 390.0, floating=False)
+        constraint = zfit.constraint.GaussianConstraint(n, observation=outcome, sigma=30.0)
+        model = zfit.pdf.Gauss(0.0, 1.0, obs=OBS, extended=n)
+        events = {"x": np.random.default_rng(0).normal(size=400)}
+        nll = zfnf.loss.ExtendedUnbinnedNLL(model, events, constraints=[constraint])
+        result = Minuit().minimize(nll)
+        result.hesse()
+        row = yield_table(nll, result).table.iloc[-1]
+        assert (row["prefit"], row["prefit_error"]) == (pytest.approx(390.0), pytest.approx(30.0))
 
     def test_needs_errors(self, fitted):
         measurement, _ = fitted

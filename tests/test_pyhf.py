@@ -14,6 +14,7 @@ import zfit_fnf
 from zfit_fnf.loss import NLL
 from zfit_fnf.param import Nuisance, nuisance
 from zfit_fnf.pickling import dumps, loads
+from zfit_fnf.state import measured_covariance, measured_values
 from zfit_fnf.toys import asimov, toy
 
 pyhf = pytest.importorskip("pyhf")
@@ -237,6 +238,18 @@ def test_toys_and_asimov_sets(both):
     assert drawn["lumi_observed"].std() == pytest.approx(1.0, abs=5 / np.sqrt(2 * n_toys))
     tau = pdf.known[[one.name for one in pdf.known].index("bkg[0]")].factor
     assert drawn["bkg_0_observed"].mean() == pytest.approx(tau, abs=5 * np.sqrt(tau / n_toys))
+
+
+def test_what_counts_say_of_parameters():
+    """Not the counts themselves, which were 25 times as large: limits before a fit are for what they say."""
+    model = pyhf.simplemodels.uncorrelated_background([5.0], [50.0], [10.0])
+    nll = zfit_fnf.pyhf.channel(model, data=[53.0])
+    assert {one.name: value for one, value in measured_values(nll).items()} == {"uncorr_bkguncrt_0": pytest.approx(1.0)}
+    (parameter,) = measured_values(nll)
+    assert measured_covariance(nll, [parameter])[0, 0] == pytest.approx(0.04)
+    limit = zfit_fnf.limits.upper_limit(nll, "mu", expected="prefit")
+    pyhf_limit = pyhf.infer.intervals.upper_limits.upper_limit([50.0, 25.0], model, rtol=1e-4)[1]
+    np.testing.assert_allclose(limit.expected, pyhf_limit, rtol=1e-3)
 
 
 def test_limits_are_those_of_pyhf(both):

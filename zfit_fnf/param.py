@@ -27,6 +27,7 @@ __all__ = [
     "limits_of",
     "nuisance",
     "read_once",
+    "room_for",
     "unclipped",
     "values_of",
 ]
@@ -150,6 +151,15 @@ def limits_of(parameter: zfit.Parameter) -> tuple[float, float]:
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
+def room_for(params: Sequence[zfit.Parameter], values: Iterable[float], step: Iterable[float]) -> float:
+    """The part of a step, at most all of it, that parameters can take to both sides without leaving their limits."""
+    parts = [1.0]
+    for parameter, value, one in zip(params, values, step, strict=True):
+        low, high = limits_of(parameter)
+        parts += [min(high - value, value - low) / abs(one)] if one else []
+    return max(min(parts), 1e-4)  # at a limit itself there is no error
+
+
 def is_inside(parameter: zfit.Parameter) -> bool:
     """Whether a parameter is not at one of its limits; as zfit's ``at_limit``, in a hundredth of the time."""
     if not parameter.has_limits:
@@ -163,7 +173,8 @@ def is_inside(parameter: zfit.Parameter) -> bool:
 class AuxiliaryMeasurement(Protocol):
     """The measurement of parameters that a constraint stands for; its outcome are the global observables.
 
-    A constraint with these members can be part of pseudo-experiments; `auxiliary_measurement` gives them to those of zfit.
+    A constraint with these members can be part of pseudo-experiments; `auxiliary_measurement` gives them to those of zfit. Where
+    outcomes are no values of the parameters, such as counts, ``estimates()`` are those that they say, ``(K,)``.
     """
 
     @property
@@ -257,13 +268,18 @@ class NuisanceConstraint(BaseConstraint):
         """The global observables, in the order of `nuisances`."""
         return tuple(nu.observed for nu in self.nuisances)
 
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of the outcomes ``(K, K)``."""
+        return np.eye(len(self.nuisances))
+
     def expected_outcome(self) -> np.ndarray:
         """The values of the nuisances ``(K,)``."""
         return np.array([float(nu.value()) for nu in self.nuisances])
 
     def draw_outcome(self, rng: np.random.Generator) -> np.ndarray:
         """Global observables ``(K,)`` of one experiment, around the values of the nuisances."""
-        return rng.multivariate_normal(self.expected_outcome(), np.eye(len(self.nuisances)))
+        return rng.multivariate_normal(self.expected_outcome(), self.covariance)
 
     def gradient(self) -> tf.Tensor:
         """Derivative with respect to each nuisance, ``nu - observed``, shape ``(K,)``; the Hessian is the identity."""

@@ -16,7 +16,7 @@ import pandas as pd
 from zfit.result import FitResult
 
 from .loss import EventDensity, drawn_events
-from .param import Nuisance
+from .param import Nuisance, room_for
 from .pdf import folds_of, sum_components, sum_shares
 from .samples import Sample
 from .state import seeds_from
@@ -234,9 +234,12 @@ def postfit_band(model: zfit.pdf.BasePDF, result: FitResult, components: Mapping
         moved = {parameter: best[parameter] + step for parameter, step in zip(params, direction, strict=True)}
         return drawn.weights * np.exp(log_rate({**best, **moved}) - reference)
 
+    def shift(step: np.ndarray) -> np.ndarray:
+        part = room_for(params, [best[parameter] for parameter in params], step)
+        return (weights(part * step) - weights(-part * step)) / (2.0 * part)
+
     variances, directions = np.linalg.eigh(covariance)
-    steps = directions.T * np.sqrt(np.maximum(variances, 0.0))[:, None]
-    return PostfitBand(drawn, np.array([0.5 * (weights(step) - weights(-step)) for step in steps]))
+    return PostfitBand(drawn, np.array([shift(one) for one in (directions * np.sqrt(np.maximum(variances, 0.0))).T]))
 
 
 def fitted_nuisances(result: FitResult) -> list[Nuisance]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import zfit  # before tensorflow, which it silences
@@ -13,7 +13,15 @@ import tensorflow as tf
 
 from .param import auxiliary_measurement
 
-__all__ = ["current_values", "global_observables", "measured_values", "preserved", "seeded", "seeds_from"]
+__all__ = [
+    "current_values",
+    "global_observables",
+    "measured_covariance",
+    "measured_values",
+    "preserved",
+    "seeded",
+    "seeds_from",
+]
 
 
 @contextmanager
@@ -51,10 +59,28 @@ def measured_values(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, float]:
     """
     floating, values = set(nll.get_params()), {}
     for measurement in map(auxiliary_measurement, nll.constraints):
-        for parameter, outcome in zip(measurement.measured, measurement.observed, strict=True):
+        estimates = measurement.estimates() if hasattr(measurement, "estimates") else measurement.observed
+        for parameter, estimate in zip(measurement.measured, estimates, strict=True):
             if parameter in floating:
-                values[parameter] = float(zfit.param.convert_to_parameter(outcome).value())
+                values[parameter] = float(zfit.param.convert_to_parameter(estimate).value())
     return values
+
+
+def measured_covariance(nll: zfit.loss.UnbinnedNLL, params: Sequence[zfit.Parameter]) -> np.ndarray:
+    """Covariance ``(P, P)`` of parameters by auxiliary measurements alone; zero of those that none of them measures.
+
+    Args:
+        nll: The likelihood.
+        params: The parameters.
+    """
+    result = np.zeros((len(params), len(params)))
+    for constraint in nll.constraints:
+        covariance, measured = getattr(constraint, "covariance", None), auxiliary_measurement(constraint).measured
+        places = [(k, params.index(one)) for k, one in enumerate(measured) if one in params]
+        if covariance is not None and places:
+            own, rows = np.transpose(places)
+            result[np.ix_(rows, rows)] = np.asarray(covariance)[np.ix_(own, own)]
+    return result
 
 
 def current_values(parameters: Iterable[zfit.Parameter]) -> dict[zfit.Parameter, float]:

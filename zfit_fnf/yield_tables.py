@@ -12,9 +12,9 @@ import pandas as pd
 from zfit.result import FitResult
 
 from .loss import Channel, channels_of
-from .param import Nuisance
+from .param import Nuisance, room_for
 from .pdf import folds_of, sum_components, sum_shares
-from .state import preserved
+from .state import measured_covariance, measured_values, preserved
 
 __all__ = ["YieldTable", "yield_table"]
 
@@ -101,8 +101,9 @@ def yield_table(nll: Any, result: FitResult, *, before: Mapping[zfit.Parameter, 
     r"""Expected events of each process in each channel, before and after a fit.
 
     After the fit parameters are at their best fit, and errors come from its covariance: it is decomposed into orthogonal
-    directions, of which each moves the events by :math:`m^\pm`, :math:`\sigma^2 = \sum (m^+ - m^-)^2 / 4`. Before it nuisances
-    are at their observed values with unit errors.
+    directions, of which each moves the events by :math:`m^\pm`, :math:`\sigma^2 = \sum (m^+ - m^-)^2 / 4`; near limits of
+    parameters by a part of that, scaled. Before it nuisances and other parameters with auxiliary measurements are where
+    these say, with their errors.
 
     Args:
         nll: The likelihood; its channels are extended.
@@ -121,16 +122,16 @@ def yield_table(nll: Any, result: FitResult, *, before: Mapping[zfit.Parameter, 
     if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).all():
         raise ValueError("the fit has no finite covariance: call result.hesse(), and check what it reports")
     best = np.array([float(result.params[one]["value"]) for one in params])
-    nuisances = np.array([isinstance(one, Nuisance) for one in params])
-    starts = best.copy()
+    starts, known, before_fit = best.copy(), measured_values(nll), measured_covariance(nll, params)
     for index, parameter in enumerate(params):
-        starts[index] = (
-            float(parameter.observed.value()) if nuisances[index] else (before or {}).get(parameter, best[index])
-        )
+        if isinstance(parameter, Nuisance):
+            starts[index], before_fit[index, index] = float(parameter.observed.value()), 1.0
+        else:
+            starts[index] = known.get(parameter, (before or {}).get(parameter, best[index]))
     channels = channels_of(nll)
     with preserved(nll):
         rows = [row for channel in channels for row in _names(channel)]
-        prefit, prefit_error = _with_errors(channels, params, starts, np.diag(nuisances.astype(float)))
+        prefit, prefit_error = _with_errors(channels, params, starts, before_fit)
         postfit, postfit_error = _with_errors(channels, params, best, covariance)
     observed = [
         float(np.sum(channel.sums_of_weights()[0])) if process == _TOTAL else np.nan
@@ -158,7 +159,10 @@ def _with_errors(
 
     variances, directions = np.linalg.eigh(covariance)
     steps = directions.T * np.sqrt(np.maximum(variances, 0.0))[:, None]
-    shifts = [0.5 * (events(values + step) - events(values - step)) for step in steps if np.any(step)]
+    shifts = []
+    for step in steps[np.any(steps, axis=1)]:
+        part = room_for(params, values, step)
+        shifts.append((events(values + part * step) - events(values - part * step)) / (2.0 * part))
     return events(values), np.sqrt(np.sum(np.square(shifts), axis=0)) if shifts else 0.0 * events(values)
 
 

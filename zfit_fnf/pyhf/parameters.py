@@ -167,6 +167,15 @@ class AuxiliaryCounts(ModelConstraint):
         self._factors = np.array(factors)
         super().__init__(params={parameter.name: parameter for parameter in parameters}, name="AuxiliaryCounts")
 
+    def estimates(self) -> np.ndarray:
+        """Values of the parameters that the outcomes alone say ``(K,)``."""
+        return np.array([float(one.value()) for one in self.observed]) / self._factors
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of `estimates` ``(K, K)``."""
+        return np.diag(self.estimates() / self._factors)
+
     def expected_outcome(self) -> np.ndarray:
         """The expected counts ``(K,)``."""
         return self._factors * np.array([float(parameter.value()) for parameter in self.measured])
