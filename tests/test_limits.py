@@ -247,8 +247,11 @@ def test_interpolated_limit_of_hepstats_and_its_range():
     calculator = AsymptoticCalculator(minimizer.minimize(measurement.nll), minimizer, n_asimov=100)
     with pytest.raises(POIRangeError, match="limit is above mu = 1"):
         UpperLimit(calculator, POIarray(measurement.mu, [0.5, 1.0]), POI(measurement.mu, 0)).upperlimit()
+    with pytest.raises(POIRangeError, match=r"observed upper limit is below mu = 2\.2"):
+        UpperLimit(calculator, POIarray(measurement.mu, [2.2, 3.0]), POI(measurement.mu, 0)).upperlimit()
     limits = UpperLimit(calculator, POIarray(measurement.mu, [1.0, 1.5, 2.0, 2.1]), POI(measurement.mu, 0)).upperlimit()
     assert limits["expected_p2"] is None
+    assert limits["expected_m2"] is None  # it is below 1
     assert 1.5 < limits["observed"] < 2.1
 
 

@@ -251,6 +251,8 @@ def test_bad_input_is_refused(result, data):
         fit(data, Peak(), Endless(), **SETTINGS)
     with pytest.raises(ValueError, match=r"no pairs of .* in the window"):
         fit(data, Peak(), Exponential(), **{**SETTINGS, "window": (200, 300)})
+    with pytest.raises(ValueError, match=r"a name other than .*; got 'denominator'"):  # the error of scale factors
+        fit(data, Peak(), Exponential(), alternatives={"denominator": {"signal": Peak()}}, **SETTINGS)
     with pytest.raises(ValueError, match="alternative 'x' replaces signal, background or both"):
         fit(data, Peak(), Exponential(), alternatives={"x": {"shape": Peak()}}, **SETTINGS)
     with pytest.raises(ValueError, match="a region says true or false of each of"):

@@ -212,7 +212,7 @@ class UpperLimit(hepstats.hypotests.UpperLimit):
 
         Returns:
             Limits by name: ``observed``, ``expected``, and ``expected_m2`` to ``expected_p2``, which are ``None`` if
-            they are above the largest value of the parameter.
+            they are not between values of the parameter.
 
         Raises:
             POIRangeError: If the observed or expected limit is.
@@ -226,9 +226,11 @@ class UpperLimit(hepstats.hypotests.UpperLimit):
         limits = {name: _crossing(*curve, alpha) for name, curve in curves.items()}
         for name in ("observed", "expected"):
             if limits[name] is None:
-                raise POIRangeError(
-                    f"the {name} upper limit is above {self.poinull.name} = {values.max():g}; scan further"
-                )
+                tried, pvalues_there = curves[name]
+                where = f"above {self.poinull.name} = {values.max():g}; scan further"
+                if np.any(pvalues_there < alpha):
+                    where = f"below {self.poinull.name} = {tried[0]:g}, where the scan starts; scan from lower values, finer"
+                raise POIRangeError(f"the {name} upper limit is {where}")
         return limits
 
 
@@ -246,11 +248,9 @@ def _check_input(input: Any, minimizer: Any) -> None:
 
 
 def _crossing(values: np.ndarray, pvalues: np.ndarray, alpha: float) -> float | None:
-    """The first point where the p-values fall below ``alpha``, by monotone interpolation of their logarithm."""
+    """The first point where the p-values fall below ``alpha``, by monotone interpolation of their logarithm, if it is known."""
     below = np.flatnonzero(pvalues < alpha)
-    if not len(below):
+    if not len(below) or below[0] == 0:
         return None
-    if below[0] == 0:
-        return float(values[0])
     curve = PchipInterpolator(values, np.log(np.maximum(pvalues, _TINY)))
     return float(brentq(lambda value: curve(value) - np.log(alpha), values[below[0] - 1], values[below[0]]))
