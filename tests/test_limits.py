@@ -9,15 +9,19 @@ import warnings
 import zfit
 import numpy as np
 import pytest
+from analytic import GaussianFlow
 from likelihoods import Measurement, counting, gaussian_mean, search
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
 import zfit_fnf.loss
+from zfit_fnf.couplings import polynomial
 from zfit_fnf.limits import DiscoveryResult, LimitResult, discovery, log_cls, log_expected_cls, upper_limit
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import NuisanceConstraint
+from zfit_fnf.pdf import FlowPDF, SumPDF
 from zfit_fnf.toys import asimov
+from zfit_fnf.yields import modified_yield
 
 BANDS = np.arange(-2, 3)
 N_ASIMOV = 2000
@@ -253,6 +257,21 @@ def test_interpolated_limit_of_hepstats_and_its_range():
     assert limits["expected_p2"] is None
     assert limits["expected_m2"] is None  # it is below 1
     assert 1.5 < limits["observed"] < 2.1
+
+
+def test_limit_of_a_coupling_whose_best_fit_has_the_other_sign():
+    """With interference two couplings fit equally well; a fit that ends at the negative one must not stand for zero."""
+    c = zfit.Parameter("c", -0.4, stepsize=0.1)  # without limits, which it has to get back
+    flow = GaussianFlow([0.0], [1.0], obs=["x"])
+    n_sig = modified_yield(10.0, [polynomial(c, {(1,): -1.0, (2,): 1.0})])
+    model = SumPDF([FlowPDF(flow, extended=n_sig), FlowPDF(flow, extended=100.0)])
+    nll = zfit_fnf.loss.ExtendedUnbinnedNLL(model, {"x": np.linspace(-1, 1, 108)})
+    limit = upper_limit(nll, c, n_asimov=200)
+    assert not c.has_limits
+    # 100 + 10 (c^2 - c) = 108, and exactly where the formulae are fulfilled
+    assert limit.best_fit == pytest.approx(0.5 + np.sqrt(0.25 + 0.8), abs=1e-3)
+    assert limit.observed == pytest.approx(2.22899, rel=1e-3)
+    assert limit.expected == pytest.approx((1.6571, 1.8150, 2.0297, 2.2974, 2.5891), rel=1e-3)
 
 
 # --- any likelihood of zfit's ----------------------------------------------------------------------------------------

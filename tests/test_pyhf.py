@@ -324,6 +324,18 @@ def test_two_names_that_cannot_be_one():
         events + zfit_fnf.pyhf.channel(WORKSPACE, "CR")
 
 
+def test_two_names_that_are_one_for_zfit_are_refused():
+    modifiers = [
+        {"name": "mu", "type": "normfactor", "data": None},
+        {"name": "st", "type": "staterror", "data": [3.0]},
+        {"name": "st_0", "type": "normsys", "data": {"lo": 0.9, "hi": 1.1}},
+    ]
+    samples = [{"name": "b", "data": [50.0], "modifiers": modifiers}]
+    model = pyhf.Model({"channels": [{"name": "c", "samples": samples}]}, poi_name="mu")
+    with pytest.raises(ValueError, match=r"'st_0' and 'st\[0\]' of pyhf would both be called 'st_0'"):
+        zfit_fnf.pyhf.channel(model, data=[52.0])
+
+
 def test_it_is_a_binned_pdf_of_zfit():
     pdf = zfit_fnf.pyhf.channel(WORKSPACE, "CR").model[0]
     assert pdf.is_extended

@@ -29,6 +29,10 @@ _PRECISE = 1e-4  # the same where the position of the minimum matters: within a 
 _POLISHED = 1e-6  # expected vertical distance of the best fit to the minimum, after Newton steps
 _MINIMUM = 1e-3  # the same, above which there is none
 _ELSEWHERE = 0.1  # the same before them, above which the result is that of something else
+_AT_EDGE = 1e-3  # of the error: a best fit that is not further outside is at the edge
+_SEARCHED = np.array(
+    [0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0]
+)  # errors, where a second minimum is looked for
 _SLACK = 0.05  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
 
 
@@ -282,9 +286,11 @@ class ProfileLikelihood:
         if truth is None:
             minimise(loss, list(loss.get_params()), Minuit() if minimizer is None else minimizer)
         best = KnownMinimum(loss, current_values(loss.get_params()))
-        self._minima = ConditionalMinima(best, [poi], minimizer)
+        self._minima, self._minimizer = ConditionalMinima(best, [poi], minimizer), minimizer or Minuit()
         self._best = Point(best.lowest, best.values)
         self._points = {best.values[poi]: self._best}
+        self._width = best.errors[poi] if np.isfinite(best.errors[poi]) else float(poi.stepsize)
+        self._above: dict[float, Point] = {}
 
     def at(self, value: float) -> Point:
         """The minimum with the parameter fixed to a value."""
@@ -300,8 +306,32 @@ class ProfileLikelihood:
 
     def best(self, above: float) -> Point:
         """The minimum where the parameter is not below a value; fits are not exact at the edge, so it is tried too."""
-        edge = self.at(above)
-        return edge if self._best.values[self.poi] < above or edge.nll < self._best.nll else self._best
+        if above not in self._above:
+            edge, inside = self.at(above), self._best
+            if inside.values[self.poi] < above - _AT_EDGE * self._width:
+                inside = self._second(edge, above)
+            self._above[above] = edge if inside.values[self.poi] < above or edge.nll < inside.nll else inside
+        return self._above[above]
+
+    def _second(self, edge: Point, above: float) -> Point:
+        """Another minimum above the edge, such as that of the other sign of a coupling; without one, the edge."""
+        low, high = limits_of(self.poi)
+        tried = [value for value in above + self._width * _SEARCHED if value < high]
+        zfit.param.set_values({**self._observed, **edge.values}, clip=True)
+        values = []
+        for value in tried:
+            self.poi.set_value(value)
+            values.append(float(self.loss.value(full=True)))
+        if not values or min(values) > edge.nll - _SLACK:
+            return edge
+        self.poi.set_value(tried[int(np.argmin(values))])
+        self.poi.lower = above
+        try:
+            minimise(self.loss, list(self.loss.get_params()), self._minimizer)
+            found = KnownMinimum(self.loss, current_values(self.loss.get_params()))
+        finally:
+            self.poi.lower = None if np.isinf(low) else low
+        return Point(found.lowest, found.values)
 
     def q(self, value: float) -> float:
         r"""Test statistic :math:`\tilde q` of upper limits."""

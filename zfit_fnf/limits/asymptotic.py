@@ -39,6 +39,7 @@ __all__ = ["asymptotic_limit", "check_weights", "checked_poi", "discovery", "log
 _TRIALS = 30  # values to try at most in search of one limit
 _FURTHEST = 10.0  # times the largest value that was tried: how far to extrapolate
 _CLOSE = 0.01  # how close to a value that was tried, relative to the range searched, a limit may be interpolated
+_BENT = 5.0  # how much steeper than on average the function may be there
 _FEW = 10.0  # events, below which asymptotic limits are off by several per cent
 
 
@@ -203,7 +204,8 @@ def _crossing(function: Callable[[float], float], tried: set[float], guess: floa
                 "that larger"
             )
         root = _interpolate(known)
-        if abs(root - trial) < _CLOSE * (trial - low):
+        # The second condition is the first one for a straight line; where there is none, the first may hold by chance.
+        if abs(root - trial) < _CLOSE * (trial - low) and abs(known[trial]) <= _BENT * _CLOSE * abs(known[low]):
             return root
         trial = root
     raise RuntimeError(f"no limit found: the likelihood around {poi.name} = {trial:g} is not smooth")

@@ -89,8 +89,19 @@ def zfit_name(name: str) -> str:
 
 
 def parameters_of(model: Any) -> list[PyhfParameter]:
-    """The parameters of a pyhf model, in its order."""
+    """The parameters of a pyhf model, in its order.
+
+    Raises:
+        ValueError: If two have names that are the same for zfit.
+    """
     config = model.config
+    known: dict[str, str] = {}
+    for name in config.par_names:
+        if known.setdefault(zfit_name(name), name) != name:
+            raise ValueError(
+                f"the parameters {known[zfit_name(name)]!r} and {name!r} of pyhf would both be called {zfit_name(name)!r}: "
+                "rename one of them in the workspace"
+            )
     effects = {name for name, kind in config.modifiers if kind in ("normsys", "histosys")}
     starts, bounds, fixed = config.suggested_init(), config.suggested_bounds(), config.suggested_fixed()
     auxiliary = _auxiliary(config)
