@@ -282,6 +282,23 @@ class TestImpacts:
         total = np.hypot(ranking.groups.loc["systematic", "observed"], ranking.groups.loc["statistical", "observed"])
         assert total == pytest.approx(ranking.error)
 
+    def test_parameters_that_a_constraint_of_zfit_measures_are_systematic(self):
+        mu, scale = zfit.Parameter("mu", 0.0, -5, 5), zfit.Parameter("scale", 2.0, -20, 20)
+        centre = zfit.ComposedParameter("centre", lambda mu, scale: mu + SLOPE * scale, params=[mu, scale])
+        outcome = zfit.Parameter("outcome", 2.0, floating=False)
+        measured = zfit.constraint.GaussianConstraint(scale, observation=outcome, sigma=3.0)
+        pdf = zfit.pdf.Gauss(centre, 1.0, obs=zfit.Space("x", limits=(-30.0, 30.0)))
+        x = np.random.default_rng(1).normal(size=N)
+        nll = zfit_fnf.loss.UnbinnedNLL(pdf, {"x": x}, constraints=[measured])
+        ranking = scans.impacts(nll, Minuit().minimize(nll), "mu", progress=False)
+        row = ranking.table.loc["scale"]
+        assert (row["pull"], row["error"]) == pytest.approx((0.0, 1.0), abs=1e-3)  # data do not know it
+        for kind in ("", "prefit_", "observed_"):
+            assert (row[f"{kind}down"], row[f"{kind}up"]) == pytest.approx((3 * SLOPE, -3 * SLOPE), rel=1e-3)
+        for kind in ("impact", "observed"):
+            parts = ranking.groups.loc[["systematic", "statistical"], kind]
+            assert tuple(parts) == pytest.approx((3 * SLOPE, N**-0.5), rel=1e-3)
+
     def test_any_parameter_may_be_moved(self, fitted):
         measurement, result, error = fitted
         row = scans.impacts(measurement.nll, result, "scale", nuisances=["mu"], progress=False).table.loc["mu"]

@@ -316,7 +316,8 @@ class ProfileLikelihood:
     def _second(self, edge: Point, above: float) -> Point:
         """Another minimum above the edge, such as that of the other sign of a coupling; without one, the edge."""
         low, high = limits_of(self.poi)
-        tried = [value for value in above + self._width * _SEARCHED if value < high]
+        scales = np.array([[self._width], [above - self._best.values[self.poi]]])
+        tried = [value for value in above + np.ravel(scales * _SEARCHED) if value < high]
         zfit.param.set_values({**self._observed, **edge.values}, clip=True)
         values = []
         for value in tried:

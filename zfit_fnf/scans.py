@@ -22,7 +22,7 @@ from .common.parallel import Executor, run
 from .param import Nuisance, limits_of
 from .pickling import work_of
 from .profiles import BestFit, ConditionalMinima, KnownMinimum
-from .state import preserved
+from .state import Known, known_before, preserved
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -107,7 +107,8 @@ class Impacts:
         title: Its label, with the unit.
         error: Its error by the Hessian.
         table: One row for each nuisance, the largest impact first: its best fit ``value`` and ``error`` (in standard
-            deviations of the auxiliary measurement, so that ``error`` is also how much the data constrain it), its ``pull``
+            deviations of the auxiliary measurement, so that ``error`` is also how much the data constrain it; of parameters in
+            other units, such as those of ``shapesys``, from what was measured), its ``pull``
             (distance to what that measurement found), and changes of the parameter by several definitions: with the
             nuisance fixed one ``error`` ``down`` and ``up``; the same by the covariance of the fit, ``covariance``; with it
             fixed one standard deviation of the auxiliary measurement away, ``prefit_down`` and ``prefit_up``; with the
@@ -275,7 +276,8 @@ def impacts(
         nll: The likelihood.
         result: Its best fit.
         param: The parameter, or its name.
-        nuisances: Which nuisances; by default all that were fitted, but the parameter itself.
+        nuisances: Which nuisances; by default all parameters with an auxiliary measurement that were fitted, but the parameter
+            itself: also those of constraints of zfit, and of ``shapesys``.
         groups: Nuisances by the name of their group, such as ``{"theory": ["pdf", "scale"]}``; for a calibrated likelihood
             the group ``mcstat`` is its finite simulation.
         minimizer: As for `profile`.
@@ -293,7 +295,8 @@ def impacts(
     _check(nll, result, minimizer, executor)
     param = parameter_of(nll, param, "what is measured")
     if nuisances is None:
-        moved = [one for one in nll.get_params() if isinstance(one, Nuisance) and one is not param]
+        known = known_before(nll)
+        moved = [one for one in nll.get_params() if (isinstance(one, Nuisance) or one in known) and one is not param]
     else:
         moved = [parameter_of(nll, one, "each of nuisances=") for one in nuisances]
     if not moved:
@@ -346,14 +349,15 @@ def _rows(
     best_fit: KnownMinimum, params: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
 ) -> Callable[[int], dict[str, float]]:
     """Rows of the table of impacts on the first of the parameters, of another one by its index."""
-    param, free = params[0], ConditionalMinima(best_fit, [], minimizer)
+    param, free, every = params[0], ConditionalMinima(best_fit, [], minimizer), known_before(best_fit.nll)
 
     def row(index: int) -> dict[str, float]:
         one = params[index]
+        known = every.get(one)
         return {
-            **_impact(ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param),
+            **_impact(ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param, known),
             "covariance": best_fit.covariance_of(param, one) / best_fit.errors[one],
-            **_observed_impact(free, one, param),
+            **_observed_impact(free, known, param),
         }
 
     return row
@@ -400,34 +404,37 @@ def _rest(total: float, part: float) -> float:
     return float(np.sqrt(max(total**2 - part**2, 0.0))) if np.isfinite(total - part) else np.nan
 
 
-def _observed_impact(minima: ConditionalMinima, moved: zfit.Parameter, param: zfit.Parameter) -> dict[str, float]:
+def _observed_impact(minima: ConditionalMinima, known: Known | None, param: zfit.Parameter) -> dict[str, float]:
     """Changes of the parameter with a shifted outcome of the auxiliary measurement."""
     names = {"observed_down": -1.0, "observed_up": 1.0}
-    if not isinstance(moved, Nuisance):
+    if known is None or known.outcome is None:
         return dict.fromkeys(names, np.nan)
-    outcome, changes = float(moved.observed.value()), {}
+    outcome, changes = float(known.outcome.value()), {}
     for name, step in names.items():
-        moved.observed.set_value(outcome + step)
+        known.outcome.set_value(outcome + step * known.spread)
         changes[name] = minima.position([])[param] - minima.best[param]
-    moved.observed.set_value(outcome)
+    known.outcome.set_value(outcome)
     return changes
 
 
-def _impact(minima: ConditionalMinima, moved: zfit.Parameter, error: float, param: zfit.Parameter) -> dict[str, float]:
+def _impact(
+    minima: ConditionalMinima, moved: zfit.Parameter, error: float, param: zfit.Parameter, known: Known | None
+) -> dict[str, float]:
     """Those columns of the table of impacts for which the nuisance is fixed."""
     value, (low, high) = minima.best[moved], limits_of(moved)
-    is_nuisance = isinstance(moved, Nuisance)
 
     def change(step: float) -> float:
         if not np.isfinite(step):
             return np.nan
         return minima.position([min(max(value + step, low), high)])[param] - minima.best[param]
 
-    prior = 1.0 if is_nuisance else np.nan
+    prior = np.nan if known is None else known.error
+    pull = np.nan if known is None else (value - known.value) / known.error
+    in_own_units = known is None or isinstance(moved, Nuisance)
     return {
-        "value": value,
-        "error": error,
-        "pull": value - float(moved.observed.value()) if is_nuisance else np.nan,
+        "value": value if in_own_units else pull,
+        "error": error if in_own_units else error / prior,
+        "pull": pull,
         "down": change(-error),
         "up": change(error),
         "prefit_down": change(-prior),

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -14,8 +15,10 @@ import tensorflow as tf
 from .param import auxiliary_measurement
 
 __all__ = [
+    "Known",
     "current_values",
     "global_observables",
+    "known_before",
     "measured_covariance",
     "measured_values",
     "preserved",
@@ -64,6 +67,43 @@ def measured_values(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, float]:
             if parameter in floating:
                 values[parameter] = float(zfit.param.convert_to_parameter(estimate).value())
     return values
+
+
+class Known(NamedTuple):
+    """What an auxiliary measurement alone says of a parameter.
+
+    Attributes:
+        value: Its estimate.
+        error: Standard deviation of that.
+        outcome: The global observable; none if it cannot be moved, or is correlated with others.
+        spread: Standard deviation of the outcome.
+    """
+
+    value: float
+    error: float
+    outcome: zfit.Parameter | None
+    spread: float
+
+
+def known_before(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, Known]:
+    """What auxiliary measurements say of the floating parameters that they measure, by parameter.
+
+    Args:
+        nll: The likelihood.
+    """
+    values, found = measured_values(nll), {}
+    for constraint in nll.constraints:
+        if getattr(constraint, "covariance", None) is None:
+            continue
+        covariance, measurement = np.asarray(constraint.covariance), auxiliary_measurement(constraint)
+        errors = np.sqrt(np.diag(covariance))
+        spreads = constraint.spread() if hasattr(constraint, "spread") else errors
+        alone = np.count_nonzero(covariance, axis=1) == 1
+        for k, (parameter, outcome) in enumerate(zip(measurement.measured, measurement.observed, strict=True)):
+            if parameter in values and errors[k] > 0:
+                movable = outcome if alone[k] and isinstance(outcome, zfit.Parameter) else None
+                found[parameter] = Known(values[parameter], float(errors[k]), movable, float(spreads[k]))
+    return found
 
 
 def measured_covariance(nll: zfit.loss.UnbinnedNLL, params: Sequence[zfit.Parameter]) -> np.ndarray:

@@ -187,6 +187,10 @@ class AuxiliaryCounts(ModelConstraint):
         """Of `estimates` ``(K, K)``."""
         return np.diag(self.estimates() / self._factors)
 
+    def spread(self) -> np.ndarray:
+        """Standard deviations of the outcomes ``(K,)``."""
+        return np.sqrt([float(one.value()) for one in self.observed])
+
     def expected_outcome(self) -> np.ndarray:
         """The expected counts ``(K,)``."""
         return self._factors * np.array([float(parameter.value()) for parameter in self.measured])

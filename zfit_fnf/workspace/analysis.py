@@ -26,6 +26,7 @@ from ..minimize import Minuit
 from ..param import Nuisance, limits_of
 from ..results import FitSummary
 from ..scans import ContourScan, Impacts, ProfileScan
+from ..state import known_before
 from ..storage import load
 from ..storage.results import read_envelope, save_result
 from ..toys import ToyFits, fit_toys
@@ -230,7 +231,8 @@ class Analysis:
     def impacts(self, poi: str | None = None) -> Impacts:
         """Impacts of the nuisances on a parameter, and of their groups: what its error is made of."""
         name = poi or self.poi
-        fitted = {one.name for one in self.result.params if isinstance(one, Nuisance)}
+        known = known_before(self.loss)
+        fitted = {one.name for one in self.result.params if isinstance(one, Nuisance) or one in known}
         groups = {
             group: [one for one in names if one in fitted and one != name]
             for group, names in self.workspace.document.groups.items()
