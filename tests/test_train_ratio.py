@@ -510,6 +510,7 @@ def test_a_map_that_held_out_events_like_less_straightened_stays_with_its_log_ra
         sources=[],
         idle=[],
         contrasts=lambda _: (None, straightened),
+        forget_map=lambda: None,
     )
     judgement.with_map, judgement.without = first, SimpleNamespace(values=lambda *_: None)
     judgement.alone = SimpleNamespace(weights=None)

@@ -114,6 +114,11 @@ class Deformation(PolynomialMap, ShapeResponse):
             self._reweighting = Reweighting(self, self.ratios)
         return self._reweighting
 
+    def use_all_nodes(self) -> None:
+        """Integrate with all nodes there are, for a few points: to find few that give the same takes longer than that."""
+        if self.ratios:
+            self._reweighting = Reweighting(self, self.ratios, few_nodes=False)
+
     def assign(self, values: Sequence[np.ndarray]) -> None:
         """Set all variables, in the order of :meth:`weights_list`."""
         super().assign(values)

@@ -60,6 +60,7 @@ class Reweighting:
     Args:
         deformation: What they act on: its map, in front of its flow.
         ratios: The log-ratios, at least one.
+        few_nodes: Whether to look for few nodes, which is worth it for more than some points.
 
     Attributes:
         monomials: Those of the nuisances that multiply their coefficients.
@@ -72,7 +73,7 @@ class Reweighting:
         check: What tells how wrong the integral is.
     """
 
-    def __init__(self, deformation: Deformation, ratios: list[LogRatio]):
+    def __init__(self, deformation: Deformation, ratios: list[LogRatio], *, few_nodes: bool = True):
         self._deformation, self._ratios = deformation, ratios
         self.flow, self.windows = deformation.flow, deformation.windows
         self.monomials = Monomials(ratios, deformation.windows)
@@ -81,7 +82,7 @@ class Reweighting:
         with tf.init_scope():
             self.moves = deformation.moves
             self._of_conditions = _with_constant(self.n_context, self._degree())
-            self._nodes = self._choose_nodes()
+            self._nodes = self._choose_nodes(few_nodes)
         self.check = IntegralCheck(self)
 
     @property
@@ -207,7 +208,7 @@ class Reweighting:
         grid = 1 < self.n_dim <= (2 if self.n_context else 3)
         return self.moves and grid and has_latent(self.flow) and self._deformation.n_layers == 1
 
-    def _choose_nodes(self) -> _Nodes:
+    def _choose_nodes(self, few: bool) -> _Nodes:
         anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
         cost = 1.0 if not self.moves or self._by_heads else (3.0 if self.n_dim == 1 else 7.0)
         for steps in self._steps():
@@ -223,7 +224,7 @@ class Reweighting:
             u = flow.draw(c, tf.constant([1, 2]))
         interpolation = np.linalg.pinv(self._condition_polynomials(tf.constant(anchors)).numpy())
         nodes = self._nodes_at(u, c, log_weights, interpolation)
-        if not affordable:
+        if not (few and affordable):
             return nodes
         terms = self._terms_of_grid(nodes, z[0]) if self._by_heads else lambda nu: self._log_terms(nu, nodes)
         return self._few_of(nodes, tf.function(terms, autograph=False), u, c, *points)

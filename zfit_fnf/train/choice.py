@@ -192,10 +192,7 @@ class _Judgement:
         if learned is not None:
             claims = replace(claims, lost=learned.lost)
         if learned is not None and self.candidates.has_more(_JUDGED):
-            without, with_map = replace(
-                self.candidates, with_map=self.candidates.with_map if keep_map else None
-            ).contrasts(None)
-            learned = learn(with_map or without, learned)
+            learned = learn(self.candidates.contrast(keep_map), learned)
             learned = learned if keep else learned.shrunk()
         return Choice(claims, keep_map, learned, factors, notes)
 
@@ -312,6 +309,7 @@ class _Judgement:
         beside = self.beside
         former = beside.contrast
         straighten(density, response, (u, c), ratios, points, candidates.points.monomials)
+        candidates.forget_map()
         self.with_map = candidates.contrasts(_JUDGED)[1]
         assert self.with_map is not None
         del self.beside
@@ -319,6 +317,7 @@ class _Judgement:
         if gain > -2.0 * error:
             return True
         response.assign(before)
+        candidates.forget_map()
         self.with_map, self.beside = former, beside
         return False
 
@@ -377,6 +376,7 @@ class _Judgement:
         for sample in contrast.samples:
             rows = np.flatnonzero(np.isin(sample.folds, folds))
             rows = rows if len(rows) else np.arange(len(sample.folds))  # nominal events of which none are held out
+            assert sample.moved is not None
             values = sample.moved[rows].astype(np.float64) @ of_monomials
             if weights is not None:
                 values += contrast.values(sample.bounded[rows], weights)

@@ -45,7 +45,7 @@ class ContrastSample:
     Attributes:
         bounded: Bounded coordinates ``(n, d + m)``.
         offsets: What is known of the log-ratios, ``(n, J)`` for ``J`` variations.
-        moved: What a map contributes to that, ``(n, J)``.
+        moved: What a map contributes to that, ``(n, J)``, if anyone asks.
         weights: Event weights ``(n,)`` whose sum is the effective size of the sample.
         folds: Part ``(n,)`` of the events: 0 and 1 are halves to train on, 2 is held out.
     """
@@ -54,7 +54,7 @@ class ContrastSample:
     offsets: np.ndarray
     weights: np.ndarray
     folds: np.ndarray
-    moved: np.ndarray
+    moved: np.ndarray | None
 
 
 @dataclass(frozen=True)

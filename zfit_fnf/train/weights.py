@@ -23,7 +23,7 @@ from ..common.chunks import EVENTS, slices
 from ..densities.claims import Claim
 from ..samples import Sample
 from ..samples.pairing import check_ratio
-from .candidates import Candidates, samples_of
+from .candidates import Candidates
 from .choice import Choice
 from .claims import Points, Scored, claim
 from .contrast import Contrast, ContrastSample, Quadratic
@@ -47,10 +47,8 @@ def by_weights(candidates: Candidates, *, keep: bool = False) -> Choice | None:
     ratios = known_ratios(candidates.nominal.sample, [source.sample for source in candidates.sources])
     if ratios is None:
         return None
-    known = candidates.without if candidates.without.moves or candidates.without.ratios else None
     points = candidates.points
-    at = [source.at for source in candidates.sources]
-    (nominal,) = samples_of(candidates.nominal, candidates.held_out[0], at, [known], None)
+    nominal = candidates.nominal_events()
     regression = Regression(nominal, ratios, points.monomials, candidates.n_dim, candidates.first_terms)
     learned = learn(regression)
     regression = cast(Regression, learned.contrast)
