@@ -238,12 +238,19 @@ def test_every_event_is_used_before_any_comes_again():
     assert sorted(first[:10]) == list(range(10))
 
 
+CORNERS = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+
+
 @pytest.mark.parametrize(
     ("points", "expected"),
     [
         ([(1, 1)], ((1, 1),)),
         ([(1, 1), (-1, -1)], ((1, 1),)),
-        ([(1, 1), (1, -1), (-1, 1), (-1, -1)], ((1, 1), (1, 2), (2, 1), (2, 2))),
+        (CORNERS, ((1, 1), (1, 2), (2, 1), (2, 2))),
+        ([*CORNERS, (0.5, 1), (-0.5, 1), (0.5, -1), (-0.5, -1)], ((1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2))),
+        # One point does not tell a^3 b from a^3 b^2, and on two circles a^3 b is a b^3.
+        ([*CORNERS, (0.5, 1)], ((1, 1), (1, 2), (2, 1), (2, 2))),
+        ([*CORNERS, (0.5, 0.5), (-0.5, 0.5), (0.5, -0.5), (-0.5, -0.5)], ((1, 1), (1, 2), (2, 1), (2, 2))),
     ],
 )
 def test_interaction_powers(points, expected):

@@ -482,19 +482,6 @@ def test_of_one_sided_effects_a_map_is_the_better_guess(n_points, order, kept):
     assert judgement._judge_map("auto")[0] is kept
 
 
-@pytest.mark.parametrize(
-    ("linear", "quadratic", "bent"), [(0.3, 0.15, True), (0.3, 0.02, False), (0.05, 0.02, False), (2.0, 0.15, False)]
-)
-def test_log_ratios_that_are_far_from_linear_are_named(linear, quadratic, bent):
-    rng = np.random.default_rng(1)
-    judgement = object.__new__(choice._Judgement)
-    judgement.candidates = SimpleNamespace(nuisances=("nu",), points=POINTS, idle=[])
-    judgement.alone = SimpleNamespace(weights=None)
-    values = rng.normal(size=(1000, 2)) * [linear, quadratic]
-    judgement._scored = lambda *_: Scored([values], [np.ones(1000)], [])
-    assert judgement._is_bent() is bent
-
-
 def test_a_map_that_held_out_events_like_less_straightened_stays_with_its_log_ratio(monkeypatch):
     """Also where the log-ratio beside it, which has products of its own, is learned only then."""
     judgement = object.__new__(choice._Judgement)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..common.checks import number
@@ -36,6 +36,9 @@ class Claim:
             a map, and this does not.
         lost: What a log-ratio is expected to lack because it is too fine for as many terms as it may have, in nats per event at
             one standard deviation.
+        between: What a log-ratio may be off by between the samples, half its mean square in nats per event, if the series of
+            its monomials goes on as it began (:mod:`zfit_fnf.train.between`).
+        between_at: The point where that is largest.
     """
 
     kind: str
@@ -44,11 +47,24 @@ class Claim:
     noise: float
     missed: float = 0.0
     lost: float = 0.0
+    between: float = 0.0
+    between_at: dict[str, float] = field(default_factory=dict)
+
+    def off_by(self, n_data: float) -> float:
+        """Errors by which a fit of so many events may be off between the samples, at most."""
+        return math.sqrt(2.0 * n_data * self.between)
+
+    @property
+    def where_off(self) -> str:
+        """Where that is, in words."""
+        return "at " + ", ".join(f"{name}={value:+g}" for name, value in self.between_at.items())
 
 
 @dataclass(frozen=True)
 class ResponseTable:
     """What each response of a deformation claims, as the error that it would give a nuisance; prints as a table.
+
+    The last column is by how many of their errors fits may be off between the samples, see :meth:`Claim.off_by`.
 
     Attributes:
         n_data: Number of events of the process in the data.
@@ -77,6 +93,7 @@ class ResponseTable:
                 "claimed": math.nan,
                 "confirmed": math.nan,
                 "noise floor": math.nan,
+                "off between": math.nan,
             }
             if claim is None
             else {
@@ -85,6 +102,7 @@ class ResponseTable:
                 "claimed": self.error(claim.claimed),
                 "confirmed": self.error(claim.confirmed),
                 "noise floor": self.error(claim.noise),
+                "off between": claim.off_by(self.n_data),
             }
             for label, claim in self.claims.items()
         ]
@@ -96,8 +114,11 @@ class ResponseTable:
         return pd.DataFrame(self.rows()).set_index("response")
 
     def __str__(self) -> str:
-        title = f"error on each nuisance that {self.n_data:g} events of this process would give it, 1 without any:"
-        cells = [["", "kind", "claimed", "confirmed", "noise floor"]]
+        title = (
+            f"error on each nuisance that {self.n_data:g} events of this process would give it, 1 without any, and by how many "
+            "errors fits may be off between the samples:"
+        )
+        cells = [["", "kind", "claimed", "confirmed", "noise floor", "off between"]]
         for row in self.rows():
             errors = [row[name] for name in cells[0][2:]]
             cells.append([row["response"], row["kind"], *("" if math.isnan(e) else f"{e:.3f}" for e in errors)])

@@ -74,7 +74,7 @@ class Reweighting:
     """
 
     def __init__(self, deformation: Deformation, ratios: list[LogRatio], *, few_nodes: bool = True):
-        self._deformation, self._ratios = deformation, ratios
+        self._deformation, self._ratios, self._few_nodes = deformation, ratios, few_nodes
         self.flow, self.windows = deformation.flow, deformation.windows
         self.monomials = Monomials(ratios, deformation.windows)
         self.n_dim, self.n_context = ratios[0].n_dim, ratios[0].n_context
@@ -82,7 +82,7 @@ class Reweighting:
         with tf.init_scope():
             self.moves = deformation.moves
             self._of_conditions = _with_constant(self.n_context, self._degree())
-            self._nodes = self._choose_nodes(few_nodes)
+            self._nodes = self._choose_nodes()
         self.check = IntegralCheck(self)
 
     @property
@@ -208,7 +208,7 @@ class Reweighting:
         grid = 1 < self.n_dim <= (2 if self.n_context else 3)
         return self.moves and grid and has_latent(self.flow) and self._deformation.n_layers == 1
 
-    def _choose_nodes(self, few: bool) -> _Nodes:
+    def _choose_nodes(self) -> _Nodes:
         anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
         cost = 1.0 if not self.moves or self._by_heads else (3.0 if self.n_dim == 1 else 7.0)
         for steps in self._steps():
@@ -224,7 +224,7 @@ class Reweighting:
             u = flow.draw(c, tf.constant([1, 2]))
         interpolation = np.linalg.pinv(self._condition_polynomials(tf.constant(anchors)).numpy())
         nodes = self._nodes_at(u, c, log_weights, interpolation)
-        if not (few and affordable):
+        if not (self._few_nodes and affordable):
             return nodes
         terms = self._terms_of_grid(nodes, z[0]) if self._by_heads else lambda nu: self._log_terms(nu, nodes)
         return self._few_of(nodes, tf.function(terms, autograph=False), u, c, *points)

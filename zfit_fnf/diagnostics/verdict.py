@@ -44,6 +44,7 @@ _MOMENTS = {"mean": 1.0, "width": 1.0 / np.sqrt(2.0), "skewness": np.sqrt(6.0)}
 """What the first Hermite polynomials of the transformed events tell, and in which units (of widths, relative, as it is)."""
 
 _BIASED = 0.3  # errors of a fit: a bias that should be seen
+_OFF = 0.5  # errors that fits may be off by where nothing is tested, from which that is told
 _STEP = 0.05  # standard deviations between which a score is a difference
 _FEWEST = 100.0  # effective events, below which a test says nothing
 _DRAWS = 4  # events of the density for each simulated one
@@ -58,7 +59,8 @@ class ValidationReport:
     Attributes:
         problems: What is wrong, by how much, and what to do about it, in sentences.
         untested: What is not known, in sentences: learned processes without simulation, samples of fewer than 100 events,
-            and whether nuisances interact of which there is no joint sample.
+            whether nuisances interact of which there is no joint sample, and log-ratios between the samples that they were
+            trained with, where they may be off by more than half an error.
         table: One row for each test: ``process``, ``point``, ``test``, ``of`` (what is tested), ``value`` (of the
             ``closure`` and of a ``condition``, the predicted bias of a fit in errors; of ``information along condition``, what
             scores scatter in units of the claimed information; of ``mean``, ``width`` and ``skewness``, what they are off by;
@@ -165,7 +167,7 @@ def validate(
         raise ValueError(f"there is no learned density called {unknown if subjects else list(given)} in {model!r:.100}")
     rows, untested = list[tuple[Any, ...]](), list[str]()
     for subject in subjects:
-        untested += _check(subject, given[subject.process])
+        untested += _check(subject, given[subject.process], n_data)
     for part in parts if named else ():
         untested += (f"{name}: not tested, it has no simulation" for name in unnamed(part, given))
     n_points = sum(1 + len(given[subject.process].variations) for subject in subjects)
@@ -216,7 +218,7 @@ def _tests(
         bar.update()
 
 
-def _check(subject: Subject, simulation: Simulation) -> Iterator[str]:
+def _check(subject: Subject, simulation: Simulation, n_data: int) -> Iterator[str]:
     """Refuse simulation that is none of a density, and say what of it is not tested."""
     moved = {name for variation in simulation.variations for name in variation.at}
     if missing := [name for name in subject.nuisances if name not in moved]:
@@ -231,6 +233,13 @@ def _check(subject: Subject, simulation: Simulation) -> Iterator[str]:
     for a, b in itertools.combinations(subject.nuisances, 2):
         if frozenset((a, b)) not in together:
             yield f"{subject.title}: whether {a!r} and {b!r} interact is not tested, there is no joint sample"
+    at = [dict(variation.at) for variation in simulation.variations]
+    for label, record in getattr(subject.density, "history", {}).items() if subject.nuisances else ():
+        if record.claim and (off := record.claim.off_by(n_data)) > _OFF and record.claim.between_at not in at:
+            yield (
+                f"{subject.title}: {label} {record.claim.where_off}, between the samples that it was trained with, is not "
+                f"tested, where a fit to {n_data} events may be off by up to {off:.1f} errors: add a sample there"
+            )
 
 
 def _classifier(sample: Sample, promised: Sample, subject: Subject, seed: int) -> Iterator[tuple[Any, ...]]:

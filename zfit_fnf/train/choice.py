@@ -12,6 +12,7 @@ import numpy as np
 from ..common.warning import warn
 from ..densities.claims import Claim
 from ..densities.ratio import LogRatio, bounded, has_latent
+from .between import off_between_samples
 from .candidates import Candidates
 from .claims import Scored, claim, shares
 from .contrast import Contrast
@@ -29,7 +30,6 @@ _CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not 
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
-_BENT = 0.1  # spread of the quadratic coefficient, from which estimates half way between samples are off by a few hundredths
 _STRAIGHTENED = 4000  # nominal events
 _SEEN = 3.0  # standard deviations by which held-out events have to speak for both in several variables
 _SLIGHTLY = 1.0  # and where both may be right, for the one that continues better
@@ -173,8 +173,6 @@ class _Judgement:
             if use_ratio == "auto" and not (learned.significant or (keep and not keep_map)):
                 notes = [*notes, f"no log-ratio, for which the evidence is {learned.evidence:.1f} nats"]
                 learned = None
-        if learned is not None and not keep_map and self._is_bent():
-            notes = [*notes, _BETWEEN]
         if learned is not None and not keep:
             learned = learned.shrunk()
         if learned is not None and keep_map and not self.candidates.accurate:
@@ -190,7 +188,8 @@ class _Judgement:
         if factors is None:  # otherwise it is noise that keeps a map from following
             claims = replace(claims, missed=self._missed(keep_map, learned is not None))
         if learned is not None:
-            claims = replace(claims, lost=learned.lost)
+            off, where = off_between_samples(self.candidates, learned)
+            claims = replace(claims, lost=learned.lost, between=off, between_at=where)
         if learned is not None and self.candidates.has_more(_JUDGED):
             learned = learn(self.candidates.contrast(keep_map), learned)
             learned = learned if keep else learned.shrunk()
@@ -272,10 +271,6 @@ class _Judgement:
         if higher == 0.0 < first:
             return "exactly"
         return "nearly" if higher < _LINEAR**2 * first else ""
-
-    def _is_bent(self) -> bool:
-        """Whether the log-ratio alone is so far from linear that what lies between the samples could matter."""
-        return self._sees_curvature and not self._is_linear() and self._spreads()[1] > _BENT**2
 
     def _spreads(self) -> tuple[float, float]:
         """Variances of the coefficients of the log-ratio alone: of the linear one, and the largest of the others."""
@@ -393,10 +388,6 @@ class _Judgement:
 
 
 _SLOW = "no log-ratio beside the map, whose integral would be slow in several variables"
-_BETWEEN = (
-    "a log-ratio alone that is not linear in the nuisance: between and beyond the samples it is one of several that they allow, "
-    "which further samples tell apart"
-)
 _INACCURATE = (
     "behind a map, this log-ratio of three or more observables, or given two or more conditions, integrates to one within 2e-3 "
     "at one standard deviation, and less well beyond, which takes many nodes; where that matters, compare fits with map=False "

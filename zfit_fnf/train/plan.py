@@ -22,6 +22,7 @@ __all__ = ["Plan", "interaction_powers", "named_seed"]
 
 # What zfit takes as names of parameters.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+_HIGHEST_ORDER = 3
 _RESERVED = {"null", "true", "false", "yes", "no", "on", "off"}
 
 
@@ -43,7 +44,7 @@ class Plan:
         interactions: Sequence[tuple[str, str]] | str,
         mirror: bool,
     ) -> Plan:
-        order = integer(order, "order", low=1, high=3)
+        order = integer(order, "order", low=1, high=_HIGHEST_ORDER)
         flag(mirror, "mirror")
         singles, joint = _grouped(variations)
         pairs = _chosen_pairs(interactions, singles, joint)
@@ -162,16 +163,31 @@ def _window(name: str, variations: Sequence[Variation], mirror: bool) -> tuple[f
 def interaction_powers(names: tuple[str, ...], group: Sequence[Variation], orders: Mapping[str, int]) -> Powers:
     """Monomials of an interaction that the joint points determine, lowest total degree first.
 
-    Monomials of one degree enter together or not at all: the points decide, not the order of the names.
+    Monomials of one degree enter together or not at all: the points decide, not the order of the names. Where joint points
+    are also between the others, a nuisance has one power more than by itself, three at most.
     """
     points = np.array([[variation.at[name] for name in names] for variation in group])
-    candidates = itertools.product(*(range(1, orders[name] + 1) for name in names))
+
+    def determined(powers: Sequence[tuple[int, ...]]) -> bool:
+        design = np.stack([np.prod(points**power, axis=1) for power in powers], axis=1)
+        return bool(np.linalg.matrix_rank(design) == len(powers))
+
+    candidates = list(itertools.product(*(range(1, orders[name] + 1) for name in names)))
     chosen: list[tuple[int, ...]] = []
     for _, degree in itertools.groupby(sorted(candidates, key=lambda p: (sum(p), p)), key=sum):
-        trial = [*chosen, *degree]
-        design = np.stack([np.prod(points**power, axis=1) for power in trial], axis=1)
-        if np.linalg.matrix_rank(design) == len(trial):
+        if determined(trial := [*chosen, *degree]):
             chosen = trial
+    if len(chosen) == len(candidates):
+        one, other = (range(1, orders[name] + 1) for name in names)
+        # With all powers of the other nuisance: with some, what points at one of its values know would go wrong at others.
+        more = [
+            powers
+            for powers in ([(len(one) + 1, k) for k in other], [(k, len(other) + 1) for k in one])
+            if max(map(max, powers)) <= _HIGHEST_ORDER and determined([*chosen, *powers])
+        ]
+        added = [power for powers in more for power in powers]
+        if added and determined([*chosen, *added]):
+            chosen = sorted([*chosen, *added], key=lambda p: (sum(p), p))
     return tuple(chosen)
 
 

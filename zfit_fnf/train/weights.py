@@ -23,6 +23,7 @@ from ..common.chunks import EVENTS, slices
 from ..densities.claims import Claim
 from ..samples import Sample
 from ..samples.pairing import check_ratio
+from .between import off_between_samples
 from .candidates import Candidates
 from .choice import Choice
 from .claims import Points, Scored, claim
@@ -58,7 +59,8 @@ def by_weights(candidates: Candidates, *, keep: bool = False) -> Choice | None:
         return Choice(Claim("pruned", 0.0, 0.0, claimed), notes=[note])
     note = f"log-ratio of known weights: {regression.explained(learned.coefficients):.1%} of their variance"
     learned = learned if keep else learned.shrunk()
-    claims = replace(regression.claim(learned, points), lost=learned.lost)
+    off, where = off_between_samples(candidates, learned)
+    claims = replace(regression.claim(learned, points), lost=learned.lost, between=off, between_at=where)
     return Choice(claims, learned=learned, notes=[note])
 
 
