@@ -65,7 +65,7 @@ def off_between(
         # What the samples take it for is subtracted.
         left = _monomials(places, [power]) - _monomials(places, powers) @ instead @ _monomials(at, [power])
         total += 0.5 * np.square(size * left[:, 0])
-    worst = int(np.argmax(total > (1.0 - 1e-9) * total.max()))  # of those that are alike, the first one
+    worst = int(np.argmax(total > 0.99 * total.max()))  # of those that are alike, the first one
     return float(total[worst]), dict(zip(nuisances, places[worst].tolist(), strict=True))
 
 

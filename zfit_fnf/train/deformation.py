@@ -79,7 +79,7 @@ def fit_deformation(
         order: Highest power of a nuisance, 1 to 3. A nuisance with samples on one side only gets order 1.
         interactions: Pairs of nuisances; the default ``"auto"`` takes all pairs with joint samples. The monomials go
             up to ``order`` in each nuisance, as far as the joint points tell them apart: one point gives the product, the
-            four corners all of ``nu_k^a nu_l^b`` with ``a, b <= 2``.
+            four corners all of ``nu_k^a nu_l^b`` with ``a, b <= 2``, and further ones half way one power more.
         mirror: Trust the linear response of a nuisance with samples on one side at the mirrored point too: its window
             becomes symmetric, and its yield change is inverted there.
         nominal: The nominal events, against which responses are judged and log-ratios are learned; by default those that
