@@ -380,7 +380,7 @@ def test_where_map_and_log_ratio_alone_do_not_follow_both_are_kept(of_both, accu
     assert judgement._missed(False, True) == pytest.approx(missed)
 
 
-def test_log_ratios_that_take_too_many_nodes_are_named():
+def test_log_ratios_that_take_too_many_nodes_are_named(monkeypatch):
     """Several observables given conditions, behind a map: not tried by "auto", with a warning where they are asked for."""
     judgement = object.__new__(choice._Judgement)
     judgement.candidates = SimpleNamespace(affordable=False, accurate=False, has_more=lambda _: False)
@@ -389,6 +389,7 @@ def test_log_ratios_that_take_too_many_nodes_are_named():
     judgement._claim, judgement._factors = (lambda *_: Claim("map", 0.0, 0.0, 0.0)), (lambda: None)
     judgement._missed, judgement._straightened = (lambda keep_map, keep_ratio: 0.25), (lambda: False)
     shrunk, judgement._both_continue_better = SimpleNamespace(lost=0.0), lambda: False
+    monkeypatch.setattr(choice, "off_between_samples", lambda *_: (0.0, {}))
     untried = judgement.choice(True, "auto", False)
     assert untried.keep_map
     assert untried.learned is None
