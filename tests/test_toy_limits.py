@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import zfit_fnf
-from zfit_fnf.limits import feldman_cousins, upper_limit
+from zfit_fnf.limits import feldman_cousins, toys, upper_limit
 from zfit_fnf.limits.counting import CountingToys
 from zfit_fnf.loss import NLL, CountPDF, counting
 from zfit_fnf.toys import refill, refillable, toy
@@ -156,3 +156,24 @@ def test_published_limits_of_a_counted_signal(n, published):
     points = np.linspace(0.94, 1.06, 13) * published
     region = feldman_cousins(nll, mu, cl=CL, points=points, n_toys=20_000, progress=False)
     assert region.intervals[-1][1] == pytest.approx(published, rel=0.02)
+
+
+def test_toys_of_a_squared_coupling_leave_zero():
+    """Zero is a maximum of the likelihood where more is counted than the background; fits that start there have to leave it."""
+    c = zfit.Parameter("c", 1.0, -20.0, 20.0, stepsize=0.1)
+    nll = counting(zfit.ComposedParameter("total", lambda c: c**2 + 3.0, params=[c]), 6, name="region")
+    region = feldman_cousins(nll, c, cl=CL, points=[-3.5, 0.0, 3.5], n_toys=1000, progress=False, seed=1)
+    check_p_values(region, np.array([p_of_counts(c**2, 6) for c in (-3.5, 0.0, 3.5)]))
+
+
+def test_where_all_toys_are_above_nothing_is_said_of_the_limit():
+    """The five points with CLs of one were taken for exact, and the parabola through them ended at 47."""
+    grid = np.geomspace(0.742909, 5.398907, 10)
+    of_signal = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.46, 0.16, 0.018, 0.00017, 0.0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.where(of_signal > 0, (1.0 - of_signal) / (6000 * of_signal), np.inf)
+    c = zfit.Parameter("c", 1.0, 0.0, 20.0)
+    limit, error = toys._crossing(grid, toys._Curve(of_signal, variance, np.zeros(10)), 0.05, c)
+    # between the points at 2.79 and 3.47, 3.15 +- 0.1 by any curve through them
+    assert limit == pytest.approx(3.15, abs=0.1)
+    assert error < 0.05

@@ -21,6 +21,7 @@ _STEPS = 60  # of Newton's method at most
 _DISTANCE = 1e-7  # expected vertical distance to a minimum that is small enough
 _DIFFERENCE = 1e-3  # step sizes of parameters between which gradients are compared
 _SMALLEST = 1e-6  # eigenvalue of a scaled Hessian that is taken for a direction without curvature
+_BENT = 1e-2  # negative eigenvalue of it that is no rounding
 _DAMPED = 1.0  # damping above which a short step does not mean that a minimum is close
 
 
@@ -100,7 +101,11 @@ class CountingToys:
         damping = np.zeros(len(point))
         for _ in range(_STEPS):
             held = ((point <= self.low) & (gradient > 0)) | ((point >= self.high) & (gradient < 0)) | still
-            step, distance = _newton(gradient, hessian, held, damping)
+            step, distance, downhill = _newton(gradient, hessian, held, damping)
+            away = self._inside(point, downhill) if (distance < _DISTANCE).any() else np.zeros_like(step)
+            # A maximum along some direction, such as zero of a coupling that enters squared, is left.
+            saddle = (distance < _DISTANCE) & away.any(axis=1)
+            step, distance = np.where(saddle[:, None], away, step), np.where(saddle, 1.0, distance)
             moving = ~((distance < _DISTANCE) & (damping < _DAMPED)) & np.isfinite(value)
             if not moving.any():
                 break
@@ -112,6 +117,12 @@ class CountingToys:
             for mine, new in zip((value, gradient, hessian), found, strict=True):
                 mine[better] = new[better]
         return point, np.where(moving, np.nan, value)
+
+    def _inside(self, points: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Steps ``(n, P)`` or those in the opposite directions, whichever limits cut off less, as far as limits allow."""
+        there, back = (np.clip(points + sign * steps, self.low, self.high) - points for sign in (1.0, -1.0))
+        longer = np.square(there / self._steps).sum(axis=1) >= np.square(back / self._steps).sum(axis=1)
+        return np.where(longer[:, None], there, back)
 
     def _derivatives(
         self, points: np.ndarray, outcomes: Sequence[np.ndarray]
@@ -169,8 +180,11 @@ class CountingToys:
 
 def _newton(
     gradient: np.ndarray, hessian: np.ndarray, held: np.ndarray, damping: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Steps ``(n, P)`` of parameters that are not held, and how far below their ends are by the parabolas, ``(n,)``."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps ``(n, P)`` of parameters that are not held, and how far below their ends are by the parabolas, ``(n,)``.
+
+    Then steps ``(n, P)`` along the direction of the most negative curvature, zero without one.
+    """
     diagonal = np.abs(np.diagonal(hessian, axis1=1, axis2=2))
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     scaled = np.nan_to_num(hessian / (scale[:, :, None] * scale[:, None, :]))
@@ -180,7 +194,8 @@ def _newton(
     size = np.maximum(np.abs(eigenvalues), _SMALLEST) + damping[:, None]
     along = np.einsum("nij,ni->nj", vectors, slope)
     step = -np.einsum("nij,nj->ni", vectors, along / size)
-    return step / scale, 0.5 * np.sum(along**2 / size, axis=1)
+    bent = (eigenvalues[:, 0] < -_BENT)[:, None] / (1.0 + damping[:, None])
+    return step / scale, 0.5 * np.sum(along**2 / size, axis=1), bent * vectors[:, :, 0] / scale
 
 
 def _filled(rows: np.ndarray) -> np.ndarray:

@@ -148,15 +148,19 @@ def _crossing(grid: np.ndarray, curve: _Curve, alpha: float, poi: zfit.Parameter
             "or take more toys (n_toys=)"
         )
     height = np.full(len(grid), np.inf)
-    height[curve.cls > 0] = np.abs(np.log(curve.cls[curve.cls > 0] / alpha))
-    near = np.isfinite(height) & (height <= max(np.log(_NEAR), np.sort(height)[3]))
+    told = (curve.cls > 0) & (curve.variance > 0)  # where all toys are above, CLs is one, whatever the parameter is
+    height[told] = np.abs(np.log(curve.cls[told] / alpha))
+    if told.sum() < 2:
+        raise RuntimeError(f"too few values of {poi.name!r} tell where CLs falls: take more toys (n_toys=)")
+    near = told & (height <= max(np.log(_NEAR), np.sort(height)[3]))
     weights = 1 / np.sqrt(np.maximum(curve.variance[near], 1e-8))
     middle, scale = grid[near].mean(), np.ptp(grid[near])
     x, y = (grid[near] - middle) / scale, np.log(curve.cls[near] / alpha)
     coefficients, covariance = np.polyfit(x, y, min(2, near.sum() - 1), w=weights, cov="unscaled")
     roots = np.roots(coefficients)
     roots = roots[np.isreal(roots)].real
-    falling = roots[np.polyval(np.polyder(coefficients), roots) < 0]
+    ends = (grid[[0, -1]] - middle) / scale
+    falling = roots[(np.polyval(np.polyder(coefficients), roots) < 0) & (ends[0] <= roots) & (roots <= ends[1])]
     if not len(falling):
         raise RuntimeError(f"CLs of {poi.name!r} does not fall where the limit is: take more toys (n_toys=)")
     root = falling[np.argmin(np.abs(falling))]
