@@ -9,6 +9,7 @@ from likelihoods import search
 from scipy.stats import norm
 
 import zfit_fnf as zfnf
+from zfit_fnf.influence import of_events
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.projections import component_samples, fitted_nuisances, hesse_error, postfit_band, vary
 from zfit_fnf.yield_tables import yield_table
@@ -196,6 +197,19 @@ class TestPostfitBand:
         result.hesse()
         row = yield_table(nll, result).table.iloc[-1]
         assert (row["prefit"], row["prefit_error"]) == (pytest.approx(390.0), pytest.approx(30.0))
+
+    def test_results_of_other_parameters_with_the_same_names_are_refused(self, fitted):
+        """A band of zero, and a table without errors, of a model that was made anew."""
+        _, result = fitted
+        again = search(1, 300.0, 700.0, seed=5).nll
+        for call in (
+            lambda: postfit_band(again.model[0], result, {}),
+            lambda: vary(again.model[0], result, {}),
+            lambda: yield_table(again, result),
+            lambda: of_events(again, result),
+        ):
+            with pytest.raises(ValueError, match=r"not one of this likelihood: its parameters .*'mu'.* are others"):
+                call()
 
     def test_needs_errors(self, fitted):
         measurement, _ = fitted

@@ -166,6 +166,14 @@ def test_toys_of_a_squared_coupling_leave_zero():
     check_p_values(region, np.array([p_of_counts(c**2, 6) for c in (-3.5, 0.0, 3.5)]))
 
 
+def test_regions_of_nothing_are_refused():
+    nll, mu = search(5)
+    with pytest.raises(ValueError, match="points= takes one finite number at least"):
+        feldman_cousins(nll, mu, points=[], progress=False)
+    with pytest.raises(TypeError, match="a parameter of interest must be"):
+        feldman_cousins(nll, 3, progress=False)
+
+
 def test_where_all_toys_are_above_nothing_is_said_of_the_limit():
     """The five points with CLs of one were taken for exact, and the parabola through them ended at 47."""
     grid = np.geomspace(0.742909, 5.398907, 10)

@@ -16,6 +16,7 @@ __all__ = [
     "check_executor_fits",
     "check_likelihood",
     "check_minimizer",
+    "check_result",
     "count",
     "numbers",
     "parameter_of",
@@ -35,6 +36,26 @@ def check_likelihood(nll: Any) -> None:
     if not (hasattr(nll, "value_gradient") and hasattr(nll, "get_params") and hasattr(nll, "model")):
         raise TypeError(
             f"the first argument is a likelihood, e.g. zfit_fnf.loss.UnbinnedNLL(model, data); got {type(nll).__name__}"
+        )
+
+
+def check_result(result: Any, params: Iterable[zfit.Parameter]) -> None:
+    """Refuse what is no result of a fit, and one of other parameters that are called the same, as those of a model made anew.
+
+    Args:
+        result: The result.
+        params: The parameters of the likelihood or of the model.
+
+    Raises:
+        TypeError: If it is no result.
+        ValueError: If it has other parameters with the same names.
+    """
+    if not isinstance(result, FitResult):
+        raise TypeError(f"a fit result is needed, zfit_fnf.Minuit().minimize(nll); got {type(result).__name__}")
+    fitted = {one.name: one for one in result.params}
+    if other := [one.name for one in params if fitted.get(one.name, one) is not one]:
+        raise ValueError(
+            f"the result is not one of this likelihood: its parameters {other} are others that have the same names"
         )
 
 

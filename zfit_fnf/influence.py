@@ -15,6 +15,7 @@ import pandas as pd
 import tensorflow as tf
 from zfit.result import FitResult
 
+from .arguments import check_result
 from .common.checks import integer
 from .common.chunks import concatenated
 from .loss import Channel, LogSpaceNLL, UnbinnedChannel
@@ -46,7 +47,7 @@ def of_events(nll: LogSpaceNLL, result: FitResult, *, n: int = 10) -> pd.DataFra
 
     Raises:
         TypeError: If ``nll`` is not a likelihood of this package.
-        ValueError: If there is no finite covariance, or ``n`` is not positive.
+        ValueError: If there is no finite covariance, ``n`` is not positive, or the result is one of another likelihood.
 
     Example:
         >>> print(zfit_fnf.influence.of_events(nll, result))
@@ -58,6 +59,7 @@ def of_events(nll: LogSpaceNLL, result: FitResult, *, n: int = 10) -> pd.DataFra
             "influences are those on the fit of the learned likelihood: give nll.learned, and its own result"
         )
     n = integer(n, "n= (the number of events)", low=1)
+    check_result(result, nll.get_params(floating=None))
     params = list(result.params)
     covariance = result.covariance(params)
     if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).any():

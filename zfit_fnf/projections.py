@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
+from .arguments import check_result
 from .loss import EventDensity, drawn_events
 from .param import Nuisance, room_for
 from .pdf import folds_of, sum_components, sum_shares
@@ -146,6 +147,7 @@ def vary(
         >>> varied = vary(model, result, component_samples(model, params=result.values))
         >>> zfit_fnf.plotting.variations(varied, "jes", "mass")
     """
+    check_result(result, model.get_params(floating=None))
     moved = fitted_nuisances(result) if nuisances is None else list(nuisances)
     errors = {nuisance: hesse_error(result, nuisance) for nuisance in moved}
     best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
@@ -213,12 +215,13 @@ def postfit_band(model: zfit.pdf.BasePDF, result: FitResult, components: Mapping
         The band. Parameters are left as they are.
 
     Raises:
-        ValueError: If the fit has no finite covariance.
+        ValueError: If the fit has no finite covariance, or is one of another model.
 
     Example:
         >>> parts = component_samples(model, params=result.values)
         >>> zfit_fnf.plotting.projection(data, parts, "mass", band=postfit_band(model, result, parts))
     """
+    check_result(result, model.get_params(floating=None))
     params = [parameter for parameter in result.params if parameter in model.get_params()]
     covariance = result.covariance(params)
     if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).all():
@@ -288,6 +291,10 @@ class _LogRate:
 
 def _together(model: zfit.pdf.BasePDF, components: Mapping[str, Sample]) -> Sample:
     """Events of all components, in the observables of the model."""
+    if not components:
+        raise ValueError(
+            "there are no events of components: make them with component_samples(model, params=result.values)"
+        )
     events = {name: np.concatenate([part.columns[name] for part in components.values()]) for name in model.obs}
     return Sample(events, np.concatenate([part.weights for part in components.values()]), name=model.name)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
+from .arguments import check_result
 from .loss import Channel, channels_of
 from .param import Nuisance, room_for
 from .pdf import folds_of, sum_components, sum_shares
@@ -111,12 +112,14 @@ def yield_table(nll: Any, result: FitResult, *, before: Mapping[zfit.Parameter, 
         before: Values of other parameters before the fit; by default their best fit.
 
     Raises:
-        ValueError: If a channel is not extended, or the fit has no finite covariance.
+        TypeError: If it is no result of a fit.
+        ValueError: If a channel is not extended, or the fit has no finite covariance, or is one of another likelihood.
 
     Example:
         >>> table = yield_table(nll, result)
         >>> print(table.to_latex())
     """
+    check_result(result, nll.get_params(floating=None))
     params = list(result.params)
     covariance = result.covariance(params)
     if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).all():

@@ -183,7 +183,7 @@ def feldman_cousins(
 
 
 def _checked_pois(nll: zfit.loss.UnbinnedNLL, pois: Any) -> list[zfit.Parameter]:
-    given = [pois] if isinstance(pois, (str, zfit.Parameter)) else list(pois)
+    given = list(pois) if isinstance(pois, Sequence) and not isinstance(pois, str) else [pois]
     params = [parameter_of(nll, one, "a parameter of interest") for one in given]
     if len(params) not in (1, 2) or len(set(params)) < len(params):
         raise ValueError(f"a region is of one or of two different parameters; got {[one.name for one in params]}")
@@ -204,7 +204,8 @@ def _axes(
             width = reach * best.errors[one] if np.isfinite(best.errors[one]) else reach * float(one.stepsize)
             axes.append(np.linspace(max(best.values[one] - width, low), min(best.values[one] + width, high), n_points))
         return axes
-    given = [points] if len(params) == 1 and np.ndim(points[0]) == 0 else list(points)
+    given = list(points)
+    given = [points] if len(params) == 1 and (not given or np.ndim(given[0]) == 0) else given
     if len(given) != len(params):
         raise ValueError(f"points= has values of each of {[one.name for one in params]}; got {len(given)} sequences")
     axes = [np.unique(numbers(one, "points=")) for one in given]
