@@ -12,6 +12,7 @@ from scipy import stats
 import zfit_fnf
 from zfit_fnf.limits import feldman_cousins, toys, upper_limit
 from zfit_fnf.limits.counting import CountingToys
+from zfit_fnf.limits.neyman import Rises
 from zfit_fnf.loss import NLL, CountPDF, counting
 from zfit_fnf.toys import refill, refillable, toy
 from zfit_fnf.yields import lnN, modified_yield
@@ -164,6 +165,15 @@ def test_toys_of_a_squared_coupling_leave_zero():
     nll = counting(zfit.ComposedParameter("total", lambda c: c**2 + 3.0, params=[c]), 6, name="region")
     region = feldman_cousins(nll, c, cl=CL, points=[-3.5, 0.0, 3.5], n_toys=1000, progress=False, seed=1)
     check_p_values(region, np.array([p_of_counts(c**2, 6) for c in (-3.5, 0.0, 3.5)]))
+
+
+def test_toys_with_a_second_minimum_above_zero_are_refused():
+    """A best fit at -1 does not stand for zero where +1 is as good."""
+    two = Rises(np.full((100, 1), -1.0), np.tile([1.0, 0.0], (100, 1)))
+    with pytest.raises(ValueError, match="a second minimum above zero"):
+        toys._test_statistic(two, 1.0, 1)
+    one = Rises(np.full((100, 1), -1.0), np.tile([1.0, 4.0], (100, 1)))
+    np.testing.assert_allclose(toys._test_statistic(one, 1.0, 1), 3.0)
 
 
 def test_regions_of_nothing_are_refused():

@@ -33,6 +33,10 @@ __all__ = ["toy_limit"]
 _POINTS = 10  # values of the parameter at which toys are made
 _AROUND = 0.5, 1.6  # the first and the last, in units of the least and the largest asymptotic limit
 _TIE = 1e-3  # test statistics that differ by less are equal: those of one outcome differ by the tolerance of fits
+_BENT, _SEVERAL = (
+    0.05,
+    0.01,
+)  # fall of the statistic that is none of fits, and the share of toys with it that is no chance
 _NEAR = 8.0  # factor of CLs up to which points tell where a limit is
 _PRECISE = 0.2  # relative statistical error, above which an expected limit is not given
 
@@ -91,8 +95,17 @@ def _grid(guess: LimitResult, poi: zfit.Parameter) -> np.ndarray:
 
 
 def _test_statistic(toys: Rises, mu: float, column: int) -> np.ndarray:
-    r"""The statistic :math:`\tilde q_\mu` of toys whose fits have converged; their first point is zero."""
+    r"""The statistic :math:`\tilde q_\mu` of toys whose fits have converged; their first point is zero.
+
+    Raises:
+        ValueError: If best fits below zero do not stand for zero, since the likelihood falls again above it.
+    """
     best, rise, at_zero = toys.best[:, 0], toys.rise[:, column], toys.rise[:, 0]
+    if np.mean((best < 0) & (rise < at_zero - _BENT)) > _SEVERAL:
+        raise ValueError(
+            "toys have a second minimum above zero beside the one below, as couplings have whose sign is not known: give the "
+            "parameter of interest a lower limit of zero"
+        )
     q = np.where(mu <= best, 0.0, np.where(best < 0, np.maximum(rise - at_zero, 0.0), rise))
     return q[np.isfinite(best) & np.isfinite(rise)]
 
