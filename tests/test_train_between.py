@@ -80,29 +80,42 @@ def test_one_point_alone_says_nothing_of_a_series():
     assert off_between(["nu"], ((1,),), np.array([0.3]), SIDES[:1]) == (0.0, {})
 
 
+def learned(*halves):
+    """A log-ratio of which both halves have learned coefficients of 10k events, beside the linear one."""
+    values = itertools.cycle([np.stack([LEVELS, each], axis=1) for each in halves])
+    contrast = SimpleNamespace(
+        samples=[SimpleNamespace(bounded=np.zeros((10_000, 1)), weights=np.ones(10_000))],
+        values=lambda *_: next(values),
+        of_conditions=lambda bounded: np.ones((len(bounded), 1)),
+    )
+    return SimpleNamespace(contrast=contrast, halves=(np.eye(2), np.eye(2)))
+
+
+CANDIDATES = SimpleNamespace(
+    combinations=np.eye(2),
+    nuisances=("nu",),
+    powers=((1,), (2,)),
+    sources=[SimpleNamespace(at=at) for at in SIDES],
+    idle=[],
+)
+
+
 def test_noise_that_the_halves_do_not_share_does_not_count():
     rng = np.random.default_rng(2)
-    noise = [rng.normal(0.0, 0.1, 10_000) for _ in range(2)]
-    found = {}
-    for name, quadratic in (("noise", noise), ("effect", [0.5 * LEVELS] * 2)):
-        values = iter([np.stack([LEVELS, each], axis=1) for each in quadratic])
-        contrast = SimpleNamespace(
-            samples=[SimpleNamespace(bounded=np.zeros((10_000, 1)), weights=np.ones(10_000))],
-            values=lambda *_, values=values: next(values),
-            of_conditions=lambda bounded: np.ones((len(bounded), 1)),
-        )
-        candidates = SimpleNamespace(
-            combinations=np.eye(2),
-            nuisances=("nu",),
-            powers=((1,), (2,)),
-            sources=[SimpleNamespace(at=at) for at in SIDES],
-            idle=[],
-        )
-        learned = SimpleNamespace(contrast=contrast, halves=(np.eye(2), np.eye(2)))
-        found[name] = off_between_samples(candidates, learned)[0]
+    noise, _ = off_between_samples(CANDIDATES, learned(*(rng.normal(0.0, 0.1, 10_000) for _ in range(2))))
+    effect, _ = off_between_samples(CANDIDATES, learned(0.5 * LEVELS))
     # 0.375 times half of a half of 0.3; of noise the mean product is 1e-4, which is 0.01 at most, and its square over 0.3.
-    assert found["effect"] == pytest.approx(0.5 * (0.375 * 0.075) ** 2, rel=0.1)
-    assert found["noise"] < 0.01 * found["effect"]
+    assert effect == pytest.approx(0.5 * (0.375 * 0.075) ** 2, rel=0.1)
+    assert noise < 0.01 * effect
+
+
+def test_a_map_that_was_made_straighter_hides_a_part_only():
+    before, straight = learned(0.5 * LEVELS), learned(0.0 * LEVELS)
+    alone, _ = off_between_samples(CANDIDATES, before)
+    off, where = off_between_samples(CANDIDATES, straight, before)
+    assert off == pytest.approx(alone / 9.0)
+    assert where == {"nu": 0.5}
+    assert off_between_samples(CANDIDATES, before, straight)[0] == alone
 
 
 OFF = Claim("both", 0.02, 0.02, 0.0, between=1e-4, between_at={"a": 0.5, "b": 1.0})

@@ -26,8 +26,23 @@ from .ratio import Learned
 __all__ = ["off_between", "off_between_samples"]
 
 
-def off_between_samples(candidates: Candidates, learned: Learned) -> tuple[float, dict[str, float]]:
-    """The same for a log-ratio as it was learned, from the coefficients of nominal events."""
+_STRAIGHTENED = 3.0  # times closer at most than with the map as it was, which the coefficients no longer tell
+
+
+def off_between_samples(
+    candidates: Candidates, learned: Learned, crooked: Learned | None = None
+) -> tuple[float, dict[str, float]]:
+    """The same for a log-ratio as it was learned, from the coefficients of nominal events.
+
+    Args:
+        candidates: With its samples.
+        learned: The log-ratio.
+        crooked: That beside the map before it was made straighter.
+    """
+    if crooked is not None:
+        before, at = off_between_samples(candidates, crooked)
+        after, place = off_between_samples(candidates, learned)
+        return max((after, place), (before / _STRAIGHTENED**2, at), key=lambda found: found[0])
     contrast, nominal = learned.contrast, learned.contrast.samples[0]
     halves = []
     for weights in learned.halves:

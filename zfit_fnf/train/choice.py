@@ -97,6 +97,8 @@ class _Judgement:
         former: The log-ratio alone that fewer of them have learned, where to start.
     """
 
+    _crooked: Learned | None = None  # the log-ratio beside a map before that was made straighter
+
     def __init__(self, candidates: Candidates, most: int, former: Learned | None = None):
         self.candidates = candidates
         self.without, self.with_map = candidates.contrasts(most)
@@ -188,7 +190,7 @@ class _Judgement:
         if factors is None:  # otherwise it is noise that keeps a map from following
             claims = replace(claims, missed=self._missed(keep_map, learned is not None))
         if learned is not None:
-            off, where = off_between_samples(self.candidates, learned)
+            off, where = off_between_samples(self.candidates, learned, self._crooked if keep_map else None)
             claims = replace(claims, lost=learned.lost, between=off, between_at=where)
         if learned is not None and self.candidates.has_more(_JUDGED):
             learned = learn(self.candidates.contrast(keep_map), learned)
@@ -310,6 +312,7 @@ class _Judgement:
         del self.beside
         gain, error = _difference(self.beside.on_held_out(), beside.on_held_out())
         if gain > -2.0 * error:
+            self._crooked = beside
             return True
         response.assign(before)
         candidates.forget_map()
