@@ -72,6 +72,15 @@ def search():
 
 
 @pytest.fixture(scope="module")
+def small():
+    """One density of one observable that a nuisance moves, and 3000 events: for what does not depend on the model."""
+    jes = nuisance("jes")
+    n = modified_yield(3000.0, [normsys(jes, down=0.95, up=1.04)])
+    model = deformed(smooth_flow(["y1"]), [jes], extended=n)
+    return {"model": model, "data": events(model, {jes: 1.4}, 3000, 1), "params": [jes]}
+
+
+@pytest.fixture(scope="module")
 def fitted(search):
     nll = ExtendedUnbinnedNLL(search["model"], search["data"])
     fast = accelerate(nll)
@@ -191,7 +200,7 @@ def test_upper_limit(fitted, search):
 
 
 # The second derivatives of 20 nuisances come in two batches, and their 40 monomials are compressed.
-@pytest.mark.parametrize(("n_dim", "n_nuisances"), [pytest.param(2, 20, marks=pytest.mark.slow), (4, 3)])
+@pytest.mark.parametrize(("n_dim", "n_nuisances"), [pytest.param(2, 20, marks=pytest.mark.slow), (4, 2)])
 def test_dimensions_and_nuisances(n_dim, n_nuisances):
     nuisances = [nuisance(f"nu{i}") for i in range(n_nuisances)]
     names = [f"y{i}" for i in range(n_dim)]
@@ -205,10 +214,10 @@ def test_dimensions_and_nuisances(n_dim, n_nuisances):
     assert fast.report.n_expansions <= 3  # and not one for every step of a minimiser that has lost its way
 
 
-def test_weighted_events(search):
+def test_weighted_events(small):
     rng = np.random.default_rng(4)
-    weighted = {**search["data"], "w": rng.uniform(0.2, 1.2, size=3000)}
-    nll = ExtendedUnbinnedNLL(search["model"], weighted, weights="w")
+    weighted = {**small["data"], "w": rng.uniform(0.2, 1.2, size=3000)}
+    nll = ExtendedUnbinnedNLL(small["model"], weighted, weights="w")
     fast = accelerate(nll)
     fit = minimise(fast)
     assert_same_minimum(nll, fast, fit)
@@ -245,15 +254,13 @@ def test_simultaneous_fit_has_every_constraint_once(search):
     assert_same_minimum(nlls[0] + nlls[1], together, fit)
 
 
-def test_new_data_are_followed(search):
-    sampler = search["model"].create_sampler(800)
-    fast = accelerate(ExtendedUnbinnedNLL(search["model"], sampler))
+def test_new_data_are_followed(small):
+    sampler = small["model"].create_sampler(800)
+    fast = accelerate(ExtendedUnbinnedNLL(small["model"], sampler))
     for seed in (1, 2):
         zfit.settings.set_seed(seed)
         sampler.resample()
-        exact = ExtendedUnbinnedNLL(
-            search["model"], dict(zip(search["model"].obs, sampler.value().numpy().T, strict=True))
-        )
+        exact = ExtendedUnbinnedNLL(small["model"], {"y1": sampler.value().numpy()[:, 0]})
         assert float(fast.value()) == pytest.approx(float(exact.value()), abs=acceleration.TOLERANCE)
 
 
@@ -264,25 +271,24 @@ def test_numerical_gradients_and_tracing(fitted, search):
     assert result.fmin == pytest.approx(fit.fmin, abs=1e-3)
 
 
-def test_tapes_see_through_it_also_while_polynomials_are_made(search):
-    jes, jer = search["jes"], search["jer"]
-    few = {name: values[:300] for name, values in search["data"].items()}
-    fast = accelerate(ExtendedUnbinnedNLL(search["model"], few))
+def test_tapes_see_through_it_also_while_polynomials_are_made(small):
+    few = {"y1": small["data"]["y1"][:300]}
+    fast = accelerate(ExtendedUnbinnedNLL(small["model"], few))
     with tf.GradientTape() as tape:
         value = fast.value(full=False)
     # Its own gradient is confirmed by the exact one; both are sums of 300 numbers in float32.
-    np.testing.assert_allclose(tape.gradient(value, [jes, jer]), fast.gradient([jes, jer]), rtol=1e-4, atol=0.01)
+    slopes = tape.gradient(value, small["params"])
+    np.testing.assert_allclose(slopes, fast.gradient(small["params"]), rtol=1e-4, atol=0.01)
 
 
 # --- memory, and densities without polynomials -------------------------------------------------------------------------
 
 
-def test_memory_budget(search):
-    data = {name: np.concatenate([values] * 12) for name, values in search["data"].items()}
-    nll = UnbinnedNLL(search["model"].pdfs[0], data)
+def test_memory_budget(small):
+    nll = UnbinnedNLL(small["model"], {"y1": np.concatenate([small["data"]["y1"]] * 12)})
     exact, exact_gradient = nll.value_gradient()
     n_exact = []
-    for budget in (4e9, 7e6, 1e3):
+    for budget in (4e9, 1e6, 1e3):
         fast = accelerate(nll, max_memory=budget)
         value, gradient = fast.value_gradient()
         assert float(value) == pytest.approx(float(exact), abs=1e-2)

@@ -66,6 +66,12 @@ def profiled(fitted):
 
 
 @pytest.fixture(scope="module")
+def few(data):
+    """A global fit of 500 events, whose map depends on ``x``."""
+    return fit_transfer(model(), data.head(500), obs=["y"], cond=["x"], n_layers=1, **NETWORKS)
+
+
+@pytest.fixture(scope="module")
 def stuck(profiled):
     """A profile whose map does not follow the nuisance."""
     transfer = copy.deepcopy(profiled.transfer)
@@ -184,16 +190,15 @@ def test_bootstrap(profiled, data):
         bootstrap(profiled, 0)
 
 
-def test_replicas_of_few_events(data):
+def test_replicas_of_few_events(few):
     """Five hundred events move the twenty lowest fields only: all replicas arrive, and scatter by the error of the mean."""
-    few = data.head(500)
-    fit = fit_transfer(model(), few, obs=["y"], cond=["x"], n_layers=1, **NETWORKS)
     with pytest.warns(UserWarning, match="map of 500 effective events"):
-        made = bootstrap(profile(fit, n_checks=0, n_fields=40, seed=1), 12, seed=2)
+        made = bootstrap(profile(few, n_checks=0, n_fields=40, seed=1), 12, seed=2)
     assert made.valid
     fields = np.array([replica.fields for replica in made.replicas]) - made.transfer.displacement.field_weights()[-1]
     np.testing.assert_array_equal(np.flatnonzero(fields.any(axis=0)), np.arange(20))
-    means = [variation.to_simulation(few)["y"].mean() for variation in scenarios(made).replicas]
+    events = pd.DataFrame(few.data.columns)
+    means = [variation.to_simulation(events)["y"].mean() for variation in scenarios(made).replicas]
     assert np.std(means) == pytest.approx(500**-0.5, rel=0.85)  # four standard deviations of the spread of 12
 
 
@@ -232,11 +237,9 @@ def test_a_parameter_that_moves_nothing():
     assert not nothing.directions().any()
 
 
-def test_replicas_with_too_many_fields_are_a_problem(data, monkeypatch):
+def test_replicas_with_too_many_fields_are_a_problem(few, monkeypatch):
     """With a field for each ten events maxima are far away: 20 steps do not reach them, and those that do gain half too much."""
-    few = data.head(500)
-    fit = fit_transfer(model(), few, obs=["y"], cond=["x"], n_layers=1, **NETWORKS)
-    profiled = profile(fit, n_checks=0, n_fields=100, seed=1)
+    profiled = profile(few, n_checks=0, n_fields=100, seed=1)
     monkeypatch.setattr(step2, "_EVENTS_PER_FREE_FIELD", 10.0)
     for n_steps, problem in ((20, "2 of 4 replicas did not come"), (400, "follow single events")):
         monkeypatch.setattr(replicas_module, "_STEPS", n_steps)
