@@ -544,6 +544,12 @@ def test_mistakes_in_likelihoods_are_named(wide, calibrated):
     mapped = zfnf.loss.ExtendedUnbinnedNLL(DoIPDF(simulated, Transfer(["y"])), {"y": np.zeros(5)})
     with pytest.raises(TypeError, match="likelihood of a Distribution of Interest"):
         zfnf.calibrate(mapped, good)
+    other = GaussianDeformation(GaussianFlow([0.0], [1.0], obs=["z"]), BACKGROUND)
+    factors = [zfnf.pdf.FNFPDF(one, {"shape": zfnf.nuisance(own)}) for one, own in ((signal(), "a"), (other, "b"))]
+    twice = zfnf.pdf.ConditionalProductPDF(factors, extended=100.0, name="signal")
+    of_both = zfnf.loss.ExtendedUnbinnedNLL(twice, {"y": np.zeros(5), "z": np.zeros(5)})
+    with pytest.raises(ValueError, match="is the parameter 'a' in one factor of 'signal' and 'b' in another"):
+        zfnf.calibrate(of_both, {"signal": good["signal"]})
     with pytest.raises(ValueError, match="have no events"):
         zfnf.calibrate(made.nll.create_new(data={"y": np.zeros(0)}), good)
     made.nb.floating = False

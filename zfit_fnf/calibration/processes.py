@@ -155,7 +155,7 @@ def _process(
     unseen: bool,
 ) -> Process:
     deformed = [part for part in components(pdf) if isinstance(part, FNFPDF)]
-    bound = {name: parameter for part in deformed for name, parameter in part.params.items()}
+    bound = _bound(pdf.name, deformed)
     if simulation is None:
         return Process(pdf.name, *place, pdf, (), (), Interpolation((), np.zeros((1, 0)), {}))
     given = _given(pdf)
@@ -184,6 +184,18 @@ def _process(
     return Process(
         pdf.name, *place, pdf, params, tuple(_points(nll.model[place[0]], pdf, named, unseen=unseen)), interpolation
     )
+
+
+def _bound(process: str, deformed: Sequence[FNFPDF]) -> dict[str, Any]:
+    """The parameter of each nuisance of a process, the same one in all its factors: a sample moves them together."""
+    bound: dict[str, Any] = {}
+    for name, parameter in ((name, one) for part in deformed for name, one in part.params.items()):
+        if (first := bound.setdefault(name, parameter)) is not parameter:
+            raise ValueError(
+                f"the nuisance {name!r} is the parameter {first.name!r} in one factor of {process!r} and {parameter.name!r} in "
+                "another one, but samples move both: give both factors one parameter, or the nuisance another name in one"
+            )
+    return bound
 
 
 def _given(pdf: zfit.pdf.BasePDF) -> dict[str, float]:
