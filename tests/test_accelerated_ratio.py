@@ -11,7 +11,7 @@ import zfit_fnf
 from zfit_fnf.acceleration import accelerate
 from zfit_fnf.loss import ExtendedUnbinnedNLL
 from zfit_fnf.param import nuisance
-from zfit_fnf.pdf import SumPDF
+from zfit_fnf.pdf import FlowPDF, SumPDF
 from zfit_fnf.pickling import dumps, loads
 from zfit_fnf.toys import asimov
 from zfit_fnf.yields import modified_yield
@@ -19,12 +19,11 @@ from zfit_fnf.yields import modified_yield
 
 @pytest.fixture(scope="module")
 def search():
-    """Two processes, with log-ratios of one nuisance and of two; 3000 weighted events."""
+    """A signal that stays as it is on a background with log-ratios of two nuisances; 3000 weighted events."""
     jes, pdf, mu = nuisance("jes"), nuisance("pdf"), zfit.Parameter("mu", 1.0, -1, 5)
-    rates = [modified_yield(1000.0, [mu]), modified_yield(2000.0, [])]
-    model = SumPDF(
-        [deformed(smooth_flow(["x"], seed=i), [pdf, jes], weighed=i + 1, extended=rate) for i, rate in enumerate(rates)]
-    )
+    signal = FlowPDF(smooth_flow(["x"]), extended=modified_yield(1000.0, [mu]))
+    background = deformed(smooth_flow(["x"], seed=1), [pdf, jes], weighed=2, extended=modified_yield(2000.0, []))
+    model = SumPDF([signal, background])
     data = events(model, {jes: 0.8, pdf: -1.1, mu: 1.3}, 3000, 1)
     weights = np.where(np.arange(3000) % 2, 1.0, np.random.default_rng(1).normal(1.0, 0.5, 3000))
     nll = ExtendedUnbinnedNLL(
