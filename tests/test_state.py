@@ -37,8 +37,8 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["exact", "accelerated"])
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("kind", ["exact", pytest.param("accelerated", marks=pytest.mark.slow)])
 def test_likelihoods_are_stored_without_what_was_computed(use, kind):
     nll = likelihood()
     use(nll)

@@ -113,7 +113,9 @@ def test_what_a_graph_has_read_is_of_no_use_in_another_one():
     assert float(function()) == 8.0
 
 
-@pytest.mark.parametrize("foreign", [False, True], ids=["learned", "with a density of zfit"])
+@pytest.mark.parametrize(
+    "foreign", [pytest.param(False, marks=pytest.mark.slow), True], ids=["learned", "with a density of zfit"]
+)
 def test_toys_depend_on_their_seed_alone(setting, foreign):
     nlls = [likelihood(*setting, foreign=foreign) for _ in range(N_THREADS)]
     alone = [np.asarray(toy(nll, seed=seed).data[0].value()) for seed, nll in enumerate(nlls)]

@@ -74,6 +74,7 @@ def test_sandwich_of_an_extended_fit_counts():
     assert float(result.hesse(method="hesse_np")[n]["error"]) == pytest.approx(np.sqrt(np.sum(weights**2)), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sandwich_of_a_mixture_covers_toys(mixture):
     """The spread of the fitted strength over bootstrap-like toys with weights agrees with the quoted error."""
     model, (mu, *_) = mixture["model"], mixture["params"]

@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -69,7 +69,8 @@ def measured_values(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, float]:
     return values
 
 
-class Known(NamedTuple):
+@dataclass(frozen=True)
+class Known:
     """What an auxiliary measurement alone says of a parameter.
 
     Attributes:
