@@ -8,7 +8,8 @@ from example_scripts import ROOT, load
 
 ZEE = ROOT.parent / "shared" / "data" / "cms-open-data" / "Zee_Run2011A.csv"
 ZMUMU = ROOT.parent / "shared" / "data" / "uproot-Zmumu.root"
-of_zee, of_zmumu = (pytest.mark.skipif(not file.exists(), reason=f"needs {file.name}") for file in (ZEE, ZMUMU))
+of_zee = pytest.mark.skipif(not ZEE.exists(), reason=f"needs the events of {ZEE.name}")
+of_zmumu = pytest.mark.skipif(not ZMUMU.exists(), reason=f"needs the events of {ZMUMU.name}")
 
 
 @pytest.mark.slow  # the README's example, which a test of the documentation runs, does the same

@@ -7,7 +7,7 @@ A nuisance counts standard deviations of an auxiliary measurement: the likelihoo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
@@ -26,8 +26,8 @@ __all__ = [
     "is_inside",
     "limits_of",
     "nuisance",
+    "principal_shifts",
     "read_once",
-    "room_for",
     "unclipped",
     "values_of",
 ]
@@ -151,7 +151,33 @@ def limits_of(parameter: zfit.Parameter) -> tuple[float, float]:
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
-def room_for(params: Sequence[zfit.Parameter], values: Iterable[float], step: Iterable[float]) -> float:
+def principal_shifts(
+    function: Callable[[np.ndarray], np.ndarray],
+    params: Sequence[zfit.Parameter],
+    values: np.ndarray,
+    covariance: np.ndarray,
+) -> np.ndarray:
+    """Changes of a function by a standard deviation along each principal axis of a covariance; squared, they sum to its variance.
+
+    Half the difference between both ends of an axis, ``(K, n)``; where a limit of a parameter is nearer, of a part of it, scaled.
+
+    Args:
+        function: Gives numbers ``(n,)`` at values ``(P,)``.
+        params: The parameters.
+        values: Theirs ``(P,)``, around which it is.
+        covariance: Theirs ``(P, P)``.
+    """
+
+    def shift(step: np.ndarray) -> np.ndarray:
+        part = _room_for(params, values, step)
+        return (function(values + part * step) - function(values - part * step)) / (2.0 * part)
+
+    variances, directions = np.linalg.eigh(covariance)
+    steps = (directions * np.sqrt(np.maximum(variances, 0.0))).T
+    return np.array([shift(step) for step in steps if step.any()] or [0.0 * function(values)])
+
+
+def _room_for(params: Sequence[zfit.Parameter], values: Iterable[float], step: Iterable[float]) -> float:
     """The part of a step, at most all of it, that parameters can take to both sides without leaving their limits."""
     parts = [1.0]
     for parameter, value, one in zip(params, values, step, strict=True):
@@ -173,8 +199,9 @@ def is_inside(parameter: zfit.Parameter) -> bool:
 class AuxiliaryMeasurement(Protocol):
     """The measurement of parameters that a constraint stands for; its outcome are the global observables.
 
-    A constraint with these members can be part of pseudo-experiments; `auxiliary_measurement` gives them to those of zfit. Where
-    outcomes are no values of the parameters, such as counts, ``estimates()`` are those that they say, ``(K,)``.
+    A constraint with these members can be part of pseudo-experiments; `auxiliary_measurement` gives them to those of zfit. One
+    with a ``covariance`` ``(K, K)`` of the parameters also enters impacts and pre-fit errors. Where outcomes are no values of
+    the parameters, such as counts, ``estimates()`` are those that they say, and ``spread()`` are their own standard deviations.
     """
 
     @property

@@ -30,9 +30,8 @@ _POLISHED = 1e-6  # expected vertical distance of the best fit to the minimum, a
 _MINIMUM = 1e-3  # the same, above which there is none
 _ELSEWHERE = 0.1  # the same before them, above which the result is that of something else
 _AT_EDGE = 1e-3  # of the error: a best fit that is not further outside is at the edge
-_SEARCHED = np.array(
-    [0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0]
-)  # errors, where a second minimum is looked for
+# Where a second minimum is looked for, in errors and in distances of the best fit from the edge.
+_SEARCHED = np.array([0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0])
 _SLACK = 0.05  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
 
 

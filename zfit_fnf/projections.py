@@ -17,7 +17,7 @@ from zfit.result import FitResult
 
 from .arguments import check_result
 from .loss import EventDensity, drawn_events
-from .param import Nuisance, room_for
+from .param import Nuisance, principal_shifts
 from .pdf import folds_of, sum_components, sum_shares
 from .samples import Sample
 from .state import seeds_from
@@ -233,16 +233,12 @@ def postfit_band(model: zfit.pdf.BasePDF, result: FitResult, components: Mapping
     log_rate = _LogRate(model, drawn)
     reference = log_rate(best)
 
-    def weights(direction: np.ndarray) -> np.ndarray:
-        moved = {parameter: best[parameter] + step for parameter, step in zip(params, direction, strict=True)}
+    def weights(values: np.ndarray) -> np.ndarray:
+        moved = dict(zip(params, values, strict=True))
         return drawn.weights * np.exp(log_rate({**best, **moved}) - reference)
 
-    def shift(step: np.ndarray) -> np.ndarray:
-        part = room_for(params, [best[parameter] for parameter in params], step)
-        return (weights(part * step) - weights(-part * step)) / (2.0 * part)
-
-    variances, directions = np.linalg.eigh(covariance)
-    return PostfitBand(drawn, np.array([shift(one) for one in (directions * np.sqrt(np.maximum(variances, 0.0))).T]))
+    values = np.array([best[parameter] for parameter in params])
+    return PostfitBand(drawn, principal_shifts(weights, params, values, covariance))
 
 
 def fitted_nuisances(result: FitResult) -> list[Nuisance]:

@@ -13,7 +13,7 @@ from zfit.result import FitResult
 
 from .arguments import check_result
 from .loss import Channel, channels_of
-from .param import Nuisance, room_for
+from .param import Nuisance, principal_shifts
 from .pdf import folds_of, sum_components, sum_shares
 from .state import measured_covariance, measured_values, preserved
 
@@ -160,13 +160,8 @@ def _with_errors(
         zfit.param.set_values(params, list(moved), clip=True)
         return np.concatenate([_events(channel) for channel in channels])
 
-    variances, directions = np.linalg.eigh(covariance)
-    steps = directions.T * np.sqrt(np.maximum(variances, 0.0))[:, None]
-    shifts = []
-    for step in steps[np.any(steps, axis=1)]:
-        part = room_for(params, values, step)
-        shifts.append((events(values + part * step) - events(values - part * step)) / (2.0 * part))
-    return events(values), np.sqrt(np.sum(np.square(shifts), axis=0)) if shifts else 0.0 * events(values)
+    shifts = principal_shifts(events, params, values, covariance)
+    return events(values), np.sqrt(np.sum(np.square(shifts), axis=0))
 
 
 def _names(channel: Channel) -> list[tuple[str, str]]:

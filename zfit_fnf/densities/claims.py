@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from .history import History
 
-__all__ = ["Claim", "ResponseTable"]
+__all__ = ["OFF_BETWEEN", "Claim", "ResponseTable"]
+
+OFF_BETWEEN = 0.5
+"""Errors that fits may be off by between the samples, from which that is told."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .claims import Claim
+from .claims import OFF_BETWEEN, Claim
 
 __all__ = ["Histories", "History", "problems_of"]
 
@@ -16,7 +16,7 @@ _LOW_SHARE = 0.1
 _MISSED = 0.05
 _PARTS = {"map": ("map", "is more than a movement of events"), "ratio": ("log-ratio", "moves events, too")}
 _LOST = 1e-4  # nats per event at one standard deviation
-_FITTED, _OFF = 10_000, 0.5  # events of a fit, and errors that it may be off by between samples
+_FITTED = 10_000  # events of the fits of which it is told how far they may be off
 _STILL_FALLING = 1e-3  # nats per event in the last quarter of the steps, where the learning rate is down to a seventh
 
 
@@ -99,7 +99,7 @@ class History:
                 f"its log-ratio is too fine to be followed, and lacks about {self.claim.lost:.1g} nats per event at one standard "
                 "deviation: leave out observables in which it is narrow, or use a density of its own for what is"
             )
-        if self.claim and (off := self.claim.off_by(_FITTED)) > _OFF:
+        if self.claim and (off := self.claim.off_by(_FITTED)) > OFF_BETWEEN:
             more = "and at the other signs" if len(self.claim.between_at) > 1 else "and at the other sign, with order=3"
             found.append(
                 f"what its log-ratio is between the samples is not known: {self.claim.where_off}, a fit to {_FITTED} events may "

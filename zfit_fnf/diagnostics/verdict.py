@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from ..calibration.processes import check_unseen
 from ..common.checks import integer, number
+from ..densities.claims import OFF_BETWEEN
 from ..interop.callable import check_normalisation
 from ..loss import LogSpaceNLL
 from ..samples import Sample, Simulation, check_trainable
@@ -44,7 +45,6 @@ _MOMENTS = {"mean": 1.0, "width": 1.0 / np.sqrt(2.0), "skewness": np.sqrt(6.0)}
 """What the first Hermite polynomials of the transformed events tell, and in which units (of widths, relative, as it is)."""
 
 _BIASED = 0.3  # errors of a fit: a bias that should be seen
-_OFF = 0.5  # errors that fits may be off by where nothing is tested, from which that is told
 _STEP = 0.05  # standard deviations between which a score is a difference
 _FEWEST = 100.0  # effective events, below which a test says nothing
 _DRAWS = 4  # events of the density for each simulated one
@@ -235,7 +235,7 @@ def _check(subject: Subject, simulation: Simulation, n_data: int) -> Iterator[st
             yield f"{subject.title}: whether {a!r} and {b!r} interact is not tested, there is no joint sample"
     at = [dict(variation.at) for variation in simulation.variations]
     for label, record in getattr(subject.density, "history", {}).items() if subject.nuisances else ():
-        if record.claim and (off := record.claim.off_by(n_data)) > _OFF and record.claim.between_at not in at:
+        if record.claim and (off := record.claim.off_by(n_data)) > OFF_BETWEEN and record.claim.between_at not in at:
             yield (
                 f"{subject.title}: {label} {record.claim.where_off}, between the samples that it was trained with, is not "
                 f"tested, where a fit to {n_data} events may be off by up to {off:.1f} errors: add a sample there"

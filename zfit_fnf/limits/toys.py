@@ -33,10 +33,8 @@ __all__ = ["toy_limit"]
 _POINTS = 10  # values of the parameter at which toys are made
 _AROUND = 0.5, 1.6  # the first and the last, in units of the least and the largest asymptotic limit
 _TIE = 1e-3  # test statistics that differ by less are equal: those of one outcome differ by the tolerance of fits
-_BENT, _SEVERAL = (
-    0.05,
-    0.01,
-)  # fall of the statistic that is none of fits, and the share of toys with it that is no chance
+_FALL = 0.05  # of the likelihood above zero that fits do not make, but a second minimum,
+_SEVERAL = 0.01  # in at least this share of the toys
 _NEAR = 8.0  # factor of CLs up to which points tell where a limit is
 _PRECISE = 0.2  # relative statistical error, above which an expected limit is not given
 
@@ -101,7 +99,7 @@ def _test_statistic(toys: Rises, mu: float, column: int) -> np.ndarray:
         ValueError: If best fits below zero do not stand for zero, since the likelihood falls again above it.
     """
     best, rise, at_zero = toys.best[:, 0], toys.rise[:, column], toys.rise[:, 0]
-    if np.mean((best < 0) & (rise < at_zero - _BENT)) > _SEVERAL:
+    if np.mean((best < 0) & (rise < at_zero - _FALL)) > _SEVERAL:
         raise ValueError(
             "toys have a second minimum above zero beside the one below, as couplings have whose sign is not known: give the "
             "parameter of interest a lower limit of zero"

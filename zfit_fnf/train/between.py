@@ -25,14 +25,13 @@ from .ratio import Learned
 
 __all__ = ["off_between", "off_between_samples"]
 
-
 _STRAIGHTENED = 3.0  # times closer at most than with the map as it was, which the coefficients no longer tell
 
 
 def off_between_samples(
     candidates: Candidates, learned: Learned, crooked: Learned | None = None
 ) -> tuple[float, dict[str, float]]:
-    """The same for a log-ratio as it was learned, from the coefficients of nominal events.
+    """:func:`off_between` for a log-ratio as it was learned, whose coefficients are those of the nominal events.
 
     Args:
         candidates: With its samples.
@@ -47,9 +46,8 @@ def off_between_samples(
     halves = []
     for weights in learned.halves:
         values = contrast.values(nominal.bounded, candidates.combinations @ weights)
-        conditions = contrast.of_conditions(
-            nominal.bounded
-        )  # of which a conditional density knows nothing; one is constant
+        # Of functions of the conditions, of which one is constant, a conditional density knows nothing.
+        conditions = contrast.of_conditions(nominal.bounded)
         root = np.sqrt(np.abs(nominal.weights))[:, None]
         halves.append(values - conditions @ np.linalg.lstsq(root * conditions, root * values, rcond=None)[0])
     # What either half of the events has learned of noise, the other one has not.
