@@ -308,6 +308,20 @@ def test_weights_that_leave_few_events(profiled, result, simulated):
         weigh.check()
 
 
+def test_weights_where_a_nuisance_is_fixed(profiled, result, simulated):
+    """Simulation has it at zero, wherever it is fixed."""
+    maps, sample = scenarios(profiled, result), as_sample(simulated["signal"], ["y", "x"], name="signal")
+    part, jes = profiled.fit.model.pdfs[0], profiled.parameters["jes"]
+    free = _Weights(profiled, part, 0, sample, {})(maps.best)
+    with zfit.param.set_values([jes], [maps.best.values["jes"]]):
+        jes.floating = False
+        try:
+            fixed = _Weights(profiled, part, 0, sample, {})(maps.best)
+        finally:
+            jes.floating = True
+    np.testing.assert_allclose(fixed, free, rtol=1e-9)
+
+
 def changed(folder: Path, to: Path, **changes) -> Path:
     """A copy of a published distribution with other things in its manifest, and the right checksum."""
     from zfit_fnf.doi.manifest import _sha256

@@ -244,7 +244,8 @@ class _Weights:
         self._pdf, self._index, self._sample = profiled.pdf, index, sample
         self._params = list(profiled.parameters.values())
         self._n_data = None if self._pdf.is_extended else float(profiled.fit.data.sum_weights)
-        self._shape = [one for one in self._params if one in part.get_params(floating=True, is_yield=False)]
+        shape = part.get_params(floating=None, is_yield=False)
+        self._shape = [one for one in shape if one in self._params or isinstance(one, Nuisance)]  # fixed ones too
         self._density = EventDensity(part, sample.array(part.obs))
         if unknown := [name for name in made_at if name not in profiled.parameters]:
             raise ValueError(f"made_at= names {unknown}; the parameters of the profile are {list(profiled.parameters)}")
