@@ -240,6 +240,47 @@ def test_events_of_a_workspace_may_be_counted(tmp_path, data):
         workspace.pack(tmp_path, tmp_path / "a.zip")
 
 
+TWO = """\
+version: 1
+calibrate: true
+channels:
+- name: SR
+  binned: true
+  observables: {m: {range: [0, 10], bins: 2}}
+  data: {file: data.csv}
+  samples:
+  - name: signal
+    yield: n_signal
+    events: {nominal: {file: signal.csv}}
+    modifiers: [{name: mu, type: normfactor}]
+  - name: background
+    yield: 2 * n_signal
+    events: {nominal: {file: background.csv}}
+measurements:
+- name: main
+  config: {poi: mu, parameters: [{name: n_signal, inits: [500], fixed: true}]}
+"""
+
+
+def test_statistical_errors_of_counted_events_are_those_of_the_yields(tmp_path, data):
+    """However many events stand for them: a few of the signal and many of the background."""
+    rng = np.random.default_rng(6)
+    events = {"signal": rng.uniform(0, 10, 40), "background": rng.uniform(0, 10, 5000), "data": data}
+    for name, m in events.items():
+        np.savetxt(tmp_path / f"{name}.csv", m, header="m", comments="", fmt="%.17g")
+    (tmp_path / "analysis.yaml").write_text(TWO, encoding="utf-8")
+    nll = Workspace.read(tmp_path / "analysis.yaml").loss()
+    expected = np.asarray(nll.model[0].expected_by_sample())
+    np.testing.assert_allclose(expected.sum(axis=1), [1000.0, 500.0])  # pyhf sorts them by name
+    for one in (one for one in nll.get_params() if one.name.startswith("staterror")):
+        one.set_value(1.0)
+    counts = [np.histogram(events[name], [0, 5, 10])[0] for name in ("background", "signal")]
+    scales = [1000.0 / 5000, 500.0 / 40]
+    right = np.sqrt(sum(scale**2 * n for scale, n in zip(scales, counts, strict=True))) / expected.sum(axis=0)
+    moved = np.asarray(nll.model[0].expected_by_sample()).sum(axis=0) / expected.sum(axis=0)
+    np.testing.assert_allclose(moved - 1.0, right, rtol=1e-9)
+
+
 def test_a_workspace_in_bins_is_one_of_pyhf(tmp_path, data):
     """Templates are integrals of the densities; HistFactory channels stay as they are; what is not the same is listed."""
     more = "    - {name: k, type: expression, data: kappa**2}\n  - name: background\n"

@@ -114,17 +114,18 @@ def _values(pdf: zfit.pdf.BasePDF, x: np.ndarray) -> np.ndarray:
 def shape_templates(
     channel: str,
     edges: np.ndarray,
-    simulations: dict[str, tuple[Sample, Simulation]],
+    simulations: dict[str, tuple[Sample, Simulation, float]],
     params: dict[str, zfit.Parameter],
     *,
     statistics: bool,
 ) -> HistFactoryPDF:
-    """Templates of samples with the yields of their events; nuisances change the distribution alone.
+    """Templates of samples; nuisances change the distribution alone.
 
     Args:
         channel: Name of the channel.
         edges: Edges of the bins.
-        simulations: Samples of the document with their events, by name.
+        simulations: By name the samples of the document with their events and yields: a statistical error that several
+            have in common is that of their sum.
         params: The parameters, by name.
         statistics: Whether statistical errors of the templates become nuisances.
 
@@ -132,8 +133,10 @@ def shape_templates(
         ValueError: If a shape has no variation at +1, or there are variations elsewhere than at -1 and +1.
     """
     samples, used = [], set[str]()
-    for name, (sample, simulation) in simulations.items():
+    for name, (sample, simulation, expected) in simulations.items():
         counts, squares = _histogram(simulation.nominal, edges)
+        scale = expected / counts.sum()
+        counts, squares = scale * counts, scale**2 * squares
         variations: dict[str, tuple[Any, Any]] = {}
         for shape in (one for one in sample.modifiers if isinstance(one, Shape)):
             variations[shape.name] = _sides(simulation, shape.variation or shape.name, edges, counts.sum(), name)

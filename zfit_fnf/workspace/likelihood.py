@@ -270,11 +270,12 @@ def counted_pdf(channel: Channel, parameters: Parameters, folder: Path, *, stati
             densities.append(_sample_pdf(sample, channel, parameters, None))
             continue
         what = f"{sample.name} in {channel.name}"
-        simulations[sample.name] = (sample, read_simulation(sample.events, (name,), folder, what))
-        learned = Learned(
-            None, simulations[sample.name][1].nominal.sum_weights, _rates_of(sample, simulations[sample.name][1])
-        )
+        simulation = read_simulation(sample.events, (name,), folder, what)
+        learned = Learned(None, simulation.nominal.sum_weights, _rates_of(sample, simulation))
         yields.append((sample.name, _yield(sample, parameters, learned)))
+        nominal = _nominal(sample, parameters, learned)
+        start = float(nominal.value() if hasattr(nominal, "value") else nominal)
+        simulations[sample.name] = sample, simulation, start if start > 0 else simulation.nominal.sum_weights
     templates = None
     if simulations:
         edges = np.asarray(binning.edges)
@@ -334,14 +335,19 @@ def _analytic(analytic: Analytic, channel: Channel, parameters: Parameters, **se
     return getattr(zfit.pdf, analytic.type)(obs=space, **arguments, **settings)
 
 
-def _yield(sample: Sample, parameters: Parameters, learned: Learned | None) -> Any:
+def _nominal(sample: Sample, parameters: Parameters, learned: Learned | None) -> Any:
+    """The yield of a sample before its modifiers, a number or a parameter."""
     expected = sample.expected if sample.expected is not None else (learned.expected if learned else None)
     if expected is None:
         raise ValueError(f"the model file of sample {sample.name!r} does not know its yield: give it as yield:")
+    return parameters.value(expected)
+
+
+def _yield(sample: Sample, parameters: Parameters, learned: Learned | None) -> Any:
     factors = [_factor(one, parameters, learned) for one in sample.modifiers if not isinstance(one, Shape)]
-    nominal = parameters.value(expected)
+    nominal = _nominal(sample, parameters, learned)
     if isinstance(nominal, zfit.ComposedParameter):
-        nominal, factors = 1.0, [ExpressionModifier(str(expected), parameters), *factors]
+        nominal, factors = 1.0, [ExpressionModifier(str(sample.expected), parameters), *factors]
     return modified_yield(nominal, factors)
 
 
