@@ -242,6 +242,11 @@ def test_counts_of_control_regions_and_edits_are_those_of_combine(tmp_path):
         ("asym lnN - 0.9/1.2 -", "asym lnN - 0.9/1.2", "line 18: asym has 2 entries for 3 processes"),
         ("shapes * sr shapes.root", "shapes * sr other.root", "line 5 .* there is no file"),
         ("$CHANNEL/$PROCESS $CH", "$CHANNEL/x_$PROCESS $CH", "line 5: 'shapes.root' has no 'sr/x_sig'"),
+        (
+            "$CHANNEL/$PROCESS $CH",
+            "$CHANNEL/$PROCESS$MASS $CH",
+            r"line 5 .*'\$CHANNEL/\$PROCESS\$MASS' has no value here",
+        ),
     ],
 )
 def test_a_damaged_datacard_is_one_error(folder, before, after, message):

@@ -9,6 +9,7 @@ import warnings
 import zfit
 import numpy as np
 import pytest
+import tensorflow as tf
 from analytic import GaussianFlow
 from likelihoods import Measurement, counting, gaussian_mean, search
 from scipy import stats
@@ -20,6 +21,7 @@ from zfit_fnf.limits import DiscoveryResult, LimitResult, discovery, log_cls, lo
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import NuisanceConstraint
 from zfit_fnf.pdf import FlowPDF, SumPDF
+from zfit_fnf.profiles import ProfileLikelihood
 from zfit_fnf.toys import asimov
 from zfit_fnf.yields import modified_yield
 
@@ -272,6 +274,19 @@ def test_limit_of_a_coupling_whose_best_fit_has_the_other_sign():
     assert limit.best_fit == pytest.approx(0.5 + np.sqrt(0.25 + 0.8), abs=1e-3)
     assert limit.observed == pytest.approx(2.22899, rel=1e-3)
     assert limit.expected == pytest.approx((1.6571, 1.8150, 2.0297, 2.2974, 2.5891), rel=1e-3)
+
+
+def test_a_second_minimum_may_be_narrow():
+    c = zfit.Parameter("c", -1.0, -20.0, 20.0, stepsize=0.1)
+
+    def value(params):
+        x = params[0].value()
+        return -tf.math.log(tf.exp(-0.5 * (x + 1.0) ** 2) + 0.9 * tf.exp(-2.0 * (x - 9.3) ** 2))
+
+    profile = ProfileLikelihood(zfit.loss.SimpleLoss(value, [c], errordef=0.5), c, None, {})
+    found = profile.best(0.0)
+    assert found.values[c] == pytest.approx(9.3, abs=1e-3)
+    assert profile.q(11.0) == pytest.approx(4.0 * 1.7**2, rel=1e-6)
 
 
 # --- any likelihood of zfit's ----------------------------------------------------------------------------------------

@@ -305,6 +305,8 @@ MISTAKES = {
         "are 2 counts",
     ),
     "negative counts": (lambda: zfit_fnf.pyhf.channel(WORKSPACE, "CR", data=[310.0, -1.0]), ValueError, "negative"),
+    "no file": (lambda: zfit_fnf.pyhf.channel("no.json"), FileNotFoundError, "no workspace of pyhf at 'no.json'"),
+    "another file": (lambda: zfit_fnf.pyhf.channel(__file__), ValueError, "is no workspace of pyhf: "),
     "a number": (lambda: zfit_fnf.pyhf.channel(3), TypeError, "is a file, a document or an object of pyhf"),
 }
 

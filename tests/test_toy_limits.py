@@ -131,6 +131,15 @@ def test_a_region_that_goes_on_beyond_its_points_is_told():
     assert region.intervals[-1][1] == 4.0
 
 
+def test_points_at_a_boundary_reach_as_far_as_the_likelihood_says():
+    nll, mu = bounded_mean(-1.0)
+    mu.stepsize = 1e-3  # says nothing about the error
+    region = feldman_cousins(nll, mu, cl=CL, n_points=5, n_toys=50, progress=False)
+    # (x + 1)^2 - 1 is the square of 1.5 standard deviations more than the confidence level has.
+    reach = stats.norm.isf(0.05) + 1.5
+    np.testing.assert_allclose(region.table["mu"], np.linspace(0.0, np.sqrt(1.0 + reach**2) - 1.0, 5), rtol=1e-4)
+
+
 def test_region_of_a_counted_signal():
     nll, mu = signal_on_three(6)
     points = [0.0, 0.5, 3.0, 7.0, 9.0]

@@ -31,7 +31,7 @@ _MINIMUM = 1e-3  # the same, above which there is none
 _ELSEWHERE = 0.1  # the same before them, above which the result is that of something else
 _AT_EDGE = 1e-3  # of the error: a best fit that is not further outside is at the edge
 # Where a second minimum is looked for, in errors and in distances of the best fit from the edge.
-_SEARCHED = np.array([0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0])
+_SEARCHED = np.append(0.2, np.arange(0.5, 12.5, 0.5))
 _SLACK = 0.05  # how much lower than the best fit another fit may end, by the tolerance of the minimiser
 
 
@@ -88,6 +88,20 @@ class KnownMinimum:
         """Covariance of two parameters."""
         return float(self.covariance[self.params.index(first), self.params.index(second)])
 
+    def width(self, parameter: zfit.Parameter, n_sigma: float) -> float:
+        """Distance at which the likelihood has risen as it does within so many errors; from a limit, towards the inside."""
+        if np.isfinite(self.errors[parameter]):
+            return n_sigma * self.errors[parameter]
+        index = self.params.index(parameter)
+        slope, curvature = abs(self.gradient[index]), max(self.hessian[index, index], 0.0)
+        return n_sigma**2 / (slope + np.sqrt(slope**2 + curvature * n_sigma**2))
+
+    def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
+        """Even grid of a parameter around the best fit, inside of its limits."""
+        centre, width = self.values[parameter], self.width(parameter, n_sigma)
+        low, high = limits_of(parameter)
+        return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
+
 
 class BestFit(KnownMinimum):
     """Best fit of a likelihood, with errors.
@@ -127,20 +141,6 @@ class BestFit(KnownMinimum):
         inverse = np.linalg.inv(self.hessian[np.ix_(free, free)])
         index = free.index(self.params.index(parameter))
         return float(np.sqrt(inverse[index, index]))
-
-    def width(self, parameter: zfit.Parameter, n_sigma: float) -> float:
-        """Distance at which the likelihood has risen as it does within so many errors; from a limit, towards the inside."""
-        if np.isfinite(self.errors[parameter]):
-            return n_sigma * self.errors[parameter]
-        index = self.params.index(parameter)
-        slope, curvature = abs(self.gradient[index]), max(self.hessian[index, index], 0.0)
-        return n_sigma**2 / (slope + np.sqrt(slope**2 + curvature * n_sigma**2))
-
-    def grid(self, parameter: zfit.Parameter, n_sigma: float, n_points: int) -> np.ndarray:
-        """Even grid of a parameter around the best fit, inside of its limits."""
-        centre, width = self.values[parameter], self.width(parameter, n_sigma)
-        low, high = limits_of(parameter)
-        return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
 
 
 class ConditionalMinima:
@@ -288,7 +288,7 @@ class ProfileLikelihood:
         self._minima, self._minimizer = ConditionalMinima(best, [poi], minimizer), minimizer or Minuit()
         self._best = Point(best.lowest, best.values)
         self._points = {best.values[poi]: self._best}
-        self._width = best.errors[poi] if np.isfinite(best.errors[poi]) else float(poi.stepsize)
+        self._width = best.width(poi, 1.0)
         self._above: dict[float, Point] = {}
 
     def at(self, value: float) -> Point:

@@ -100,7 +100,8 @@ class History:
                 "deviation: leave out observables in which it is narrow, or use a density of its own for what is"
             )
         if self.claim and (off := self.claim.off_by(_FITTED)) > OFF_BETWEEN:
-            more = "and at the other signs" if len(self.claim.between_at) > 1 else "and at the other sign, with order=3"
+            several = len(self.claim.between_at) > 1
+            more = "and at the other signs" if several else "and at the other sign, with order=3, the highest"
             found.append(
                 f"what its log-ratio is between the samples is not known: {self.claim.where_off}, a fit to {_FITTED} events may "
                 f"be off by up to {off:.1f} of its errors. Add samples there {more}"

@@ -198,12 +198,7 @@ def _axes(
         if not best.is_regular:
             raise ValueError("the likelihood is flat or has no minimum: give points=")
         reach = float(norm.isf((1 - cl) / 2)) + _BEYOND
-        axes = []
-        for one in params:
-            low, high = limits_of(one)
-            width = reach * best.errors[one] if np.isfinite(best.errors[one]) else reach * float(one.stepsize)
-            axes.append(np.linspace(max(best.values[one] - width, low), min(best.values[one] + width, high), n_points))
-        return axes
+        return [best.grid(one, reach, n_points) for one in params]
     given = list(points)
     given = [points] if len(params) == 1 and (not given or np.ndim(given[0]) == 0) else given
     if len(given) != len(params):

@@ -87,7 +87,7 @@ class LogSpacePDF(zfit.pdf.BasePDF):
 
     def _draw(self, context: tf.Tensor) -> tf.Tensor:
         """Events ``(n, d)`` over `ranges` for the rows of the conditions ``(n, n_cond)``: the columns `outputs`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name!r} cannot be drawn: {type(self).__name__} has no _draw")
 
     def _log_fraction(self, ranges: Ranges) -> tf.Tensor:
         """Logarithm of the integral of the shape over a part of `ranges`, a scalar."""

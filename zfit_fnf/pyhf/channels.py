@@ -48,6 +48,7 @@ def channel(
         A likelihood with one channel, whose model is a `HistFactoryPDF`.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         TypeError: If a parameter is given that is not constrained as that of pyhf.
         ValueError: If there is no such channel or parameter, if the data of a model are not given or have another number of bins.
 
@@ -84,7 +85,12 @@ def _read(workspace: Any) -> Mapping[str, Any]:
         return workspace
     if not isinstance(workspace, (str, PathLike)):
         raise TypeError(f"a pyhf workspace is a file, a document or an object of pyhf; got {type(workspace).__name__}")
-    return json.loads(Path(workspace).read_text(encoding="utf-8"))
+    if not (path := Path(workspace)).is_file():
+        raise FileNotFoundError(f"there is no workspace of pyhf at {str(path)!r}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no workspace of pyhf: {error}") from None
 
 
 def _chosen(known: Collection[str], channel: Any) -> list[str]:

@@ -384,7 +384,11 @@ class _OfCard:
 
     def _histogram(self, rule: ShapeRule, path: str, process: str, channel: str) -> tuple[np.ndarray, np.ndarray]:
         """Contents of the bins, and their variances."""
-        name = path.replace("$PROCESS", process).replace("$CHANNEL", channel).replace("$MASS", "")
+        name = path.replace("$PROCESS", process).replace("$CHANNEL", channel)
+        if "$" in name:
+            raise ValueError(
+                f"line {rule.line} of the datacard: {path!r} has no value here: write it in place of the name"
+            )
         source = self.card.folder / rule.file
         if not source.is_file():
             raise FileNotFoundError(f"line {rule.line} of the datacard: there is no file {str(source)!r}")
