@@ -40,7 +40,7 @@ AT = np.array(list(TRUTH.values()))
 CONSTRAINTS = np.diag([0.0, 0.0, 1.0, 1.0])
 LIMITS = np.array([1e-3, 1.0, -5.0, -5.0]), np.array([20.0, 1e5, 5.0, 5.0])
 EDGES = np.array([0.0, 0.0, -1.0, -1.0]), np.array([np.inf, np.inf, 1.0, 1.0])
-ROUNDS, ARRIVED, SLOW, DOUBT = 8, 0.1, 0.6, 0.3  # as in zfit_fnf.calibration.fit
+ROUNDS, ARRIVED, SLOW, DOUBT, UNSURE = 8, 0.1, 0.6, 0.3, 0.2  # as in zfit_fnf.calibration.fit
 
 
 class Component:
@@ -272,12 +272,12 @@ def calibrated(one: Repetition, simulated: dict[str, list[np.ndarray]]) -> Fit:
 
 def repeat(
     case: str, ratio: float, seed: int, stretch: float = 1.1, strength: float = 1.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool, float]:
-    """Pulls and errors of the learned and of the calibrated fit, whether it would be refused, and its doubt in between."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool, float, np.ndarray]:
+    """Pulls and errors of both fits, whether the calibrated one is refused, its doubt in between and that of its errors."""
     one = drawn(case, ratio, seed, stretch, strength)
     fit = calibrated(one, one.simulate(ratio))
     pulls = (fit.start - AT) / fit.units, (fit.end - AT) / fit.errors
-    return *pulls, fit.units, fit.errors, fit.refused, fit.between
+    return *pulls, fit.units, fit.errors, fit.refused, fit.between, fit.known.doubt()
 
 
 def of_simulation(known: Moments) -> np.ndarray:
@@ -351,6 +351,15 @@ def summary(
             name: {"mean": round(mean, 3), "width": round(width, 3), "covers": round(covers, 3)}
             for name, mean, width, covers in rows
         }
+    told, covered = np.stack([one[6] > UNSURE for one in kept]), np.stack([abs(one[1]) < 1 for one in kept])
+    report["told that the error is unsure"] = {
+        name: {
+            "share": round(float(mine.mean()), 3),
+            "told cover": round(float(covers[mine].mean()), 3) if mine.any() else None,
+            "others cover": round(float(covers[~mine].mean()), 3) if not mine.all() else None,
+        }
+        for name, mine, covers in zip(TRUTH, told.T, covered.T, strict=True)
+    }
     report["told of points in between"] = round(float(np.mean([one[5] > DOUBT for one in kept])), 3)
     growth = np.median([one[3] / one[2] for one in kept], axis=0)
     report["error / naive error"] = dict(zip(TRUTH, growth.round(3).tolist(), strict=True))

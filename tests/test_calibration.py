@@ -288,7 +288,9 @@ def test_densities_at_simulated_points_are_evaluated_once(wide, monkeypatch):
     """They depend on no yield, and do not follow the fit."""
     seen, at = [], Draws._at
     monkeypatch.setattr(Draws, "_at", lambda self, index, k: seen.append((index, k)) or at(self, index, k))
-    report = zfnf.calibrate(wide[0].nll, simulate(2000, seed=12), n_draws=2000).report
+    with pytest.warns(UserWarning, match=r"errors of \['shape'\] are themselves uncertain by up to .*simulation_plan"):
+        report = zfnf.calibrate(wide[0].nll, simulate(2000, seed=12), n_draws=2000).report
+    assert report.table["doubt"]["shape"] > 0.2 > report.table["doubt"]["nb"]
     counts = {key: seen.count(key) for key in seen}
     assert set(counts) == {(index, k) for index in (0, 1) for k in (None, 0, 1, 2)}
     assert report.n_iterations > 1  # otherwise nothing would have moved
@@ -554,7 +556,7 @@ def test_mistakes_in_likelihoods_are_named(wide, calibrated):
         zfnf.calibrate(made.nll.create_new(data={"y": np.zeros(0)}), good)
     made.nb.floating = False
     try:
-        partly = zfnf.calibrate(made.nll, simulate(2000, seed=15), n_draws=2000)
+        partly = zfnf.calibrate(made.nll, simulate(20_000, seed=15), n_draws=2000)
         made.nb.floating = True
         with pytest.raises(ValueError, match=r"\['nb'\] were fixed when"):
             partly.value()
@@ -592,12 +594,13 @@ def test_a_fit_beyond_the_simulation_is_told(wide):
 
 
 def test_a_model_that_is_far_off_and_errors_that_shrink_are_told():
-    table = pd.DataFrame({"bias": [3.5, -4.25, 0.1], "loss": [1.1, 1.0, 0.5]}, index=["mu", "nb", "shape"])
-    nowhere = pd.Series([], dtype=float)
-    far, small = _notes([], table, nowhere)
+    columns = {"bias": [3.5, -4.25, 0.1], "loss": [1.1, 1.0, 0.5], "doubt": [0.1, 0.05, 0.31]}
+    table, nowhere = pd.DataFrame(columns, index=["mu", "nb", "shape"]), pd.Series([], dtype=float)
+    far, small, unsure = _notes([], table, nowhere)
     assert "the model is far off: a bias of -4.2 errors was removed from 'nb', and more than 3 from ['mu', 'nb']" in far
     assert "calibrated errors of ['shape'] are 0.50 times the learned ones" in small
-    assert _notes([], table.assign(bias=[2.9, -2.9, 0.0], loss=1.0), nowhere) == []
+    assert "errors of ['shape'] are themselves uncertain by up to 31%" in unsure
+    assert _notes([], table.assign(bias=[2.9, -2.9, 0.0], loss=1.0, doubt=0.19), nowhere) == []
 
 
 def test_a_response_that_is_no_polynomial_is_told():

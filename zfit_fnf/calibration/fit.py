@@ -40,6 +40,7 @@ _ARRIVED = 0.1  # errors between the point of the scores and the best fit: what 
 _ASTRAY = 1.0  # the same after all rounds, beyond which the fit has no end: noise of little simulation stays below
 _FAR = 3.0  # errors of bias from which on a model is far off, and of distance from what was simulated
 _SMALLER = 0.75  # times the learned error: a smaller calibrated one has to be explained
+_UNSURE = 0.2  # relative uncertainty of an error: intervals of those beyond covered 35 to 85 %
 _BETWEEN = 0.3  # errors by which the closure between simulated points may be off, beyond which it is told
 _EVENTS_PER_SCORE = 20  # data events per parameter, below which their scatter says less than the densities do
 
@@ -339,6 +340,7 @@ def _report(
             "simulation": np.sqrt(np.sum(np.square(list(parts.values())), axis=0)),
             "bias": (start - end) / errors,
             "loss": total / errors,
+            "doubt": moments.doubt(),
         },
         index=pd.Index(names, name="parameter"),
     )
@@ -386,6 +388,12 @@ def _notes(processes: Sequence[Process], table: pd.DataFrame, between: pd.Series
             f"calibrated errors of {list(small)} are {table['loss'].min():.2f} times the learned ones or little more: simulation "
             "says that the data tell more than the densities know, as for densities that are too wide, or where few events with "
             "large scores decide. Compare with toys before you quote the smaller error"
+        )
+    if len(unsure := table.index[table["doubt"] > _UNSURE]):
+        notes.append(
+            f"errors of {list(unsure)} are themselves uncertain by up to {table['doubt'].max():.0%}: too few events were "
+            "simulated to tell what a score is worth, and intervals may cover much less or more than they should. Simulate more "
+            "(simulation_plan) before you quote them"
         )
     total = float(np.sqrt(np.square(between).sum()))
     if total > _BETWEEN:

@@ -19,7 +19,8 @@ class CalibrationReport:
         table: One row for each parameter. ``value`` and ``error`` are the calibrated ones, ``naive_error`` that of the
             learned likelihood. ``statistical``, ``constraints`` and ``simulation`` are the parts of ``error`` that come from the
             data, from auxiliary measurements and from the finite simulation: their squares add up. ``bias`` is what was removed
-            from the learned likelihood's value, in units of ``naive_error``, and ``loss`` is ``error / naive_error``.
+            from the learned likelihood's value, in units of ``naive_error``, ``loss`` is ``error / naive_error``, and ``doubt``
+            by what share of itself ``error`` is uncertain, since finite simulation tells what scores are worth.
         sources: One row for each simulated sample, by ``process`` and ``sample``: its number of ``events``, what they are
             worth (``effective``), and the part of the error of each parameter that comes from it.
         between: How far off the closure may be between the points that were simulated, in errors of the fit in its worst
@@ -62,7 +63,7 @@ class CalibrationReport:
 
         return "\n".join(
             [
-                "calibrated errors by what they come from (bias in naive errors, loss is error / naive_error)",
+                "calibrated errors by what they come from (bias in naive errors, loss is error / naive_error, doubt is of error)",
                 shown(self.table),
                 f"finite simulation by process and sample: {self.n_directions} directions, {self.n_left_out} left out",
                 shown(self.sources),
