@@ -207,6 +207,23 @@ class TestImpacts:
         assert theory["frozen"] == pytest.approx(np.sqrt(420) / 20, rel=1e-3)
         assert theory["observed"] == pytest.approx(3.0, rel=2e-3)
 
+    def test_weighted_events_have_their_own_errors(self):
+        """Events that count twice each are not twice as many."""
+        measurement, error = gaussian_mean(0.3, N, SLOPE)
+        (plain,), (scale,) = measurement.nll.data, measurement.nuisances
+        nll = zfit_fnf.loss.UnbinnedNLL(measurement.nll.model, [plain], weights=np.full(N, 2.0))
+        result = Minuit().minimize(nll)
+        hesse = result.hesse()
+        ranking = scans.impacts(nll, result, measurement.mu, progress=False)
+        assert ranking.error == pytest.approx(error, rel=0.1)  # the events scatter by 1 within 4 %
+        assert ranking.error == pytest.approx(hesse[measurement.mu]["error"], rel=1e-3)
+        row = ranking.table.loc["scale"]
+        assert row["error"] == pytest.approx(hesse[scale]["error"], rel=1e-3)
+        # The mean alone, and all that its scatter leaves.
+        assert ranking.groups.loc["systematic", "frozen"] == pytest.approx(1 / np.sqrt(N), rel=0.1)
+        parts = ranking.groups.loc[["systematic", "statistical"], "observed"]
+        np.testing.assert_allclose(parts, [SLOPE, ranking.groups.loc["systematic", "frozen"]], rtol=1e-3)
+
     def test_groups_are_checked(self, fitted):
         measurement, result, _ = fitted
         for groups, kind, message in (

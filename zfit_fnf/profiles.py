@@ -7,11 +7,12 @@ lead there. Where they do not, a minimiser fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
+from zfit.minimizers.errors import WeightCorr
 from zfit.result import FitResult
 
 from .minimize import Minuit
@@ -84,9 +85,19 @@ class KnownMinimum:
         assign(self.params, minimum.values)
         self.lowest = float(nll.value(full=True))  # full: as precise as it has to be, also of an accelerated likelihood
 
-    def covariance_of(self, first: zfit.Parameter, second: zfit.Parameter) -> float:
-        """Covariance of two parameters."""
-        return float(self.covariance[self.params.index(first), self.params.index(second)])
+    def covariance_of_data(self, fixed: Collection[zfit.Parameter] = ()) -> np.ndarray:
+        """Covariance ``(P, P)`` with some parameters fixed here; other than `covariance`, it is that of weighted events too.
+
+        Not numbers in the rows of those that are fixed, and of those at a limit.
+        """
+        free = [i for i, one in enumerate(self.params) if one not in fixed and np.isfinite(self.errors[one])]
+        params, found = [self.params[i] for i in free], np.full_like(self.hessian, np.nan)
+        inverse = np.linalg.inv(self.hessian[np.ix_(free, free)])
+        if params and getattr(self.nll, "is_weighted", False) and hasattr(self.nll, "weighted_covariance"):
+            with zfit.param.set_values(self.params, list(self.values.values())):
+                inverse = np.asarray(self.nll.weighted_covariance(inverse, params, WeightCorr.ASYMPTOTIC))
+        found[np.ix_(free, free)] = inverse
+        return found
 
     def width(self, parameter: zfit.Parameter, n_sigma: float) -> float:
         """Distance at which the likelihood has risen as it does within so many errors; from a limit, towards the inside."""
@@ -132,15 +143,6 @@ class BestFit(KnownMinimum):
         if not self.is_regular:
             why = f"it does not depend on {self.flat}" if self.flat else "the fit did not end at a minimum"
             raise ValueError(f"the Hessian at the best fit is not positive definite: {why}")
-
-    def frozen_error(self, parameter: zfit.Parameter, frozen: Sequence[zfit.Parameter]) -> float:
-        """Error of a parameter with others fixed at the best fit; not a number at a limit."""
-        if not np.isfinite(self.errors[parameter]):
-            return np.nan
-        free = [i for i, one in enumerate(self.params) if one not in frozen and np.isfinite(self.errors[one])]
-        inverse = np.linalg.inv(self.hessian[np.ix_(free, free)])
-        index = free.index(self.params.index(parameter))
-        return float(np.sqrt(inverse[index, index]))
 
 
 class ConditionalMinima:

@@ -105,7 +105,7 @@ class Impacts:
     Attributes:
         parameter: Name of the parameter.
         title: Its label, with the unit.
-        error: Its error by the Hessian.
+        error: Its error by the Hessian, and by the weights of events if there are some.
         table: One row for each nuisance, the largest impact first: its best fit ``value`` and ``error`` (in standard
             deviations of the auxiliary measurement, so that ``error`` is also how much the data constrain it; of parameters in
             other units, such as those of ``shapesys``, from what was measured), its ``pull``
@@ -310,10 +310,11 @@ def impacts(
         text = f"impacts on {param.name}" if progress else ""
         found = dict(run(work, range(1, 1 + len(moved)), executor=executor, progress=text))
         rows = {one.name: found[index] for index, one in enumerate(moved, start=1)}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
-    by_group = _by_group(best_fit, param, {**members, "systematic": moved}, table)
-    return Impacts(param.name, axis_title(param), best_fit.errors[param], table.loc[order], by_group)
+        table = pd.DataFrame.from_dict(rows, orient="index")
+        order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
+        error = _error_of(best_fit, param)
+        by_group = _by_group(best_fit, param, {**members, "systematic": moved}, table)
+    return Impacts(param.name, axis_title(param), error, table.loc[order], by_group)
 
 
 def _shared(
@@ -350,13 +351,14 @@ def _rows(
 ) -> Callable[[int], dict[str, float]]:
     """Rows of the table of impacts on the first of the parameters, of another one by its index."""
     param, free, every = params[0], ConditionalMinima(best_fit, [], minimizer), known_before(best_fit.nll)
+    covariance, places = best_fit.covariance_of_data(), {one: index for index, one in enumerate(best_fit.params)}
 
     def row(index: int) -> dict[str, float]:
         one = params[index]
-        known = every.get(one)
+        known, error = every.get(one), float(np.sqrt(covariance[places[one], places[one]]))
         return {
-            **_impact(ConditionalMinima(best_fit, [one], minimizer), one, best_fit.errors[one], param, known),
-            "covariance": best_fit.covariance_of(param, one) / best_fit.errors[one],
+            **_impact(ConditionalMinima(best_fit, [one], minimizer), one, error, param, known),
+            "covariance": float(covariance[places[param], places[one]]) / error,
             **_observed_impact(free, known, param),
         }
 
@@ -379,15 +381,21 @@ def _members(nll: Any, groups: Any, moved: Sequence[zfit.Parameter]) -> dict[str
     return members
 
 
+def _error_of(best_fit: KnownMinimum, param: zfit.Parameter, fixed: Sequence[zfit.Parameter] = ()) -> float:
+    """Error of a parameter with others fixed at the best fit; not a number at a limit."""
+    index = best_fit.params.index(param)
+    return float(np.sqrt(best_fit.covariance_of_data(fixed)[index, index]))
+
+
 def _by_group(
     best_fit: BestFit, param: zfit.Parameter, members: Mapping[str, list[zfit.Parameter]], table: pd.DataFrame
 ) -> pd.DataFrame:
     """The table of groups."""
-    total = best_fit.errors[param]
+    total = _error_of(best_fit, param)
     shifts = 0.5 * (table["observed_up"] - table["observed_down"])
     rows = {}
     for name, group in members.items():
-        frozen = best_fit.frozen_error(param, group)
+        frozen = _error_of(best_fit, param, group)
         observed = float(np.sqrt(np.square(shifts[[one.name for one in group]]).sum(skipna=False)))
         rows[name] = {"frozen": frozen, "impact": _rest(total, frozen), "observed": observed}
     everything = rows["systematic"]
