@@ -497,6 +497,12 @@ def test_weights_that_fluctuate_too_much(counter):
         )
         with pytest.raises(ValueError, match="fluctuate more than a Poisson number"):
             upper_limit(weighted, counter.mu)
+    pytest.importorskip("hepstats")
+    from zfit_fnf import hepstats
+
+    for calculator in (hepstats.AsymptoticCalculator, hepstats.FrequentistCalculator):
+        with pytest.raises(ValueError, match="fluctuate more than a Poisson number"):
+            calculator(weighted, Minuit())
 
 
 def test_limits_of_an_asimov_set_are_the_expected_ones(counter):

@@ -31,6 +31,7 @@ from zfit.result import FitResult
 
 from .arguments import check_likelihood, check_minimizer, count
 from .common.optional import require
+from .limits.asymptotic import check_weights
 from .profiles import ProfileLikelihood
 from .state import current_values, global_observables, preserved
 from .toys import asimov, refill, refillable, toy
@@ -58,11 +59,13 @@ class AsymptoticCalculator(hepstats.hypotests.calculators.AsymptoticCalculator):
 
     Raises:
         TypeError: If an argument is of another kind.
+        ValueError: If weights of the data make them fluctuate more than a number of events does.
     """
 
     def __init__(self, input: Any, minimizer: Any, *, n_asimov: int = 20_000, seed: int = 0):
         _check_input(input, minimizer)
         super().__init__(input, minimizer)
+        check_weights(self.loss)
         self._n_asimov = count(n_asimov, "n_asimov=", least=1)
         self._seed = count(seed, "seed=", least=0)
         self._profiles: dict[POI, ProfileLikelihood] = {}
@@ -126,6 +129,7 @@ class FrequentistCalculator(hepstats.hypotests.calculators.FrequentistCalculator
 
     Raises:
         TypeError: If an argument is of another kind.
+        ValueError: If weights of the data make them fluctuate more than a number of events does.
     """
 
     def __init__(self, input: Any, minimizer: Any, ntoysnull: int = 100, ntoysalt: int = 100, *, seed: int = 0):
@@ -133,6 +137,7 @@ class FrequentistCalculator(hepstats.hypotests.calculators.FrequentistCalculator
         for name, n_toys in (("ntoysnull=", ntoysnull), ("ntoysalt=", ntoysalt)):
             count(n_toys, name, least=0)
         super().__init__(input, minimizer, ntoysnull=ntoysnull, ntoysalt=ntoysalt)
+        check_weights(self.loss)
         self._seed, self._n_drawn = count(seed, "seed=", least=0), 0
         self._refillable = refillable(self.loss)
         self._truth: dict[zfit.Parameter, float] = {}
