@@ -279,6 +279,11 @@ def test_statistical_errors_of_counted_events_are_those_of_the_yields(tmp_path, 
     right = np.sqrt(sum(scale**2 * n for scale, n in zip(scales, counts, strict=True))) / expected.sum(axis=0)
     moved = np.asarray(nll.model[0].expected_by_sample()).sum(axis=0) / expected.sum(axis=0)
     np.testing.assert_allclose(moved - 1.0, right, rtol=1e-9)
+    # Without them nothing moves the templates.
+    (tmp_path / "analysis.yaml").write_text(TWO.replace("calibrate: true\n", ""), encoding="utf-8")
+    plain = Workspace.read(tmp_path / "analysis.yaml").loss()
+    assert [one.name for one in plain.get_params()] == ["mu"]
+    np.testing.assert_allclose(plain.model[0].expected_by_sample(), expected)
 
 
 def test_a_workspace_in_bins_is_one_of_pyhf(tmp_path, data):

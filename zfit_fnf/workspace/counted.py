@@ -145,8 +145,13 @@ def shape_templates(
         made = template(name, counts.tolist(), variations, errors=errors, region=channel)
         made["modifiers"] = [one for one in made["modifiers"] if one["type"] != "normsys"]  # the yield is elsewhere
         samples.append(made)
+    bound = {name: params[name] for name in used}
+    if not any(one["modifiers"] for one in samples):  # pyhf has no models without parameters
+        one = zfit.Parameter(f"{channel}_one", 1.0, floating=False)
+        samples[0]["modifiers"].append({"name": one.name, "type": "normfactor", "data": None})
+        bound[one.name] = one
     model = pyhf.Model({"channels": [{"name": channel, "samples": samples}]}, poi_name=None)
-    bound = {name: params[name] for name in used & set(model.config.parameters)}
+    bound = {name: bound[name] for name in bound.keys() & set(model.config.parameters)}
     return HistFactoryPDF(model, bound, name=f"{channel}_templates")
 
 
