@@ -8,10 +8,11 @@ import pytest
 from untrained import deformed, events, smooth_flow
 
 import zfit_fnf
-from zfit_fnf.acceleration import accelerate
+from zfit_fnf.acceleration import accelerate, chunks
+from zfit_fnf.acceleration.chunks import expanded_kernel
 from zfit_fnf.loss import ExtendedUnbinnedNLL
 from zfit_fnf.param import nuisance
-from zfit_fnf.pdf import FlowPDF, SumPDF
+from zfit_fnf.pdf import FlowPDF, SumPDF, components
 from zfit_fnf.pickling import dumps, loads
 from zfit_fnf.toys import asimov
 from zfit_fnf.yields import modified_yield
@@ -70,6 +71,23 @@ def test_at_the_centre_it_is_exact(search):
     assert float(value) == pytest.approx(float(exact), abs=1e-3)
     np.testing.assert_allclose(gradient, exact_gradient, atol=1e-2)
     np.testing.assert_allclose(fast.hessian(params), nll.hessian(params), rtol=1e-3, atol=0.1)
+
+
+def test_fewer_directions_at_a_time_where_their_integrals_would_take_much_memory(search, monkeypatch):
+    kernel, sizes = expanded_kernel(search[0].model[0]), []
+    response = next(part.deformation for part in components(search[0].model[0]) if hasattr(part, "deformation"))
+    assert response.reweighting.size == response.reweighting.n_nodes * max(len(r.exponents) for r in response.ratios)
+
+    def function(directions):
+        sizes.append(len(directions))
+        return (directions,)
+
+    directions = np.random.default_rng(1).normal(size=(5, len(kernel.params)))
+    for room in (10.0, 2.5, 0.5):
+        monkeypatch.setattr(chunks, "_NUMBERS", room * response.reweighting.size)
+        np.testing.assert_array_equal(kernel.in_batches(function, directions)[0], directions)
+    n = len(kernel.params)
+    assert sizes == [n] * -(-5 // n) + [2] * 3 + [1] * 5
 
 
 def test_asimov_data_have_their_minimum_where_they_were_made(search):

@@ -17,7 +17,7 @@ import tensorflow as tf
 from ..common.chunks import slices
 from ..loss import Compiled, EventChunks, Term, kept_by, n_bytes, vector
 from ..param import read_once
-from ..pdf import is_compilable
+from ..pdf import components, is_compilable
 from .polynomials import expansion_of
 
 __all__ = ["CHUNK", "SMALL_CHUNK", "ExpandedEvents", "ExpandedKernel", "expanded_kernel"]
@@ -26,6 +26,7 @@ SMALL_CHUNK, CHUNK = 4096, 16384
 """Events per call of the compiled code, for small and for large data sets."""
 
 _DIRECTIONS = 16  # along which second derivatives are computed at a time
+_NUMBERS = 2e7  # in a table of moved nodes for all of these directions: there are about twenty such tables, 3 GB
 _PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
 _ZERO = tf.UnconnectedGradients.ZERO
 
@@ -44,7 +45,7 @@ class ExpandedKernel(Term):
 
     def __init__(self, model: zfit.pdf.BasePDF):
         super().__init__(model.get_params(floating=None, is_yield=False))
-        expansion = expansion_of(model)
+        self._model, expansion = model, expansion_of(model)
         self.precompute, self.adapt, self.expand = expansion.precompute, expansion.adapt, expansion.expand
         self._log_density = read_once()(expansion.log_density)
         compiled = functools.partial(Compiled, xla=is_compilable(model))
@@ -90,10 +91,17 @@ class ExpandedKernel(Term):
         self, function: Callable[..., Sequence[tf.Tensor]], directions: tf.Tensor, *chunk: Any
     ) -> list[tf.Tensor]:
         """What a function gives for directions, in batches of one size: they read the coefficients once for all directions."""
-        n, size = len(directions), min(_DIRECTIONS, len(self.params))
+        n, size = len(directions), min(_DIRECTIONS, len(self.params), self._most_directions)
         padded = tf.pad(directions, [[0, -n % size], [0, 0]])
         parts = [function(padded[rows], *chunk) for rows in slices(len(padded), size)]
         return [tf.concat(results, axis=0)[:n] for results in zip(*parts, strict=True)]
+
+    @property
+    def _most_directions(self) -> int:
+        """For which there is memory at a time: nodes of integrals that a map moves are differentiated along each of them."""
+        deformations = (getattr(part, "deformation", None) for part in components(self._model))
+        weighed = (getattr(one, "reweighting", None) for one in deformations)
+        return int(max(_NUMBERS // max([1, *(one.size for one in weighed if one is not None)]), 1))
 
     def scores_of_batch(self, directions: tf.Tensor, expanded: Any, weights: tf.Tensor) -> tuple[tf.Tensor]:
         """Derivatives ``(D, n)`` of every log-density along directions, to be compiled where nothing else is asked for."""

@@ -90,6 +90,12 @@ class Reweighting:
         """Number of nodes at all anchors, which every evaluation takes."""
         return int(self._nodes.log_weights.shape.num_elements())
 
+    @property
+    def size(self) -> int:
+        """Numbers in the largest table that an evaluation makes of the nodes."""
+        columns = max(len(ratio.exponents) for ratio in self._ratios) if self.moves else 1
+        return self.n_nodes * columns
+
     # --- densities --------------------------------------------------------------------------------------------------
 
     def precompute(self, u: tf.Tensor, c: tf.Tensor, of_flow: Any) -> tuple[tf.Tensor, tf.Tensor]:
