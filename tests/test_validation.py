@@ -219,6 +219,18 @@ def test_a_likelihood_is_tested_where_its_fit_ended(response, likelihood):
     assert value["information"] == pytest.approx(1.0, abs=0.15)
 
 
+def test_weights_change_nothing_of_what_scores_claim(likelihood):
+    """A sample that is scaled down is no other one."""
+    from zfit_fnf.diagnostics.fitted import tests_of_fit
+
+    nll, _ = likelihood
+    scaled = zfnf.loss.ExtendedUnbinnedNLL(nll.model, nll.data, weights=np.full(5000, 0.2))
+    params = {one.name: one for one in nll.get_params()}
+    with zfit.param.set_values([params["n"]], [0.2 * float(params["n"].value())]):
+        (value,) = (row[4] for row in tests_of_fit(scaled, 1) if row[2] == "information")
+    assert value == pytest.approx(1.0, abs=0.15)
+
+
 @pytest.mark.filterwarnings("ignore:nuisance 'a' is at:UserWarning")
 def test_data_and_nuisances_where_nothing_was_simulated_are_found(response, likelihood):
     nll, shape = likelihood

@@ -45,7 +45,8 @@ def tests_of_fit(nll: LogSpaceNLL, seed: int) -> Iterator[tuple[Any, ...]]:
     hessian = hessian_here(nll, params)
     covariance = np.linalg.pinv(hessian, hermitian=True)
     # First, since what it compiles gives scores of far events, too.
-    scatter = nll.score_covariance(params, np.square) if len(params) else np.zeros((0, 0))
+    # Weights count once, as in the information; squared, they would be the covariance of the sum of scores.
+    scatter = nll.score_covariance(params, np.asarray) if len(params) else np.zeros((0, 0))
     for index, channel in enumerate(one for one in nll.channels if isinstance(one, UnbinnedChannel)):
         yield from _windows(channel.model)
         if int(channel.data.n_events) and not channel.data.has_weights:
