@@ -17,18 +17,40 @@ from analytic import (
 )
 from scipy import stats
 
+from zfit_fnf.loss import ExtendedUnbinnedNLL
 from zfit_fnf.pdf import (
     FNFPDF,
     ConditionalProductPDF,
     FlowPDF,
     SumPDF,
+    expected_events,
     log_density,
     precompute,
+    sum_shares,
 )
 from zfit_fnf.pdf.regions import TOLERANCE
 from zfit_fnf.yields import modified_yield, normsys
 
 nuisances, conditional = analytic.nuisances, analytic.conditional  # fixtures
+
+
+@pytest.mark.parametrize("make", [SumPDF, zfit.pdf.SumPDF])
+def test_yields_of_densities_in_sidebands(make):
+    """TruncatedPDF of zfit takes its yield from the whole range, as a vector with one number."""
+    whole, sides = zfit.Space("x", 0, 10), [zfit.Space("x", 0, 3), zfit.Space("x", 6, 10)]
+    numbers = [zfit.Parameter(name, 700.0, 0, 1e5, stepsize=1.0) for name in ("n_flat", "n_peak")]
+    flat = zfit.pdf.Uniform(0, 10, obs=whole, extended=numbers[0])
+    peak = zfit.pdf.Gauss(7.0, 1.0, obs=whole, extended=numbers[1])
+    parts = [zfit.pdf.TruncatedPDF(pdf, limits=sides, obs=whole) for pdf in (flat, peak)]
+    x = np.r_[np.linspace(0.1, 2.9, 500), np.linspace(6.1, 9.0, 700)]
+    nll = ExtendedUnbinnedNLL(make(parts), {"x": x})
+    gauss, inside = stats.norm(7.0, 1.0), np.array([[0.0, 3.0], [6.0, 10.0]])
+    shares = np.array([0.7, np.diff(gauss.cdf(inside)).sum() / np.diff(gauss.cdf([0, 10])).item()])
+    densities = np.stack([np.full(len(x), 0.1), gauss.pdf(x) / np.diff(gauss.cdf([0, 10]))])
+    for n in ([700.0, 700.0], [400.0, 900.0]):
+        with zfit.param.set_values(numbers, n):
+            assert float(nll.value()) == pytest.approx(shares @ n - np.log(n @ densities).sum(), rel=1e-9)
+            np.testing.assert_allclose(sum_shares(nll.model[0]) * expected_events(nll.model[0]), shares * n)
 
 
 def test_product_is_the_joint_density(conditional):

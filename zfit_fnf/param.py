@@ -28,6 +28,7 @@ __all__ = [
     "nuisance",
     "principal_shifts",
     "read_once",
+    "scalar_of",
     "unclipped",
     "values_of",
 ]
@@ -113,6 +114,11 @@ def nuisance(name: str, *, limits: tuple[float, float] = (-5.0, 5.0), label: str
 def unclipped(parameter: zfit.Parameter) -> tf.Tensor:
     """The value, also outside of the limits, where ``value()`` stays at the edge, and in a tenth of its time."""
     return super(zfit.Parameter, parameter).value()
+
+
+def scalar_of(parameter: BaseParameter) -> tf.Tensor:
+    """The value, a scalar: yields of some PDFs of zfit, such as its `TruncatedPDF`, are vectors of one."""
+    return tf.reshape(parameter.value(), ())
 
 
 _read: ContextVar[dict[tuple[int, ...], tf.Tensor] | None] = ContextVar("read", default=None)

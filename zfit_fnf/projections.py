@@ -18,7 +18,7 @@ from zfit.result import FitResult
 from .arguments import check_result
 from .loss import EventDensity, drawn_events
 from .param import Nuisance, principal_shifts
-from .pdf import folds_of, sum_components, sum_shares
+from .pdf import expected_events, folds_of, sum_components, sum_shares
 from .samples import Sample
 from .state import seeds_from
 from .toys import Values
@@ -70,7 +70,7 @@ def component_samples(
     values = dict(params.items()) if params else {}  # a dict also of `FitResult.values`, which is not one
     seeds = seeds_from(seed)
     with zfit.param.set_values(values, clip=True):
-        yields = sum_shares(folds_of(model)[0]) * (float(model.get_yield().value()) if total is None else total)
+        yields = sum_shares(folds_of(model)[0]) * (expected_events(model) if total is None else total)
         return {
             label: _sample(parts, model, expected, n_events, seeds)
             for label, *parts, expected in zip(labels, *folds, yields, strict=True)
@@ -281,7 +281,7 @@ class _LogRate:
 
     def __call__(self, params: Values) -> np.ndarray:
         with zfit.param.set_values(params, clip=True):
-            expected = float(self._model.get_yield().value()) if self._model.is_extended else 1.0
+            expected = expected_events(self._model) if self._model.is_extended else 1.0
             return self._log_density() + np.log(expected)
 
 

@@ -14,7 +14,7 @@ from zfit.result import FitResult
 from .arguments import check_result
 from .loss import Channel, channels_of
 from .param import Nuisance, principal_shifts
-from .pdf import folds_of, sum_components, sum_shares
+from .pdf import expected_events, folds_of, sum_components, sum_shares
 from .state import measured_covariance, measured_values, preserved
 
 __all__ = ["YieldTable", "yield_table"]
@@ -183,7 +183,7 @@ def _events(channel: Channel) -> np.ndarray:
     if hasattr(model, "samples"):
         parts = [expected for samples in model.samples().values() for expected in samples.values()]
     elif isinstance(model, zfit.pdf.BasePDF):
-        total = float(model.get_yield().value())  # at these parameters, of a calibrated likelihood too
+        total = expected_events(model)  # at these parameters, of a calibrated likelihood too
         parts = list(np.asarray(sum_shares(folds_of(model)[0])) * total)  # yields of all folds are the same
     else:
         parts = [total]

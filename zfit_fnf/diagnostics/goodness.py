@@ -23,6 +23,7 @@ from ..arguments import check_likelihood, count
 from ..common.optional import require
 from ..loss import EventDensity, UnbinnedChannel, channels_of, constraint_kernel, drawn_events
 from ..minimize import Minuit
+from ..pdf import expected_events
 from ..state import current_values, measured_values, preserved, seeds_from
 from ..toys import fits_of, toy
 from .two_sample import held_out_log_odds
@@ -201,7 +202,7 @@ class _Comparison:
         for observed, expected in self._counts(x, shares):
             yield float(2.0 * np.sum(expected - observed + xlogy(observed, observed / expected)))
         if self.model.is_extended:
-            expected_number = float(self.model.get_yield().value())
+            expected_number = expected_events(self.model)
             yield abs(len(x) - expected_number) / np.sqrt(max(expected_number, 1.0))
 
     def bins(self) -> pd.DataFrame:
@@ -250,7 +251,7 @@ class _Comparison:
         return ratio / ratio.sum()
 
     def _expected_number(self) -> float:
-        return float(self.model.get_yield().value()) if self.model.is_extended else float(len(self._data))
+        return expected_events(self.model) if self.model.is_extended else float(len(self._data))
 
     def _classified(self, x: np.ndarray, shares: np.ndarray, seed: int) -> float:
         data, reference = x[:_FOR_CLASSIFIER], self._reference[: _REFERENCE * _FOR_CLASSIFIER]

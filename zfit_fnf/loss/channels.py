@@ -24,6 +24,7 @@ from ..pdf import (
     columns,
     components,
     drawn,
+    expected_events,
     log_density,
     plainly,
     precompute,
@@ -281,7 +282,7 @@ class UnbinnedChannel:
         """
         if not self.model.is_extended:
             return float(self.data.samplesize)
-        expected = float(self.model.get_yield().value())
+        expected = expected_events(self.model)
         if not expected >= 0:
             raise ValueError(
                 f"model {self.model.name!r} expects {expected:g} events at the present parameters: a number of events "

@@ -18,7 +18,7 @@ from .flow import FNFPDF, FlowPDF
 from .folds import FoldedPDF, folds_of
 from .mixture import ConditionalMixturePDF
 from .spaces import UNBOUNDED, Ranges, columns, conditions, outputs, space_ranges
-from .sums import ConditionalProductPDF, SumPDF, sum_components, sum_shares
+from .sums import ConditionalProductPDF, SumPDF, expected_events, sum_components, sum_shares
 
 __all__ = [
     "FNFPDF",
@@ -34,6 +34,7 @@ __all__ = [
     "components",
     "conditions",
     "drawn",
+    "expected_events",
     "folds_of",
     "is_compilable",
     "log_density",

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from zfit.models.dist_tfp import WrapDistribution
 
+from ..param import scalar_of
 from .spaces import finite
 
 __all__ = ["log_density", "log_sum"]
@@ -166,7 +167,7 @@ def _of_sum(pdf: zfit.pdf.SumPDF, x: tf.Tensor) -> tf.Tensor | None:
     if any(component.norm != pdf.norm for component in pdf.pdfs):
         return None
     log_p = [log_density(component, _columns(x, pdf, component)) for component in pdf.pdfs]
-    return log_sum(log_p, tf.stack([tf.convert_to_tensor(share.value()) for share in pdf.params.values()]))
+    return log_sum(log_p, tf.stack(list(map(scalar_of, pdf.params.values()))))
 
 
 def _of_product(pdf: zfit.pdf.ProductPDF, x: tf.Tensor) -> tf.Tensor | None:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..densities.fractions import Fractions
-from ..param import values_of
+from ..param import scalar_of, values_of
 from . import logdensities
 from .base import LogSpacePDF, draw, is_compilable, log_density, precompute
 from .drawing import new_seed, required
@@ -102,7 +102,7 @@ class ConditionalMixturePDF(LogSpacePDF, zfit.pdf.BaseFunctor):
 
     def yields(self) -> tf.Tensor:
         """Yields of the processes ``(C,)``."""
-        return tf.stack([self.params[f"yield_{process}"].value() for process in self.fractions.processes])
+        return tf.stack([scalar_of(self.params[f"yield_{process}"]) for process in self.fractions.processes])
 
     def nu(self) -> tf.Tensor:
         """Values ``(K,)`` of the nuisances of the fractions."""
@@ -147,7 +147,7 @@ class ConditionalMixturePDF(LogSpacePDF, zfit.pdf.BaseFunctor):
 def _total(yields: Mapping[str, Any], name: str) -> zfit.Parameter:
     return zfit.ComposedParameter(
         f"{name}_yield_{next(_mixtures)}",
-        lambda params: tf.add_n([value.value() for value in params.values()]),
+        lambda params: tf.add_n(list(map(scalar_of, params.values()))),
         params=dict(yields),
         unpack_params=False,
     )

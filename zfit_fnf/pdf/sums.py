@@ -10,6 +10,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
+from ..param import scalar_of
 from . import logdensities
 from .base import LogSpacePDF, draw, integral, is_compilable, log_density, precompute
 from .drawing import ROUNDS, drawing_from, new_seed, required
@@ -28,7 +29,7 @@ from .spaces import (
     space_ranges,
 )
 
-__all__ = ["ConditionalProductPDF", "SumPDF", "sum_components", "sum_shares"]
+__all__ = ["ConditionalProductPDF", "SumPDF", "expected_events", "sum_components", "sum_shares"]
 
 _sums = itertools.count()
 
@@ -104,14 +105,14 @@ class SumPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         self._arguments["extended"] = True
         return zfit.ComposedParameter(
             f"{name}_yield_{next(_sums)}",
-            lambda params: tf.add_n([value.value() for value in params.values()]),
+            lambda params: tf.add_n(list(map(scalar_of, params.values()))),
             params={f"yield_{index}": value for index, value in enumerate(yields)},
             unpack_params=False,
         )
 
     def weights(self) -> tf.Tensor:
         """Yields or fractions of the components at the current parameters, ``(C,)``."""
-        values = [share.value() for share in self.params.values()]
+        values = list(map(scalar_of, self.params.values()))
         return tf.stack(values if self._complete else [*values, 1.0 - tf.add_n(values)])
 
     @property
@@ -315,7 +316,12 @@ def sum_shares(model: zfit.pdf.BasePDF) -> np.ndarray:
     if isinstance(model, SumPDF):
         shares = np.asarray(model.weights(), float)
     elif isinstance(model, zfit.pdf.SumPDF):
-        shares = np.asarray([fraction.value() for fraction in model.params.values()], float)
+        shares = np.asarray([scalar_of(fraction) for fraction in model.params.values()], float)
     else:
         return np.ones(1)
     return shares / np.sum(shares)
+
+
+def expected_events(model: zfit.pdf.BasePDF) -> float:
+    """Yield of an extended PDF at the current parameters."""
+    return float(scalar_of(model.get_yield()))

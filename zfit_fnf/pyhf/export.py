@@ -18,7 +18,7 @@ import pyhf
 
 from ..loss import BinnedChannel, EventDensity, LogSpaceNLL, ModelConstraint, UnbinnedChannel, channels_of, drawn_events
 from ..param import Nuisance, NuisanceConstraint, auxiliary_measurement, limits_of
-from ..pdf import folds_of, sum_components, sum_shares
+from ..pdf import expected_events, folds_of, sum_components, sum_shares
 from ..state import preserved, seeds_from
 from .bins import bin_rule, points_in
 from .pdf import HistFactoryPDF
@@ -289,7 +289,7 @@ class _Projection(_Filled):
     def counts(self, index: int) -> np.ndarray:
         """Expected counts of a component, the mean of all folds."""
         found = [
-            float(sum_shares(fold)[index]) * float(fold.get_yield().value()) * shapes[index]()
+            float(sum_shares(fold)[index]) * expected_events(fold) * shapes[index]()
             for fold, shapes in zip(self._folds, self._shapes, strict=True)
         ]
         return np.mean(found, axis=0)

@@ -10,7 +10,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 
 from ..loss import Channel, channels_of, drawn_events
-from ..pdf import FNFPDF, components, space_ranges, sum_components, sum_shares
+from ..pdf import FNFPDF, components, expected_events, space_ranges, sum_components, sum_shares
 from ..samples import Simulation, check_inside, check_trainable
 from ..state import current_values, preserved, seeds_from
 from .experiments import PseudoExperiment, Values, checked_number, checked_seed, drawn_outcomes, set_truth
@@ -139,7 +139,7 @@ def _events(
     model = channel.model
     if isinstance(model, zfit.pdf.BaseBinnedPDF):
         return channel.draw(rng, seeds)
-    total = float(model.get_yield().value()) if model.is_extended else channel.n_expected()
+    total = expected_events(model) if model.is_extended else channel.n_expected()
     expected = total * sum_shares(model)
     numbers: Any = (
         rng.poisson(expected) if model.is_extended else rng.multinomial(round(total), expected / expected.sum())
