@@ -254,6 +254,17 @@ def test_the_two_sample_test_knows_its_level():
     assert two_sample_test(first, {"y": second["y"] + 0.5}, ["y"]) < 1e-4
 
 
+def test_negative_weights_take_events_away():
+    """A tenth of the events have weight -1, and as many undo them: with their absolute values it is another distribution."""
+    rng = np.random.default_rng(3)
+    more = rng.normal(1.0, 0.5, 600)
+    first = np.concatenate([rng.normal(size=2400), more[:300], more[300:]])
+    weights = np.repeat([1.0, -1.0], [2700, 300])
+    second = {"y": rng.normal(size=3000)}
+    assert two_sample_test({"y": first}, second, ["y"], weights=(weights, None)) > CONSERVATIVE
+    assert two_sample_test({"y": first}, second, ["y"], weights=(np.abs(weights), None)) < 1e-4
+
+
 def test_what_is_not_tested_is_said(response):
     shape = {name: zfnf.nuisance(name) for name in "ab"}
     signal = zfnf.pdf.FNFPDF(response, shape, extended=100.0, name="signal")

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from ..common.optional import require
-from ..samples import Sample, as_sample, check_trainable
+from ..samples import as_sample, check_trainable
 
 _FOLDS = 2
 _FOLDS_OF_TOYS = 5  # of `held_out_log_odds`
@@ -40,7 +40,8 @@ def two_sample_auc(
         >>> two_sample_auc(data, profiled.pdf.sample(50_000), ["x1", "x2", "y1", "y2"])
     """
     metrics = require("sklearn.metrics", extra="diagnostics")
-    score, label, w, fold = held_out_scores(first, second, columns, weights=weights, seed=seed)
+    score, label, signed, fold = held_out_scores(first, second, columns, weights=weights, seed=seed)
+    w = np.maximum(signed, 0.0)
     areas = [
         metrics.roc_auc_score(label[fold == k], score[fold == k], sample_weight=w[fold == k]) for k in range(_FOLDS)
     ]
@@ -60,7 +61,7 @@ def two_sample_test(
         first: A sample: anything that `zfit_fnf.samples.as_sample` takes.
         second: The other one.
         columns: Which columns the classifier sees.
-        weights: As for `two_sample_auc`.
+        weights: Weights of each: a column or an array; negative ones take events away, as they should.
         seed: Seed of the split and of the classifier.
 
     Raises:
@@ -89,15 +90,17 @@ def held_out_scores(
         check_trainable(sample)
     x = _codes(_FINE, *(sample.array(columns) for sample in samples))
     label = np.repeat([0, 1], [sample.n_events for sample in samples])
-    # Both samples have the same total weight: the classifier should learn shapes, not numbers of events.
-    w = np.concatenate([_shares(sample) for sample in samples])
+    # Both samples have the same total weight: the classifier should learn shapes, not numbers of events. Whatever it learns
+    # without negative weights, it does not know on which events it is tested.
+    w = np.concatenate([sample.relative_weights(np.arange(sample.n_events)) for sample in samples])
+    positive = np.concatenate([_positive(w[label == one]) for one in (0, 1)])
     fold = np.random.default_rng(seed).permutation(len(x)) % _FOLDS
     score = np.zeros(len(x))
     for held in range(_FOLDS):
         train, test = fold != held, fold == held
         classifier = ensemble.HistGradientBoostingClassifier(random_state=seed, early_stopping=True)
         with _one_thread():
-            classifier.fit(x[train], label[train], sample_weight=w[train])
+            classifier.fit(x[train], label[train], sample_weight=positive[train])
             score[test] = classifier.predict_proba(x[test])[:, 1]
     return score, label, w, fold
 
@@ -150,6 +153,7 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     return mean, float(np.square(shares) @ np.square(values - mean))
 
 
-def _shares(sample: Sample) -> np.ndarray:
-    weights = np.maximum(sample.relative_weights(np.arange(sample.n_events)), 0.0)
+def _positive(weights: np.ndarray) -> np.ndarray:
+    """Negative weights count as zero; the mean is one."""
+    weights = np.maximum(weights, 0.0)
     return weights / weights.mean()
