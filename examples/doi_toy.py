@@ -55,7 +55,7 @@ def main(
     # 4. Uncertainties of anything that is computed with the map; here, of the map itself.
     maps = zfnf.doi.scenarios(profiled, result)
     quality = pd.DataFrame({process: closeness(maps, process, seed) for process in TOY.processes}).T
-    typer.echo(f"{fit}\n\n{profiled}\n\n{result}\n\n{quality}")
+    typer.echo(f"{fit}\n\n{profiled}\n\n{result}\n\n{quality.T.to_string(float_format='{:.3f}'.format)}")
     draw(maps, out)
     return result, quality
 

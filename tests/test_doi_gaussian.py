@@ -239,8 +239,8 @@ def test_a_parameter_that_moves_nothing():
 
 def test_replicas_with_too_many_fields_are_a_problem(few, monkeypatch):
     """With a field for each ten events maxima are far away: 20 steps do not reach them, and those that do gain half too much."""
-    profiled = profile(few, n_checks=0, n_fields=100, seed=1)
     monkeypatch.setattr(step2, "_EVENTS_PER_FREE_FIELD", 10.0)
+    profiled = profile(few, n_checks=0, n_fields=100, seed=1)
     for n_steps, problem in ((20, "2 of 4 replicas did not come"), (400, "follow single events")):
         monkeypatch.setattr(replicas_module, "_STEPS", n_steps)
         with pytest.warns(UserWarning, match=f"{problem}.*500 events are few for 50 fields"):
@@ -248,7 +248,7 @@ def test_replicas_with_too_many_fields_are_a_problem(few, monkeypatch):
 
 
 def test_maps_that_are_not_the_best_are_polished(fitted, data):
-    """Behind a map that leaves ``y`` half a width away, step 2 finds the rest; the right one stays as it is."""
+    """Behind a map that leaves ``y`` half a width away, step 2 finds the rest."""
     transfer = copy.deepcopy(fitted.transfer)
     for weights in transfer.trainable_variables:
         weights.assign(tf.zeros_like(weights))
@@ -259,7 +259,7 @@ def test_maps_that_are_not_the_best_are_polished(fitted, data):
     u, c, _ = transfer.encode(tf.constant(data[["y"]].to_numpy()), tf.zeros((N, 0), tf.float64))
     centre = tf.zeros(1, tf.float64)
     moved = transfer.decode(polished.transfer.inverse(u, transfer.context(c, None), centre)[0]).numpy()
-    # The ridge, which events that are held out have chosen, keeps less than a standard error of the mean (0.022) and a little.
+    # The ridge keeps less than a standard error of the mean (0.022) and a little.
     assert moved.mean() == pytest.approx(0.0, abs=0.05)
     assert moved.std() == pytest.approx(1.0, abs=0.05)
 

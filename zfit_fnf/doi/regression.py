@@ -30,10 +30,13 @@ from ..samples import Sample
 from .pdf import MappedEvents
 from .rows import mixture, parts_of, responsibilities
 
-__all__ = ["MOST", "DisplacedLikelihood", "EventsBehind", "Regression"]
+__all__ = ["LARGEST_RIDGE", "MOST", "DisplacedLikelihood", "EventsBehind", "Regression"]
 
 MOST = 131_072
 """Events from which directions are found, at most."""
+
+LARGEST_RIDGE = 0.1
+"""Of the diagonal, where data move the map: a larger one would hold it back from its maximum, and its replicas with it."""
 
 _FOLDS = 4
 _RIDGES = np.geomspace(1e-6, 1.0, 13)  # of the diagonal of the normal matrix
@@ -395,8 +398,8 @@ class Regression:
         weights = self.directions()
         return _left(self.gram.sum(axis=0), self.cross.sum(axis=0), self.squares.sum(axis=0), weights)
 
-    def polish(self, slopes: np.ndarray) -> float | None:
-        """The ridge under which a step towards the maximum helps events that are held out most; none if no step does.
+    def polish(self, slopes: np.ndarray) -> float:
+        """The ridge under which a step towards the maximum is best for events that are held out, `LARGEST_RIDGE` at most.
 
         Args:
             slopes: Gradients ``(folds, K)`` of the log-likelihood of the data, by fold of the events.
@@ -406,7 +409,7 @@ class Regression:
         for ridge in _RIDGES:
             found = [_solved((len(slopes) - 1) * gram, total - own, ridge) for own in slopes]
             gains.append(sum(own @ w - 0.5 * w @ gram @ w for own, w in zip(slopes, found, strict=True)))
-        return float(_RIDGES[int(np.argmax(gains))]) if max(gains) > 0.0 else None
+        return min(float(_RIDGES[int(np.argmax(gains))]), LARGEST_RIDGE)
 
     def penalty(self) -> np.ndarray:
         """Diagonal ``(K,)`` that the ridge adds to the normal matrix."""

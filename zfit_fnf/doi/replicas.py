@@ -28,14 +28,13 @@ from ..common.warning import warn
 from ..loss import scores
 from ..param import limits_of
 from .profiled import ProfiledFit, Replica
-from .regression import MOST, DisplacedLikelihood, EventsBehind, Regression
+from .regression import LARGEST_RIDGE, MOST, DisplacedLikelihood, EventsBehind, Regression
 from .rows import behind
 from .step2 import free_fields
 
 __all__ = ["bootstrap", "poisson_counts"]
 
 _KNOWN = 3000  # effective events: bands of maps of fewer are too narrow
-_RIDGE = 0.1  # of the diagonal, at most
 _TRIED = 2  # replicas whose gain is compared with the expected one
 _LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too long to be one of first order
 _STEPS = 20  # where it is not,
@@ -129,7 +128,7 @@ class _Replicas:
         own = self._scores if few else scores(pdf, events.x, self._params)
         followed = np.concatenate([chunk @ self._directions for chunk, _ in rows])
         found = Regression.of(((chunk[:, self._free], weights) for chunk, weights in rows), own - followed)
-        return replace(found, ridge=min(found.ridge, _RIDGE))
+        return replace(found, ridge=min(found.ridge, LARGEST_RIDGE))
 
     def slopes(self, labels: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Slopes ``(B, F)`` of the likelihood of each replica that its counts make, and those ``(F,)`` that are left without."""

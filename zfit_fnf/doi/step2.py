@@ -7,8 +7,9 @@ of the likelihood at shifted parameters says what the linear part misses, and a 
 factorisation, gives the quadratic part. The likelihood with the moving map is then the profile likelihood, in
 which the map no longer appears.
 
-Where the map of step 1 is not the best one yet, and events that are held out say so, a constant displacement is found first, by
-the same regression: the map is *polished*.
+A constant displacement is found first, by the same regression, which takes the map of step 1 to the maximum of the likelihood in
+the fields by which data move it: the map is *polished*. A training ends near the maximum, at another place for each seed of its
+weights, and replicas of the data know nothing of that.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _EVENTS_PER_FIELD = 40.0  # of those by which the map follows the parameters
 _EVENTS_PER_FREE_FIELD = 100.0
 # A map that is fitted to few events bends, and depends on conditions, by more than one number for each hundred of them: replicas
 # that could not would say that it is known twice as well as it is.
-_LEAST_FREE_FIELDS, _EVENTS_PER_LEAST_FIELD = 30, 25.0
+_LEAST_FREE_FIELDS, _EVENTS_PER_LEAST_FIELD = 40, 25.0
 _DRAWN_PER_FIELD, _DRAWN = (
     160,
     40_000,
@@ -81,7 +82,7 @@ def profile(
             the fit is not tested either.
         n_fields: Number of displacement fields that the map may move by; by default 400, with fewer events one for each forty
             of them, and 100 at least. The lowest ones are what the data move the map by, one for each hundred events or, of
-            few, thirty or one for each 25 of them; all of them follow the parameters.
+            few, forty or one for each 25 of them; all of them follow the parameters.
         seed: Seed of everything random.
 
     Returns:
@@ -215,15 +216,9 @@ class ProfileProblem:
         return behind(fit.model, transfer, params=fit.parameters)
 
     def _polished(self, events: EventsBehind, regression: Regression, free: np.ndarray) -> np.ndarray:
-        """Weights ``(K,)`` of the fields by which the map comes closer to the best one.
-
-        By Fisher scoring, with the parameters fixed. None, where that does not help events that are held out.
-        """
+        """Weights ``(K,)`` of the fields by which the map comes to the best one, by Fisher scoring with the parameters fixed."""
         weights, strict = np.zeros_like(events.slope), regression.of_fields(free)
-        ridge = strict.polish(self._likelihood.slopes(events)[:, free])
-        if ridge is None:
-            return weights
-        strict = replace(strict, ridge=ridge)
+        strict = replace(strict, ridge=strict.polish(self._likelihood.slopes(events)[:, free]))
 
         def value(weights: np.ndarray) -> float:
             return self._likelihood.value(events, weights) - 0.5 * float(strict.penalty() @ weights[free] ** 2)
@@ -403,7 +398,7 @@ def events_for(n_fields: int) -> int:
 def free_fields(displacement: Displacement, data: Sample) -> np.ndarray:
     """The fields that data say something about, the lowest ones, as a mask ``(K,)``.
 
-    One for each hundred events, and thirty at least, or as many as have 25 events each. How the map follows the parameters
+    One for each hundred events, and forty at least, or as many as have 25 events each. How the map follows the parameters
     is found from events of the model, of which there are enough for all fields. Where the map is, and how that fluctuates, only
     the data say.
     """
