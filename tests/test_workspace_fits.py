@@ -26,6 +26,7 @@ from zfit_fnf.cli import NOT_VALID, app
 from zfit_fnf.limits import DiscoveryResult, LimitResult
 from zfit_fnf.projections import component_samples
 from zfit_fnf.results import FitSummary
+from zfit_fnf.scans import Impacts
 from zfit_fnf.storage.results import plain, read_envelope
 from zfit_fnf.toys import ToyFits
 from zfit_fnf.train import fit_flow
@@ -229,11 +230,12 @@ def test_what_depends_on_the_distance_from_zero_is_hidden():
     for shown in (
         text_of(limit, offsets),
         text_of(found, offsets),
-        json.dumps(plain([limit.to_dict(), found.to_dict()])),
+        json.dumps(plain([{**limit.to_dict(), "scan": None}, found.to_dict()])),
     ):
         # neither the value, nor the offset, nor the sum of both, which a fit shows
         assert not any(secret in shown for secret in ("0.847", "1.157", "0.31", "1.171", "3.21", "3.11"))
     assert limit.expected[2] == 0.3
+    assert 1.2 not in limit.scan.index  # a value that was tried for the observed one, or the best fit
     assert "expected          0.3" in text_of(limit, offsets)
     table = pd.DataFrame(
         {
@@ -249,6 +251,36 @@ def test_what_depends_on_the_distance_from_zero_is_hidden():
     fit = FitSummary(table, pd.DataFrame(np.eye(2), ["mu", "b"], ["mu", "b"]), 1.0, False, "mu at 0", {})
     assert np.isnan(hidden(fit, offsets).parameters.loc["mu", "value"])  # at a limit, which everybody knows
     assert hidden(fit, offsets).parameters.loc["b", "value"] == 2.0
+
+
+def test_limits_of_a_parameter_and_rankings_do_not_tell_its_value():
+    offsets, limits = {"mu": 0.31, "shift": 0.2}, {"mu": (0.0, 10.0)}
+    names = ["mu", "b"]
+    table = pd.DataFrame(
+        {
+            "value": [0.06, 2.0],
+            "error": [0.08, 0.1],
+            "lower": [-0.06, -0.1],
+            "upper": [0.085, 0.1],
+            "measured": np.nan,
+            "label": "x",
+        },
+        index=names,
+    )
+    fit = FitSummary(table, pd.DataFrame(np.eye(2), names, names), 1.0, True, "", {})
+    shown = hidden(fit, offsets, limits).parameters  # MINOS ends at the limit of mu, as far away as its value is
+    assert shown.loc["mu", ["value", "upper"]].tolist() == pytest.approx([0.37, 0.085])
+    assert np.isnan(shown.loc["mu", "lower"])
+    assert shown.loc["b"].equals(table.loc["b"])
+    values = pd.DataFrame({"mu": [0.0, 0.1, 1e-7]})
+    toys = hidden(ToyFits({"mu": 0.06}, values, values * 0 + 0.08, np.ones(3, bool)), offsets, limits)
+    assert toys.values["mu"].tolist() == pytest.approx(
+        [np.nan, 0.41, np.nan], nan_ok=True
+    )  # the smallest would be the offset
+    ranking = pd.DataFrame({"value": [-0.9, 0.1], "pull": [-0.9, 0.1], "up": 0.02}, index=["shift", "eff"])
+    ranking = hidden(Impacts("mu", "mu", 0.1, ranking), offsets, limits).table
+    assert ranking.loc["shift"].tolist() == pytest.approx([np.nan, np.nan, 0.02], nan_ok=True)
+    assert ranking.loc["eff"].tolist() == [0.1, 0.1, 0.02]
 
 
 def test_messages_do_not_tell(blinded, monkeypatch):
@@ -420,6 +452,22 @@ def test_half_trained_nominal_densities_are_not_taken_for_ready(learned, monkeyp
 def test_what_is_not_trained_is_said(learned, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'SR\.signal' is not trained"):
         learned.loss(tmp_path)
+
+
+def test_densities_of_other_events_are_not_fitted(learned, tmp_path):
+    """Three times the weights were three times too large a signal, with the yields of the training."""
+    out, other = learned.folder / "results", changed(learned, "m + 0.5", "m + 0.7")
+    for use in (other.model, other.check_fresh, lambda trained: other.pack(trained, tmp_path / "packed.zip")):
+        with pytest.raises(
+            WorkspaceError, match=r"'SR.signal' was trained from other events .*: train the workspace again"
+        ):
+            use(out)
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    before, times = training.checksum_of(path), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(b"two")  # as long, and of the same time
+    os.utime(path, ns=times)
+    assert training.checksum_of(path) != before
 
 
 def test_a_packed_workspace_is_fitted_without_the_events(learned, tmp_path):

@@ -281,6 +281,7 @@ class Analysis:
     def validate(self) -> dict[str, ValidationReport]:
         """Verdict on each learned density, with the events that its training has not seen, by ``channel.sample``."""
         reports = {}
+        self.workspace.check_fresh(self.out)
         data = self.workspace.data()
         for task in self.workspace.tasks(self.out):
             density, simulation = load(model_path(self.out, task.name)), held_out(task)
@@ -329,7 +330,7 @@ class Analysis:
         }
 
     def _keep(self, name: str, result: Any, **more: Any) -> Any:
-        shown = hidden(result, self.offsets)
+        shown = hidden(result, self.offsets, {name: limits_of(one) for name, one in self.model.parameters.items()})
         self.results.mkdir(parents=True, exist_ok=True)
         path = self.results / f"{name}.json"
         with complete(self.out / REMEMBERED) as draft:

@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from scipy.stats import norm
 
 from ..limit_scans import LimitScan
 from ..limits import DiscoveryResult, LimitResult
+from ..limits.asymptotic import log_expected_cls
+from ..limits.results import BANDS, COLUMNS
 from ..results import FitSummary
-from ..scans import ContourScan, ProfileScan
+from ..scans import ContourScan, Impacts, ProfileScan
 from ..toys import ToyFits
 from .schema import Blinding
 
@@ -30,23 +34,39 @@ def offsets_of(blinding: Blinding | None) -> dict[str, float]:
     return {name: blinding.width * float(norm.ppf(share)) for name, share in shares.items()}
 
 
-def hidden(result: Any, offsets: Mapping[str, float]) -> Any:
+_AT = 1e-3
+"""How close to a limit, in errors, a parameter is there."""
+
+
+def hidden(result: Any, offsets: Mapping[str, float], limits: Mapping[str, tuple[float, float]] | None = None) -> Any:
     """A result with the offsets added to the values of parameters; differences and errors stay as they are.
 
-    What depends on the distance of the value from zero is left out: significances and observed limits, and values at limits.
+    What depends on the distance of the value from zero is left out: significances and observed limits, values at limits of the
+    parameter and MINOS errors that end there, and what a ranking says of the value of a nuisance.
 
     Args:
         result: A fit, scan, limit, significance, ranking or toys.
         offsets: By name of the parameter.
+        limits: Lowest and highest value of parameters, by name.
     """
     if not offsets:
         return result
+    ends = {name: (limits or {}).get(name, (-math.inf, math.inf)) for name in offsets}
     match result:
         case FitSummary():
             table = result.parameters.copy()
             for name, offset in offsets.items():
-                if name in table.index:  # without an error it is at a limit, which is known
-                    table.loc[name, "value"] += offset if math.isfinite(table.loc[name, "error"]) else math.nan
+                if name not in table.index:
+                    continue
+                value, error = table.loc[name, ["value", "error"]].astype(float)
+                near = (
+                    _AT * error if math.isfinite(error) else math.inf
+                )  # without an error it is at a limit, which is known
+                for side, end in zip(("lower", "upper"), ends[name], strict=True):
+                    if abs(value + table.loc[name, side] - end) < near:  # MINOS ends there
+                        table.loc[name, side] = math.nan
+                at_limit = not math.isfinite(error) or min(abs(value - end) for end in ends[name]) < near
+                table.loc[name, "value"] += math.nan if at_limit else offset
             return replace(result, parameters=table, message=result.message and "see the result after unblinding")
         case ProfileScan(parameter=name) if name in offsets:
             return replace(result, values=result.values + offsets[name], best_fit=result.best_fit + offsets[name])
@@ -55,9 +75,8 @@ def hidden(result: Any, offsets: Mapping[str, float]) -> Any:
             best = (result.best_fit[0] + a, result.best_fit[1] + b)
             return replace(result, values=(first + a, second + b), best_fit=best)
         case LimitResult(poi=name) if name in offsets:
-            # Expected limits do not depend on the value; how far the observed one is above the best fit does.
-            scan = result.scan.drop(columns="observed", errors="ignore")
-            return replace(result, observed=math.nan, best_fit=math.nan, scan=scan)
+            # Expected limits do not depend on the value; the observed one does, and so do the values that were tried for it.
+            return replace(result, observed=math.nan, best_fit=math.nan, scan=_expected_scan(result))
         case LimitScan(poi=name) if name in offsets:
             return replace(result, table=result.table.assign(observed=math.nan))
         case DiscoveryResult(poi=name) if name in offsets:
@@ -71,12 +90,32 @@ def hidden(result: Any, offsets: Mapping[str, float]) -> Any:
                 expected_significance=math.nan if told else result.expected_significance,
                 expected_p_value=math.nan if told else result.expected_p_value,
             )
+        case Impacts():
+            table = result.table.copy()
+            own = [name for name in table.index if name in offsets]
+            table.loc[own, [name for name in ("value", "pull") if name in table]] = math.nan
+            return replace(result, table=table)
         case ToyFits():
             truth = {name: value + offsets.get(name, 0.0) for name, value in result.truth.items()}
             values = result.values + [offsets.get(name, 0.0) for name in result.values.columns]
             at_limits = result.errors.isna() & [name in offsets for name in values.columns]
+            for name, of_name in ends.items():
+                for end in of_name if name in values else ():
+                    at_limits[name] |= (result.values[name] - end).abs() < _AT * result.errors[name]
             return replace(result, truth=truth, values=values.mask(at_limits))
     return result
+
+
+def _expected_scan(result: LimitResult) -> pd.DataFrame:
+    """Expected CLs evenly up to the highest expected limit; each of these limits says what the test statistic is there."""
+    bands = np.array(BANDS, float)
+    roots = np.r_[0.0, norm.isf((1.0 - result.cl) * norm.cdf(bands)) + bands]
+    values = np.linspace(0.0, result.expected[-1], 26)
+    q = np.interp(values, [0.0, *result.expected], roots) ** 2  # its root is almost a straight line
+    columns = {
+        name: [math.exp(log_expected_cls(one, band)) for one in q] for name, band in zip(COLUMNS, BANDS, strict=True)
+    }
+    return pd.DataFrame(columns, index=pd.Index(values, name=result.poi))
 
 
 def text_of(result: Any, offsets: Mapping[str, float]) -> str:

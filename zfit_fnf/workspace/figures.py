@@ -107,9 +107,9 @@ def _ranking(page: Impacts) -> Any:
 def _of_fit(analysis: Analysis, folder: Path) -> Iterator[Path]:
     result = analysis.result
     params = list(result.params)
-    if nuisances := fitted_nuisances(result):
+    if nuisances := [one for one in fitted_nuisances(result) if one.name not in analysis.offsets]:
         with figure(folder / "pulls.png", (6, 1.6 + 0.4 * len(nuisances))) as fig:
-            plotting.pulls(result, ax=fig.subplots())
+            plotting.pulls(result, nuisances, ax=fig.subplots())
         yield folder / "pulls.png"
     if 1 < len(params) <= _ROWS:
         side = 2.5 + 0.55 * len(params)

@@ -55,6 +55,8 @@ def pack(workspace: Workspace, trained: str | os.PathLike[str] | None, path: str
         raise ValueError(f"channel {binned[0]!r} is made of histograms of its events, which are not packed")
     if workspace.document.calibrate:
         raise ValueError("a calibrated likelihood needs its simulated events: pack the workspace without 'calibrate'")
+    if trained is not None:
+        workspace.check_fresh(trained)
     content = workspace.document.model_dump(by_alias=True, exclude_unset=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -27,7 +27,18 @@ from .document import WorkspaceError
 from .events import files_of, read_simulation, yield_ratios
 from .schema import Channel, NormSys, Sample, Shape, Source, Training
 
-__all__ = ["Record", "Task", "checksum_of", "held_out", "model_path", "names_of", "read_record", "train_all", "unseen"]
+__all__ = [
+    "Record",
+    "Task",
+    "changes",
+    "checksum_of",
+    "held_out",
+    "model_path",
+    "names_of",
+    "read_record",
+    "train_all",
+    "unseen",
+]
 
 MODELS = "models"
 """Folder of the model files, in that of the results."""
@@ -218,6 +229,15 @@ def is_fresh(task: Task, record: Record | None) -> bool:
     return done and record is not None and record.inputs == _inputs(task)
 
 
+def changes(task: Task, record: Record) -> list[str]:
+    """What a sample was trained from that is different now: ``nominal``, ``rates``, or names of nuisances."""
+    try:
+        now = _inputs(task)
+    except FileNotFoundError:  # who has no simulated events any more has the densities
+        return []
+    return [name for name in sorted({*now, *record.inputs}) if now.get(name) != record.inputs.get(name)]
+
+
 def model_path(out: Path, name: str, suffix: str = ".fnf") -> Path:
     """The model file of a sample."""
     return out / MODELS / f"{name}{suffix}"
@@ -370,12 +390,12 @@ def _checksum(task: Task, sources: list[Source], *settings: Any) -> str:
 def checksum_of(path: Path) -> str:
     """Checksum of the content of a file."""
     status = path.stat()
-    return _of_file(path, status.st_size, status.st_mtime_ns)
+    return _of_file(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
-def _of_file(path: Path, size: int, changed: int) -> str:
-    """Checksum of the content; size and time of the last change tell whether it is known already."""
+def _of_file(path: Path, size: int, changed: int, touched: int) -> str:
+    """Checksum of the content; size and times of the last change, one of which nobody can set, tell whether it is known."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..samples import Sample
 from .binned import inlined, measured, parameter_uses
-from .document import Text, parse
+from .document import Text, WorkspaceError, parse
 from .events import files_of, read_events
 from .expressions import Expression
 from .names import Parameter, check_files, check_names, measurement_of, parameters_of
@@ -323,7 +323,29 @@ class Workspace:
             elif sample.events is not None:
                 names = names_of(channel, sample, self.document.training.folds)
                 found[sample.name] = [_trained(name, trained) for name in names]
+        if trained is not None:
+            self.check_fresh(trained, channel.name)
         return found
+
+    def check_fresh(self, trained: str | os.PathLike[str], channel: str | None = None) -> None:
+        """Refuse densities and yields that were learned from other events or settings than the document has now.
+
+        Args:
+            trained: Folder of the results of `train`.
+            channel: Name of a channel; by default all of them.
+
+        Raises:
+            WorkspaceError: If a sample has to be trained again.
+        """
+        from .training import changes, read_record
+
+        for task in self.tasks(trained):
+            record = read_record(task.out, task.name)
+            if channel in (None, task.channel.name) and record is not None and (found := changes(task, record)):
+                raise WorkspaceError(
+                    f"sample {task.name!r} was trained from other events or settings ({', '.join(found)}) than there are now: "
+                    "train the workspace again"
+                )
 
     def _stored(self, sample: str, path: str) -> Learned:
         from .. import storage
