@@ -26,7 +26,7 @@ SMALL_CHUNK, CHUNK = 4096, 16384
 """Events per call of the compiled code, for small and for large data sets."""
 
 _DIRECTIONS = 16  # along which second derivatives are computed at a time
-_NUMBERS = 2e7  # in a table of moved nodes for all of these directions: there are about twenty such tables, 3 GB
+_NUMBERS = 2e7  # in a table of moved nodes for all directions at a time: there are about twenty such tables, 3 GB
 _PILOT_SHARE = 8  # one chunk of so many tells where to expand all of them
 _ZERO = tf.UnconnectedGradients.ZERO
 
