@@ -34,7 +34,7 @@ from .step2 import free_fields
 
 __all__ = ["bootstrap", "poisson_counts"]
 
-_KNOWN = 3000  # effective events: bands of maps of fewer are too narrow
+_KNOWN = 3000  # effective events: bands of maps of fewer are a little too narrow
 _TRIED = 2  # replicas whose gain is compared with the expected one
 _LINEAR = 0.8  # of the expected gain, at least: a step that gains less is too long to be one of first order
 _STEPS = 20  # where it is not,
@@ -70,8 +70,8 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
         TypeError: If it is no profile.
 
     Warns:
-        UserWarning: If there are fewer than 3000 effective events, as bands of their maps are too narrow. If they are so few that
-            replicas do not come to their maxima or follow single events, which is then one of the ``problems``.
+        UserWarning: If there are fewer than 3000 effective events, as bands of their maps are a little too narrow. If they are
+            so few that replicas do not come to their maxima or follow single events, which is then one of the ``problems``.
 
     Example:
         >>> profiled = bootstrap(profile(fit), 50, seed=1)
@@ -84,8 +84,8 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
     fit, params = profiled.fit, list(profiled.parameters.values())
     if (size := fit.data.effective_size) < _KNOWN:
         warn(
-            f"the map of {size:.0f} effective events is known worse than its replicas say: they can neither bend as freely nor "
-            "know how far it is from the truth on average. Bands of one standard error cover a half to two thirds of it"
+            f"the map of {size:.0f} effective events is known a little worse than its replicas say: they can neither bend as "
+            "freely nor know how far it is from the truth on average. Bands of one standard error cover about 64 % of it, not 68"
         )
     with zfit.param.set_values(params, [fit.values[parameter.name] for parameter in params]):
         made = _Replicas(profiled, params)
