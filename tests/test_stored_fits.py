@@ -82,6 +82,7 @@ def test_profile_and_ensemble(profiled, data, tmp_path):
         (lambda data: {"model": model(2), "data": data}, "belongs to another model"),
         (lambda data: {"model": model(), "data": data.iloc[::-1]}, "belongs to other data: to 400 events"),
         (lambda data: {"model": model(), "data": data[:100]}, "those supplied are 100"),
+        (lambda data: {"model": model(), "data": data.assign(y=data["y"] + 0.5 * (data.index > 300))}, "not all of the 400"),
         (lambda data: {"model": model(), "data": Sample({k: data[k].to_numpy() for k in data}, np.full(400, 2.0), "")},
          "with 800"),
         (lambda data: {"model": zfnf.pdf.FlowPDF(FLOWS[1]), "data": data},

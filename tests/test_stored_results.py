@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import zfit
 import numpy as np
 import pandas as pd
@@ -83,6 +85,19 @@ def test_results_are_stored_and_read(name, tmp_path):
     assert str(stored) == str(result)
     envelope = read_envelope(tmp_path / "result.json")
     assert (envelope["kind"], envelope["versions"]["zfit"]) == (name, zfit.__version__)
+
+
+def test_sorted_parameters_keep_their_covariance(tmp_path):
+    path = tmp_path / "fit.json"
+    zfit_fnf.save(FIT, path)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps(json.loads(text), sort_keys=True), encoding="utf-8")  # as jq -S does: jes before mu
+    stored = zfit_fnf.load(path)
+    pd.testing.assert_frame_equal(stored.covariance, FIT.covariance)
+    pd.testing.assert_frame_equal(stored.parameters, FIT.parameters, check_like=True)
+    path.write_text(text.replace('"error": 0.2', '"eror": 0.2'), encoding="utf-8")
+    with pytest.raises(ValueError, match="is damaged"):
+        zfit_fnf.load(path)
 
 
 def test_what_is_no_result_is_refused(tmp_path):

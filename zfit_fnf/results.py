@@ -16,6 +16,9 @@ from .param import auxiliary_measurement
 __all__ = ["FitSummary"]
 
 
+_COLUMNS = ("value", "error", "lower", "upper", "measured", "label")
+
+
 @dataclass(frozen=True, eq=False)
 class FitSummary:
     """A fit as plain numbers, made by `FitSummary.of`; prints as a table.
@@ -81,8 +84,9 @@ class FitSummary:
         return self.parameters.copy()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields for JSON; parameters by their names, and the covariance as a list of rows."""
+        """The fields for JSON; parameters by their names, and the covariance as a list of rows in their ``order``."""
         return {
+            "order": list(self.parameters.index),
             "parameters": self.parameters.to_dict(orient="index"),
             "covariance": self.covariance.to_numpy().tolist(),
             "nll": self.nll,
@@ -97,7 +101,10 @@ class FitSummary:
         table = pd.DataFrame.from_dict(content["parameters"], orient="index").rename_axis("parameter")
         numbers = [column for column in table if column != "label"]
         table[numbers] = table[numbers].astype(float)
-        names = list(table.index)
+        names = list(content.get("order", table.index))  # programs that edit JSON sort the parameters
+        if set(names) != set(table.index) or set(table) != set(_COLUMNS):
+            raise ValueError(f"parameters {names} with {list(_COLUMNS)} are not those of the table")
+        table = table.loc[names]
         covariance = pd.DataFrame(np.array(content["covariance"], float), index=names, columns=names)
         rest = {name: content[name] for name in ("nll", "valid", "message", "n_events")}
         return cls(table, covariance, **rest)

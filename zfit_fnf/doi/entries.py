@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from ..densities.entries import Record
 from ..densities.transfer import ProfiledTransfer
-from ..samples import as_sample
+from ..samples import Sample, as_sample
 from ..storage.registry import register
 from ..storage.schema import Array, Count, Entry, Names, Parts, Reference, Schema, Text, plain
 from ..train.schedule import Schedule
@@ -57,6 +58,7 @@ class TransferFitEntry(Entry):
     columns: Names
     n_events: Annotated[int, Field(ge=1)]
     sum_weights: float
+    events: Text = ""  # checksum of all of them, which older files lack
 
     @classmethod
     def describe(cls, model: Any, index_of: Callable[[Any], int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -71,6 +73,7 @@ class TransferFitEntry(Entry):
             "columns": list(fit.model.obs),
             "n_events": fit.data.n_events,
             "sum_weights": float(fit.data.sum_weights),
+            "events": _checksum(fit.data, fit.model.obs),
         }
         for name in ("transfer", "values", "nll", "rounds", "history", "problems"):
             fields[name] = getattr(fit, name)
@@ -132,6 +135,10 @@ class TransferFitEntry(Entry):
             raise ValueError(
                 f"belongs to other data: to {self.n_events} events with the summed weights {self.sum_weights:g}; those "
                 f"supplied are {fit.data.n_events} with {total:g}"
+            )
+        if self.events not in ("", _checksum(fit.data, fit.model.obs)):
+            raise ValueError(
+                f"belongs to other data: not all of the {self.n_events} events supplied are those of the fit"
             )
         now, then = _probe(fit, probes), parts.arrays["probed"]
         if not np.allclose(now, then, rtol=1e-9, atol=1e-9):
@@ -273,6 +280,13 @@ class EnsembleEntry(Entry):
         """The minimum of the average."""
         best = ", ".join(f"{name} = {value:.5g} +- {self.errors[name]:.2g}" for name, value in self.values.items())
         return [f"rebased average of {self.n_members} replicas: {best}"]
+
+
+def _checksum(data: Sample, columns: Sequence[str]) -> str:
+    """SHA-256 of the events, row by row, and of their weights."""
+    weights = np.ones(data.n_events) if data.weights is None else data.weights
+    numbers = (np.ascontiguousarray(one, "<f8").tobytes() for one in (data.array(columns), weights))
+    return hashlib.sha256(b"".join(numbers)).hexdigest()
 
 
 def _probe(fit: TransferFit, events: np.ndarray) -> np.ndarray:
