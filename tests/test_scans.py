@@ -189,6 +189,15 @@ class TestImpacts:
         assert tuple(statistical) == pytest.approx((SLOPE, 1 / np.sqrt(N), 1 / np.sqrt(N)), rel=1e-3)
         assert tuple(systematic) == pytest.approx((1 / np.sqrt(N), SLOPE, SLOPE), rel=1e-3)
 
+    def test_steps_that_end_at_limits_are_told(self):
+        measurement, _ = gaussian_mean(0.3, N, SLOPE)
+        (scale,) = measurement.nuisances
+        scale.upper = 0.4
+        result = Minuit().minimize(measurement.nll)
+        with pytest.warns(UserWarning, match="limits of scale are less than a standard deviation away"):
+            ranking = scans.impacts(measurement.nll, result, measurement.mu, progress=False)
+        assert ranking.table.loc["scale", "prefit_up"] == pytest.approx(-0.4 * SLOPE, rel=1e-3)
+
     def test_definitions_of_an_asymmetric_rate(self):
         """One count: a nuisance that makes 400 expected events 480 or 360 moves 20 mu by -80 or +40, however it is moved."""
         counter = counting([420], s=20.0, b=400.0, change=(0.9, 1.2), low=-20.0)

@@ -19,6 +19,7 @@ from zfit.result import FitResult
 
 from .arguments import check_executor_fits, check_likelihood, check_minimizer, count, numbers, parameter_of, positive
 from .common.parallel import Executor, run
+from .common.warning import warn
 from .param import Nuisance, limits_of
 from .pickling import work_of
 from .profiles import BestFit, ConditionalMinima, KnownMinimum
@@ -284,6 +285,9 @@ def impacts(
         executor: As for `profile`.
         progress: Whether to show a progress bar.
 
+    Warns:
+        UserWarning: If limits of a nuisance are closer than a step of it, whose impact is then too small.
+
     Raises:
         TypeError: If ``groups`` are no nuisances by name.
         ValueError: As for `profile`, or if there is no nuisance; if a group has others than those that are ranked.
@@ -314,6 +318,7 @@ def impacts(
         order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
         error = _error_of(best_fit, param)
         by_group = _by_group(best_fit, param, {**members, "systematic": moved}, table)
+        _warn_of_limits(best_fit, moved)
     return Impacts(param.name, axis_title(param), error, table.loc[order], by_group)
 
 
@@ -363,6 +368,21 @@ def _rows(
         }
 
     return row
+
+
+def _warn_of_limits(best_fit: KnownMinimum, moved: Sequence[zfit.Parameter]) -> None:
+    covariance, every, cut = best_fit.covariance_of_data(), known_before(best_fit.nll), []
+    for one in moved:
+        error = float(np.sqrt(covariance[(best_fit.params.index(one),) * 2]))
+        steps = [step for step in (error, every[one].error if one in every else np.nan) if np.isfinite(step)]
+        (low, high), value = limits_of(one), best_fit.values[one]
+        if steps and not low <= value - max(steps) <= value + max(steps) <= high:
+            cut.append(one.name)
+    if cut:
+        names = ", ".join(cut[:5]) + (", ..." if len(cut) > 5 else "")
+        warn(
+            f"limits of {names} are less than a standard deviation away, and impacts are those of smaller steps: make them wider"
+        )
 
 
 def _members(nll: Any, groups: Any, moved: Sequence[zfit.Parameter]) -> dict[str, list[zfit.Parameter]]:

@@ -98,7 +98,7 @@ def _headline(analysis: Analysis, fit: FitSummary, results: Mapping[str, Path]) 
     if "significance" in results:
         found = load(results["significance"])
         shown = "hidden" if math.isnan(found.significance) else f"{found.significance:.3g} &sigma;"
-        cards.append(f"significance<b>{shown}</b>")
+        cards.append(f"significance of {_text(found.poi)} over {found.null:g}<b>{shown}</b>")
     state = '<b class="good">valid</b>' if fit.valid else '<b class="bad">not valid</b>'
     cards.append(f"fit of {sum(fit.n_events.values()):,.0f} events{state}")
     blind = ""
