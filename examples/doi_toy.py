@@ -44,7 +44,7 @@ def main(
     # 2. Data, and the map that takes them to simulation: fitted together with the nuisance.
     data = TOY.observe(events, TRUTH, distorted=True, seed=seed)
     schedule = zfnf.Schedule(steps=max(steps // 2, 1), batch_size=512, learning_rate=1e-2, patience=None)
-    fit = zfnf.doi.fit_transfer(model, data, obs=Y, cond=X, n_layers=2, hidden=(16, 16), schedule=schedule, seed=seed)
+    fit = zfnf.doi.fit_transfer(model, data, obs=Y, cond=X, schedule=schedule, seed=seed)
 
     # 3. How the map follows the nuisance, found once, and how it would be for other data. The profile likelihood is one like
     #    any other.
