@@ -98,6 +98,7 @@ def test_asimov_data_have_their_minimum_where_they_were_made(search):
         np.testing.assert_allclose(experiment.loss(nll).gradient(params), 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process(search):
     """But for the combinations of coefficients, which the other chooses where it is: both err by what they promise."""
     nll, fast, params = search

@@ -202,6 +202,7 @@ def test_replicas_of_few_events(few):
     assert np.std(means) == pytest.approx(500**-0.5, rel=0.85)  # four standard deviations of the spread of 12
 
 
+@pytest.mark.slow
 def test_maps_of_few_events_are_known_as_well_as_their_bands_say():
     """Of 250 events behind a bent map, in the mean over all points; bands of two fields were 0.07, and pulls four on average."""
 

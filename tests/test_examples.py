@@ -87,6 +87,7 @@ def test_every_event_counts_once_and_its_mass_is_recomputed():
     assert scaled.to_numpy() == pytest.approx(1.01 * events.M[scaled.index].to_numpy(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_control_region_helps(tmp_path):
     combination = load("combination")
     alone, both = combination.main(events=10_000, steps=150, seed=2, out=tmp_path).values()

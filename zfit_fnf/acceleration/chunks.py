@@ -98,7 +98,7 @@ class ExpandedKernel(Term):
 
     @property
     def _most_directions(self) -> int:
-        """For which there is memory at a time: nodes of integrals that a map moves are differentiated along each of them."""
+        """How many there is memory for, since nodes of integrals that a map moves are differentiated along each of them."""
         deformations = (getattr(part, "deformation", None) for part in components(self._model))
         weighed = (getattr(one, "reweighting", None) for one in deformations)
         return int(max(_NUMBERS // max([1, *(one.size for one in weighed if one is not None)]), 1))

@@ -36,7 +36,7 @@ MOST = 131_072
 """Events from which directions are found, at most."""
 
 LARGEST_RIDGE = 0.1
-"""Of the diagonal, where data move the map: a larger one would hold it back from its maximum, and its replicas with it."""
+"""Largest ridge, relative to the diagonal, where data move the map, since a larger one would hold it back from its maximum."""
 
 _FOLDS = 4
 _RIDGES = np.geomspace(1e-6, 1.0, 13)  # of the diagonal of the normal matrix
