@@ -85,7 +85,7 @@ def bootstrap(profiled: ProfiledFit, n_replicas: int, *, seed: int = 0) -> Profi
     if (size := fit.data.effective_size) < _KNOWN:
         warn(
             f"the map of {size:.0f} effective events is known a little worse than its replicas say: they can neither bend as "
-            "freely nor know how far it is from the truth on average. Bands of one standard error cover about 64 % of it, not 68"
+            "freely nor know how far it is from the truth on average. Bands of one standard error cover 59 to 68 % in examples"
         )
     with zfit.param.set_values(params, [fit.values[parameter.name] for parameter in params]):
         made = _Replicas(profiled, params)

@@ -54,20 +54,7 @@ def hidden(result: Any, offsets: Mapping[str, float], limits: Mapping[str, tuple
     ends = {name: (limits or {}).get(name, (-math.inf, math.inf)) for name in offsets}
     match result:
         case FitSummary():
-            table = result.parameters.copy()
-            for name, offset in offsets.items():
-                if name not in table.index:
-                    continue
-                value, error = table.loc[name, ["value", "error"]].astype(float)
-                near = (
-                    _AT * error if math.isfinite(error) else math.inf
-                )  # without an error it is at a limit, which is known
-                for side, end in zip(("lower", "upper"), ends[name], strict=True):
-                    if abs(value + table.loc[name, side] - end) < near:  # MINOS ends there
-                        table.loc[name, side] = math.nan
-                at_limit = not math.isfinite(error) or min(abs(value - end) for end in ends[name]) < near
-                table.loc[name, "value"] += math.nan if at_limit else offset
-            return replace(result, parameters=table, message=result.message and "see the result after unblinding")
+            return _fit(result, offsets, ends)
         case ProfileScan(parameter=name) if name in offsets:
             return replace(result, values=result.values + offsets[name], best_fit=result.best_fit + offsets[name])
         case ContourScan():
@@ -80,30 +67,46 @@ def hidden(result: Any, offsets: Mapping[str, float], limits: Mapping[str, tuple
         case LimitScan(poi=name) if name in offsets:
             return replace(result, table=result.table.assign(observed=math.nan))
         case DiscoveryResult(poi=name) if name in offsets:
-            told = math.isclose(result.expected_at, result.best_fit)
-            return replace(
-                result,
-                best_fit=math.nan,
-                significance=math.nan,
-                p_value=math.nan,
-                expected_at=math.nan if told else result.expected_at,
-                expected_significance=math.nan if told else result.expected_significance,
-                expected_p_value=math.nan if told else result.expected_p_value,
-            )
+            return _significance(result)
         case Impacts():
             table = result.table.copy()
             own = [name for name in table.index if name in offsets]
             table.loc[own, [name for name in ("value", "pull") if name in table]] = math.nan
             return replace(result, table=table)
         case ToyFits():
-            truth = {name: value + offsets.get(name, 0.0) for name, value in result.truth.items()}
-            values = result.values + [offsets.get(name, 0.0) for name in result.values.columns]
-            at_limits = result.errors.isna() & [name in offsets for name in values.columns]
-            for name, of_name in ends.items():
-                for end in of_name if name in values else ():
-                    at_limits[name] |= (result.values[name] - end).abs() < _AT * result.errors[name]
-            return replace(result, truth=truth, values=values.mask(at_limits))
+            return _toys(result, offsets, ends)
     return result
+
+
+def _fit(result: FitSummary, offsets: Mapping[str, float], ends: Mapping[str, tuple[float, float]]) -> FitSummary:
+    table = result.parameters.copy()
+    for name in offsets.keys() & set(table.index):
+        value, error = table.loc[name, ["value", "error"]].astype(float)
+        near = _AT * error if math.isfinite(error) else math.inf  # without an error it is at a limit, which is known
+        for side, end in zip(("lower", "upper"), ends[name], strict=True):
+            if abs(value + table.loc[name, side] - end) < near:  # MINOS ends there
+                table.loc[name, side] = math.nan
+        at_limit = not math.isfinite(error) or min(abs(value - end) for end in ends[name]) < near
+        table.loc[name, "value"] += math.nan if at_limit else offsets[name]
+    return replace(result, parameters=table, message=result.message and "see the result after unblinding")
+
+
+def _significance(result: DiscoveryResult) -> DiscoveryResult:
+    """Without what is observed, nor what is expected at the best fit."""
+    found = replace(result, best_fit=math.nan, significance=math.nan, p_value=math.nan)
+    if math.isclose(result.expected_at, result.best_fit):
+        found = replace(found, expected_at=math.nan, expected_significance=math.nan, expected_p_value=math.nan)
+    return found
+
+
+def _toys(result: ToyFits, offsets: Mapping[str, float], ends: Mapping[str, tuple[float, float]]) -> ToyFits:
+    truth = {name: value + offsets.get(name, 0.0) for name, value in result.truth.items()}
+    values = result.values + [offsets.get(name, 0.0) for name in result.values.columns]
+    at_limits = result.errors.isna() & [name in offsets for name in values.columns]
+    for name in offsets.keys() & set(values.columns):
+        for end in ends[name]:
+            at_limits[name] |= (result.values[name] - end).abs() < _AT * result.errors[name]
+    return replace(result, truth=truth, values=values.mask(at_limits))
 
 
 def _expected_scan(result: LimitResult) -> pd.DataFrame:
