@@ -99,6 +99,39 @@ def test_what_is_left_is_listed_by_line(folder):
         assert f"# {one}\n" in text
 
 
+DISGUISED = {
+    "lumi lnN 1.02 1.02 1.02": "lumi lnN 1.02 0.0 1.02",
+    "jes shape 1 1 -": "jes shape? 1 1.0 1.1",
+    "asym lnN - 0.9/1.2 -": "asym shape? 1.07 0.9/1.2 -",
+}
+
+
+def test_shapes_without_histograms_are_log_normal(folder):
+    """As in combine; and an effect of 0.0 is none."""
+    text = CARD
+    for before, after in DISGUISED.items():
+        assert before in text
+        text = text.replace(before, after)
+    with uproot.update(folder / "shapes.root") as file:  # more at +1 than at -1
+        for side, values in (("Up", 1.3 * BACKGROUND), ("Down", BACKGROUND)):
+            file[f"sr/bkg_jes{side}"] = (values, np.arange(5.0))
+    (folder / "card.txt").write_text(text, encoding="utf-8")
+    conversion = convert(folder / "card.txt")
+    sr, cr = conversion.document["channels"][0]["histfactory"]["workspace"]["channels"]
+    signal, background, other = (
+        {(one["name"], one["type"]): one["data"] for one in sample["modifiers"]}
+        for sample in (*sr["samples"], *cr["samples"])
+    )
+    assert ("lumi", "normsys") not in background
+    assert signal["asym", "normsys"] == {"lo": pytest.approx(1 / 1.07), "hi": 1.07}
+    assert background["asym", "normsys"] == {"lo": 0.9, "hi": 1.2}
+    assert other["jes", "normsys"] == {"lo": pytest.approx(1 / 1.1), "hi": 1.1}
+    assert ("jes", "histosys") in signal
+    (jes,) = [one for one in conversion.left if one.startswith("line 19")]
+    assert "the yield of bkg is converted as normsys" in jes
+    assert "yield of sig" not in jes  # its factors are nearly inverse to each other
+
+
 def test_a_converted_datacard_is_a_workspace(folder):
     convert(folder / "card.txt").write(folder / "analysis.yaml")
     workspace = Workspace.read(folder / "analysis.yaml")
@@ -154,7 +187,8 @@ process ggH bkg
 rate 120 900
 lumi lnN 1.02 1.02
 asym lnN 0.9/1.2 -
-jes shape 1 -
+jes shape 0.5 -
+jer shape? 0.9/1.1 -
 kappa rateParam sr bkg 1
 scaled rateParam sr ggH (@0*@0) alpha
 alpha param 1 0.1
@@ -175,8 +209,10 @@ def test_events_of_a_datacard_are_to_be_filled_in(tmp_path):
         ("jes", "shape", None),
         ("scaled", "expression", "(alpha*alpha)"),
     ]
-    assert [one["at"] for one in signal["events"]["variations"]] == [{"jes": 1}, {"jes": -1}]
-    assert len(conversion.left) == 1
+    # events of a shape that is scaled by a half are at two standard deviations
+    assert [one["at"] for one in signal["events"]["variations"]] == [{"jes": 2}, {"jes": -2}]
+    assert len(conversion.left) == 2
+    assert "line 12: jer shape? 0.9/1.1: a shape with two factors" in conversion.left[1]
     assert "line 2: shapes * sr events.root w:$PROCESS: RooFit workspaces are not read" in conversion.left[0]
     conversion.write(tmp_path / "analysis.yaml")
     workspace = Workspace.read(tmp_path / "analysis.yaml", files=False)

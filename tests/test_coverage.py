@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from executors import Here
-from likelihoods import Measurement, search
+from likelihoods import Measurement, counting, search
 
 from zfit_fnf import Simulation, Variation
 from zfit_fnf.minimize import Minuit
@@ -90,6 +90,18 @@ def test_mistakes_are_named(bump):
     for arguments, kind, message in cases:
         with pytest.raises(kind, match=message):
             coverage(bump.nll, 2, progress=False, **arguments)
+
+
+def test_toys_without_an_interval_are_told():
+    """A count of background alone: where it is too low the fit ends at the limit, and has no HESSE error."""
+    counted = counting([110], 10.0, 100.0)
+    with pytest.warns(UserWarning, match=r"\d+ of 20 toys have no hesse interval of mu: their fits failed, or ended"):
+        found = coverage(counted.nll, 20, params={counted.mu: 0.0}, seed=1, progress=False)
+    low = int(found.table["n"]["mu", "hesse"])
+    assert 4 < low < 20
+    assert found.table["n"]["mu", "minos"] == 20
+    assert f"{20 - low} of 20 toys have no hesse interval of mu" in str(found)
+    assert "no minos interval" not in str(found)
 
 
 @pytest.mark.slow

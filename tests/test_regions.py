@@ -11,6 +11,7 @@ from scipy import stats
 from untrained import random_deformation
 
 from zfit_fnf.densities.flows import Flow
+from zfit_fnf.loss import UnbinnedNLL
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF, UNBOUNDED, ConditionalProductPDF, FlowPDF
 from zfit_fnf.pdf.regions import TOLERANCE
@@ -157,3 +158,21 @@ def test_derivatives_are_those_of_the_probability(nuisances):
     second = float(outer.gradient(first, jes))
     h = 1e-4  # errors of the central difference: h^2, and rounding / h
     assert second == pytest.approx((slope(0.5 + h) - slope(0.5 - h)) / (2 * h), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_several_ranges_are_refused():
+    """The sum of two spaces is none: such limits were not seen, and the density was that of the whole range."""
+    two = zfit.Space("y", -2, -1) + zfit.Space("y", 1, 2)
+    pdf = FlowPDF(GaussianFlow([0.0], [1.0], obs=["y"]))
+    exact = 2 * (stats.norm.cdf(2) - stats.norm.cdf(1))
+    assert pdf.integrate(two).numpy() == pytest.approx(exact, rel=1e-4)
+    gauss = zfit.pdf.Gauss(0.0, 1.0, obs=two)
+    refused = [
+        lambda: FlowPDF(GaussianFlow([0.0], [1.0], obs=["y"]), obs=two),
+        lambda: pdf.pdf([1.5], norm=two),
+        lambda: UnbinnedNLL(gauss, {"y": [1.5]}),
+    ]
+    for make in refused:
+        with pytest.raises(ValueError, match="one range for each observable: several ranges"):
+            make()

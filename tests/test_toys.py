@@ -240,6 +240,8 @@ def test_fits_of_toys_compile_nothing_and_depend_on_the_seed_only(counter):
     kernel = event_kernel(counter.nll.model[0])
     before = kernel.n_traces
     first, again = (fit_toys(counter.nll, 3, seed=2, progress=False) for _ in range(2))
+    rest = fit_toys(counter.nll, 2, seed=2, first=1, progress=False)
+    np.testing.assert_array_equal(rest.values, first.values.iloc[1:])
     assert kernel.n_traces == before
     np.testing.assert_array_equal(first.values, again.values)
 

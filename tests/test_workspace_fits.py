@@ -277,6 +277,9 @@ def test_limits_of_a_parameter_and_rankings_do_not_tell_its_value():
     assert toys.values["mu"].tolist() == pytest.approx(
         [np.nan, 0.41, np.nan], nan_ok=True
     )  # the smallest would be the offset
+    # What is hidden is no toy that misses the truth.
+    covered = toys.coverage(1.0)
+    assert covered.loc["mu", ["covered", "error"]].tolist() == pytest.approx([1.0, np.sqrt(0.6827 * 0.3173)], rel=1e-3)
     ranking = pd.DataFrame({"value": [-0.9, 0.1], "pull": [-0.9, 0.1], "up": 0.02}, index=["shift", "eff"])
     ranking = hidden(Impacts("mu", "mu", 0.1, ranking), offsets, limits).table
     assert ranking.loc["shift"].tolist() == pytest.approx([np.nan, np.nan, 0.02], nan_ok=True)
@@ -583,12 +586,19 @@ def test_figures_and_the_report_need_nothing_else(analysis, folder):
     from zfit_fnf.workspace.figures import draw
 
     analysis.scan(points=5)
-    analysis.impacts()
+    of_mu = analysis.impacts()
+    other = analysis.impacts("n_background")  # does not take its place, and does not pass for it
+    kept = {name: zfit_fnf.load(path).parameter for name, path in analysis.kept().items() if name.startswith("impacts")}
+    assert kept == {"impacts": "mu", "impacts_n_background": "n_background"}
     names = {path.name for path in draw(analysis, n_events=2000)}
     assert {"projection_SR_m_prefit.png", "projection_SR_m_postfit.png", "pulls.png", "scan_mu.png"} <= names
     page = write_report(analysis).read_text(encoding="utf-8")
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
+    uncertainties = page.partition("<h2>Uncertainties</h2>")[2].partition("</p>")[0]
+    assert f"What the error of mu, {of_mu.error:.4g}" in uncertainties
+    assert other.error > 10 * of_mu.error
+    assert [page.count(f"<h3>on {name}</h3>") for name in kept.values()] == [1, 1]
     assert page.count("data:image/png;base64,") == len(names)
     for title in ("Result", "Model", "Fit", "Uncertainties", "Distributions", "Versions"):
         assert f"<h2>{title}</h2>" in page
@@ -650,20 +660,22 @@ def test_a_fit_that_is_not_valid_has_an_exit_code(folder, analysis, shared, monk
 def test_toys_go_on_where_they_were(analysis, monkeypatch):
     calls = []
 
-    def few(nll, n, *, params, seed, **_):
-        calls.append((n, seed))
+    def few(nll, n, *, params, seed, first, **_):
+        calls.append((n, seed, first))
         names = [one.name for one in params]
-        values = pd.DataFrame(np.random.default_rng(seed).normal(size=(n, len(names))), columns=names)
+        values = pd.DataFrame(np.random.default_rng(seed).normal(size=(first + n, len(names))), columns=names)[first:]
         truth = {one.name: value for one, value in params.items()}
         return ToyFits(truth, values.rename_axis("toy"), values.abs().rename_axis("toy"), np.ones(n, bool))
 
     monkeypatch.setattr("zfit_fnf.workspace.analysis.fit_toys", few)
     first = analysis.toys(3, seed=5)
     more = analysis.toys(205, seed=5)
-    assert [n for n, _ in calls] == [3, 200, 2]
-    assert len({seed for _, seed in calls}) == 3
+    assert calls == [(3, 5, 0), (200, 5, 3), (2, 5, 203)]  # each toy has a number, whenever it is made
     assert more.values.iloc[:3].to_numpy() == pytest.approx(first.values.to_numpy())
     assert len(more.valid) == 205
+    analysis.accelerated = True  # another likelihood
+    assert len(analysis.toys(2, seed=5).valid) == 2
+    analysis.accelerated = False
     assert len(analysis.toys(2, seed=6).valid) == 2
 
 

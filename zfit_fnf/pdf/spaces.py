@@ -46,7 +46,16 @@ def outputs(pdf: zfit.pdf.BasePDF) -> tuple[str, ...]:
 
 
 def space_ranges(space: zfit.Space) -> Ranges:
-    """Limits ``(low, high)`` of each observable of a space with one rectangle of limits."""
+    """Limits ``(low, high)`` of each observable of a space with one rectangle of limits.
+
+    Raises:
+        ValueError: If the space has several ranges, or limits that are no rectangle.
+    """
+    if not isinstance(space, zfit.Space) or (space.has_limits and not space.has_rect_limits):
+        raise ValueError(
+            f"limits of {', '.join(space.obs)} are one range for each observable: several ranges (the sum of two spaces), or "
+            "limits by a function, are not. Make a channel of each range"
+        )
     with tf.init_scope():
         lower, upper = (np.asarray(edges, dtype=float) for edges in space.v1.limits)
     return {name: (float(low), float(high)) for name, low, high in zip(space.obs, lower, upper, strict=True)}
@@ -77,7 +86,7 @@ def _requested(obs: Any, available: Ranges, name: str) -> Ranges | None:
     """Ranges that the user asks for, or ``None`` by default; checks the names."""
     if obs is None:
         return None
-    space = obs if isinstance(obs, zfit.Space) else zfit.Space(obs)
+    space = obs if hasattr(obs, "has_limits") else zfit.Space(obs)  # a MultiSpace of zfit is no Space
     if set(space.obs) != set(available):
         raise ValueError(f"obs= of {name!r} names {list(space.obs)}; expected {list(available)}, in any order")
     if not space.has_limits:

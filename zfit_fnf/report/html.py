@@ -52,9 +52,7 @@ def write_report(analysis: Analysis) -> Path:
         "Pulls and correlations": _figures(analysis, "pulls") + _figures(analysis, "correlation"),
         "Impacts": _figures(analysis, "impacts") + _ranking(results),
         "Limits and significance": _figures(analysis, "limit")
-        + _printed(
-            analysis, results, "limit", *(name for name in results if name.startswith("limits_")), "significance"
-        ),
+        + _printed(analysis, results, *(one for one in results if one.startswith(("limit", "significance")))),
         "Scans": _figures(analysis, "scan_", pair=True),
         "Toys": _printed(analysis, results, "toys"),
         "Trainings": _trainings(analysis) + _figures(analysis, "training_"),
@@ -197,14 +195,16 @@ def _yields(yields: YieldTable) -> str:
 
 
 def _ranking(results: Mapping[str, Path]) -> str:
-    if "impacts" not in results:
-        return ""
-    ranking = load(results["impacts"])
-    columns = [
-        name for name in ("value", "error", "pull", "down", "up", "prefit_down", "prefit_up") if name in ranking.table
-    ]
-    table = ranking.table[columns].map(lambda number: f"{number:.4f}" if abs(number) < 1e3 else f"{number:.4g}")
-    return _table(table.rename_axis("nuisance").reset_index())
+    parts = []
+    for ranking in (load(path) for name, path in results.items() if name.startswith("impacts")):
+        columns = [
+            name
+            for name in ("value", "error", "pull", "down", "up", "prefit_down", "prefit_up")
+            if name in ranking.table
+        ]
+        table = ranking.table[columns].map(lambda number: f"{number:.4f}" if abs(number) < 1e3 else f"{number:.4g}")
+        parts.append(f"<h3>on {_text(ranking.parameter)}</h3>{_table(table.rename_axis('nuisance').reset_index())}")
+    return "".join(parts)
 
 
 def _uncertainties(results: Mapping[str, Path]) -> str:

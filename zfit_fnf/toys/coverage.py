@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from ..arguments import check_executor_fits, parameter_of, positive
 from ..common.parallel import Executor, run
+from ..common.warning import warn
 from ..pickling import work_of
 from ..profiles import BestFit, ConditionalMinima
 from ..samples import Simulation
@@ -39,7 +40,8 @@ class Coverage:
         expected: Probability with which such intervals should contain the truth.
         table: One row for each ``parameter`` and ``method``: number ``n`` of toys with an interval, the share that is
             ``covered``, its binomial ``error`` (of the expected share), and mean ``pull_mean`` and ``pull_width`` of
-            ``(fit - truth) / HESSE error``.
+            ``(fit - truth) / HESSE error``, of toys with that error. All of them are of the toys with an interval: a fit
+            that ends at a limit has no HESSE error, and where many do, the share is not that of all toys.
     """
 
     truth: dict[str, float]
@@ -59,7 +61,8 @@ class Coverage:
 
     def __str__(self) -> str:
         head = f"coverage of {self.n_sigma:g} sigma intervals in {self.n_toys} toys, expected {self.expected:.3f}"
-        return f"{head}\n{self.table.to_string(float_format=lambda number: f'{number:.3f}')}"
+        text = f"{head}\n{self.table.to_string(float_format=lambda number: f'{number:.3f}')}"
+        return "\n".join([text, *_without(self.table, self.n_toys)])
 
 
 def coverage(
@@ -97,6 +100,10 @@ def coverage(
             worker compiles the likelihood once.
         progress: Whether to show a progress bar.
 
+    Warns:
+        UserWarning: If more toys have no interval, because their fit failed or ended at a limit, than the error of the share
+            that is covered leaves room for.
+
     Raises:
         TypeError: As for `toy`.
         ValueError: As for `toy` and `simulated_toys`; if a method is unknown, no parameter floats, or an executor shall use
@@ -127,9 +134,10 @@ def coverage(
     rows = [row for block in blocks for row in done[block]]
     table = pd.DataFrame(rows, columns=["parameter", "method", "pull", "covered"])
     expected = float(2 * norm.cdf(n_sigma) - 1)
-    return Coverage(
-        {one.name: value for one, value in truth.items()}, n_toys, n_sigma, expected, _summary(table, expected)
-    )
+    summary = _summary(table, expected)
+    if many := _without(summary[1.0 - summary["n"] / n_toys > summary["error"]], n_toys):
+        warn("; ".join(many))
+    return Coverage({one.name: value for one, value in truth.items()}, n_toys, n_sigma, expected, summary)
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,16 @@ def _intervals(loss: Any, result: Any, test: _Test, minimizer: zfit.minimize.Bas
                 covered = float(rise <= test.n_sigma**2) if np.isfinite(rise) else np.nan
             rows.append((one.name, method, pull, covered))
     return rows
+
+
+def _without(table: pd.DataFrame, n_toys: int) -> list[str]:
+    """Says how many toys have no interval."""
+    return [
+        f"{n_toys - n:.0f} of {n_toys} toys have no {method} interval of {parameter}: their fits failed, or ended at a limit. "
+        "What is said is that of the others"
+        for (parameter, method), n in table["n"].items()
+        if n < n_toys
+    ]
 
 
 def _summary(table: pd.DataFrame, expected: float) -> pd.DataFrame:

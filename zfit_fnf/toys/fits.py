@@ -73,17 +73,17 @@ class ToyFits:
         n_valid = len(pulls)
         if n_valid < 2:
             raise ValueError(f"pulls need two valid fits at least; {n_valid} of {len(self.valid)} are valid")
-        width = pulls.std()
+        width, n = pulls.std(), pulls.notna().sum()
         columns = {
             "mean": pulls.mean(),
-            "mean_error": width / np.sqrt(n_valid),
+            "mean_error": width / np.sqrt(n),
             "width": width,
-            "width_error": width / np.sqrt(2 * (n_valid - 1)),
+            "width_error": width / np.sqrt(2 * (n - 1)),
         }
         return pd.DataFrame(columns)
 
     def coverage(self, n_sigma: float = 1.0) -> pd.DataFrame:
-        """How often the true value is within so many HESSE errors of the best fit, among the valid fits.
+        """How often the true value is within so many HESSE errors of the best fit, among the valid fits with a value.
 
         Args:
             n_sigma: Half width of the interval, in errors.
@@ -100,8 +100,9 @@ class ToyFits:
         pulls, n_sigma = self._pulls(), positive(n_sigma, "n_sigma=")
         if not len(pulls):
             raise ValueError(f"coverage needs valid fits; none of {len(self.valid)} is")
-        covered, expected = (pulls.abs() < n_sigma).mean(), float(2 * norm.cdf(n_sigma) - 1)
-        error = np.sqrt(expected * (1 - expected) / len(pulls))
+        # Values at a limit are hidden while a parameter is blinded.
+        n, expected = pulls.notna().sum(), float(2 * norm.cdf(n_sigma) - 1)
+        covered, error = (pulls.abs() < n_sigma).sum() / n, np.sqrt(expected * (1 - expected) / n)
         return pd.DataFrame({"covered": covered, "error": error, "expected": expected})
 
     def _pulls(self) -> pd.DataFrame:

@@ -37,6 +37,7 @@ def run(
     executor: Executor | None = None,
     out: str | Path | None = None,
     pool: int | None = None,
+    first: int = 0,
     progress: bool = True,
 ) -> ToyFits:
     """Draw and fit many toys, here or by an executor, in a folder from which an interrupted run goes on.
@@ -57,6 +58,7 @@ def run(
         pool: Draw the toys from a pool of so many events for each component of the model, which is expanded once
             (:mod:`zfit_fnf.toys.pool`). A toy then costs a hundredth, and the result says in ``pool`` what that is worth: use
             ten times the events of a toy or more. By default each toy has events of its own.
+        first: Number of the first toy, to go on with those that were made before.
         progress: Whether to show a progress bar, with the time left.
 
     Raises:
@@ -74,6 +76,8 @@ def run(
     check_executor(executor)
     n, pool = checked_number(n, "n"), None if pool is None else checked_number(pool, "pool=")
     checked_seed(seed, single=True)
+    if first != 0:
+        first = checked_number(first, "first=")
     if minimizer is not None and not (executor is None and pool is None):
         who = "a pool" if executor is None else "an executor"
         raise ValueError(f"{who} fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")
@@ -84,7 +88,7 @@ def run(
         size = (
             1 if executor is None and out is None else _BLOCK
         )  # a bar moves with every toy where nobody waits for blocks
-        blocks = [range(start, min(start + size, n)) for start in range(0, n, size)]
+        blocks = [range(start, min(start + size, first + n)) for start in range(first, first + n, size)]
         names = {parameter.name: value for parameter, value in truth.items()}
         origin: dict[str, Any] = {"seed": int(seed), "truth": names} | ({} if pool is None else {"pool": pool})
         toys = _toys(nll, truth, seed, pool, minimizer)
@@ -111,6 +115,7 @@ def fit_toys(
     minimizer: zfit.minimize.BaseMinimizer | None = None,
     seed: int = 0,
     executor: Executor | None = None,
+    first: int = 0,
     progress: bool = True,
 ) -> ToyFits:
     """Draw toys and fit them all with one loss, from the true values: `run` without a folder or a pool.
@@ -126,6 +131,7 @@ def fit_toys(
         seed: Seed of all toys.
         executor: ``concurrent.futures`` executor that shares the toys in blocks of 25: each worker compiles the likelihood
             once, and fits with `zfit_fnf.Minuit`.
+        first: Number of the first toy, to go on with those that were made before.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -143,7 +149,8 @@ def fit_toys(
         >>> fits.pulls().loc["mu", "width"]
     """
     n_toys = checked_number(n_toys, "n_toys")
-    return run(nll, n_toys, params=params, minimizer=minimizer, seed=seed, executor=executor, progress=progress)
+    settings: dict[str, Any] = {"params": params, "minimizer": minimizer, "seed": seed, "executor": executor}
+    return run(nll, n_toys, first=first, progress=progress, **settings)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ..results import FitSummary
 from ..scans import ContourScan, Impacts, ProfileScan
 from ..state import known_before
 from ..storage import load
-from ..storage.results import read_envelope, save_result
+from ..storage.results import read_envelope, save_result, versions
 from ..toys import ToyFits, fit_toys
 from ..yield_tables import YieldTable, yield_table
 from .blinding import hidden, offsets_of, without_numbers
@@ -173,7 +173,7 @@ class Analysis:
         self._start(prefit)
         with self._listening():
             limit = upper_limit(self.loss, poi or self.poi, cl=cl, expected="prefit" if prefit else "postfit")
-        return limit if prefit else self._keep("limit", limit)
+        return limit if prefit else self._keep(self._named("limit", poi), limit)
 
     def limits(
         self,
@@ -202,10 +202,11 @@ class Analysis:
                 raise ValueError(f"{parameter!r} has no bounds: say at which values the limits are wanted")
             values = np.linspace(*bounds, 11).tolist()
         path = self.results / f"limits_{parameter}.json"
-        settings = {"poi": poi, "cl": cl, "prefit": prefit}
+        settings = {"poi": poi, "cl": cl, "prefit": prefit, "accelerated": self.accelerated}
         if path.is_file():
             envelope = read_envelope(path)
-            same = {"workspace": self._document, "settings": settings, "blinded": sorted(self.offsets)}
+            same = {"workspace": self._document, "versions": versions(), "settings": settings}
+            same["blinded"] = sorted(self.offsets)
             known = load(path) if all(envelope.get(name) == one for name, one in same.items()) else None
         left = [value for value in values if known is None or value not in known.table.index]
         if left:
@@ -226,7 +227,7 @@ class Analysis:
         self._start()
         with self._listening():
             found = discovery(self.loss, poi or self.poi, expected_at=expected_at)
-        return self._keep("significance", found)
+        return self._keep(self._named("significance", poi), found)
 
     def impacts(self, poi: str | None = None) -> Impacts:
         """Impacts of the nuisances on a parameter, and of their groups: what its error is made of."""
@@ -240,7 +241,7 @@ class Analysis:
         groups = {group: names for group, names in groups.items() if names}
         with self._listening():
             ranking = scans.impacts(self.loss, self.result, name, groups=groups or None, progress=self.progress)
-        return self._keep("impacts", ranking)
+        return self._keep(self._named("impacts", poi), ranking)
 
     def toys(self, n: int = 100, *, seed: int = 0, jobs: int = 1) -> ToyFits:
         """Fits to toys that are drawn at the best fit; those that an interrupted call has left are not done again.
@@ -251,26 +252,26 @@ class Analysis:
             jobs: In how many processes.
         """
         values = {one: float(found["value"]) for one, found in self.result.params.items()}
-        fits = self._known_toys(seed)
+        kept = {"seed": seed, "settings": {"accelerated": self.accelerated}}
+        fits = self._known_toys(kept)
         with workers(jobs) if jobs > 1 else nullcontext() as pool:
             settings: dict[str, Any] = {"params": values, "executor": pool, "progress": self.progress}
             while (done := 0 if fits is None else len(fits.valid)) < n:
-                of_block = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
                 with self._listening():
-                    block = fit_toys(self.loss, min(_BLOCK, n - done), seed=of_block, **settings)
+                    block = fit_toys(self.loss, min(_BLOCK, n - done), seed=seed, first=done, **settings)
                 fits = block if fits is None else _together(fits, block)
-                self._keep("toys", fits, seed=seed)
+                self._keep("toys", fits, **kept)
         assert fits is not None
-        return self._keep("toys", fits, seed=seed)
+        return self._keep("toys", fits, **kept)
 
-    def _known_toys(self, seed: int) -> ToyFits | None:
-        """Toys of this workspace, with this seed and truth, from an earlier call."""
+    def _known_toys(self, kept: dict[str, Any]) -> ToyFits | None:
+        """Toys of this workspace, with this seed, truth and likelihood, from an earlier call."""
         path = self.results / "toys.json"
         if not path.is_file():
             return None
         envelope = read_envelope(path)
-        same = envelope["workspace"] == self._document and envelope.get("seed") == seed
-        if not same or envelope.get("blinded") != sorted(self.offsets):
+        same = {"workspace": self._document, "versions": versions(), "blinded": sorted(self.offsets), **kept}
+        if any(envelope.get(name) != one for name, one in same.items()):
             return None
         fits: ToyFits = hidden(load(path), {name: -offset for name, offset in self.offsets.items()})
         truth = {one.name: found["value"] for one, found in self.result.params.items()}
@@ -313,6 +314,10 @@ class Analysis:
         """Files of the results of this workspace and measurement, by their names; not those of an earlier version of it."""
         files = sorted(self.results.glob("*.json"))
         return {path.stem: path for path in files if read_envelope(path)["workspace"] == self._document}
+
+    def _named(self, what: str, poi: str | None) -> str:
+        """Name of a result: those of other parameters than the first one of interest do not take its place."""
+        return what if poi in (None, self.poi) else f"{what}_{poi}"
 
     def _start(self, prefit: bool = False) -> None:
         """Fits of limits start at the best fit, and those without data before any."""

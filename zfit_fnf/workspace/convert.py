@@ -18,6 +18,8 @@ from .expressions import Expression
 
 __all__ = ["Conversion", "convert"]
 
+_SYMMETRIC = 0.01  # logarithm of the product of two factors on a yield: below, their interpolations agree to a permille
+
 FILL_IN = "FILL-IN"
 """In place of the names of files that only the user knows."""
 
@@ -203,9 +205,14 @@ class _OfCard:
                     modifiers.append({"name": systematic.name, "type": "lnN", "data": _factors(effect)})
                 elif systematic.kind in ("lnU", "gmN"):
                     modifiers += self._factor(systematic, effect, process)
+                elif isinstance(scale := _factors(effect), list):
+                    text = f"{systematic.name} {systematic.kind} {effect}"
+                    self._leave(systematic.line, text, "a shape with two factors has no counterpart")
                 else:
                     modifiers.append({"name": systematic.name, "type": "shape"})
-                    for side, nu in (("up", 1), ("down", -1)):
+                    # The varied events of a shape that is scaled by 0.5 are at two standard deviations.
+                    away = int(1.0 / scale) if (1.0 / scale).is_integer() else 1.0 / scale
+                    for side, nu in (("up", away), ("down", -away)):
                         variations.append(
                             {"at": {systematic.name: nu}, "file": f"{FILL_IN}_{systematic.name}_{side}.root"}
                         )
@@ -228,7 +235,7 @@ class _OfCard:
     def _effects(self, process: Process) -> Iterator[tuple[Systematic, str]]:
         column = self.card.processes.index(process)
         for systematic in self.card.systematics:
-            if systematic.effects[column] not in ("-", "0"):
+            if not re.fullmatch(r"-|0*[.]?0*", systematic.effects[column]):
                 yield systematic, systematic.effects[column]
 
     def _factor(self, systematic: Systematic, effect: str, process: Process) -> list[dict[str, Any]]:
@@ -346,27 +353,31 @@ class _OfCard:
     ) -> list[dict[str, Any]]:
         """The yield by normsys, and the distribution of the nominal yield by histosys: two parts, as in combine."""
         text = f"{systematic.name} {systematic.kind} {effect}"
-        if rule is None or rule.varied is None:
-            self._leave(systematic.line, text, f"there is no varied histogram of {process.name}")
+        sides = {}
+        try:
+            if rule is None or rule.varied is None:
+                raise ValueError(f"there is no varied histogram of {process.name}")
+            for side, key in (("Up", "hi"), ("Down", "lo")):
+                path = rule.varied.replace("$SYSTEMATIC", f"{systematic.name}{side}")
+                sides[key] = self._histogram(rule, path, process.name, process.channel)[0]
+        except ValueError as error:
+            if systematic.kind == "shape?":  # without histograms it is lnN, as in combine
+                return [] if _factors(effect) == 1.0 else [self._normsys(systematic, effect)]
+            self._leave(systematic.line, text, str(error))
             return []
-        if float(effect) != 1.0:
+        if _factors(effect) != 1.0:
             self._leave(systematic.line, text, f"{process.name}: a shape that is scaled has no counterpart")
             return []
-        sides = {}
-        for side, key in (("Up", "hi"), ("Down", "lo")):
-            path = rule.varied.replace("$SYSTEMATIC", f"{systematic.name}{side}")
-            try:
-                sides[key] = self._histogram(rule, path, process.name, process.channel)[0]
-            except (KeyError, ValueError) as error:
-                if systematic.kind == "shape?":
-                    return []
-                self._leave(systematic.line, text, str(error))
-                return []
         total = values.sum()
         ratios = {key: float(one.sum() / total) for key, one in sides.items()}
         if min(ratios.values()) <= 0:
             self._leave(systematic.line, text, f"a varied histogram of {process.name} has no positive sum")
             return []
+        if abs(np.log(ratios["lo"] * ratios["hi"])) > _SYMMETRIC:
+            reason = (
+                f"the yield of {process.name} is converted as normsys, which interpolates otherwise within one sigma"
+            )
+            self._leave(systematic.line, text, reason)
         shapes = {f"{key}_data": (scale * one / ratios[key]).tolist() for key, one in sides.items()}
         return [
             {"name": systematic.name, "type": "normsys", "data": ratios},
