@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import zfit
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from analytic import GaussianFlow
@@ -74,6 +75,9 @@ def test_shares_are_those_of_the_densities(fractions, plane):
     shares = fractions.shares(plane, {"signal": 100.0, "background": 300.0})
     odds = np.log(shares["signal"] / shares["background"])
     np.testing.assert_allclose(odds, log_odds(fractions, plane) - np.log(3.0), atol=1e-9)
+    chosen = pd.DataFrame(plane).sample(frac=0.5, random_state=1)
+    again = fractions.shares(chosen, {"signal": 100.0, "background": 300.0})
+    pd.testing.assert_frame_equal(again, shares.loc[chosen.index], rtol=1e-6)  # by which pandas assigns columns
 
 
 @pytest.mark.parametrize("jes", [-1.0, 0.5, 1.0])

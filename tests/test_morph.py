@@ -121,6 +121,9 @@ def test_there_and_back():
     assert np.abs(there - table).to_numpy().max() > 0.1
     np.testing.assert_allclose(made.to_simulation(there), table, atol=1e-5)
     np.testing.assert_array_equal(there["x"], table["x"])
+    chosen = table.sample(frac=0.5, random_state=1)
+    chosen["moved"] = made.to_data(chosen)["a"]  # pandas assigns by the index
+    np.testing.assert_allclose(chosen["moved"], there["a"].loc[chosen.index], rtol=1e-9)
 
 
 def test_distributions_are_those_of_data(morph, samples):

@@ -210,3 +210,15 @@ def test_what_is_no_variation():
 def test_factors_and_weights_of_other_events_are_told(weights):
     with pytest.warns(UserWarning, match=r"'pdf=.1' do not follow the nominal ones"):
         Simulation(TABLE, [Variation(at={"pdf": 1.0}, weights=weights)], weights="w").samples(["y"])
+
+
+def test_weights_of_a_variation_belong_to_the_events_by_their_index():
+    """Rows would be bound by position, to those of other events."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"y": rng.normal(size=500), "w": 1.0})
+    up = (np.exp(0.3 * table["y"] - 0.045)).rename("w_up")
+    variations = [Variation(at={"a": 1.0}, weights=up)]
+    _, moved = Simulation(table, variations, weights="w").samples(["y"])
+    np.testing.assert_array_equal(moved.weights, up)
+    with pytest.raises(ValueError, match=r"weights of variation 'a=\+1' and the nominal events have different pandas"):
+        Simulation(table.sample(frac=1.0, random_state=1), variations, weights="w")

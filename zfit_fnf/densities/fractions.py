@@ -28,7 +28,7 @@ import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import integer, names, number
-from ..samples import as_sample
+from ..samples import as_sample, index_of
 from .history import History
 from .model import Model
 from .monomials import Monomials, Powers, checked_powers
@@ -182,6 +182,9 @@ class Fractions(Model):
             yields: Expected events of each process; by default equal ones.
             nu: Nuisances in standard deviations; those left out are zero.
 
+        Returns:
+            A row for each of the conditions, with their pandas index, and a column for each process.
+
         Raises:
             ValueError: For bad columns, yields that are not of these processes, and unknown nuisances; if held-out events have
                 not confirmed the shares.
@@ -196,7 +199,8 @@ class Fractions(Model):
         x = as_sample(data, self.cond).array(self.cond)
         terms = np.exp(self.log_ratios(point, self.precompute(tf.constant(x))).numpy())
         terms *= [number(yields[name], f"the yield of {name!r}", low=0.0) for name in self.processes]
-        return pd.DataFrame(terms / terms.sum(axis=1, keepdims=True), columns=list(self.processes))
+        shares = terms / terms.sum(axis=1, keepdims=True)
+        return pd.DataFrame(shares, columns=list(self.processes), index=index_of(data))
 
     def check(self) -> None:
         """Refuse shares that held-out events have not confirmed; those of fractions that nothing was held out for are not known.

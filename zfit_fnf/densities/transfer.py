@@ -21,6 +21,7 @@ import pandas as pd
 import tensorflow as tf
 
 from ..common.checks import DEEPEST, integer, names
+from ..samples import index_of
 from .bijectors import Affine, Bent, ConditionalBijector
 from .coordinates import Coordinates
 from .displacement import Displacement
@@ -92,7 +93,7 @@ class Transfer(Coordinates, ConditionalBijector):
             process: Which process the events are taken to be of, if each has its own map.
 
         Returns:
-            The same events in simulation: the columns ``obs`` and ``cond``.
+            The same events in simulation: the columns ``obs`` and ``cond``, with the pandas index of the data.
 
         Raises:
             ValueError: For bad columns, events outside of the ranges, and a process that is missing or unknown.
@@ -113,7 +114,8 @@ class Transfer(Coordinates, ConditionalBijector):
             u, c, _ = self.encode(y, x)
             return self.decode(move(u, self.context(c, process)))
 
-        return pd.DataFrame(np.concatenate([in_chunks(physical, y, x), x], axis=1), columns=[*self.obs, *self.cond])
+        moved = np.concatenate([in_chunks(physical, y, x), x], axis=1)
+        return pd.DataFrame(moved, columns=[*self.obs, *self.cond], index=index_of(events))
 
     # --- for densities and training: tensors ----------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ import tensorflow as tf
 from ..common.warning import warn
 from ..densities.displacement import graded
 from ..densities.transfer import Transfer
+from ..samples import index_of
 from .variations import MapVariation
 
 __all__ = ["OptimalTransport", "optimal_transport"]
@@ -79,7 +80,8 @@ class OptimalTransport:
         moved = self.transfer.decode(
             tf.constant(_Potential(u, c, self.data, self.simulation, self.size).gradient(self.weights))
         )
-        return pd.DataFrame(np.concatenate([moved, x], axis=1), columns=[*self.transfer.obs, *self.transfer.cond])
+        names = [*self.transfer.obs, *self.transfer.cond]
+        return pd.DataFrame(np.concatenate([moved, x], axis=1), columns=names, index=index_of(data))
 
 
 def optimal_transport(

@@ -25,7 +25,7 @@ from ..densities.flows import in_chunks
 from ..densities.transfer import ProfiledTransfer
 from ..minimize import Minuit
 from ..pdf import log_density, precompute
-from ..samples import Sample, as_sample
+from ..samples import Sample, as_sample, index_of
 from ..state import preserved
 from .profiled import ProfiledFit
 from .replicas import poisson_counts
@@ -98,7 +98,7 @@ class MapVariation:
     def shares(self, events: Any) -> pd.DataFrame:
         """Probability of each process to have made an event: a row for each event, a column for each process."""
         names = [part.name for part in parts_of(self.pdf)]
-        return pd.DataFrame(self._evaluate(events, self._shares), columns=names)
+        return pd.DataFrame(self._evaluate(events, self._shares), columns=names, index=index_of(events))
 
     def _evaluate(self, events: Any, function: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
         x = as_sample(events, self.pdf.obs).array(self.pdf.obs)

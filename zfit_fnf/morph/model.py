@@ -21,7 +21,7 @@ from ..common.checks import integer
 from ..common.warning import warn
 from ..densities.flows import AutoregressiveDensity, Flow, in_chunks
 from ..densities.model import Model
-from ..samples import as_sample, check_inside
+from ..samples import as_sample, check_inside, index_of
 from .columns import LEVELS, Columns
 
 __all__ = ["FLAG", "Morph"]
@@ -87,7 +87,7 @@ class Morph(Model):
             seed: Seed of what is random for atoms and whole numbers.
 
         Returns:
-            Observables and conditions, in the order of the events: weights stay what they were.
+            Observables and conditions, in the order of the events and with their pandas index: weights stay what they were.
 
         Raises:
             ValueError: If a column is missing, events are outside of the ranges, or a whole number is none.
@@ -115,7 +115,8 @@ class Morph(Model):
         self._warn_if_far(x)
         moved = in_chunks(lambda y, x: self._through(y, x, flag), y, x)
         found = self.columns.decode(dict(zip(self.columns.names, moved.T, strict=True)))
-        return pd.DataFrame({**found, **{name: np.asarray(sample.columns[name], float) for name in self.cond}})
+        kept = {name: np.asarray(sample.columns[name], float) for name in self.cond}
+        return pd.DataFrame({**found, **kept}, index=index_of(events))
 
     def _warn_if_far(self, x: np.ndarray) -> None:
         c = np.asarray(self.flow.encode_conditions(tf.constant(np.insert(x, x.shape[1], 0.0, axis=1))))[:, :-1]

@@ -13,7 +13,7 @@ import pandas as pd
 from .columns import as_column, check_names, check_numbers, check_weights, show
 from .sample import Sample, checked_columns
 
-__all__ = ["EVENTS", "as_sample", "check_inside", "check_trainable", "holds_events", "whole_sample"]
+__all__ = ["EVENTS", "as_sample", "check_inside", "check_trainable", "holds_events", "index_of", "whole_sample"]
 
 EVENTS = "a DataFrame, a dict of arrays, a zfit.Data, a Sample or the path of a file"
 """What `as_sample` takes, in words."""
@@ -151,6 +151,18 @@ def _arrays_of(data: Any, columns: Sequence[str], weights: Any) -> tuple[Mapping
         table = {name: values[:, position] for position, name in enumerate(data.obs)}
         return table, None if own is None else np.asarray(own), getattr(data, "name", None) or "data"
     raise TypeError(f"expected {EVENTS}; got {type(data).__name__}")
+
+
+def index_of(data: Any) -> pd.Index | None:
+    """Index of a table of events, for what is computed row by row: pandas assigns columns by it; `None` without one.
+
+    Args:
+        data: As for `as_sample`.
+    """
+    if isinstance(data, pd.DataFrame):
+        return data.index
+    columns = data.values() if isinstance(data, Mapping) else ()
+    return next((values.index for values in columns if isinstance(values, pd.Series)), None)
 
 
 def holds_events(data: Any) -> bool:

@@ -14,8 +14,8 @@ import pandas as pd
 
 from ..common.checks import integer, number
 from ..common.warning import warn
-from .columns import check_names
-from .inputs import EVENTS, as_sample, holds_events, whole_sample
+from .columns import as_column, check_names
+from .inputs import EVENTS, as_sample, holds_events, index_of, whole_sample
 from .pairing import are_related, check_ratio, integers_of, uniform_by
 from .sample import Sample, checked_columns
 from .variation import Variation
@@ -60,7 +60,7 @@ class Simulation:
     def __post_init__(self) -> None:
         if not holds_events(self.nominal):
             raise TypeError(f"the nominal sample of a Simulation is {EVENTS}; got {type(self.nominal).__name__}")
-        object.__setattr__(self, "variations", _checked(self.variations))
+        object.__setattr__(self, "variations", tuple(self._aligned(one) for one in _checked(self.variations)))
 
     @classmethod
     def read(
@@ -105,6 +105,18 @@ class Simulation:
             return replace(variation, events=sample(variation.events, own), weights=None)
 
         return cls(sample(path, weights, _columns_of(variations)), tuple(map(moved, variations)), paired_by=paired_by)
+
+    def _aligned(self, variation: Variation) -> Variation:
+        """The variation with weights of the nominal events by position; other pandas indices are refused."""
+        if not (variation.is_reweighting and isinstance(variation.weights, pd.Series)):
+            return variation
+        index = index_of(self.nominal)
+        if index is not None and not index.equals(variation.weights.index):
+            raise ValueError(
+                f"the weights of variation {variation.name!r} and the nominal events have different pandas indices: their rows "
+                "may be of different events. Name their column, weights=, or give an array (.to_numpy())"
+            )
+        return replace(variation, weights=as_column(variation.weights, "weights", variation.name or ""))
 
     @property
     def nuisances(self) -> tuple[str, ...]:
