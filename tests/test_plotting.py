@@ -301,6 +301,15 @@ class TestImpacts:
         plotting.impacts(replace(self.ranking, table=table), ax=ax)
         assert ax.texts[0].get_text() == "0.1"
 
+    @pytest.mark.parametrize(("scale", "reach"), [(1.0, 0.77), (0.0, 1.0)])
+    def test_a_parameter_at_its_limit_has_no_error(self, ax, scale, reach):
+        """As in half of all searches without a signal; it may not move from there at all."""
+        columns = self.table.filter(regex="down|up").columns
+        table = self.table.assign(**(scale * self.table[columns]))
+        plotting.impacts(replace(self.ranking, error=np.nan, table=table), ax=ax)
+        assert ax.get_xlim() == pytest.approx((-reach, reach))
+        assert "total error" not in [one.get_label() for one in ax.patches]
+
 
 class TestCorrelation:
     def test_matrix_and_numbers(self, ax, fitted):

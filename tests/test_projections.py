@@ -5,6 +5,7 @@ from __future__ import annotations
 import zfit
 import numpy as np
 import pytest
+from analytic import GaussianFlow
 from likelihoods import search
 from scipy.stats import norm
 
@@ -182,7 +183,9 @@ class TestPostfitBand:
         result = Minuit().minimize(nll)
         result.hesse()
         assert yield_table(nll, result).table["postfit_error"].iloc[-1] == pytest.approx(20.0, rel=1e-3)
-        parts = component_samples(model, params=result.values, n_events=1000)
+        parts = component_samples(
+            model, params={one: found["value"] for one, found in result.params.items()}, n_events=1000
+        )
         counts, _ = np.histogram(parts["Gauss"].columns["x"], self.edges, weights=parts["Gauss"].weights)
         # A relative error of 1 / sqrt(400) everywhere.
         np.testing.assert_allclose(postfit_band(model, result, parts).error("x", self.edges), counts / 20, rtol=1e-3)
@@ -210,6 +213,38 @@ class TestPostfitBand:
         ):
             with pytest.raises(ValueError, match=r"not one of this likelihood: its parameters .*'mu'.* are others"):
                 call()
+
+    def test_a_parameter_at_its_limit_is_held_there(self):
+        """Where the signal is expected there are too few events; the background has the error of its number."""
+        mu, n = zfit.Parameter("mu", 1.0, 0.0, 5.0), zfit.Parameter("n", 500.0, 0.0, 2000.0)
+        signal, background = (
+            zfnf.pdf.FlowPDF(GaussianFlow([mean], [sigma], obs=["y"]), extended=extended, name=name)
+            for mean, sigma, extended, name in (
+                (1.0, 0.3, zfnf.modified_yield(50.0, [mu]), "signal"),
+                (0.0, 1.5, n, "background"),
+            )
+        )
+        model = zfnf.pdf.SumPDF([signal, background], name="all")
+        y = np.random.default_rng(4).normal(0.0, 1.5, 600)
+        nll = zfnf.loss.ExtendedUnbinnedNLL(model, {"y": y[np.abs(y - 1.0) > 0.3]})
+        result = Minuit().minimize(nll)
+        with pytest.warns(UserWarning, match="HESSE has no errors for"):
+            result.hesse()
+        n_data = int(nll.data[0].num_entries)
+        with pytest.warns(UserWarning, match="'mu' at a limit: no HESSE error .* table of yields is without it"):
+            table = yield_table(nll, result).table.loc["all"]
+        found = table[["postfit", "postfit_error"]].loc[["signal", "background", "total"]].to_numpy()
+        right = [[0.0, 0.0], [n_data, np.sqrt(n_data)], [n_data, np.sqrt(n_data)]]
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-6)
+        parts = component_samples(
+            model, params={one: found["value"] for one, found in result.params.items()}, n_events=1000, seed=1
+        )
+        with pytest.warns(UserWarning, match="'mu' at a limit"):
+            band = postfit_band(model, result, parts)
+        assert band.error("y", np.array([-50.0, 50.0])) == pytest.approx(np.sqrt(n_data), rel=1e-3)
+        result.covariance = lambda params: np.full((len(params),) * 2, np.nan)
+        with pytest.raises(ValueError, match="no finite covariance for a table"):
+            yield_table(nll, result)
 
     def test_needs_errors(self, fitted):
         measurement, _ = fitted

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -11,6 +12,8 @@ import numpy as np
 from zfit.result import FitResult
 
 from .common.parallel import check_executor
+from .common.warning import warn
+from .param import limits_of
 
 __all__ = [
     "check_executor_fits",
@@ -18,6 +21,7 @@ __all__ = [
     "check_minimizer",
     "check_result",
     "count",
+    "covariance_of",
     "numbers",
     "parameter_of",
     "positive",
@@ -57,6 +61,43 @@ def check_result(result: Any, params: Iterable[zfit.Parameter]) -> None:
         raise ValueError(
             f"the result is not one of this likelihood: its parameters {other} are others that have the same names"
         )
+
+
+def covariance_of(result: FitResult, params: Sequence[zfit.Parameter], what: str) -> np.ndarray:
+    """Covariance ``(P, P)`` of a fit by `FitResult.hesse`, to be propagated; zero for parameters at a limit, which have none.
+
+    Args:
+        result: The fit.
+        params: Fitted parameters.
+        what: What it is propagated to.
+
+    Raises:
+        ValueError: If parameters that are at no limit have no finite covariance.
+
+    Warns:
+        UserWarning: If parameters are at a limit.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of HESSE, which has warned before
+        covariance = result.covariance(list(params)) if params else np.zeros((0, 0))
+    found = np.full((len(params),) * 2, np.nan) if covariance is None else np.array(covariance, float)
+    held = [
+        index
+        for index, one in enumerate(params)
+        if not np.isfinite(found[index, index]) and _is_at_limit(one, float(result.params[one]["value"]))
+    ]
+    found[held, :] = found[:, held] = 0.0
+    if covariance is None or not np.isfinite(found).all():
+        raise ValueError(f"the fit has no finite covariance for {what}: call result.hesse(), and check what it reports")
+    if held:
+        names = ", ".join(repr(params[index].name) for index in held)
+        warn(f"{names} at a limit: no HESSE error is known there, and {what} is without it")
+    return found
+
+
+def _is_at_limit(parameter: zfit.Parameter, value: float) -> bool:
+    low, high = limits_of(parameter)
+    return min(value - low, high - value) <= min(0.005 * (high - low), 1e-5)  # as zfit has it
 
 
 def check_minimizer(minimizer: Any) -> None:

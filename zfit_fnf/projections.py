@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
-from .arguments import check_result
+from .arguments import check_result, covariance_of
 from .loss import EventDensity, drawn_events
 from .param import Nuisance, principal_shifts
 from .pdf import expected_events, folds_of, sum_components, sum_shares
@@ -217,17 +217,16 @@ def postfit_band(model: zfit.pdf.BasePDF, result: FitResult, components: Mapping
     Raises:
         ValueError: If the fit has no finite covariance, or is one of another model.
 
+    Warns:
+        UserWarning: If parameters are at a limit, where they have no error.
+
     Example:
         >>> parts = component_samples(model, params=result.values)
         >>> zfit_fnf.plotting.projection(data, parts, "mass", band=postfit_band(model, result, parts))
     """
     check_result(result, model.get_params(floating=None))
     params = [parameter for parameter in result.params if parameter in model.get_params()]
-    covariance = result.covariance(params)
-    if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).all():
-        raise ValueError(
-            "the fit has no finite covariance for a post-fit band: call result.hesse(), and check what it reports"
-        )
+    covariance = covariance_of(result, params, "a post-fit band")
     best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
     drawn = _together(model, components)
     log_rate = _LogRate(model, drawn)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
-from .arguments import check_result
+from .arguments import check_result, covariance_of
 from .loss import Channel, channels_of
 from .param import Nuisance, principal_shifts
 from .pdf import expected_events, folds_of, sum_components, sum_shares
@@ -115,15 +115,16 @@ def yield_table(nll: Any, result: FitResult, *, before: Mapping[zfit.Parameter, 
         TypeError: If it is no result of a fit.
         ValueError: If a channel is not extended, or the fit has no finite covariance, or is one of another likelihood.
 
+    Warns:
+        UserWarning: If parameters are at a limit, where they have no error.
+
     Example:
         >>> table = yield_table(nll, result)
         >>> print(table.to_latex())
     """
     check_result(result, nll.get_params(floating=None))
     params = list(result.params)
-    covariance = result.covariance(params)
-    if covariance is None or not np.isfinite(covariance := np.asarray(covariance, float)).all():
-        raise ValueError("the fit has no finite covariance: call result.hesse(), and check what it reports")
+    covariance = covariance_of(result, params, "a table of yields")
     best = np.array([float(result.params[one]["value"]) for one in params])
     starts, known, before_fit = best.copy(), measured_values(nll), measured_covariance(nll, params)
     for index, parameter in enumerate(params):

@@ -107,7 +107,8 @@ def impacts(ranking: Impacts, *, ax: Axes | None = None, ax_pulls: Axes | None =
     """
     ax = current_axes() if ax is None else ax
     table, rows = ranking.table, np.arange(len(ranking.table))
-    ax.axvspan(-ranking.error, ranking.error, color=GREEN, alpha=0.4, linewidth=0, label="total error")
+    if np.isfinite(ranking.error):
+        ax.axvspan(-ranking.error, ranking.error, color=GREEN, alpha=0.4, linewidth=0, label="total error")
     ax.axvline(0, color=INK, linewidth=0.8)
     for side, sign, colour in (("up", "+", "C3"), ("down", "-", "C0")):
         ax.barh(rows, table[side], height=0.6, color=colour, alpha=0.7, label=rf"post-fit ${sign}1\sigma$")
@@ -115,7 +116,8 @@ def impacts(ranking: Impacts, *, ax: Axes | None = None, ax_pulls: Axes | None =
             label = rf"pre-fit ${sign}1\sigma$"
             ax.barh(rows, table[column], height=0.75, fill=False, edgecolor=colour, linewidth=1.2, label=label)
     sizes = table.filter(regex="^(prefit_)?(down|up)$").abs().max(axis=None)
-    reach = 1.1 * max(ranking.error, float(np.nan_to_num(sizes)))
+    # A parameter at its limit has no error, and may not move from there.
+    reach = 1.1 * float(np.nan_to_num(np.nanmax([ranking.error, sizes, 0.0]))) or 1.0
     ax.set(xlabel=rf"$\Delta$ {ranking.title}", xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
     ax.tick_params(axis="y", length=0)
     for row, value, error in zip(rows, table["value"], table["error"], strict=True):

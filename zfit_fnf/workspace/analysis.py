@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,9 @@ from ..limit_scans import LimitScan, limits_against
 from ..limits import DiscoveryResult, LimitResult, discovery, upper_limit
 from ..minimize import Minuit
 from ..param import Nuisance, limits_of
+from ..projections import PostfitBand, postfit_band
 from ..results import FitSummary
+from ..samples import Sample
 from ..scans import ContourScan, Impacts, ProfileScan
 from ..state import known_before
 from ..storage import load
@@ -304,6 +306,11 @@ class Analysis:
                 regions = [model.name, *(model.samples() if hasattr(model, "samples") else ())]
                 table.loc[table.index.get_level_values("channel").isin(regions), "postfit"] = np.nan
         return self._keep("yields", YieldTable(table))
+
+    def band(self, pdf: zfit.pdf.BasePDF, parts: Mapping[str, Sample]) -> PostfitBand:
+        """Uncertainty of the prediction of a channel after the fit, of events of its processes."""
+        with self._listening():
+            return postfit_band(pdf, self.result, parts)
 
     @property
     def results(self) -> Path:

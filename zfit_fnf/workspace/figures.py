@@ -15,7 +15,7 @@ from .. import plotting
 from ..limit_scans import LimitScan
 from ..limits import LimitResult
 from ..plotting.style import FILLS, INK, figure, legend_above
-from ..projections import component_samples, fitted_nuisances, postfit_band
+from ..projections import component_samples, fitted_nuisances
 from ..scans import ContourScan, Impacts, ProfileScan
 from ..storage import load
 from .analysis import Analysis
@@ -151,7 +151,7 @@ def _projections(analysis: Analysis, folder: Path, n_events: int, seed: int) -> 
         channel = analysis.workspace.channel(name)
         for state, values in states.items():
             parts = component_samples(pdf, params=values, n_events=n_events, seed=seed)
-            band = postfit_band(pdf, analysis.result, parts) if state == "postfit" else None
+            band = analysis.band(pdf, parts) if state == "postfit" else None
             for column in channel.observables:
                 target = folder / f"projection_{name}_{column}_{state}.png"
                 with figure(target, (6.5, 5.5)) as fig:
