@@ -133,6 +133,19 @@ class TestVary:
         assert list(vary(model, result, parts, nuisances=measurement.nuisances[1:]).prefit) == ["rate"]
         assert measurement.state() == before
 
+    def test_variations_that_end_at_limits_are_told(self, fitted):
+        measurement, result = fitted
+        model, rate = measurement.nll.model[0], measurement.nuisances[1]
+        parts, (low, high) = component_samples(model, params=result.values, n_events=10), (rate.lower, rate.upper)
+        rate.upper = 0.7
+        try:
+            with pytest.warns(UserWarning, match="limits of rate are less than a standard deviation away"):
+                varied = vary(model, result, parts)
+        finally:
+            rate.lower, rate.upper = low, high
+        before, (down, up) = varied.nominal.weights.sum(), (one.sum() for one in varied.prefit["rate"])
+        assert 0.5 < (up - before) / (before - down) < 0.95  # 0.7 of its size, of 1.08 for 0.93
+
 
 def test_nuisances_and_errors_of_a_fit(fitted):
     measurement, result = fitted

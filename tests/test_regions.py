@@ -176,3 +176,13 @@ def test_several_ranges_are_refused():
     for make in refused:
         with pytest.raises(ValueError, match="one range for each observable: several ranges"):
             make()
+
+
+def test_bins_of_zfit_are_refused():
+    """Where its integrals are made, edges are tensors of a graph."""
+    bins = zfit.Space("y", binning=zfit.binned.RegularBinning(4, -2, 2, name="y"))
+    pdf = FlowPDF(GaussianFlow([0.0], [1.0], obs=["y"]), obs=zfit.Space("y", -2, 2), extended=10.0)
+    with pytest.raises(
+        NotImplementedError, match=r"zfit's to_binned: for learned densities in bins there is zfit_fnf\.pyhf\.export"
+    ):
+        pdf.to_binned(bins).counts()

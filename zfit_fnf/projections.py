@@ -16,8 +16,9 @@ import pandas as pd
 from zfit.result import FitResult
 
 from .arguments import check_result, covariance_of
+from .common.warning import warn
 from .loss import EventDensity, drawn_events
-from .param import Nuisance, principal_shifts
+from .param import Nuisance, limits_of, principal_shifts
 from .pdf import expected_events, folds_of, sum_components, sum_shares
 from .samples import Sample
 from .state import seeds_from
@@ -140,6 +141,9 @@ def vary(
     Returns:
         The events with their weights. Parameters are left as they are.
 
+    Warns:
+        UserWarning: If limits of a nuisance are closer than a step of it, whose variation is then too small.
+
     Raises:
         ValueError: If a nuisance was not fitted, or has no HESSE error.
 
@@ -155,6 +159,13 @@ def vary(
     drawn = _together(model, components)
     log_rate = _LogRate(model, drawn)
     reference = log_rate(best)
+
+    steps = [(one, before[one], 1.0) for one in moved] + [(one, best[one], errors[one]) for one in moved]
+    ends = [(one.name, limits_of(one), centre - width, centre + width) for one, centre, width in steps]
+    if cut := dict.fromkeys(name for name, (low, high), down, up in ends if not low <= down <= up <= high):
+        warn(
+            f"limits of {', '.join(cut)} are less than a standard deviation away, and variations end there: make them wider"
+        )
 
     def weights(nuisance: Nuisance, centre: float, width: float) -> tuple[np.ndarray, np.ndarray]:
         down, up = (log_rate({**before, nuisance: centre + side * width}) for side in (-1, 1))
