@@ -76,6 +76,22 @@ def test_fits_with_other_conditions_are_asked_at_the_same_probes(result, data):
     few, columns = data[data["b"] > -0.5], {**SETTINGS, "cond": ["b", "a"]}
     short = Schedule(steps=20, batch_size=512, warmup=5, averaging=0.9)
     other = fit(few, Peak(), Exponential(), members=1, hidden=[4], schedule=short, seed=2, **columns)
+    small = fit(
+        few,
+        Peak(),
+        Exponential(),
+        weights=np.full(len(few), 1e-3),
+        members=1,
+        hidden=[4],
+        schedule=short,
+        seed=2,
+        **columns,
+    )
+    before, after = other.efficiency(few.head(20)), small.efficiency(few.head(20))
+    # Weights that are all the same say nothing: a prior counted a thousand times as much with these, and errors were ten times
+    # too large.
+    np.testing.assert_allclose(after.values, before.values, rtol=1e-6)
+    np.testing.assert_allclose(after.covariance, before.covariance, rtol=1e-5, atol=1e-12)
     own = result._pairs(few)
     shares, regions = result.signal_share(own), {"all": lambda x: x["b"] > -2}
     expected = np.average(other.efficiency(few).values, weights=shares)

@@ -39,6 +39,8 @@ class Training:
 
     def __init__(self, pairs: Pairs, likelihood: Likelihood, widths: Sequence[int], schedule: Schedule):
         self.pairs, self.likelihood, self.widths = pairs, likelihood, tuple(widths)
+        # As many as the pairs are worth: the prior, and where Newton's method ends, do not depend on what all weights share.
+        self._weights = pairs.weights * (pairs.weights.sum() / np.square(pairs.weights).sum())
         self._network = self._new_network(0)
         self._linear = tf.Variable(np.zeros((pairs.c.shape[1] + 1, len(likelihood.start)), np.float32))
 
@@ -127,7 +129,7 @@ class Training:
         """Log-likelihood."""
         total = 0.0
         for rows, eta, own, real in self._pieces(numbers, basis):
-            total += float(np.where(real, self.pairs.weights[rows], 0.0) @ self._values(eta, *own).numpy())
+            total += float(np.where(real, self._weights[rows], 0.0) @ self._values(eta, *own).numpy())
         return total
 
     def _pieces(self, numbers: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[Any, ...]]:
@@ -147,7 +149,7 @@ class Training:
         hessian, squares = np.zeros((2, len(numbers), len(numbers)))
         for rows, eta, own, real in self._pieces(numbers, basis):
             log_p, first, second = (part.numpy() for part in self._derivatives(eta, *own))
-            w = np.where(real, self.pairs.weights[rows], 0.0)
+            w = np.where(real, self._weights[rows], 0.0)
             value += float(w @ log_p)
             of = [basis[0 if k < HEADS else 1][rows] for k in range(n_eta)]
             scores = np.concatenate([of[k] * first[:, k : k + 1] for k in range(n_eta)], axis=1)
