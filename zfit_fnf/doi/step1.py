@@ -17,6 +17,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from zfit.minimizers.errors import WeightCorr
 from zfit.result import FitResult
 
 from ..common.checks import integer, names, number
@@ -370,8 +371,12 @@ class GlobalProblem:
         return Minuit().minimize(make_loss(self.pdf, sample), self.params)
 
     def _covariance_of(self, sample: Sample) -> np.ndarray:
-        """Inverse Hessian; NaN where that is not positive definite."""
-        return inverse_of(np.asarray(make_loss(self.pdf, sample).hessian(self.params)))
+        """Inverse Hessian, corrected for weights of events; NaN where it is not positive definite."""
+        loss = make_loss(self.pdf, sample)
+        inverse = inverse_of(np.asarray(loss.hessian(self.params)))
+        if sample.weights is None or not np.isfinite(inverse).all():
+            return inverse
+        return np.asarray(loss.weighted_covariance(inverse, self.params, WeightCorr.ASYMPTOTIC))
 
     def _problems(self, sample: Sample, found: _Minimum, covariance: np.ndarray) -> list[str]:
         problems = []
