@@ -61,8 +61,8 @@ def space_ranges(space: zfit.Space) -> Ranges:
             lower, upper = (np.asarray(edges, dtype=float) for edges in space.v1.limits)
     except TypeError:  # limits inside of a graph
         raise NotImplementedError(  # zfit would go on after a ValueError
-            f"the limits of {', '.join(space.obs)} are known inside of a graph only, as in zfit's to_binned: for learned densities "
-            "in bins there is zfit_fnf.pyhf.export"
+            f"the limits of {', '.join(space.obs)} are known inside of a graph only, as in zfit's to_binned: for learned "
+            "densities in bins there is zfit_fnf.pyhf.export"
         ) from None
     return {name: (float(low), float(high)) for name, low, high in zip(space.obs, lower, upper, strict=True)}
 
