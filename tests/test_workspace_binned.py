@@ -288,7 +288,8 @@ def test_statistical_errors_of_counted_events_are_those_of_the_yields(tmp_path, 
 
 def test_a_workspace_in_bins_is_one_of_pyhf(tmp_path, data):
     """Templates are integrals of the densities; HistFactory channels stay as they are; what is not the same is listed."""
-    more = "    - {name: k, type: expression, data: kappa**2}\n  - name: background\n"
+    more = "    - {name: k, type: expression, data: kappa**2}\n    - {name: theory, type: lnN, data: [0.8, 1.1]}\n"
+    more += "  - name: background\n"
     document = BOTH.replace("[0, 10]", "[0, 10], bins: 20").replace("  - name: background\n", more)
     document = document.replace("{type: Uniform}", "{type: Exponential, parameters: {lam: slope}}")
     settings = "{name: kappa, inits: [1.1]}, {name: slope, inits: [-0.1]}, {name: energy, fixed: true}"
@@ -306,6 +307,7 @@ def test_a_workspace_in_bins_is_one_of_pyhf(tmp_path, data):
     assert conversion.left == [
         "k: a free factor in place of kappa**2",
         "slope: fixed at -0.1; HistFactory has no such parameter",
+        "signal in SR: lnN theory [0.8, 1.1] becomes normsys, which interpolates otherwise within one sigma",
         "CR: 'lumi' is a normsys, as it is in other channels, and no lumi",
     ]
     conversion.write(tmp_path / "binned.json")

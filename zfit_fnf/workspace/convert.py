@@ -18,7 +18,7 @@ from .expressions import Expression
 
 __all__ = ["Conversion", "convert"]
 
-_SYMMETRIC = 0.01  # logarithm of the product of two factors on a yield: below, their interpolations agree to a permille
+SYMMETRIC = 0.01  # logarithm of the product of two factors on a yield: below, their interpolations agree to a permille
 
 FILL_IN = "FILL-IN"
 """In place of the names of files that only the user knows."""
@@ -373,7 +373,7 @@ class _OfCard:
         if min(ratios.values()) <= 0:
             self._leave(systematic.line, text, f"a varied histogram of {process.name} has no positive sum")
             return []
-        if abs(np.log(ratios["lo"] * ratios["hi"])) > _SYMMETRIC:
+        if abs(np.log(ratios["lo"] * ratios["hi"])) > SYMMETRIC:
             reason = (
                 f"the yield of {process.name} is converted as normsys, which interpolates otherwise within one sigma"
             )

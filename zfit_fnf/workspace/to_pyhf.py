@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..pyhf.export import Projected, project
-from .convert import Conversion
+from .convert import SYMMETRIC, Conversion
 from .expressions import Expression
 from .likelihood import Parameters, pdf_name
 from .names import measurement_of, parameters_of
-from .schema import Channel, Document, Free, NormFactor, ParameterConfig
+from .schema import Channel, Document, Free, LnN, NormFactor, ParameterConfig
 from .workspace import Workspace
 
 __all__ = ["to_pyhf"]
@@ -57,7 +58,19 @@ def to_pyhf(
     if poi in found.fixed:
         raise ValueError(f"{poi!r} is of interest, but no factor on yields: HistFactory has no parameter of this kind")
     left += [f"{name}: fixed at {value:g}; HistFactory has no such parameter" for name, value in found.fixed.items()]
-    return Conversion(found.document, [*left, *found.notes])
+    return Conversion(found.document, [*left, *_interpolated(document), *found.notes])
+
+
+def _interpolated(document: Document) -> list[str]:
+    """Log-normal factors that are smooth between half a standard deviation, which ``normsys`` is otherwise."""
+    return [
+        f"{sample.name} in {channel.name}: lnN {one.name} {list(one.data)} becomes normsys, which interpolates otherwise "
+        "within one sigma"
+        for channel in document.channels
+        for sample in channel.samples
+        for one in sample.modifiers
+        if isinstance(one, LnN) and isinstance(one.data, tuple) and abs(math.log(math.prod(one.data))) > SYMMETRIC
+    ]
 
 
 def _projected(
