@@ -10,6 +10,7 @@ import pytest
 from analytic import GaussianFlow
 from likelihoods import SIGMA, events, location, two_processes
 
+from zfit_fnf import influence
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.pdf import FlowPDF
@@ -119,3 +120,28 @@ def test_sandwich_beside_a_parameter_at_its_limit(weightcorr):
     # Differences of gradients are right to 1e-4, and so is the mean, which ends within a thousandth of its error.
     assert errors[mean]["error"] == pytest.approx(np.sqrt(covariance) / (n * w / 0.7**2), rel=1e-3)
     assert np.isnan(errors[width]["error"])
+
+
+def test_a_factor_on_all_weights_changes_nothing():
+    """The likelihood is as flat as weights are small, and fits and derivatives go on until as much is left as without weights."""
+    y = np.random.default_rng(4).normal(0.2, 1.2, 1000)
+    found = {}
+    for weight in (1.0, 1e-5):
+        n, mean = zfit.Parameter("n", 900.0 * weight, 0.0, 5000.0 * weight), zfit.Parameter("mean", 0.0, -5.0, 5.0)
+        width = zfit.Parameter("width", 1.0, 0.1, 10.0)
+        model = zfit.pdf.Gauss(mean, width, obs=zfit.Space("y", -20.0, 20.0), extended=n)
+        nll = ExtendedUnbinnedNLL(model, {"y": y}, weights=np.full(len(y), weight))
+        result = Minuit().minimize(nll)
+        result.hesse()
+        assert result.valid
+        units = np.array([weight, 1.0, 1.0])
+        numbers = [(one["value"], one["hesse"]["error"]) for one in map(result.params.get, (n, mean, width))]
+        found[weight] = np.transpose(numbers) / units
+        moved = influence.of_events(nll, result, n=1)
+        found[weight] = np.vstack([found[weight], moved[["n", "mean", "width"]].to_numpy()])
+    (values, errors, moved), (others, other_errors, other_moved) = found.values()
+    error = np.array([np.sqrt(1000.0), y.std() / np.sqrt(1000.0), y.std() / np.sqrt(2000.0)])
+    np.testing.assert_allclose(values, [1000.0, y.mean(), y.std()], atol=3e-3 * error[2])
+    np.testing.assert_allclose((others - values) / error, 0.0, atol=3e-3)
+    np.testing.assert_allclose(other_errors, errors, rtol=2e-3)
+    np.testing.assert_allclose(other_moved, moved, rtol=0.02, atol=1e-6)

@@ -13,12 +13,14 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from zfit.minimizers.errors import WeightCorr
 from zfit.result import FitResult
 
 from .arguments import check_result
 from .common.checks import integer
 from .common.chunks import concatenated
 from .loss import Channel, LogSpaceNLL, UnbinnedChannel
+from .minimum import inverse_of
 from .pdf import columns
 
 __all__ = ["FAR", "NOTABLE", "of_events", "of_far_events", "warning"]
@@ -66,7 +68,14 @@ def of_events(nll: LogSpaceNLL, result: FitResult, *, n: int = 10) -> pd.DataFra
         raise ValueError("the fit has no finite covariance: call result.hesse(), and see what it says")
     with zfit.param.set_values(params, [result.params[parameter]["value"] for parameter in params]):
         rows = [np.arange(len(_events(channel))) for channel in nll.channels]
-        return _table(nll, rows, params, covariance).head(n)
+        free = np.flatnonzero(np.isfinite(np.diag(covariance)))
+        inverse = covariance
+        if getattr(nll, "is_weighted", False):  # errors are corrected for weights, and fits move by the inverse Hessian
+            inverse = np.full_like(covariance, np.nan)
+            inverse[np.ix_(free, free)] = inverse_of(
+                np.asarray(nll.hessian([params[index] for index in free.tolist()]))
+            )
+        return _table(nll, rows, params, inverse, np.sqrt(np.diag(covariance))).head(n)
 
 
 def of_far_events(nll: Any, params: Sequence[zfit.Parameter], covariance: np.ndarray) -> pd.DataFrame:
@@ -75,7 +84,7 @@ def of_far_events(nll: Any, params: Sequence[zfit.Parameter], covariance: np.nda
     Args:
         nll: The likelihood; one of zfit's own has none.
         params: The fitted parameters.
-        covariance: Their covariance; NaN where they have no errors.
+        covariance: The inverse Hessian; NaN where they have no errors.
 
     Returns:
         As from `of_events`.
@@ -83,7 +92,13 @@ def of_far_events(nll: Any, params: Sequence[zfit.Parameter], covariance: np.nda
     if not isinstance(nll, LogSpaceNLL):
         return pd.DataFrame()
     rows = [np.flatnonzero(_distances(channel.model, _events(channel)) > FAR) for channel in nll.channels]
-    return _table(nll, rows, params, covariance) if any(map(len, rows)) else pd.DataFrame()
+    if not any(map(len, rows)):
+        return pd.DataFrame()
+    free, errors = np.flatnonzero(np.isfinite(np.diag(covariance))), np.sqrt(np.diag(covariance))
+    if getattr(nll, "is_weighted", False) and len(free):
+        known, chosen = covariance[np.ix_(free, free)], [params[index] for index in free.tolist()]
+        errors[free] = np.sqrt(np.diag(np.asarray(nll.weighted_covariance(known, chosen, WeightCorr.ASYMPTOTIC))))
+    return _table(nll, rows, params, covariance, errors)
 
 
 def warning(table: pd.DataFrame, params: Sequence[zfit.Parameter]) -> str:
@@ -111,10 +126,14 @@ def warning(table: pd.DataFrame, params: Sequence[zfit.Parameter]) -> str:
 
 
 def _table(
-    nll: LogSpaceNLL, rows: Sequence[np.ndarray], params: Sequence[zfit.Parameter], covariance: np.ndarray
+    nll: LogSpaceNLL,
+    rows: Sequence[np.ndarray],
+    params: Sequence[zfit.Parameter],
+    inverse: np.ndarray,
+    errors: np.ndarray,
 ) -> pd.DataFrame:
-    known = np.nan_to_num(covariance)
-    errors = np.sqrt(np.maximum(np.diag(known), 0.0))
+    """Changes by the inverse Hessian ``(P, P)``, in units of errors ``(P,)``."""
+    known, errors = np.nan_to_num(inverse), np.nan_to_num(errors)
     tables = []
     for index, (channel, chosen) in enumerate(zip(nll.channels, rows, strict=True)):
         model, x, weights = channel.model, _events(channel)[chosen], getattr(channel.data, "weights", None)

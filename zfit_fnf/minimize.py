@@ -105,7 +105,8 @@ class Minuit(OpenMinuit):
         """Fit from the current values of the parameters, or from where an accelerated likelihood suggests."""
         suggest = getattr(loss, "starting_point", None)
         start = np.array([float(parameter.value()) for parameter in params]) if suggest is None else suggest(params)
-        derivatives, goal, minuit = Derivatives(loss, params), min(self.tol, _GOAL), None
+        derivatives, minuit = Derivatives(loss, params), None
+        goal = min(self.tol, _GOAL) * derivatives.unit
         first = _checked(derivatives, start)
         best = settle(derivatives, start, goal=goal, within=_NEAR)
         for _ in range(_ROUNDS):
@@ -193,6 +194,7 @@ class Minuit(OpenMinuit):
         minuit.strategy = without.strategy.strategy
         for name in ("errors", "limits", "errordef", "print_level", "tol", "precision"):
             setattr(minuit, name, getattr(without, name))
+        minuit.tol *= derivatives.unit
         minuit.hesse()  # of itself, it would only look at the diagonal
         return minuit, {**options, "use_simplex": False}  # it is no use where derivatives are exact
 

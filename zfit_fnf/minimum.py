@@ -14,6 +14,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import scipy.linalg
 
+from .loss import channels_of
 from .param import is_inside, limits_of
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 
 _DIFFERENCE = 0.01  # standard deviations (all others fixed) between which gradients are compared
 _BATCHED = 16  # parameters, from which on an accelerated likelihood has a Hessian that is cheaper than differences
+_SMALLEST = 1e-6  # mean weight up to which goals and differences follow it, until rounding ends that
 _DOUBTFUL = 1e-4  # smallest eigenvalue, in units of the diagonal, below which differences are not good enough
 _FLAT = 1e-8  # the same, below which the likelihood does not depend on a direction
 _ENDLESS = 1e-6  # fall of the likelihood along a direction without curvature that is more than rounding
@@ -57,12 +59,15 @@ class Derivatives:
         low: Lower limits ``(P,)``, infinite where there are none.
         high: Upper limits ``(P,)``.
         n_calls: How often the gradient was computed.
+        unit: Rise of the likelihood that is worth as much as one of unweighted events is, at most one.
     """
 
     def __init__(self, loss: Any, params: Iterable[zfit.Parameter]):
         self.loss, self.params = loss, list(params)
         self.low, self.high = np.transpose([limits_of(parameter) for parameter in self.params])
-        self._steps = _DIFFERENCE * np.array([float(parameter.stepsize) for parameter in self.params])
+        self.unit = _unit(loss)
+        self._difference = _DIFFERENCE * np.sqrt(self.unit)
+        self._steps = self._difference * np.array([float(parameter.stepsize) for parameter in self.params])
         self._largest = _LARGEST * self._steps
         self.n_calls = 0
         self._known: dict[bytes, tuple[float, np.ndarray]] = {}
@@ -121,11 +126,19 @@ class Derivatives:
             up[index] = min(point[index] + self._steps[index], self.high[index])
             down[index] = max(point[index] - self._steps[index], self.low[index])
             row = (self._value_gradient(up)[1] - self._value_gradient(down)[1]) / (up[index] - down[index])
-            right = _DIFFERENCE / np.sqrt(row[index]) if row[index] > 0 else self._steps[index]
+            right = self._difference / np.sqrt(row[index]) if row[index] > 0 else self._steps[index]
             if 0.1 < self._steps[index] / right < 10.0:
                 break
             self._steps[index] = min(right, self._largest[index])
         return row
+
+
+def _unit(loss: Any) -> float:
+    """Of weighted data, whose likelihood is as flat as their weights are small: the smallest of all channels."""
+    if not (getattr(loss, "is_weighted", False) and hasattr(loss, "weighted_covariance")):
+        return 1.0
+    sums = (channel.sums_of_weights() for channel in channels_of(loss))
+    return float(min([1.0, *(max(squares / total, _SMALLEST) for total, squares in sums if total > 0)]))
 
 
 def hessian_here(loss: Any, params: Sequence[zfit.Parameter]) -> np.ndarray:

@@ -64,6 +64,7 @@ class KnownMinimum:
         edm: Expected vertical distance to the minimum that remains.
         flat: Names of parameters that the likelihood does not depend on.
         is_regular: Whether this is a minimum, with a Hessian that is positive definite.
+        unit: Rise of the likelihood of weighted data that is worth as much as one of unweighted events is, at most one.
         errors: From the Hessian, by parameter; weights of events are not corrected for.
         covariance: Likewise, ``(P, P)``.
     """
@@ -73,7 +74,8 @@ class KnownMinimum:
         derivatives = Derivatives(nll, self.params)
         self.low, self.high = derivatives.low, derivatives.high
         start = np.clip([values[parameter] for parameter in self.params], self.low, self.high)
-        minimum = settle(derivatives, start, goal=_POLISHED, within=_ELSEWHERE)
+        self.unit = derivatives.unit
+        minimum = settle(derivatives, start, goal=_POLISHED * self.unit, within=_ELSEWHERE)
         curvature = curvature_of(minimum, derivatives)
         self.edm = minimum.edm
         self.flat = [parameter.name for parameter, none in zip(self.params, curvature.flat, strict=True) if none]
@@ -161,19 +163,20 @@ class ConditionalMinima:
         self._fixed = list(fixed)
         self._others = [parameter for parameter in self.best if parameter not in fixed]
         self._minimizer = Minuit() if minimizer is None else minimizer
-        self._steps = best_fit.is_regular
+        self._steps, self._precise = best_fit.is_regular, _PRECISE * best_fit.unit
         every = list(self.best)
         moving, still = ([every.index(parameter) for parameter in part] for part in (self._others, self._fixed))
         self._curvature, self._mixed = (best_fit.hessian[np.ix_(moving, part)] for part in (moving, still))
         self._slope = best_fit.gradient[moving]
         self._low, self._high = best_fit.low[moving], best_fit.high[moving]
 
-    def at(self, point: Sequence[float], *, tolerance: float = _PRECISE) -> Point:
+    def at(self, point: Sequence[float], *, tolerance: float | None = None) -> Point:
         """The minimum with the parameters fixed to these values; the parameters are left there.
 
         Raises:
             NotConverged: If it was not found.
         """
+        tolerance = self._precise if tolerance is None else tolerance
         if (found := self.by_steps(point, tolerance=tolerance)) is not None:
             return found
         zfit.param.set_values(self._others, self._start(point), clip=True)
