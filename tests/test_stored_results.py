@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import zfit_fnf
+from zfit_fnf.diagnostics import ValidationReport
 from zfit_fnf.limit_scans import LimitScan
 from zfit_fnf.limits import DiscoveryResult, FeldmanCousins, LimitResult, PoolWorth
 from zfit_fnf.results import FitSummary
@@ -147,3 +148,15 @@ def test_blinded_results_have_an_offset_and_the_right_widths(name):
             assert shown.pulls()["mean"].tolist() == pytest.approx(result.pulls()["mean"].tolist(), nan_ok=True)
             assert shown.truth["mu"] == pytest.approx(2.0)
     assert hidden(result, {}) is result
+
+
+@pytest.mark.parametrize("n_tests", [0, 1])
+def test_a_verdict_without_tests_or_p_values_is_the_same_in_a_file(tmp_path, n_tests):
+    """As of a simulation that is too small; printing what was read was an error."""
+    names = ["process", "point", "test", "of", "value", "p_value", "problem"]
+    table = pd.DataFrame([["p", "nominal", "integral", "y", 1.0, np.nan, False]][:n_tests], columns=names)
+    report = ValidationReport((), ("not tested",), table.astype({"value": float, "p_value": float}), 0.01, 500)
+    zfit_fnf.save(report, tmp_path / "report.json")
+    stored = zfit_fnf.load(tmp_path / "report.json")
+    assert str(stored) == str(report)
+    assert stored.table["p_value"].dtype == float

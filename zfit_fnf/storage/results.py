@@ -76,9 +76,10 @@ def _toys(content: dict[str, Any]) -> dict[str, Any]:
 
 def _validation(content: dict[str, Any]) -> dict[str, Any]:
     texts = {name: tuple(content[name]) for name in ("problems", "untested")}
+    names = ["process", "point", "test", "of", "value", "p_value", "problem"]  # also where there are no tests
     return {
         **texts,
-        "table": _pandas().DataFrame(content["tests"]),
+        "table": _pandas().DataFrame(content["tests"], columns=names).astype({"value": float, "p_value": float}),
         "level": content["level"],
         "n_data": content["n_data"],
     }
