@@ -10,7 +10,7 @@ import pytest
 from analytic import GaussianFlow
 from likelihoods import SIGMA, events, location, two_processes
 
-from zfit_fnf import influence
+from zfit_fnf import influence, limits, scans, toys
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.pdf import FlowPDF
@@ -145,3 +145,27 @@ def test_a_factor_on_all_weights_changes_nothing():
     np.testing.assert_allclose((others - values) / error, 0.0, atol=3e-3)
     np.testing.assert_allclose(other_errors, errors, rtol=2e-3)
     np.testing.assert_allclose(other_moved, moved, rtol=0.02, atol=1e-6)
+
+
+def test_results_that_do_not_follow_weights_say_so():
+    """The likelihood is that of n w events, while the mean fluctuates as that of n does; Asimov sets do not fluctuate."""
+    y, w, width = np.random.default_rng(5).normal(0.2, 1.0, 400), 0.25, 1.0
+    n, mean = zfit.Parameter("n", 100.0, 0.0, 500.0), zfit.Parameter("mean", 0.0, -5.0, 5.0)
+    model = zfit.pdf.Gauss(mean, width, obs=zfit.Space("y", -20.0, 20.0), extended=n)
+    nll = ExtendedUnbinnedNLL(model, {"y": y}, weights=np.full(len(y), w))
+    result = Minuit().minimize(nll)
+    assert result.hesse(mean)[mean]["error"] == pytest.approx(np.std(y) / np.sqrt(len(y)), rel=0.01)
+    said = r"of weighted data are those of as many unweighted events .*sum 100, sum of squares 25.* about 0.5 times as large"
+    with pytest.warns(UserWarning, match=f"errors of MINOS {said}.*hesse"):
+        errors = result.errors(mean, method="minuit_minos", name="minos")[0]
+    assert errors[mean]["upper"] == pytest.approx(width / np.sqrt(len(y) * w), rel=1e-3)
+    with pytest.warns(UserWarning, match=f"profiles {said}.*hesse"):
+        scans.profile(nll, result, mean, n_points=3, progress=False)
+    with pytest.warns(UserWarning, match=f"contours {said}.*hesse"):
+        scans.contour(nll, result, (n, mean), n_points=2, progress=False)
+    with pytest.warns(UserWarning, match=f"limits and significances {said}.*simulated events"):
+        limits.discovery(nll, n, n_asimov=200)
+    result.errors(mean, method="minuit_minos", name="again")  # once
+    expected = Minuit().minimize(toys.asimov(nll, params={n: 100.0, mean: 0.2}, n_events=2000).loss(nll))
+    errors = expected.errors(mean, method="minuit_minos")[0]
+    assert errors[mean]["upper"] == pytest.approx(width / np.sqrt(100.0), rel=0.02)

@@ -13,6 +13,7 @@ from zfit.result import FitResult
 
 from . import influence
 from .common.warning import warn
+from .loss import warn_of_weights
 from .loss.zfit_hooks import FailMinimizeNaN, OpenMinuit, OpenResult, matrix_to_dict
 from .minimum import Derivatives, Minimum, assign, curvature_of, settle
 from .param import limits_of
@@ -235,6 +236,7 @@ class MinuitResult(OpenResult):
 
     def minos(self, params: Sequence[zfit.Parameter], cl: float | None) -> tuple[dict[Any, Any], None]:
         """Errors of MINOS, from the minimum that the result has."""
+        warn_of_weights(self.loss, "errors of MINOS", "Take those of result.hesse(), which follow the weights")
         every = list(self.params)
         values = {parameter: self.params[parameter]["value"] for parameter in every}
         with zfit.param.set_values(every, list(values.values())):

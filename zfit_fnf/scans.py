@@ -20,6 +20,7 @@ from zfit.result import FitResult
 from .arguments import check_executor_fits, check_likelihood, check_minimizer, count, numbers, parameter_of, positive
 from .common.parallel import Executor, run
 from .common.warning import warn
+from .loss import warn_of_weights
 from .param import Nuisance, limits_of
 from .pickling import work_of
 from .profiles import BestFit, ConditionalMinima, KnownMinimum
@@ -27,6 +28,8 @@ from .state import Known, known_before, preserved
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+_BY_HESSE = "Read errors from result.hesse(), which follow the weights"
 
 __all__ = ["ContourScan", "Impacts", "ProfileScan", "axis_title", "contour", "impacts", "profile"]
 
@@ -181,6 +184,7 @@ def profile(
         >>> ax = zfit_fnf.plotting.profile(profile(nll, result, jes))
     """
     _check(nll, result, minimizer, executor)
+    warn_of_weights(nll, "profiles", _BY_HESSE)
     param, n_sigma = parameter_of(nll, param, "what is scanned"), positive(n_sigma, "n_sigma=")
     n_points = count(n_points, "n_points=", least=2)
     given = None if values is None else _inside(param, values)
@@ -228,6 +232,7 @@ def contour(
     _check(nll, result, minimizer, executor)
     if isinstance(params, (str, zfit.Parameter)) or len(params) != 2:
         raise ValueError(f"a contour needs two parameters, (first, second); got {params!r}")
+    warn_of_weights(nll, "contours", _BY_HESSE)
     first, second = (parameter_of(nll, one, "what is scanned") for one in params)
     if first is second:
         raise ValueError(f"a contour needs two different parameters; got {first.name!r} twice")

@@ -26,7 +26,7 @@ from scipy.stats import norm
 
 from ..arguments import check_likelihood, check_minimizer, count, parameter_of, real
 from ..common.warning import warn
-from ..loss import channels_of
+from ..loss import channels_of, warn_of_weights
 from ..param import Nuisance, limits_of
 from ..profiles import ProfileLikelihood
 from ..scans import axis_title
@@ -280,7 +280,7 @@ def _check_range(poi: zfit.Parameter, value: float) -> None:
 
 
 def check_weights(nll: zfit.loss.UnbinnedNLL) -> None:
-    """Refuse data whose weights make them fluctuate more than a number of events does."""
+    """Refuse data whose weights make them fluctuate more than a number of events does, and tell of those that do it less."""
     for channel in channels_of(nll):
         total, squares = channel.sums_of_weights()
         if squares > total * (1 + 1e-6):
@@ -289,3 +289,8 @@ def check_weights(nll: zfit.loss.UnbinnedNLL) -> None:
                 f"squares {squares:.6g}, sum {total:.6g}), so that asymptotic formulae do not "
                 "hold. Use unweighted events, or a sample whose weights scale it down"
             )
+    warn_of_weights(
+        nll,
+        "limits and significances",
+        "That is meant for simulated events scaled down to a luminosity; of measured events, drop the weights",
+    )

@@ -41,6 +41,7 @@ from .kernels import (
     yield_gradient,
 )
 from .losses import ExtendedUnbinnedNLL, LogSpaceNLL, UnbinnedNLL
+from .weighted import warn_of_weights
 
 __all__ = [
     "MAX_MEMORY",
@@ -81,5 +82,6 @@ __all__ = [
     "total",
     "total_hessian",
     "vector",
+    "warn_of_weights",
     "yield_gradient",
 ]

@@ -48,6 +48,7 @@ from .kernels import (
 )
 
 __all__ = [
+    "ASIMOV",
     "Channel",
     "EventDensity",
     "EventTerm",
@@ -58,6 +59,9 @@ __all__ = [
     "drawn_events",
     "scores",
 ]
+
+ASIMOV = "asimov_set"
+"""Name of weighted events that stand for an expectation, and do not fluctuate."""
 
 EventTerm = tuple[EventKernel, EventChunks]
 """A kernel with the chunks of events that it is called on."""
@@ -341,7 +345,11 @@ class UnbinnedChannel:
 
     def _as_data(self, x: np.ndarray, weights: np.ndarray | None = None) -> zfit.Data:
         return zfit.Data.from_numpy(
-            obs=self.model.norm, array=x, weights=weights, name="pseudo_data", guarantee_limits=True
+            obs=self.model.norm,
+            array=x,
+            weights=weights,
+            name="pseudo_data" if weights is None else ASIMOV,
+            guarantee_limits=True,
         )
 
 
