@@ -278,6 +278,21 @@ def test_results_that_are_not_valid(profiled, result, simulated, tmp_path):
     assert "statistical" not in (tmp_path / "hepdata" / "submission.yaml").read_text()
 
 
+def test_an_eigenvector_that_leaves_the_limits_of_a_parameter(profiled, result, simulated, tmp_path):
+    """The strength is 1.1 +- 0.15, and may not be larger than 1.12."""
+    mu = profiled.parameters["mu_of_published"]
+    mu.upper = 1.12
+    try:
+        message = r"'mu_of_published' is at 1\.\d+ for the eigenvector 0 up, outside of its limits \(0, 1.12\)"
+        with pytest.raises(ValueError, match=message):
+            publish(profiled, result, simulated, tmp_path / "measured")
+        with pytest.raises(ValueError, match=message):
+            scenarios(profiled, result).moved[0][1].log_rate({"y": [0.0], "x": [0.0]})
+    finally:
+        mu.upper = 5.0
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -79,8 +79,8 @@ def publish(
         FileExistsError: If there is something at the path.
         ImportError: If pyarrow is missing (``pip install "zfit_fnf[io]"``).
         TypeError: If the arguments are none of these.
-        ValueError: If the result is not valid, simulation of a process is missing or outside of the range of its model, or a
-            name is unknown.
+        ValueError: If the result is not valid, an eigenvector leaves the limits of a parameter, simulation of a process is
+            missing or outside of the range of its model, or a name is unknown.
 
     Warns:
         UserWarning: If the weights leave less than a tenth of the simulated events of a process.
@@ -259,7 +259,7 @@ class _Weights:
 
     def __call__(self, variation: MapVariation) -> np.ndarray:
         """The weights ``(n,)``."""
-        with zfit.param.set_values(self._params, [variation.values[one.name] for one in self._params]):
+        with variation.set():
             expected = expected_numbers(self._pdf, self._params, self._n_data)[0][self._index]
             log_ratio = self._density() - self._reference
         own = np.ones(self._sample.n_events) if self._sample.weights is None else self._sample.weights

@@ -9,7 +9,8 @@ map alone, the eigenvectors carry the uncertainty of the parameters, and the tot
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from ..common.files import complete
 from ..densities.flows import in_chunks
 from ..densities.transfer import ProfiledTransfer
 from ..minimize import Minuit
+from ..param import limits_of
 from ..pdf import log_density, precompute
 from ..samples import Sample, as_sample, index_of
 from ..state import preserved
@@ -102,9 +104,25 @@ class MapVariation:
 
     def _evaluate(self, events: Any, function: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
         x = as_sample(events, self.pdf.obs).array(self.pdf.obs)
-        params = [self.parameters[name] for name in self.values]
-        with zfit.param.set_values(params, list(self.values.values())):
+        with self.set():
             return in_chunks(function, x)
+
+    @contextmanager
+    def set(self) -> Iterator[None]:
+        """The parameters at their values.
+
+        Raises:
+            ValueError: If one of them would be outside of its limits.
+        """
+        for name, value in self.values.items():
+            low, high = limits_of(self.parameters[name])
+            if not low <= value <= high:
+                raise ValueError(
+                    f"{name!r} is at {value:.4g} for the {self.name}, outside of its limits ({low:g}, {high:g}), where the model "
+                    "is not defined: make the limits wider and fit again"
+                )
+        with zfit.param.set_values([self.parameters[name] for name in self.values], list(self.values.values())):
+            yield
 
     def _log_rate(self, x: tf.Tensor) -> tf.Tensor:
         expected = self.pdf.get_yield().value() if self.pdf.is_extended else tf.constant(1.0, tf.float64)
