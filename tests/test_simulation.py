@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
-from zfit_fnf import Sample, Simulation, Variation
+from zfit_fnf import Sample, Simulation, Variation, normsys, nuisance
 from zfit_fnf.samples import write_sample
+from zfit_fnf.samples.variation import yields_at_one
+from zfit_fnf.train.assembly import yield_ratio
+from zfit_fnf.workspace.events import yield_ratios
 
 N = 1000
 RNG = np.random.default_rng(0)
@@ -222,3 +227,29 @@ def test_weights_of_a_variation_belong_to_the_events_by_their_index():
     np.testing.assert_array_equal(moved.weights, up)
     with pytest.raises(ValueError, match=r"weights of variation 'a=\+1' and the nominal events have different pandas"):
         Simulation(table.sample(frac=1.0, random_state=1), variations, weights="w")
+
+
+@pytest.mark.parametrize(
+    ("simulated", "expected"),
+    [
+        ({1.0: 1.3, -0.5: 0.95}, (0.95**2, 1.3)),  # not 1 / 1.3, which is what a side that nobody simulated has
+        ({2.0: 1.21, -2.0: 0.81, -1.0: 0.88}, (0.88, 1.1)),
+        ({0.5: 1.1, 3.0: 2.0}, (None, 1.21)),
+    ],
+)
+def test_yields_of_variations_that_are_not_at_one(simulated, expected):
+    """Log-normal: a factor to the power of the nuisance, which the modifier follows exactly beyond one."""
+    alike = pytest.approx([one or 0.0 for one in expected], rel=1e-12)
+    assert [one or 0.0 for one in yields_at_one(simulated)] == alike
+    group = [Variation({"y": [0.0]}, at={"jes": at}) for at in simulated]
+    sums = {id(one): SimpleNamespace(sample=Sample({"y": [0.0]}, [50.0 * simulated[one.at["jes"]]])) for one in group}
+    found = yield_ratio(group, sums, 50.0, mirror=False)
+    assert [found.down or 0.0, found.up or 0.0] == alike
+    events = Simulation(Sample({"y": [0.0]}, [50.0]), [Variation(sums[id(v)].sample, at=v.at) for v in group])
+    if {1.0, -1.0} & set(simulated):
+        side = yield_ratios(["jes"], events, "signal")["jes"]
+        assert [side["lo"], side["hi"]] == alike
+    factor = normsys(nuisance("jes"), found)
+    at, ratio = next((at, one) for at, one in simulated.items() if at > 0)
+    if at >= 1.0:
+        assert float(factor(tf.constant(at, tf.float64))) == pytest.approx(ratio, rel=1e-12)

@@ -149,3 +149,8 @@ def test_displacements_continue_where_they_would_fold():
     np.testing.assert_allclose(slopes, 10.0, rtol=2e-5)
     np.testing.assert_allclose(bends, -100.0, rtol=1e-4)
     assert np.isfinite(log_slope(tf.constant([-5.0], tf.float64))).all()
+
+
+def test_processes_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"different names, one for each map; got \['A', 'A'\]"):
+        transfer(processes=["A", "A"])

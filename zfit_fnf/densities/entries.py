@@ -66,6 +66,8 @@ PROBES = 16
 
 def _recorded(history: History) -> History:
     printable_text(history.name)
+    if history.n_events < 0 or history.effective_size < 0:
+        raise ValueError(f"has {history.n_events} events, which count like {history.effective_size:g}")
     return history
 
 
@@ -147,7 +149,7 @@ class FlowEntry(CoordinatesEntry):
     model: ClassVar[str | type] = "densities.flows.Flow"
     kind: Literal["flow"] = "flow"
     density: Reference
-    sum_weights: float | None
+    sum_weights: Positive | None
     history: Record | None
 
     def references(self) -> list[int]:

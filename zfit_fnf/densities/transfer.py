@@ -74,6 +74,8 @@ class Transfer(Coordinates, ConditionalBijector):
         n_layers = integer(n_layers, "n_layers", low=1, high=DEEPEST)
         seed = integer(seed, "seed", low=0)
         self.processes = names(processes, "processes", '["signal", "background"]')
+        if len(set(self.processes)) < len(self.processes):
+            raise ValueError(f"processes= are different names, one for each map; got {list(self.processes)}")
         self.hidden = hidden_widths(hidden, len(self.obs), least=32)
         self.n_knots = integer(n_knots, "n_knots", low=0, high=DEEPEST)
         law = Bent(self.n_knots) if self.n_knots > 1 else Affine()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from .columns import is_number
 from .inputs import EVENTS, holds_events
 
-__all__ = ["Variation"]
+__all__ = ["Variation", "yields_at_one"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,3 +74,24 @@ class Variation:
     def is_reweighting(self) -> bool:
         """Whether it is other weights of the nominal events."""
         return self.events is None
+
+
+def yields_at_one(ratios: Mapping[float, float]) -> tuple[float | None, float | None]:
+    """Ratios of yields to the nominal one at -1 and +1 standard deviation of a nuisance, each none if its side was not simulated.
+
+    Where a side was not simulated at one, its point that is nearest to it tells, with the exponential interpolation of log-normal
+    uncertainties.
+
+    Args:
+        ratios: By the value of the nuisance.
+    """
+
+    def side(sign: float) -> float | None:
+        points = [at for at in ratios if sign * at > 0]
+        if not points:
+            return None
+        nearest = min(points, key=lambda at: abs(math.log(abs(at))))
+        # Of a sum of weights that is not positive there is no logarithm; a ratio of yields is refused then.
+        return ratios[nearest] ** (1.0 / abs(nearest)) if ratios[nearest] > 0 else ratios[nearest]
+
+    return side(-1.0), side(1.0)

@@ -16,6 +16,7 @@ from ..densities.polynomial_map import Response
 from ..densities.ratio import LogRatio
 from ..samples import Variation
 from ..samples.pairing import fingerprint
+from ..samples.variation import yields_at_one
 from .findings import copies, nominal_ones, odd_yields, same_on_both_sides, samples_without_effect
 from .plan import Plan
 from .schedule import Schedule
@@ -194,7 +195,7 @@ def yield_ratio(
     if nominal is None:
         return YieldRatio()
     ratio = {next(iter(v.at.values())): sources[id(v)].sample.sum_weights / nominal for v in group}
-    up, down = ratio.get(1.0), ratio.get(-1.0)
+    down, up = yields_at_one(ratio)
     if mirror and (up is None) != (down is None):
         up, down = up or 1.0 / down, down or 1.0 / up  # type: ignore[operator]
     return YieldRatio(up=up, down=down)

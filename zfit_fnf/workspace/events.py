@@ -10,6 +10,7 @@ import numpy as np
 from ..samples import Sample, Simulation, Variation
 from ..samples.cuts import Cut
 from ..samples.event_files import find
+from ..samples.variation import yields_at_one
 from .document import WorkspaceError
 from .expressions import Expression, sorted_by_use
 from .schema import Events, Source
@@ -108,7 +109,7 @@ def yield_ratios(nuisances: Iterable[str], events: Simulation, name: str) -> dic
             raise WorkspaceError(
                 f"{name}: the yields of {nuisance!r} are taken at +1 or -1; there are variations at {at}"
             )
-        found[nuisance] = {"lo": at.get(-1.0), "hi": at.get(1.0)}
+        found[nuisance] = dict(zip(("lo", "hi"), yields_at_one(at), strict=True))
     return found
 
 
