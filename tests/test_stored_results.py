@@ -160,3 +160,29 @@ def test_a_verdict_without_tests_or_p_values_is_the_same_in_a_file(tmp_path, n_t
     stored = zfit_fnf.load(tmp_path / "report.json")
     assert str(stored) == str(report)
     assert stored.table["p_value"].dtype == float
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        ProfileScan("mu", "mu", np.array([0.0, 1.0, 2.0]), np.array([np.inf, 0.0, np.nan]), 1.0),
+        ContourScan(
+            *(("a", "b"), ("a", "b"), (np.arange(2.0),) * 2), np.array([[0.0, np.inf], [1.0, np.nan]]), (0.0, np.nan)
+        ),
+        DiscoveryResult("mu", 0.0, 1.3, np.inf, 0.0, 1.3, np.nan, np.nan),
+        LimitScan("mu", "mass", 0.95, pd.DataFrame([[-np.inf] * 3 + [np.inf] * 3], [1.0], CLS), ("mu", "$m$")),
+        Impacts(
+            "mu", "mu", np.inf, pd.DataFrame({"value": [-np.inf, np.nan], "down": [0.1, np.inf]}, index=["a", "b"])
+        ),
+    ],
+    ids=["profile", "contour", "significance", "limits", "impacts"],
+)
+def test_infinite_numbers_are_kept_apart_from_those_that_are_none(result, tmp_path):
+    """A likelihood of zero is no fit that did not converge; the file is JSON that anything reads."""
+    zfit_fnf.save(result, tmp_path / "result.json")
+    loaded = zfit_fnf.load(tmp_path / "result.json")
+    assert repr(loaded.to_dict()) == repr(result.to_dict())
+    assert str(loaded) == str(result)
+    text = (tmp_path / "result.json").read_text()
+    assert '"Infinity"' in text
+    assert "NaN" not in text

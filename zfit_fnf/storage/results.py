@@ -25,6 +25,7 @@ FORMAT = 1
 
 _MARK = "zfit_fnf result"
 _LARGEST = 2**28  # bytes
+_INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 _PACKAGES = ("zfit", "tensorflow", "iminuit", "numpy", "scipy")
 
 
@@ -33,7 +34,8 @@ def _arrays(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def _contour(content: dict[str, Any]) -> dict[str, Any]:
-    tuples = {name: tuple(content[name]) for name in ("parameters", "titles", "best_fit")}
+    tuples = {name: tuple(content[name]) for name in ("parameters", "titles")}
+    tuples["best_fit"] = tuple(map(_number, content["best_fit"]))
     grids = tuple(np.array(one, float) for one in content["values"])
     return {**content, **tuples, "values": grids, "delta": np.array(content["delta"], float)}
 
@@ -196,7 +198,7 @@ def read_envelope(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{str(source)!r} has format {content.get('format')!r} and kind {content.get('kind')!r}; this version of "
             f"zfit_fnf reads format {FORMAT}, and the kinds {list(_KINDS)}"
         )
-    return content
+    return {**content, "content": _numbers(content["content"])}
 
 
 def versions() -> dict[str, str]:
@@ -223,7 +225,7 @@ def _number(value: float | None) -> float:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold of plain values and arrays: numbers that are none become null."""
+    """What JSON can hold of plain values and arrays: numbers that are none become null, and infinite ones texts."""
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -231,5 +233,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return None if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
     return value
+
+
+def _numbers(value: Any) -> Any:
+    """What `plain` was given, but for numbers that are none."""
+    if isinstance(value, dict):
+        return {key: _numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return _INFINITE.get(value, value) if isinstance(value, str) else value
