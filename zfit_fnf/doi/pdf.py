@@ -182,13 +182,20 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
             self._simulation._draw(context) if self.cond else self._simulation.sample(n=tf.shape(context)[0]).value()
         )
         columns = given | dict(zip(outputs(self._simulation), tf.unstack(simulated, axis=1), strict=True))
-        y, x = (_stacked(columns, names, simulated) for names in (self._transfer.obs, self._transfer.cond))
+        return _stacked(self._observed(columns, simulated), self.outputs, simulated)
+
+    def observed(self, x: tf.Tensor) -> tf.Tensor:
+        """Simulated events ``(n, n_obs)`` where data have them."""
+        return _stacked(self._observed(dict(zip(self.obs, tf.unstack(x, axis=1), strict=True)), x), self.obs, x)
+
+    def _observed(self, columns: Mapping[str, tf.Tensor], like: tf.Tensor) -> dict[str, tf.Tensor]:
+        y, x = (_stacked(columns, names, like) for names in (self._transfer.obs, self._transfer.cond))
         u, c, _ = self._transfer.encode(y, x)
         if self._profiled:
             u = self._profiled.displacement.forward(u, c, self._basis(), self._transfer.index(self._process))
         u = self._transfer.forward(u, self._transfer.precompute(self._transfer.context(c, self._process)))
-        columns.update(zip(self._transfer.obs, tf.unstack(self._transfer.decode(u), axis=1), strict=True))
-        return _stacked(columns, self.outputs, simulated)
+        moved = zip(self._transfer.obs, tf.unstack(self._transfer.decode(u), axis=1), strict=True)
+        return {**columns, **dict(moved)}
 
     def _log_fraction(self, ranges: Ranges) -> tf.Tensor:
         raise ValueError(

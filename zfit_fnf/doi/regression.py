@@ -379,11 +379,8 @@ class Regression:
 
     def restricted(self, fields: np.ndarray) -> Regression:
         """With some of the fields only; each number of fields has its own best ridge."""
-        return self.of_fields(fields).regularised()
-
-    def of_fields(self, fields: np.ndarray) -> Regression:
-        """With some of the fields only, and no ridge yet."""
-        return Regression(self.gram[:, fields][:, :, fields], self.cross[:, fields], self.squares, np.nan)
+        gram = self.gram[:, fields][:, :, fields]
+        return Regression(gram, self.cross[:, fields], self.squares, np.nan).regularised()
 
     def directions(self) -> np.ndarray:
         """Weights ``(K, P)`` of the fields by which the best map moves with each parameter."""

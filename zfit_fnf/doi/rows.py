@@ -11,7 +11,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
-from ..common.chunks import GRAPH, slices
+from ..common.chunks import GRAPH, concatenated, slices
 from ..densities.transfer import ProfiledTransfer, Transfer
 from ..loss import EventChunks, ExtendedUnbinnedNLL, UnbinnedNLL, drawn_events, event_kernel, yield_gradient
 from ..param import Nuisance
@@ -23,6 +23,7 @@ from ..train.schedule import Schedule
 from .pdf import DoIPDF
 
 __all__ = [
+    "Precomputed",
     "Rows",
     "behind",
     "current",
@@ -31,12 +32,11 @@ __all__ = [
     "floating",
     "make_loss",
     "mixture",
-    "model_sample",
     "nuisance_ranges",
+    "observed",
     "parts_of",
-    "precomputed_rows",
-    "precomputed_structure",
     "responsibilities",
+    "simulated_events",
 ]
 
 _SCORED = 32  # calls of the kernel from which the error of a parameter is estimated
@@ -95,17 +95,24 @@ def make_loss(pdf: zfit.pdf.BasePDF, sample: Sample) -> zfit.loss.UnbinnedNLL:
     return (ExtendedUnbinnedNLL if pdf.is_extended else UnbinnedNLL)(pdf, sample)
 
 
-def model_sample(pdf: zfit.pdf.BasePDF, n: int, seed: int) -> Sample | None:
-    """Weighted events of a model at the current parameters, as many of each of its components; none if one cannot be drawn."""
-    parts = parts_of(pdf)
-    shares = np.asarray(sum_shares(pdf), float) if isinstance(pdf, SumPDF) else np.ones(1)
-    each, seeds = -(-n // len(parts)), seeds_from(seed)
+def simulated_events(model: zfit.pdf.BasePDF, n: int, seed: int) -> list[np.ndarray] | None:
+    """Events ``(n, n_obs)`` of each component of a model of simulation, as many of each; none if one cannot be drawn."""
+    parts, seeds = parts_of(model), seeds_from(seed)
+    each = -(-n // len(parts))
     try:
-        x = np.concatenate([drawn_events(pdf, part, each, next(seeds)) for part in parts])
+        return [drawn_events(model, part, each, next(seeds)) for part in parts]
     except NotImplementedError:
         return None
-    weights = np.repeat(np.maximum(shares, 0.0) / each, each)
-    return Sample(dict(zip(pdf.obs, x.T, strict=True)), weights, f"events of {pdf.name}")
+
+
+def observed(pdf: zfit.pdf.BasePDF, simulated: Sequence[np.ndarray]) -> Sample:
+    """Events of the components of a model where data have them, weighted by their shares at the current parameters."""
+    parts = parts_of(pdf)
+    shares = np.asarray(sum_shares(pdf), float) if isinstance(pdf, SumPDF) else np.ones(1)
+    x = [concatenated(part.observed, events, size=GRAPH) for part, events in zip(parts, simulated, strict=True)]
+    sizes = [len(events) for events in x]
+    weights = np.repeat(np.maximum(shares, 0.0) / sizes, sizes)
+    return Sample(dict(zip(pdf.obs, np.concatenate(x).T, strict=True)), weights, f"events of {pdf.name}")
 
 
 def floating(pdf: zfit.pdf.BasePDF) -> list[zfit.Parameter]:
@@ -148,27 +155,45 @@ class Rows:
         return (*(column[rows] for column in self.columns), weights)
 
 
-def precomputed_rows(pdf: zfit.pdf.BasePDF, sample: Sample) -> list[np.ndarray]:
-    """Precomputed quantities of events for all parts of a model, before any map, as a flat list of float32 arrays."""
-    parts, x = parts_of(pdf), sample.array(pdf.obs)
-    chunks = [
-        tf.nest.flatten([part.precompute_unmapped(tf.constant(x[rows])) for part in parts])
-        for rows in slices(len(x), GRAPH)
-    ]
-    return [_rows([np.asarray(t, np.float32) for t in column], len(x)) for column in zip(*chunks, strict=True)]
+class Precomputed:
+    """Quantities of events for all parts of a model, before any map: arrays of rows, and what all events have in common.
+
+    What depends on no observable, as the conditioner of a density without conditions, is the same for all events: it stays out
+    of minibatches.
+
+    Args:
+        pdf: The model of data.
+    """
+
+    def __init__(self, pdf: zfit.pdf.BasePDF):
+        self._pdf = pdf
+        centre = [0.5 * (low + high) for low, high in space_ranges(pdf.norm).values()]
+        self._structure = self._of(np.array([centre, centre]))
+        leaves = tf.nest.flatten(self._structure)
+        self._common = [tf.constant(leaf) if len(leaf) == 1 else None for leaf in map(_float32, leaves)]
+
+    def rows(self, sample: Sample) -> list[np.ndarray]:
+        """What differs between events, as a list of float32 arrays with a row for each."""
+        x = sample.array(self._pdf.obs)
+        chunks = [self._own(self._of(x[rows])) for rows in slices(len(x), GRAPH)]
+        return [np.concatenate(column) for column in zip(*chunks, strict=True)]
+
+    def packed(self, columns: Sequence[tf.Tensor]) -> Any:
+        """The parts' quantities of some events from these columns: tensors, or rows of the arrays."""
+        own = iter(columns)
+        leaves = [next(own) if common is None else common for common in self._common]
+        return tf.nest.pack_sequence_as(self._structure, leaves)
+
+    def _of(self, x: np.ndarray) -> Any:
+        return [part.precompute_unmapped(tf.constant(x)) for part in parts_of(self._pdf)]
+
+    def _own(self, of_events: Any) -> list[np.ndarray]:
+        leaves = zip(tf.nest.flatten(of_events), self._common, strict=True)
+        return [_float32(leaf) for leaf, common in leaves if common is None]
 
 
-def _rows(chunks: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """One array with a row for each event; quantities without a row per event are repeated."""
-    if n > 1 and len(chunks[0]) == 1:
-        return np.broadcast_to(chunks[0], (n, *chunks[0].shape[1:]))
-    return np.concatenate(chunks)
-
-
-def precomputed_structure(pdf: zfit.pdf.BasePDF) -> Any:
-    """The nest that `precomputed_rows` flattens."""
-    centre = [[0.5 * (low + high) for low, high in space_ranges(pdf.norm).values()]]
-    return [part.precompute_unmapped(tf.constant(centre, tf.float64)) for part in parts_of(pdf)]
+def _float32(tensor: tf.Tensor) -> np.ndarray:
+    return np.asarray(tensor, np.float32)
 
 
 def default_schedule(sample: Sample) -> Schedule:

@@ -32,6 +32,7 @@ from ..train.loop import Maximiser
 from ..train.schedule import Schedule
 from .pdf import MappedEvents
 from .rows import (
+    Precomputed,
     Rows,
     behind,
     current,
@@ -42,8 +43,6 @@ from .rows import (
     mixture,
     nuisance_ranges,
     parts_of,
-    precomputed_rows,
-    precomputed_structure,
     responsibilities,
 )
 
@@ -247,6 +246,7 @@ class GlobalProblem:
     ):
         self.model, self.transfer, self.schedule, self.penalty = model, copy.deepcopy(transfer), schedule, penalty
         self.pdf = behind(model, self.transfer)
+        self._precomputed = Precomputed(self.pdf)
         self.params = floating(self.pdf)
         self.start = {parameter: float(parameter.value()) for parameter in self.params}
         self._sum_weights = tf.Variable(1.0, dtype=tf.float64, trainable=False)
@@ -269,7 +269,7 @@ class GlobalProblem:
             TrainingStopped: If the training diverges or is interrupted.
         """
         self._sum_weights.assign(sample.sum_weights)
-        source = [Rows(sample, precomputed_rows(self.pdf, sample))]
+        source = [Rows(sample, self._precomputed.rows(sample))]
         self._fit = self._fit or self._maximiser(sample)
         found: _Minimum | None = None
         for attempt in range(_TRAININGS):
@@ -339,10 +339,10 @@ class GlobalProblem:
 
     def _log_likelihood(self, constraints: Sequence[Any]) -> Callable[..., tf.Tensor]:
         """Log-density of minibatches, with the terms of the likelihood that are not sums over events shared out."""
-        parts, structure = parts_of(self.pdf), precomputed_structure(self.pdf)
+        parts = parts_of(self.pdf)
 
         def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
-            unmapped = tf.nest.pack_sequence_as(structure, columns)
+            unmapped = self._precomputed.packed(columns)
             log_p = [part.log_density_at(part.mapped(events)) for part, events in zip(parts, unmapped, strict=True)]
             value = mixture(self.pdf, log_p)
             if self.penalty:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import zfit  # before tensorflow, which it silences
@@ -33,7 +33,7 @@ from .check import Check
 from .goodness import goodness_of_fit
 from .profiled import ProfiledFit
 from .regression import MOST, DisplacedLikelihood, EventsBehind, Regression
-from .rows import behind, make_loss, model_sample
+from .rows import behind, make_loss, observed, simulated_events
 from .step1 import TransferFit
 from .window import axes_of_covariance, axes_of_window, headroom_of, of_constraints
 
@@ -153,12 +153,19 @@ class ProfileProblem:
         self._transfer.assign(fit.transfer.weights_list())
         self._total = float(fit.data.sum_weights)
         self._rest = np.zeros(self._displacement.n_fields)
-        regression, drawn, of_model = self._regression(fit, self._fixed_pdf, seed, frames=True)
+        # Of the model, of which there are enough: directions that were found from the data would follow their fluctuations, and
+        # move the estimates with them.
+        simulated = simulated_events(fit.model, events_for(self._displacement.n_fields), seed)
+        drawn = observed(self._fixed_pdf, simulated) if simulated else None
+        of_model = self._likelihood.events(drawn or fit.data, self._total, seed, frames=True)
         everything = self._likelihood.of_all(fit.data)
         start = self._likelihood.gradient(everything, self._rest)
-        self._rest = self._polished(everything, regression, free_fields(self._displacement, fit.data))
-        if drawn and self._rest.any():
-            regression, drawn, of_model = self._regression(fit, self._polished_pdf(fit), seed, frames=False)
+        self._rest = self._polished(everything, of_model, free_fields(self._displacement, fit.data))
+        polished = self._polished_pdf(fit)
+        if simulated and self._rest.any():
+            drawn = observed(polished, simulated)
+            of_model = self._likelihood.events(drawn, self._total, seed, frames=False)
+        regression = Regression.of(self._rows(of_model), scores(polished, of_model.x, self.params))
         of_data = of_model = of_model._replace(slope=self._likelihood.gradient(of_model, self._rest))
         if drawn:
             few = fit.data.n_events <= MOST
@@ -196,17 +203,9 @@ class ProfileProblem:
             problems=tuple(self._problems(fit, checks, bounds, goodness, moves)),
         )
 
-    def _regression(
-        self, fit: TransferFit, pdf: zfit.pdf.BasePDF, seed: int, *, frames: bool
-    ) -> tuple[Regression, Sample | None, EventsBehind]:
-        """On events of the model of data, of which there are enough, and these; on the data if it cannot be sampled.
-
-        Directions that were found from the data would follow their fluctuations, and move the estimates with them.
-        """
-        drawn = model_sample(pdf, events_for(self._displacement.n_fields), seed)
-        events = self._likelihood.events(drawn or fit.data, self._total, seed, frames=frames)
-        rows = self._likelihood.rows(events, self._rest if self._rest.any() else None)
-        return Regression.of(rows, scores(pdf, events.x, self.params)), drawn, events
+    def _rows(self, events: EventsBehind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """First variations where the map is, with the weights of the events."""
+        return self._likelihood.rows(events, self._rest if self._rest.any() else None)
 
     def _polished_pdf(self, fit: TransferFit) -> zfit.pdf.BasePDF:
         """The model of data behind the polished map, which does not follow the parameters yet."""
@@ -215,9 +214,10 @@ class ProfileProblem:
         transfer = ProfiledTransfer(fit.transfer, displacement, centre=fit.values, axes=np.eye(n))
         return behind(fit.model, transfer, params=fit.parameters)
 
-    def _polished(self, events: EventsBehind, regression: Regression, free: np.ndarray) -> np.ndarray:
+    def _polished(self, events: EventsBehind, of_model: EventsBehind, free: np.ndarray) -> np.ndarray:
         """Weights ``(K,)`` of the fields by which the map comes to the best one, by Fisher scoring with the parameters fixed."""
-        weights, strict = np.zeros_like(events.slope), regression.of_fields(free)
+        own = ((chunk[:, free], weights) for chunk, weights in self._rows(of_model))
+        weights, strict = np.zeros_like(events.slope), Regression.of(own, np.zeros((len(of_model.x), 0)))
         strict = replace(strict, ridge=strict.polish(self._likelihood.slopes(events)[:, free]))
 
         def value(weights: np.ndarray) -> float:

@@ -77,6 +77,8 @@ class _Feed:
         for source, rows in zip(self.sources, self._rows, strict=True):
             batch = source.batch(rows.take(count * self._share))
             parts.append([column.reshape(count, self._share, *column.shape[1:]) for column in batch])
+        if len(parts) == 1:  # nothing to copy
+            return tuple(parts[0])
         return tuple(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
 
 
