@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from fitted_maps import at
 
+from zfit_fnf.densities.transfer import Transfer
 from zfit_fnf.doi import (
     Uncertainty,
     ensemble,
@@ -249,6 +250,9 @@ def test_results_are_tables_and_json(fitted, profiled, combined, maps):
     assert profiled.to_dict()["replicas"][1]["values"] == profiled.replicas[1].values
     assert ", 2 replicas" in str(profiled)
     assert "no replicas: no statistical band" in str(replace(profiled, replicas=()))
+    assert "equally likely" not in str(profiled)
+    each = Transfer(["y"], ["x"], processes=["a", "b"])
+    assert "processes are equally likely" in str(replace(profiled, fit=replace(profiled.fit, transfer=each)))
     assert combined.to_dict()["minima"]["jes"] == list(combined.minima["jes"])
     np.testing.assert_array_equal(band.to_dataframe()["total"], band.total)
     with pytest.raises(TypeError, match="evaluate takes a function of a MapVariation"):

@@ -116,4 +116,10 @@ class ProfiledFit:
                 "rise of the NLL at shifts of the parameters, expected and of the data:",
                 self.to_dataframe().to_string(index=False),
             ]
+        if len(self.fit.transfer.obs) > 1 or self.fit.transfer.n_maps > 1:
+            lines.append(
+                "many maps of several observables or processes are equally likely: bands of the displacement of single events are "
+                "those of this one, and do not cover the others. Quote distributions, or the shortest map of each process "
+                "(zfit_fnf.doi.optimal_transport)"
+            )
         return "\n".join(lines)
