@@ -84,7 +84,8 @@ def closeness(maps: zfnf.doi.MapVariations, process: str, seed: int) -> dict[str
     """Distances from exact maps in widths of y, and how often the uncertainties cover them.
 
     Data do not tell the inverse of the distortion from other maps that lead to the same density. The shortest of these is
-    unique: it is what can be compared with a prediction, here from simulated events that are distorted.
+    unique, but for what the map of one process gains and that of the other loses: it is what can be compared with a
+    prediction, here from simulated events that are distorted.
     """
     simulation = TOY.simulate(process, 4000, TRUTH, seed=seed + 10)
     data = simulation.assign(

@@ -250,9 +250,10 @@ def test_results_are_tables_and_json(fitted, profiled, combined, maps):
     assert profiled.to_dict()["replicas"][1]["values"] == profiled.replicas[1].values
     assert ", 2 replicas" in str(profiled)
     assert "no replicas: no statistical band" in str(replace(profiled, replicas=()))
-    assert "equally likely" not in str(profiled)
-    each = Transfer(["y"], ["x"], processes=["a", "b"])
-    assert "processes are equally likely" in str(replace(profiled, fit=replace(profiled.fit, transfer=each)))
+    assert "do not cover" not in str(profiled)
+    each, both = Transfer(["y"], ["x"], processes=["a", "b"]), Transfer(["y", "z"], ["x"])
+    for transfer, told in ((each, "of single processes do not cover"), (both, "do not cover the others")):
+        assert told in str(replace(profiled, fit=replace(profiled.fit, transfer=transfer)))
     assert combined.to_dict()["minima"]["jes"] == list(combined.minima["jes"])
     np.testing.assert_array_equal(band.to_dataframe()["total"], band.total)
     with pytest.raises(TypeError, match="evaluate takes a function of a MapVariation"):

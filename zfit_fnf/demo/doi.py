@@ -257,7 +257,8 @@ def undistorted(events: pd.DataFrame, process: str) -> pd.DataFrame:
 def compare(maps: MapVariations, settings: DoISettings, seed: int) -> pd.DataFrame:
     """Distance of the map from the exact one, and how often its uncertainty covers the difference, by process.
 
-    Data do not tell the exact map from others that lead to the same density; the shortest of these is unique.
+    Data do not tell the exact map from others that lead to the same density. The shortest of these is unique, but for what
+    the map of one process gains and that of the other one loses.
     """
     point = {name: settings.base.truth[name] for name in TOY.nuisances}
     rows = {}
@@ -359,7 +360,7 @@ def results_table(findings: DoIFindings, settings: DoISettings, seconds: Mapping
         "(exact x: with the true density of x alone; its errors contain the information that a free map leaves)",
         f"signal strength: below {findings.limit:.4f} at 95 % confidence level",
         f"ensemble of {len(findings.average.minima)} replicas, K_eff = {findings.average.k_eff:.1f}",
-        "map and exact map: rms distance in widths of y, of the shortest maps too, which data tell; fraction of points inside of "
+        "map and exact map: rms distance in widths of y, of the shortest maps too; fraction of points inside of "
         f"the total uncertainty\n{closeness}",
         f"classifier between data and model: AUC {findings.auc:.4f}",
         f"time in seconds\n{times}",

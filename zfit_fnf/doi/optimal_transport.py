@@ -89,7 +89,8 @@ def optimal_transport(
 ) -> OptimalTransport:
     """The optimal transport between the densities that a map connects, given the conditions.
 
-    It is what data determine of a map in several observables: other maps that are as likely have the same one.
+    It is what data determine of a map in several observables: other maps that are as likely have the same one. Of several
+    processes with maps of their own data determine only the density of all together, and the shortest map of one is not unique.
 
     Args:
         variation: The map, at one value of the parameters.

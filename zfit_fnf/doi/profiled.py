@@ -116,10 +116,14 @@ class ProfiledFit:
                 "rise of the NLL at shifts of the parameters, expected and of the data:",
                 self.to_dataframe().to_string(index=False),
             ]
-        if len(self.fit.transfer.obs) > 1 or self.fit.transfer.n_maps > 1:
+        if self.fit.transfer.n_maps > 1:
             lines.append(
-                "many maps of several observables or processes are equally likely: bands of the displacement of single events are "
-                "those of this one, and do not cover the others. Quote distributions, or the shortest map of each process "
-                "(zfit_fnf.doi.optimal_transport)"
+                "data determine the density of all processes together: what the map of one gains that of another can lose, and "
+                "bands of single processes do not cover that. Quote distributions of all of them, or use shared=True"
+            )
+        elif len(self.fit.transfer.obs) > 1:
+            lines.append(
+                "in several observables many maps are equally likely: bands of the displacement of single events are those of "
+                "this one, and do not cover the others. Quote distributions, or the shortest map (zfit_fnf.doi.optimal_transport)"
             )
         return "\n".join(lines)
