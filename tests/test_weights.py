@@ -13,7 +13,7 @@ from likelihoods import SIGMA, events, location, two_processes
 from zfit_fnf import influence, limits, scans, toys
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.minimize import Minuit
-from zfit_fnf.pdf import FlowPDF
+from zfit_fnf.pdf import FlowPDF, SumPDF
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +169,28 @@ def test_results_that_do_not_follow_weights_say_so():
     expected = Minuit().minimize(toys.asimov(nll, params={n: 100.0, mean: 0.2}, n_events=2000).loss(nll))
     errors = expected.errors(mean, method="minuit_minos")[0]
     assert errors[mean]["upper"] == pytest.approx(width / np.sqrt(100.0), rel=0.02)
+
+
+def test_limits_refuse_a_parameter_that_heavy_events_decide():
+    """The weights fluctuate less than a number of events all together, but a strength whose events weigh 3 does more."""
+    rng = np.random.default_rng(1)
+    y = np.r_[rng.normal(-1.0, 0.5, 4000), rng.normal(3.0, 0.3, 20)]
+    weights = np.r_[np.full(4000, 0.1), np.full(20, 3.0)]
+    space = zfit.Space("y", -5.0, 5.0)
+    signal, other = zfit.Parameter("signal", 60.0, 0.0, 500.0), zfit.Parameter("other", 400.0, 0.0, 5000.0)
+    peaks = [
+        zfit.pdf.Gauss(mean, width, obs=space, extended=n)
+        for mean, width, n in ((3.0, 0.3, signal), (-1.0, 0.5, other))
+    ]
+    nll = ExtendedUnbinnedNLL(SumPDF(peaks), {"y": y}, weights=weights)
+    assert np.sum(weights**2) < 0.5 * np.sum(weights)
+    result = Minuit().minimize(nll)
+    errors = [result.hesse(name=f"h{len(one)}", **one)[signal]["error"] for one in ({}, {"weightcorr": False})]
+    assert errors[0] / errors[1] == pytest.approx(np.sqrt(3.0), rel=0.01)
+    for ask in (limits.upper_limit, limits.discovery, limits.feldman_cousins):
+        with pytest.raises(ValueError, match=r"decide parameters.* 'signal' 1\.73"):
+            ask(nll, signal)
+    with pytest.warns(UserWarning, match="limits and significances .* or more where heavy events decide"):
+        significance = limits.discovery(nll, other, null=350.0, n_asimov=200).significance
+    n = 400.0  # a counting experiment
+    assert significance == pytest.approx(np.sqrt(2 * (n * np.log(n / 350.0) - n + 350.0)), rel=0.02)

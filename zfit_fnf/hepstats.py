@@ -31,7 +31,8 @@ from zfit.result import FitResult
 
 from .arguments import check_likelihood, check_minimizer, count
 from .common.optional import require
-from .limits.asymptotic import check_weights
+from .limits.weights import check_weights
+from .param import Nuisance
 from .profiles import ProfileLikelihood
 from .state import current_values, global_observables, preserved
 from .toys import asimov, refill, refillable, toy
@@ -65,7 +66,7 @@ class AsymptoticCalculator(hepstats.hypotests.calculators.AsymptoticCalculator):
     def __init__(self, input: Any, minimizer: Any, *, n_asimov: int = 20_000, seed: int = 0):
         _check_input(input, minimizer)
         super().__init__(input, minimizer)
-        check_weights(self.loss)
+        _check_weights(self.loss, minimizer)
         self._n_asimov = count(n_asimov, "n_asimov=", least=1)
         self._seed = count(seed, "seed=", least=0)
         self._profiles: dict[POI, ProfileLikelihood] = {}
@@ -137,7 +138,7 @@ class FrequentistCalculator(hepstats.hypotests.calculators.FrequentistCalculator
         for name, n_toys in (("ntoysnull=", ntoysnull), ("ntoysalt=", ntoysalt)):
             count(n_toys, name, least=0)
         super().__init__(input, minimizer, ntoysnull=ntoysnull, ntoysalt=ntoysalt)
-        check_weights(self.loss)
+        _check_weights(self.loss, minimizer)
         self._seed, self._n_drawn = count(seed, "seed=", least=0), 0
         self._refillable = refillable(self.loss)
         self._truth: dict[zfit.Parameter, float] = {}
@@ -250,6 +251,11 @@ def _check_input(input: Any, minimizer: Any) -> None:
     if minimizer is None:
         raise TypeError("a calculator needs a minimiser, e.g. zfit_fnf.Minuit(); got None")
     check_minimizer(minimizer)
+
+
+def _check_weights(loss: zfit.loss.UnbinnedNLL, minimizer: Any) -> None:
+    """As limits do; which parameter is of interest is not known yet, so that those that fluctuate too much are only named."""
+    check_weights(loss, [one for one in loss.get_params() if not isinstance(one, Nuisance)], minimizer, refuse=False)
 
 
 def _crossing(values: np.ndarray, pvalues: np.ndarray, alpha: float) -> float | None:

@@ -26,15 +26,16 @@ from scipy.stats import norm
 
 from ..arguments import check_likelihood, check_minimizer, count, parameter_of, real
 from ..common.warning import warn
-from ..loss import channels_of, warn_of_weights
+from ..loss import channels_of
 from ..param import Nuisance, limits_of
 from ..profiles import ProfileLikelihood
 from ..scans import axis_title
 from ..state import current_values, global_observables, measured_values, preserved
 from ..toys import Values, asimov
 from .results import BANDS, COLUMNS, DiscoveryResult, LimitResult
+from .weights import check_weights
 
-__all__ = ["asymptotic_limit", "check_weights", "checked_poi", "discovery", "log_cls", "log_expected_cls"]
+__all__ = ["asymptotic_limit", "checked_poi", "discovery", "log_cls", "log_expected_cls"]
 
 _TRIALS = 30  # values to try at most in search of one limit
 _FURTHEST = 10.0  # times the largest value that was tried: how far to extrapolate
@@ -123,7 +124,7 @@ def discovery(
     poi = checked_poi(nll, poi, real(null, "null="), minimizer, n_asimov)
     if expected_at is not None:
         _check_range(poi, real(expected_at, "expected_at="))
-    check_weights(nll)
+    check_weights(nll, [poi], minimizer)
     with preserved(nll):
         data = ProfileLikelihood(nll, poi, minimizer, current_values(global_observables(nll)))
         best_fit = data.best(above=null).values[poi]
@@ -277,20 +278,3 @@ def _check_range(poi: zfit.Parameter, value: float) -> None:
     low, high = limits_of(poi)
     if not low <= value <= high:
         raise ValueError(f"{poi.name!r} cannot be {value:g}: its limits are ({low:g}, {high:g}); make them wider")
-
-
-def check_weights(nll: zfit.loss.UnbinnedNLL) -> None:
-    """Refuse data whose weights make them fluctuate more than a number of events does, and tell of those that do it less."""
-    for channel in channels_of(nll):
-        total, squares = channel.sums_of_weights()
-        if squares > total * (1 + 1e-6):
-            raise ValueError(
-                f"the weights of {channel.data.name!r} make it fluctuate more than a Poisson number of events does (sum of "
-                f"squares {squares:.6g}, sum {total:.6g}), so that asymptotic formulae do not "
-                "hold. Use unweighted events, or a sample whose weights scale it down"
-            )
-    warn_of_weights(
-        nll,
-        "limits and significances",
-        "That is meant for simulated events scaled down to a luminosity; of measured events, drop the weights",
-    )

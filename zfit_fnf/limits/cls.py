@@ -8,9 +8,10 @@ import zfit  # before tensorflow, which it silences
 
 from ..arguments import count, real
 from ..common.parallel import Executor
-from .asymptotic import asymptotic_limit, check_weights, checked_poi
+from .asymptotic import asymptotic_limit, checked_poi
 from .results import LimitResult
 from .toys import toy_limit
+from .weights import check_weights
 
 __all__ = ["upper_limit"]
 
@@ -90,7 +91,7 @@ def upper_limit(
     parameter = checked_poi(nll, poi, 0.0, minimizer, n_asimov)
     postfit = expected == "postfit"
     if postfit:
-        check_weights(nll)
+        check_weights(nll, [parameter], minimizer)
     if calculator == "asymptotic":
         return asymptotic_limit(nll, parameter, cl, postfit=postfit, minimizer=minimizer, n_asimov=n_asimov, seed=seed)
     return toy_limit(

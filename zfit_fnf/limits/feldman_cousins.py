@@ -26,9 +26,9 @@ from ..minimize import Minuit
 from ..param import limits_of
 from ..profiles import ConditionalMinima, KnownMinimum, minimise
 from ..state import current_values, preserved
-from .asymptotic import check_weights
 from .neyman import Hypothesis, rises_in_toys
 from .results import PoolWorth
+from .weights import check_weights
 
 __all__ = ["FeldmanCousins", "feldman_cousins"]
 
@@ -143,7 +143,7 @@ def feldman_cousins(
         raise ValueError(f"cl must be between 0 and 1, e.g. 0.95; got {cl}")
     n_toys, n_points = count(n_toys, "n_toys=", least=50), count(n_points, "n_points=", least=3)
     params = _checked_pois(nll, pois)
-    check_weights(nll)
+    check_weights(nll, params, minimizer)
     with preserved(nll):
         minimise(nll, list(nll.get_params()), minimizer or Minuit())
         best = KnownMinimum(nll, current_values(nll.get_params()))

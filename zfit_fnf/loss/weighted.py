@@ -34,6 +34,7 @@ def warn_of_weights(loss: Any, what: str, instead: str) -> None:
             warn(
                 f"{what} of weighted data are those of as many unweighted events as the sum of weights: the weights of "
                 f"{channel.data.name!r} (sum {total:.6g}, sum of squares {squares:.6g}) are not corrected for, with which "
-                f"statistical errors are about {math.sqrt(squares / total):.3g} times as large. {instead}"
+                f"statistical errors are about {math.sqrt(squares / total):.3g} times as large, "
+                f"or more where heavy events decide. {instead}"
             )
             return
