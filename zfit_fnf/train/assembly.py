@@ -17,7 +17,15 @@ from ..densities.ratio import LogRatio
 from ..samples import Variation
 from ..samples.pairing import fingerprint
 from ..samples.variation import yields_at_one
-from .findings import copies, nominal_ones, odd_yields, same_on_both_sides, samples_without_effect
+from .findings import (
+    copies,
+    joint_yields,
+    nominal_ones,
+    odd_yields,
+    same_on_both_sides,
+    samples_without_effect,
+    without_weights,
+)
 from .plan import Plan
 from .schedule import Schedule
 from .score_correction import vanish_at
@@ -98,7 +106,9 @@ class Assembly:
         findings = [*nominal_ones(sources, without_effect), *copies(sources, marks, without_effect)]
         if nominal is not None and not findings:
             findings = same_on_both_sides(nominal.source.sample, list(sources.values()), flow.obs)
-        return cls(flow, plan, sources, without_effect, yields, [*findings, *odd_yields(yields)], nominal, wanted)
+        sample, every = None if nominal is None else nominal.source.sample, list(sources.values())
+        findings += [*without_weights(sample, every), *odd_yields(yields), *joint_yields(sample, every)]
+        return cls(flow, plan, sources, without_effect, yields, findings, nominal, wanted)
 
     def keep(self, trained: Deformation | None) -> None:
         """Take over the responses of another deformation of the same flow, but those whose training was interrupted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,8 +14,18 @@ from ..samples import Sample
 from ..samples.pairing import same_events
 from .sources import EventSource
 
-__all__ = ["copies", "nominal_ones", "odd_yields", "pruned_ones", "same_on_both_sides", "samples_without_effect"]
+__all__ = [
+    "copies",
+    "joint_yields",
+    "nominal_ones",
+    "odd_yields",
+    "pruned_ones",
+    "same_on_both_sides",
+    "samples_without_effect",
+    "without_weights",
+]
 
+_NOTABLE, _CERTAIN = 0.01, 5.0  # of a ratio of yields: its relative size, and in standard deviations of the samples
 _LOOKED_AT = 100_000  # events of each sample, evenly spread
 
 
@@ -113,6 +124,50 @@ def odd_yields(yields: Mapping[str, YieldRatio]) -> list[str]:
     return [
         f"by their summed weights the yield changes {', '.join(odd)}: is weights= missing, or are the samples normalised "
         "differently?"
+    ]
+
+
+def joint_yields(nominal: Sample | None, sources: Sequence[EventSource]) -> list[str]:
+    """Yields of joint samples that are not those of the nuisances one by one, whose factors a model multiplies.
+
+    Only where each nuisance has a sample of its own at the same value, so that nothing is interpolated.
+
+    Args:
+        nominal: The nominal events.
+        sources: Those of the variations.
+    """
+    if nominal is None:
+        return []
+    by_point = {tuple(source.at.items()): source.sample for source in sources if len(source.at) == 1}
+    found = []
+    for source in sources:
+        alone = [by_point.get((one,)) for one in source.at.items()]
+        if len(source.at) < 2 or None in alone:
+            continue
+        singles = [sample for sample in alone if sample is not None]
+        product = math.prod(sample.sum_weights / nominal.sum_weights for sample in singles)
+        ratio = source.sample.sum_weights / nominal.sum_weights
+        # As if they were independent: samples of the same events are known better.
+        noise = math.sqrt(sum(1.0 / sample.effective_size for sample in (source.sample, nominal, *singles)))
+        if abs(ratio / product - 1.0) > max(_NOTABLE, _CERTAIN * noise):
+            found.append(f"by {ratio:.4g} at {source.sample.name!r}, where one by one they change it by {product:.4g}")
+    if not found:
+        return []
+    return [
+        f"two nuisances change the yield together {', '.join(found)}: normsys and lnN multiply, and leave the rest out. Give "
+        "modified_yield a modifier of both, or check the normalisation of these samples"
+    ]
+
+
+def without_weights(nominal: Sample | None, sources: Sequence[EventSource]) -> list[str]:
+    """Variations whose events have no weights where the nominal ones do."""
+    if nominal is None or nominal.weights is None or np.all(np.asarray(nominal.weights) == 1.0):
+        return []
+    if not (found := [repr(source.sample.name) for source in sources if source.sample.weights is None]):
+        return []
+    return [
+        f"the nominal events have weights, and each event of {', '.join(found)} counts as one: yields and shapes are compared "
+        "with other ones than are meant. Name the column in Simulation(..., weights=) or in each Variation"
     ]
 
 
