@@ -91,6 +91,8 @@ def optimal_transport(
 
     It is what data determine of a map in several observables: other maps that are as likely have the same one. Of several
     processes with maps of their own data determine only the density of all together, and the shortest map of one is not unique.
+    Bands of replicas know only the fields that these move: they are a little too narrow, and of 20 000 events in two observables
+    given two conditions they covered the exact shortest map at 54 +- 3 % of places (``benchmarks/doi_shortest.py``).
 
     Args:
         variation: The map, at one value of the parameters.
