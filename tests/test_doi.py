@@ -13,9 +13,12 @@ import fitted_maps
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from fitted_maps import FLOWS, SHORT, SMALL, at, model
 from scipy import integrate, stats
+from untrained import deformed, smooth_flow
 
+import zfit_fnf as zfnf
 from zfit_fnf import Flow
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.doi import (
@@ -32,6 +35,7 @@ from zfit_fnf.doi import (
 from zfit_fnf.doi.bounds import Bounds
 from zfit_fnf.doi.check import Check
 from zfit_fnf.doi.goodness import kolmogorov_smirnov
+from zfit_fnf.doi.rows import Precomputed, behind
 from zfit_fnf.doi.step1 import _warn_if_few
 from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.samples import as_sample
@@ -244,6 +248,34 @@ def test_few_events_of_a_process():
     ):
         _warn_if_few(SumPDF(parts, fracs=[0.05]), transfer, sample)
     _warn_if_few(SumPDF(parts, fracs=[0.5]), transfer, sample)
+
+
+def test_simulated_events_are_observed_where_the_map_has_them(fitted, profiled):
+    """Back in simulation they are what they were, behind the fixed map and behind the one that follows a parameter."""
+    simulated = np.random.default_rng(2).normal(size=(40, 2))
+    events = dict(zip(fitted.pdf.obs, simulated.T, strict=True))
+    for pdf in (fitted.pdf, profiled.pdf):
+        x = pdf.observed(tf.constant(simulated)).numpy()
+        np.testing.assert_array_equal(x[:, pdf.obs.index("x")], events["x"])
+        assert np.abs(x[:, pdf.obs.index("y")] - events["y"]).max() > 1e-4  # the map moves them
+    x = fitted.pdf.observed(tf.constant(simulated))
+    np.testing.assert_allclose(fitted.pdf.simulated(x)["y"], events["y"], atol=1e-5)  # networks are in single precision
+
+
+def test_minibatches_hold_what_differs_between_events():
+    """Packed with what all have in common, they are what is computed of the events at once."""
+    of_x = deformed(
+        smooth_flow(["x", "z"]), [zfnf.nuisance("jes")]
+    )  # no conditions: networks see the same for all events
+    pdf = behind(ConditionalProductPDF([FlowPDF(FLOWS[0]), of_x]), Transfer(["y"], ["x"]))
+    x = np.random.default_rng(1).normal(size=(50, 3))
+    rows = Precomputed(pdf).rows(as_sample(dict(zip(pdf.obs, x.T, strict=True)), pdf.obs))
+    expected = tf.nest.flatten([pdf.precompute_unmapped(tf.constant(x))])
+    packed = tf.nest.flatten(Precomputed(pdf).packed(rows))
+    assert len(rows) < len(expected)
+    assert all(len(column) == len(x) for column in rows)
+    for one, other in zip(packed, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)  # single precision
 
 
 def test_windows_that_end_where_a_parameter_does(profiled):

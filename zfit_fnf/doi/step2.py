@@ -153,24 +153,8 @@ class ProfileProblem:
         self._transfer.assign(fit.transfer.weights_list())
         self._total = float(fit.data.sum_weights)
         self._rest = np.zeros(self._displacement.n_fields)
-        # Of the model, of which there are enough: directions that were found from the data would follow their fluctuations, and
-        # move the estimates with them.
-        simulated = simulated_events(fit.model, events_for(self._displacement.n_fields), seed)
-        drawn = observed(self._fixed_pdf, simulated) if simulated else None
-        of_model = self._likelihood.events(drawn or fit.data, self._total, seed, frames=True)
-        everything = self._likelihood.of_all(fit.data)
-        start = self._likelihood.gradient(everything, self._rest)
-        self._rest = self._polished(everything, of_model, free_fields(self._displacement, fit.data))
-        polished = self._polished_pdf(fit)
-        if simulated and self._rest.any():
-            drawn = observed(polished, simulated)
-            of_model = self._likelihood.events(drawn, self._total, seed, frames=False)
-        regression = Regression.of(self._rows(of_model), scores(polished, of_model.x, self.params))
-        of_data = of_model = of_model._replace(slope=self._likelihood.gradient(of_model, self._rest))
-        if drawn:
-            few = fit.data.n_events <= MOST
-            of_data = everything if few else self._likelihood.events(fit.data, self._total, seed, frames=False)
-            of_data = of_data._replace(slope=self._likelihood.gradient(of_data, self._rest))
+        drawn, of_model, of_data, start = self._at_the_maximum(fit, seed)
+        regression = Regression.of(self._rows(of_model), scores(self._polished_pdf(fit), of_model.x, self.params))
         prior = constraint_hessian(self._constraints, self.params)
         bounds = Bounds.of(tuple(fit.values), regression, prior, self._displacement)
         if not np.isfinite(bounds.covariance).all():
@@ -202,6 +186,36 @@ class ProfileProblem:
             checks=tuple(checks),
             problems=tuple(self._problems(fit, checks, bounds, goodness, moves)),
         )
+
+    def _at_the_maximum(
+        self, fit: TransferFit, seed: int
+    ) -> tuple[Sample | None, EventsBehind, EventsBehind, np.ndarray]:
+        """Polish the map. Events of the model behind it, if it can be sampled, from which directions are found; and the data.
+
+        Of the model there are enough: directions that were found from the data would follow their fluctuations, and move the
+        estimates with them.
+
+        Returns:
+            The events of the model as a sample, those and the data behind the map, and the slope ``(K,)`` where step 1 had it.
+        """
+        simulated = simulated_events(fit.model, events_for(self._displacement.n_fields), seed)
+        drawn = observed(self._fixed_pdf, simulated) if simulated else None
+        of_model = self._likelihood.events(drawn or fit.data, self._total, seed, frames=True)
+        everything = self._likelihood.of_all(fit.data)
+        start = self._likelihood.gradient(everything, self._rest)
+        self._rest = self._polished(everything, of_model, free_fields(self._displacement, fit.data))
+        if simulated and self._rest.any():
+            drawn = observed(self._polished_pdf(fit), simulated)
+            of_model = self._likelihood.events(drawn, self._total, seed, frames=False)
+        of_data = of_model = self._with_slope(of_model)
+        if drawn:
+            few = fit.data.n_events <= MOST
+            of_data = everything if few else self._likelihood.events(fit.data, self._total, seed, frames=False)
+            of_data = self._with_slope(of_data)
+        return drawn, of_model, of_data, start
+
+    def _with_slope(self, events: EventsBehind) -> EventsBehind:
+        return events._replace(slope=self._likelihood.gradient(events, self._rest))
 
     def _rows(self, events: EventsBehind) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """First variations where the map is, with the weights of the events."""

@@ -196,12 +196,21 @@ class Assembly:
 
 
 def label_of(nuisances: Sequence[str]) -> str:
+    """What a response of these nuisances is called, in histories and messages."""
     return " x ".join(nuisances)
 
 
 def yield_ratio(
     group: Sequence[Variation], sources: Mapping[int, EventSource], nominal: float | None, mirror: bool
 ) -> YieldRatio:
+    """Yields at one standard deviation down and up, relative to the nominal one.
+
+    Args:
+        group: The variations of one nuisance.
+        sources: Their events, by the identity of the variation.
+        nominal: Sum of the nominal weights; without it nothing is known.
+        mirror: Whether a side without samples is the inverse of the other.
+    """
     if nominal is None:
         return YieldRatio()
     ratio = {next(iter(v.at.values())): sources[id(v)].sample.sum_weights / nominal for v in group}

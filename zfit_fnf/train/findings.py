@@ -50,6 +50,7 @@ def samples_without_effect(
 
 
 def nominal_ones(sources: Mapping[int, EventSource], without_effect: frozenset[int]) -> list[str]:
+    """Samples of `samples_without_effect`, which hold the events of a simpler point."""
     if not (found := [source.sample.name for key, source in sources.items() if key in without_effect]):
         return []
     return [
@@ -61,6 +62,7 @@ def nominal_ones(sources: Mapping[int, EventSource], without_effect: frozenset[i
 def copies(
     sources: Mapping[int, EventSource], marks: Mapping[int, Sequence[float]], without_effect: frozenset[int]
 ) -> list[str]:
+    """Samples at different points that hold the same events, by the marks of these."""
     pairs = itertools.combinations([key for key in sources if key not in without_effect], 2)
     copies = [
         f"{sources[a].sample.name!r} and {sources[b].sample.name!r}"
@@ -80,7 +82,7 @@ def same_on_both_sides(nominal: Sample, sources: Sequence[EventSource], obs: Seq
         sources: Those of the variations.
         obs: The observables.
     """
-    by_point = {tuple(source.at.items()): source.sample for source in sources if len(source.at) == 1}
+    by_point = _of_one_nuisance(sources)
     pairs = [(up, by_point.get(((name, -value),))) for ((name, value),), up in by_point.items() if value > 0.0]
     if not (pairs := [(up, down) for up, down in pairs if down is not None]):
         return []
@@ -112,7 +114,13 @@ def same_on_both_sides(nominal: Sample, sources: Sequence[EventSource], obs: Seq
     ]
 
 
+def _of_one_nuisance(sources: Sequence[EventSource]) -> dict[tuple[tuple[str, float], ...], Sample]:
+    """Samples of a single nuisance, by its name and value."""
+    return {tuple(source.at.items()): source.sample for source in sources if len(source.at) == 1}
+
+
 def odd_yields(yields: Mapping[str, YieldRatio]) -> list[str]:
+    """Nuisances that change the yield by more than a factor of two."""
     odd = [
         f"by {ratio:.3g} with {name!r} {side}"
         for name, change in yields.items()
@@ -138,7 +146,7 @@ def joint_yields(nominal: Sample | None, sources: Sequence[EventSource]) -> list
     """
     if nominal is None:
         return []
-    by_point = {tuple(source.at.items()): source.sample for source in sources if len(source.at) == 1}
+    by_point = _of_one_nuisance(sources)
     found = []
     for source in sources:
         alone = [by_point.get((one,)) for one in source.at.items()]
@@ -172,6 +180,7 @@ def without_weights(nominal: Sample | None, sources: Sequence[EventSource]) -> l
 
 
 def pruned_ones(history: Mapping[str, History], among: Sequence[str]) -> list[str]:
+    """Responses that were left out, as the events show no effect."""
     found = [
         label for label in among if label in history and (claim := history[label].claim) and claim.kind == "pruned"
     ]
