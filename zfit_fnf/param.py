@@ -242,6 +242,12 @@ class _MeasurementOfZfit:
         self.observed = tuple(constraint.observation) if is_measurement else ()
         self.measured = tuple(constraint.params[f"param_{k}"] for k in range(len(self.observed)))
 
+    def estimates(self) -> np.ndarray:
+        """Values of the parameters ``(K,)`` where the constraint is least."""
+        if isinstance(self._constraint, zfit.constraint.LogNormalConstraint):  # its outcome is a logarithm
+            return np.asarray(self._constraint.distribution.mode(), float).reshape(-1)
+        return np.array([float(zfit.param.convert_to_parameter(one).value()) for one in self.observed])
+
     def expected_outcome(self) -> np.ndarray:
         is_gaussian = isinstance(self._constraint, zfit.constraint.GaussianConstraint)
         if not is_gaussian or not all(isinstance(one, zfit.Parameter) for one in self.observed):

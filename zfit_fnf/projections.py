@@ -21,7 +21,7 @@ from .loss import EventDensity, drawn_events
 from .param import Nuisance, limits_of, principal_shifts
 from .pdf import expected_events, folds_of, sum_components, sum_shares
 from .samples import Sample
-from .state import seeds_from
+from .state import Known, known_before, seeds_from
 from .toys import Values
 
 __all__ = [
@@ -155,12 +155,14 @@ def vary(
     moved = fitted_nuisances(result) if nuisances is None else list(nuisances)
     errors = {nuisance: hesse_error(result, nuisance) for nuisance in moved}
     best = {parameter: float(result.params[parameter]["value"]) for parameter in result.params}
-    before = {**best, **{nuisance: float(nuisance.observed.value()) for nuisance in fitted_nuisances(result)}}
+    unit = {nuisance: Known(float(nuisance.observed.value()), 1.0, {}) for nuisance in fitted_nuisances(result)}
+    known = {**unit, **known_before(result.loss)}
+    before = {**best, **{nuisance: known[nuisance].value for nuisance in fitted_nuisances(result)}}
     drawn = _together(model, components)
     log_rate = _LogRate(model, drawn)
     reference = log_rate(best)
 
-    steps = [(one, before[one], 1.0) for one in moved] + [(one, best[one], errors[one]) for one in moved]
+    steps = [(one, before[one], known[one].error) for one in moved] + [(one, best[one], errors[one]) for one in moved]
     ends = [(one.name, limits_of(one), centre - width, centre + width) for one, centre, width in steps]
     if cut := dict.fromkeys(name for name, (low, high), down, up in ends if not low <= down <= up <= high):
         warn(
@@ -173,7 +175,7 @@ def vary(
 
     return VariedSample(
         nominal=Sample(drawn.columns, drawn.weights * np.exp(log_rate(before) - reference), name=model.name),
-        prefit={nuisance.name: weights(nuisance, before[nuisance], 1.0) for nuisance in moved},
+        prefit={nuisance.name: weights(nuisance, before[nuisance], known[nuisance].error) for nuisance in moved},
         postfit={nuisance.name: weights(nuisance, best[nuisance], errors[nuisance]) for nuisance in moved},
         labels={nuisance.name: str(nuisance.label) for nuisance in moved},
     )

@@ -24,7 +24,7 @@ from .loss import warn_of_weights
 from .param import Nuisance, limits_of
 from .pickling import work_of
 from .profiles import BestFit, ConditionalMinima, KnownMinimum
-from .state import Known, known_before, preserved
+from .state import Known, current_values, known_before, preserved
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -111,13 +111,13 @@ class Impacts:
         title: Its label, with the unit.
         error: Its error by the Hessian, and by the weights of events if there are some.
         table: One row for each nuisance, the largest impact first: its best fit ``value`` and ``error`` (in standard
-            deviations of the auxiliary measurement, so that ``error`` is also how much the data constrain it; of parameters in
-            other units, such as those of ``shapesys``, from what was measured), its ``pull``
+            deviations of its auxiliary measurements together, so that ``error`` is also how much the data constrain it; of
+            parameters in other units, such as those of ``shapesys``, from what was measured), its ``pull``
             (distance to what that measurement found), and changes of the parameter by several definitions: with the
             nuisance fixed one ``error`` ``down`` and ``up``; the same by the covariance of the fit, ``covariance``; with it
-            fixed one standard deviation of the auxiliary measurement away, ``prefit_down`` and ``prefit_up``; with the
-            outcome of that measurement shifted by one standard deviation, and nothing fixed, ``observed_down`` and
-            ``observed_up``. Not numbers where there is no error, at a limit, or no such measurement.
+            fixed one standard deviation of the auxiliary measurement away, ``prefit_down`` and ``prefit_up``; with the outcome
+            of that shifted by one standard deviation, and nothing fixed, ``observed_down`` and ``observed_up``. Not numbers
+            where there is no error, at a limit, or no such measurement.
         groups: One row for each group of nuisances, ``statistical`` and ``systematic``: the ``frozen`` error with the
             nuisances of the group fixed at their best fit, and the ``impact`` :math:`\sqrt{\sigma^2 - \sigma_{frozen}^2}`; the
             root of the summed squares of the changes with shifted ``observed`` outcomes. ``systematic`` are all nuisances, and
@@ -440,13 +440,13 @@ def _rest(total: float, part: float) -> float:
 def _observed_impact(minima: ConditionalMinima, known: Known | None, param: zfit.Parameter) -> dict[str, float]:
     """Changes of the parameter with a shifted outcome of the auxiliary measurement."""
     names = {"observed_down": -1.0, "observed_up": 1.0}
-    if known is None or known.outcome is None:
+    if known is None or not known.steps:
         return dict.fromkeys(names, np.nan)
-    outcome, changes = float(known.outcome.value()), {}
-    for name, step in names.items():
-        known.outcome.set_value(outcome + step * known.spread)
+    outcomes, changes = current_values(known.steps), {}
+    for name, side in names.items():
+        zfit.param.set_values({one: outcomes[one] + side * step for one, step in known.steps.items()})
         changes[name] = minima.position([])[param] - minima.best[param]
-    known.outcome.set_value(outcome)
+    zfit.param.set_values(outcomes)
     return changes
 
 
@@ -463,7 +463,7 @@ def _impact(
 
     prior = np.nan if known is None else known.error
     pull = np.nan if known is None else (value - known.value) / known.error
-    in_own_units = known is None or isinstance(moved, Nuisance)
+    in_own_units = known is None or (isinstance(moved, Nuisance) and np.isclose(known.error, 1.0, rtol=1e-9))
     return {
         "value": value if in_own_units else pull,
         "error": error if in_own_units else error / prior,

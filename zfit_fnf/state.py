@@ -12,7 +12,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
 
-from .param import auxiliary_measurement
+from .param import AuxiliaryMeasurement, auxiliary_measurement
 
 __all__ = [
     "Known",
@@ -62,28 +62,27 @@ def measured_values(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, float]:
     """
     floating, values = set(nll.get_params()), {}
     for measurement in map(auxiliary_measurement, nll.constraints):
-        estimates = measurement.estimates() if hasattr(measurement, "estimates") else measurement.observed
-        for parameter, estimate in zip(measurement.measured, estimates, strict=True):
+        for parameter, estimate in zip(measurement.measured, _estimates(measurement), strict=True):
             if parameter in floating:
-                values[parameter] = float(zfit.param.convert_to_parameter(estimate).value())
-    return values
+                values[parameter] = float(estimate)
+    combined = _Combined(nll, list(floating))
+    return {**values, **dict(zip(combined.params, combined.values.tolist(), strict=True))}
 
 
 @dataclass(frozen=True)
 class Known:
-    """What an auxiliary measurement alone says of a parameter.
+    """What auxiliary measurements alone say of a parameter, all those of it together.
 
     Attributes:
         value: Its estimate.
         error: Standard deviation of that.
-        outcome: The global observable; none if it cannot be moved, or is correlated with others.
-        spread: Standard deviation of the outcome.
+        steps: By how much each global observable moves where the estimate moves by its error; none if one of them cannot be
+            moved, or is correlated with others.
     """
 
     value: float
     error: float
-    outcome: zfit.Parameter | None
-    spread: float
+    steps: dict[zfit.Parameter, float]
 
 
 def known_before(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, Known]:
@@ -92,19 +91,26 @@ def known_before(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, Known]:
     Args:
         nll: The likelihood.
     """
-    values, found = measured_values(nll), {}
+    combined = _Combined(nll, nll.get_params())
+    errors = dict(zip(combined.params, np.sqrt(np.diag(combined.covariance)).tolist(), strict=True))
+    steps: dict[zfit.Parameter, dict[zfit.Parameter, float]] = {one: {} for one in combined.params}
+    still = set[zfit.Parameter]()
     for constraint in nll.constraints:
-        if getattr(constraint, "covariance", None) is None:
-            continue
-        covariance, measurement = np.asarray(constraint.covariance), auxiliary_measurement(constraint)
-        errors = np.sqrt(np.diag(covariance))
-        spreads = constraint.spread() if hasattr(constraint, "spread") else errors
-        alone = np.count_nonzero(covariance, axis=1) == 1
+        measurement, covariance = auxiliary_measurement(constraint), getattr(constraint, "covariance", None)
+        known = None if covariance is None else np.asarray(covariance)
         for k, (parameter, outcome) in enumerate(zip(measurement.measured, measurement.observed, strict=True)):
-            if parameter in values and errors[k] > 0:
-                movable = outcome if alone[k] and isinstance(outcome, zfit.Parameter) else None
-                found[parameter] = Known(values[parameter], float(errors[k]), movable, float(spreads[k]))
-    return found
+            if parameter not in errors:
+                continue
+            if known is None or np.count_nonzero(known[k]) != 1 or not isinstance(outcome, zfit.Parameter):
+                still.add(parameter)
+                continue
+            own = float(np.sqrt(known[k, k]))
+            spread = float(constraint.spread()[k]) if hasattr(constraint, "spread") else own
+            steps[parameter][outcome] = spread * errors[parameter] / own
+    return {
+        one: Known(value, errors[one], {} if one in still else steps[one])
+        for one, value in zip(combined.params, combined.values.tolist(), strict=True)
+    }
 
 
 def measured_covariance(nll: zfit.loss.UnbinnedNLL, params: Sequence[zfit.Parameter]) -> np.ndarray:
@@ -112,16 +118,60 @@ def measured_covariance(nll: zfit.loss.UnbinnedNLL, params: Sequence[zfit.Parame
 
     Args:
         nll: The likelihood.
-        params: The parameters.
+        params: The parameters; others are fixed.
     """
-    result = np.zeros((len(params), len(params)))
-    for constraint in nll.constraints:
-        covariance, measured = getattr(constraint, "covariance", None), auxiliary_measurement(constraint).measured
-        places = [(k, params.index(one)) for k, one in enumerate(measured) if one in params]
-        if covariance is not None and places:
-            own, rows = np.transpose(places)
-            result[np.ix_(rows, rows)] = np.asarray(covariance)[np.ix_(own, own)]
+    result, combined = np.zeros((len(params), len(params))), _Combined(nll, params)
+    rows = [params.index(one) for one in combined.params]
+    if rows:
+        result[np.ix_(rows, rows)] = combined.covariance
     return result
+
+
+class _Combined:
+    """Average of all auxiliary measurements with a covariance, of which a parameter may have several.
+
+    Args:
+        nll: The likelihood.
+        floating: Parameters that may move; others stay at their values, and what is correlated with them knows it.
+
+    Attributes:
+        params: Those of them that are measured.
+        values: Theirs ``(K,)``.
+        covariance: Theirs ``(K, K)``.
+    """
+
+    def __init__(self, nll: zfit.loss.UnbinnedNLL, floating: Iterable[zfit.Parameter]):
+        floating, parts = set(floating), []
+        for constraint in nll.constraints:
+            if getattr(constraint, "covariance", None) is None:
+                continue
+            covariance, measurement = np.asarray(constraint.covariance, float), auxiliary_measurement(constraint)
+            # What is a function of parameters is left out; so is a count of zero, which has no error.
+            kept = [
+                k
+                for k, one in enumerate(measurement.measured)
+                if isinstance(one, zfit.Parameter) and covariance[k, k] > 0
+            ]
+            measured, estimates = [measurement.measured[k] for k in kept], _estimates(measurement)[kept]
+            parts.append((measured, estimates, np.linalg.inv(covariance[np.ix_(kept, kept)])))
+        self.params = [one for one in dict.fromkeys(one for part in parts for one in part[0]) if one in floating]
+        index = {one: k for k, one in enumerate(self.params)}
+        information, pull = np.zeros((len(index), len(index))), np.zeros(len(index))
+        for measured, estimates, weights in parts:
+            free = [k for k, one in enumerate(measured) if one in index]
+            here = [0.0 if one in index else float(one.value()) for one in measured]
+            rows = [index[measured[k]] for k in free]
+            information[np.ix_(rows, rows)] += weights[np.ix_(free, free)]
+            pull[rows] += weights[free] @ (estimates - here)
+        self.covariance = np.linalg.inv(information)
+        self.values = self.covariance @ pull
+
+
+def _estimates(measurement: AuxiliaryMeasurement) -> np.ndarray:
+    """Values ``(K,)`` of what is measured that the outcomes alone say."""
+    if hasattr(measurement, "estimates"):
+        return np.asarray(measurement.estimates(), float)
+    return np.array([float(zfit.param.convert_to_parameter(one).value()) for one in measurement.observed])
 
 
 def current_values(parameters: Iterable[zfit.Parameter]) -> dict[zfit.Parameter, float]:

@@ -128,7 +128,7 @@ def yield_table(nll: Any, result: FitResult, *, before: Mapping[zfit.Parameter, 
     best = np.array([float(result.params[one]["value"]) for one in params])
     starts, known, before_fit = best.copy(), measured_values(nll), measured_covariance(nll, params)
     for index, parameter in enumerate(params):
-        if isinstance(parameter, Nuisance):
+        if isinstance(parameter, Nuisance) and parameter not in known:  # of a likelihood of zfit, or fixed since
             starts[index], before_fit[index, index] = float(parameter.observed.value()), 1.0
         else:
             starts[index] = known.get(parameter, (before or {}).get(parameter, best[index]))

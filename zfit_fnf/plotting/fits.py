@@ -16,6 +16,7 @@ from ..limits import LimitResult
 from ..param import Nuisance
 from ..projections import fitted_nuisances, hesse_error
 from ..scans import ContourScan, Impacts, ProfileScan
+from ..state import known_before
 from ..toys import ToyFits
 from .style import BLUE, GREEN, INK, RED, YELLOW, current_axes, draw_sigma_bands, legend_above, rounded
 
@@ -46,6 +47,8 @@ _N_FINE = 200  # points along a smooth line
 def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax: Axes | None = None) -> Axes:
     """Best fit and post-fit error of each nuisance, over the bands of one and two pre-fit standard deviations.
 
+    The bands are where constraints put a nuisance, around the outcome of its auxiliary measurement.
+
     Args:
         result: The fit, with errors by `FitResult.hesse`.
         nuisances: Which to show, from top to bottom; by default all that were fitted.
@@ -69,13 +72,22 @@ def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax:
     errors = np.array([hesse_error(result, nuisance) for nuisance in shown])
     values = np.array([float(result.params[nuisance]["value"]) for nuisance in shown])
     rows = np.arange(len(shown))
-    ax.axvspan(-2, 2, color=YELLOW, linewidth=0, label=r"pre-fit $\pm 2\sigma$")
-    ax.axvspan(-1, 1, color=GREEN, linewidth=0, label=r"pre-fit $\pm 1\sigma$")
-    ax.axvline(0, color="white", linewidth=1)
+    before = known_before(result.loss)
+    centres = np.array([before[one].value if one in before else float(one.observed.value()) for one in shown])
+    widths = np.array([before[one].error if one in before else 1.0 for one in shown])
+    alike = not centres.any() and bool((widths == 1.0).all())
+    for n_sigma, colour in ((2, YELLOW), (1, GREEN)):
+        label = rf"pre-fit $\pm {n_sigma}\sigma$"
+        if alike:
+            ax.axvspan(-n_sigma, n_sigma, color=colour, linewidth=0, label=label)
+        else:
+            left = centres - n_sigma * widths
+            ax.barh(rows, 2.0 * n_sigma * widths, left=left, height=1.0, color=colour, linewidth=0, label=label)
+    ax.vlines(centres, rows - 0.5, rows + 0.5, color="white", linewidth=1)
     ax.errorbar(values, rows, xerr=errors, fmt="o", color=INK, markersize=5, capsize=3, label="post-fit")
     for row, value, error in zip(rows, values, errors, strict=True):
         ax.annotate(rounded(value, error), (1.01, row), xycoords=("axes fraction", "data"), va="center")
-    reach = 1.1 * max(2.0, float(np.max(np.abs(values) + errors)))
+    reach = 1.1 * max(2.0, float(np.max(np.abs(values) + errors)), float(np.max(np.abs(centres) + 2.0 * widths)))
     ax.set(xlabel=r"nuisance parameter [$\sigma$]", xlim=(-reach, reach), ylim=(len(shown) - 0.4, -0.6))
     ax.set_yticks(rows, [str(nuisance.label) for nuisance in shown])
     ax.tick_params(axis="y", length=0)

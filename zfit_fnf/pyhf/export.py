@@ -102,7 +102,7 @@ def project(
         )
     seeds, effects = seeds_from(seed), _effects(nll)
     with preserved(nll):
-        zfit.param.set_values({one: centre for one, (centre, _) in effects.items()})
+        zfit.param.set_values({one: centre for one, (centre, *_) in effects.items()})
         parts = [_part(*one, n_events, seeds) for one in zip(channels, labels, each, strict=True)]
         filled = [one for one in parts if isinstance(one, _Filled)]
         fixed = {one.name: float(one.value()) for part in filled for one in part.others(effects)}
@@ -169,17 +169,20 @@ def sample(
 
 # --- what the likelihood depends on --------------------------------------------------------------------------------------
 
-Effects = Mapping[zfit.Parameter, tuple[float, float]]
-"""Centre and width of parameters that are measured. Templates are at the centre, and the width away from it."""
+Effects = Mapping[zfit.Parameter, tuple[float, float, float]]
+"""Centre and width of parameters that are measured, and the outcome from there in widths. Templates are at the centre, and the
+width away from it."""
 
 
-def _effects(nll: LogSpaceNLL) -> dict[zfit.Parameter, tuple[float, float]]:
+def _effects(nll: LogSpaceNLL) -> dict[zfit.Parameter, tuple[float, float, float]]:
     """The nuisances, and what Gaussian constraints measure."""
-    found = {one: (0.0, 1.0) for one in nll.get_params(floating=None) if isinstance(one, Nuisance)}
+    every = nll.get_params(floating=None)
+    found = {one: (0.0, 1.0, float(one.observed.value())) for one in every if isinstance(one, Nuisance)}
+    outcomes: dict[zfit.Parameter, list[tuple[float, float]]] = {}
     for constraint in nll.constraints:
-        if isinstance(constraint, (NuisanceConstraint, ModelConstraint)):  # what models of pyhf bring stays in them
+        if isinstance(constraint, ModelConstraint):  # what models of pyhf bring stays in them
             continue
-        is_gaussian = isinstance(constraint, zfit.constraint.GaussianConstraint)
+        is_gaussian = isinstance(constraint, (NuisanceConstraint, zfit.constraint.GaussianConstraint))
         covariance = np.asarray(constraint.covariance) if is_gaussian else np.ones((2, 2))
         if np.any(covariance != np.diag(np.diag(covariance))):
             names = sorted(one.name for one in constraint.get_params(floating=None))
@@ -188,7 +191,15 @@ def _effects(nll: LogSpaceNLL) -> dict[zfit.Parameter, tuple[float, float]]:
         for parameter, outcome, width in zip(
             measured.measured, measured.observed, np.sqrt(np.diag(covariance)), strict=True
         ):
-            found[parameter] = (float(zfit.convert_to_parameter(outcome).value()), float(width))
+            known = float(zfit.convert_to_parameter(outcome).value()), float(width)
+            outcomes.setdefault(parameter, []).append(known)
+            if not isinstance(constraint, NuisanceConstraint):
+                found[parameter] = (*known, 0.0)
+    for parameter, several in outcomes.items():
+        if len(several) > 1:  # their average is as good
+            values, widths = np.transpose(several)
+            centre, weight = np.average(values, weights=widths**-2.0, returned=True)
+            found[parameter] = (float(centre), float(weight) ** -0.5, 0.0)
     return found
 
 
@@ -231,7 +242,7 @@ class _Filled:
         with zfit.param.set_values(away):
             scale, variations = np.prod(list(away.values())), {}
             nominal = self.counts(index) / scale
-            for parameter, (centre, width) in effects.items():
+            for parameter, (centre, width, outcome) in effects.items():
                 if parameter not in self.params:
                     continue
                 sides = []
@@ -240,7 +251,7 @@ class _Filled:
                         sides.append(self.counts(index) / scale)
                 if not np.allclose(sides, nominal, rtol=1e-12, atol=0.0):
                     variations[parameter.name] = (sides[0], sides[1])
-                    settings[parameter.name] = _of_effect(parameter)
+                    settings[parameter.name] = _of_effect(parameter, outcome)
         return sample(self.components[index], nominal, variations, factors=[one.name for one in factors])
 
     def _is_factor(self, index: int, parameter: zfit.Parameter) -> bool | None:
@@ -405,10 +416,9 @@ def _away_from_zero(parameter: zfit.Parameter) -> tuple[float, float]:
     return first, second
 
 
-def _of_effect(parameter: zfit.Parameter) -> dict[str, Any]:
+def _of_effect(parameter: zfit.Parameter, outcome: float) -> dict[str, Any]:
     """What a measurement says about a parameter that is measured."""
-    observed = float(parameter.observed.value()) if isinstance(parameter, Nuisance) else 0.0
-    return {"name": parameter.name, "auxdata": [observed], "fixed": not parameter.floating}
+    return {"name": parameter.name, "auxdata": [outcome], "fixed": not parameter.floating}
 
 
 def _of_factor(parameter: zfit.Parameter) -> dict[str, Any]:
