@@ -61,6 +61,10 @@ class LogSpacePDF(zfit.pdf.BasePDF):
 
     def __init__(self, *args: Any, **settings: Any):
         expected = settings.get("extended")
+        if expected is True:  # zfit makes that one event, a constant
+            raise ValueError(
+                f"extended=True of {settings.get('name')!r} says no number of events: give a yield, a number or a parameter"
+            )
         if not (expected is None or isinstance(expected, (bool, BaseParameter))):
             what = f"the yield extended= of {settings.get('name')!r} (a zfit.Parameter may be negative)"
             plain = tf.is_tensor(expected) or isinstance(expected, (np.generic, np.ndarray))
