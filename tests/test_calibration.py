@@ -463,6 +463,21 @@ def test_models_of_folds_are_judged_by_what_they_have_not_seen(wide):
         zfnf.pdf.FoldedPDF([models[0], problem().nll.model[0]])
 
 
+def test_models_of_folds_expect_the_same_numbers(wide):
+    """The likelihood is the mean of theirs: with 1000 and 1100 events it would have been that of 1000."""
+    made, _ = wide
+    changes = [zfnf.normsys(made.shape, up=1.1), zfnf.normsys(made.shape, up=1.12)]
+    for yields in ([(N_SIGNAL, []), (1.1 * N_SIGNAL, [])], [(N_SIGNAL, [change]) for change in changes]):
+        models = [
+            zfnf.pdf.FNFPDF(
+                signal(), {"shape": made.shape}, name="signal", extended=zfnf.modified_yield(number, [made.mu, *more])
+            )
+            for number, more in yields
+        ]
+        with zfit.param.set_values([made.shape], [0.0]), pytest.raises(ValueError, match="expect different numbers"):
+            zfnf.pdf.FoldedPDF(models)
+
+
 def test_weighted_data_count_what_they_are_worth(wide, calibrated):
     """Every other event with the weight two: half of the statistics, the same simulation."""
     data = observe(1)["y"][::2]

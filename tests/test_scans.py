@@ -197,6 +197,10 @@ class TestImpacts:
         with pytest.warns(UserWarning, match="limits of scale are less than a standard deviation away"):
             ranking = scans.impacts(measurement.nll, result, measurement.mu, progress=False)
         assert ranking.table.loc["scale", "prefit_up"] == pytest.approx(-0.4 * SLOPE, rel=1e-3)
+        scale.upper, measurement.mu.upper = 5.0, result.params[measurement.mu]["value"] + 0.5 * SLOPE
+        with pytest.warns(UserWarning, match="limits of mu cut off impacts of scale, which are larger"):
+            ranking = scans.impacts(measurement.nll, result, measurement.mu, progress=False)
+        assert ranking.table.loc["scale", "down"] == pytest.approx(0.5 * SLOPE, rel=1e-3)
 
     def test_definitions_of_an_asymmetric_rate(self):
         """One count: a nuisance that makes 400 expected events 480 or 360 moves 20 mu by -80 or +40, however it is moved."""

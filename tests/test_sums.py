@@ -197,7 +197,10 @@ def test_a_yield_of_which_nothing_is_said_is_not_one_event():
         shifted(0.0, extended=True)
     with pytest.raises(ValueError, match="extended=True of 'SumPDF' says no number of events"):
         SumPDF([shifted(0.0), shifted(1.0)], fracs=[0.5], extended=True)
-    assert float(SumPDF([shifted(0.0, extended=2.0), shifted(1.0, extended=3.0)], extended=True).get_yield().value()) == 5.0
+    assert (
+        float(SumPDF([shifted(0.0, extended=2.0), shifted(1.0, extended=3.0)], extended=True).get_yield().value())
+        == 5.0
+    )
 
 
 @pytest.mark.parametrize("fracs", [[0.7, 0.6], [np.nan], [np.inf], [0.0, 0.0, 0.0], [0.5, -0.2, -0.3], [1.2]])

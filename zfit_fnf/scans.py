@@ -42,8 +42,7 @@ class ProfileScan:
         parameter: Name of the parameter.
         title: Its label, with the unit.
         values: Where it was fixed, ``(n,)``.
-        delta: Twice the rise of the negative log-likelihood above the best fit, ``(n,)``; NaN where a fit did
-            not converge.
+        delta: Twice the rise of the negative log-likelihood above the best fit, ``(n,)``; NaN where a fit did not converge.
         best_fit: Best-fit value.
     """
 
@@ -121,8 +120,8 @@ class Impacts:
         groups: One row for each group of nuisances, ``statistical`` and ``systematic``: the ``frozen`` error with the
             nuisances of the group fixed at their best fit, and the ``impact`` :math:`\sqrt{\sigma^2 - \sigma_{frozen}^2}`; the
             root of the summed squares of the changes with shifted ``observed`` outcomes. ``systematic`` are all nuisances, and
-            ``statistical`` is the error with all of them frozen, or what these changes leave of the variance. Groups
-            that are correlated have impacts that do not add up; changes with shifted outcomes do.
+            ``statistical`` is the error with all of them frozen, or what these changes leave of the variance. Impacts of
+            correlated groups do not add up; changes with shifted outcomes do.
     """
 
     parameter: str
@@ -291,7 +290,7 @@ def impacts(
         progress: Whether to show a progress bar.
 
     Warns:
-        UserWarning: If limits of a nuisance are closer than a step of it, whose impact is then too small.
+        UserWarning: If limits of a nuisance are closer than a step of it, whose impact is then too small, or cut off an impact.
 
     Raises:
         TypeError: If ``groups`` are no nuisances by name.
@@ -323,7 +322,7 @@ def impacts(
         order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
         error = _error_of(best_fit, param)
         by_group = _by_group(best_fit, param, {**members, "systematic": moved}, table)
-        _warn_of_limits(best_fit, moved)
+        _warn_of_limits(best_fit, [param, *moved], table)
     return Impacts(param.name, axis_title(param), error, table.loc[order], by_group)
 
 
@@ -375,9 +374,10 @@ def _rows(
     return row
 
 
-def _warn_of_limits(best_fit: KnownMinimum, moved: Sequence[zfit.Parameter]) -> None:
+def _warn_of_limits(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], table: pd.DataFrame) -> None:
+    """Tell of impacts on the first of the parameters that limits cut off."""
     covariance, every, cut = best_fit.covariance_of_data(), known_before(best_fit.nll), []
-    for one in moved:
+    for one in params[1:]:
         error = float(np.sqrt(covariance[(best_fit.params.index(one),) * 2]))
         steps = [step for step in (error, every[one].error if one in every else np.nan) if np.isfinite(step)]
         (low, high), value = limits_of(one), best_fit.values[one]
@@ -385,9 +385,11 @@ def _warn_of_limits(best_fit: KnownMinimum, moved: Sequence[zfit.Parameter]) -> 
             cut.append(one.name)
     if cut:
         names = ", ".join(cut[:5]) + (", ..." if len(cut) > 5 else "")
-        warn(
-            f"limits of {names} are less than a standard deviation away, and impacts are those of smaller steps: make them wider"
-        )
+        warn(f"limits of {names} are less than a standard deviation away, and impacts too small: make them wider")
+    (low, high), value, room = limits_of(params[0]), best_fit.values[params[0]], 1e-3 * best_fit.errors[params[0]]
+    ends = value + table.filter(regex="(down|up)$")
+    if len(at := table.index[((ends < low + room) | (ends > high - room)).any(axis=1)]):
+        warn(f"limits of {params[0].name} cut off impacts of {', '.join(at[:5])}, which are larger: make them wider")
 
 
 def _members(nll: Any, groups: Any, moved: Sequence[zfit.Parameter]) -> dict[str, list[zfit.Parameter]]:
@@ -408,17 +410,15 @@ def _members(nll: Any, groups: Any, moved: Sequence[zfit.Parameter]) -> dict[str
 
 def _error_of(best_fit: KnownMinimum, param: zfit.Parameter, fixed: Sequence[zfit.Parameter] = ()) -> float:
     """Error of a parameter with others fixed at the best fit; not a number at a limit."""
-    index = best_fit.params.index(param)
-    return float(np.sqrt(best_fit.covariance_of_data(fixed)[index, index]))
+    return float(np.sqrt(best_fit.covariance_of_data(fixed)[(best_fit.params.index(param),) * 2]))
 
 
 def _by_group(
     best_fit: BestFit, param: zfit.Parameter, members: Mapping[str, list[zfit.Parameter]], table: pd.DataFrame
 ) -> pd.DataFrame:
     """The table of groups."""
-    total = _error_of(best_fit, param)
+    total, rows = _error_of(best_fit, param), {}
     shifts = 0.5 * (table["observed_up"] - table["observed_down"])
-    rows = {}
     for name, group in members.items():
         frozen = _error_of(best_fit, param, group)
         observed = float(np.sqrt(np.square(shifts[[one.name for one in group]]).sum(skipna=False)))
@@ -462,7 +462,7 @@ def _impact(
         return minima.position([min(max(value + step, low), high)])[param] - minima.best[param]
 
     prior = np.nan if known is None else known.error
-    pull = np.nan if known is None else (value - known.value) / known.error
+    pull = np.nan if known is None else (value - known.value) / prior
     in_own_units = known is None or (isinstance(moved, Nuisance) and np.isclose(known.error, 1.0, rtol=1e-9))
     return {
         "value": value if in_own_units else pull,

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
+import numpy as np
 import tensorflow as tf
 
+from ..param import limits_of, scalar_of
 from .base import LogSpacePDF, draw, integral, is_compilable, log_density, precompute
 from .drawing import new_seed
 from .spaces import Ranges, as_list, columns, conditions, outputs, space_ranges
@@ -28,7 +30,7 @@ class FoldedPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         label: Text for plots and tables.
 
     Raises:
-        ValueError: If there are not two models, or their observables, ranges or parameters differ.
+        ValueError: If there are not two models, or their observables, ranges, parameters or yields differ.
 
     Example:
         >>> def model(s, b):
@@ -49,6 +51,7 @@ class FoldedPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
             ):
                 if one != two:
                     raise ValueError(f"the models of {name!r} have different {what}: {one} and {two}")
+        _check_yields(pdfs, name)
         self._arguments = {"pdfs": pdfs, "name": name, "label": label}
         self.cond = conditions(first)
         self.ranges = {o: limits for o, limits in space_ranges(first.norm).items() if o not in self.cond}
@@ -84,6 +87,27 @@ class FoldedPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
 def _shared(pdf: zfit.pdf.BasePDF) -> tuple[Any, ...]:
     """What all models have in common: observables, ranges, and the parameters themselves, not only their names."""
     return tuple(pdf.obs), space_ranges(pdf.norm), {(one.name, id(one)) for one in pdf.get_params(floating=None)}
+
+
+def _check_yields(pdfs: Sequence[zfit.pdf.BasePDF], name: str) -> None:
+    """Only the densities are learned from parts: of several numbers of events the likelihood would take that of the first."""
+
+    def expected() -> list[float]:
+        return [float(scalar_of(pdf.get_yield())) if pdf.is_extended else np.nan for pdf in pdfs]
+
+    moved = {}
+    for one in pdfs[0].get_params(floating=None):
+        value, (low, high) = float(one.value()), limits_of(one)
+        moved[one] = next((v for v in (value + 0.1, value - 0.1) if low <= v <= high), value)
+    with zfit.param.set_values(moved):
+        elsewhere = expected()
+    for numbers in (expected(), elsewhere):
+        if not np.allclose(numbers, numbers[0], rtol=1e-9, atol=0.0, equal_nan=True):
+            shown = " and ".join(f"{one:g}" for one in numbers)
+            raise ValueError(
+                f"the models of {name!r} expect different numbers of events, {shown}: give all of them the yields of "
+                "the whole simulation, and normsys of its ratios"
+            )
 
 
 def folds_of(model: zfit.pdf.BasePDF) -> list[zfit.pdf.BasePDF]:
