@@ -193,3 +193,36 @@ def test_constrained_likelihoods_of_zfit_are_quiet():
     nll = theirs(shifted(jes), zfit.loss.UnbinnedNLL, constraints=explicit(function))
     with pytest.warns(UserWarning, match=r"\['jes'\]"):  # a measured function of it is no measurement of it
         nll.value()
+
+
+# --- constraints that were made twice ----------------------------------------------------------------------------------
+
+
+def counted(lumi: zfit.Parameter, outcome: object, sigma: float = 0.02) -> ExtendedUnbinnedNLL:
+    """300 events of 300 expected ones times a luminosity, which is measured."""
+    pdf = zfit.pdf.Gauss(0.0, 1.0, obs=SPACE, extended=modified_yield(300.0, [lumi]))
+    constraint = zfit.constraint.GaussianConstraint(lumi, observation=outcome, sigma=sigma)
+    return ExtendedUnbinnedNLL(pdf, {"y": EVENTS}, constraints=constraint)
+
+
+def test_one_outcome_is_one_measurement():
+    """Of two channels: 600 events and one luminosity; the second constraint was counted too, 1 / 0.02^2 = 2500."""
+    lumi, outcome = zfit.Parameter("lumi", 1.0, 0.5, 1.5), zfit.Parameter("outcome", 1.0, floating=False)
+    both = counted(lumi, outcome) + counted(lumi, outcome)
+    assert curvature(both, lumi) == pytest.approx(600.0 + 2500.0, rel=1e-9)
+    with pytest.raises(ValueError, match="the outcome 'outcome' is that of two different constraints"):
+        counted(lumi, outcome) + counted(lumi, outcome, sigma=0.03)
+    other = zfit.Parameter("other", 1.0, floating=False)
+    assert curvature(counted(lumi, outcome) + counted(lumi, other), lumi) == pytest.approx(600.0 + 5000.0, rel=1e-9)
+    with pytest.warns(UserWarning, match=r"two constraints of \['lumi'\] are the same, and count as two"):
+        both = counted(lumi, 1.0) + counted(lumi, 1.0)
+    assert curvature(both, lumi) == pytest.approx(600.0 + 5000.0, rel=1e-9)
+
+
+def test_log_normal_constraints_of_two_widths_are_two():
+    lumi, first = zfit.Parameter("lumi", 1.0, 0.5, 1.5), zfit.Parameter("outcome", 0.0, floating=False)
+    pdf = zfit.pdf.Gauss(lumi, 1.0, obs=SPACE)
+    made = [zfit.constraint.LogNormalConstraint([lumi], [first], [width]) for width in (0.1, 0.2, 0.1)]
+    assert len(UnbinnedNLL(pdf, {"y": EVENTS}, constraints=[made[0], made[2]]).constraints) == 1
+    with pytest.raises(ValueError, match="two different constraints"):
+        UnbinnedNLL(pdf, {"y": EVENTS}, constraints=made)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
+import numpy as np
 from zfit.core.constraint import BaseConstraint
 
 from ..common.warning import warn
@@ -35,8 +36,11 @@ def merged(
 
     Returns:
         The constraints: objects that were given, as far as possible.
+
+    Raises:
+        ValueError: If two different constraints have one outcome.
     """
-    others = list({id(c): c for c in given if not isinstance(c, (NuisanceConstraint, ModelConstraint))}.values())
+    others = _once(c for c in given if not isinstance(c, (NuisanceConstraint, ModelConstraint)))
     for constraint in own:
         measured_already = {parameter for c in others for parameter in auxiliary_measurement(c).measured}
         others += [] if measured_already.issuperset(auxiliary_measurement(constraint).measured) else [constraint]
@@ -73,6 +77,56 @@ def _one_of(kind: type[NuisanceConstraint], nuisances: tuple[Nuisance, ...], giv
     """A constraint of nuisances, if there are any: that among the given ones, which may be compiled, or a new one."""
     same = [c for c in given if type(c) is kind and c.nuisances == nuisances]
     return (same[:1] or [kind(nuisances)]) if nuisances else []
+
+
+def _once(constraints: Iterable[BaseConstraint]) -> list[BaseConstraint]:
+    """Each measurement once: constraints that were made twice, as for two channels, have the same parameter as outcome."""
+    kept: list[BaseConstraint] = []
+    outcomes: dict[zfit.Parameter, BaseConstraint] = {}
+    for constraint in {id(c): c for c in constraints}.values():
+        observed = auxiliary_measurement(constraint).observed
+        shared = [one for one in observed if isinstance(one, zfit.Parameter) and one in outcomes]
+        alike = [other for other in kept if _are_alike(constraint, other)]
+        if shared and not (alike and len(shared) == len(observed)):
+            raise ValueError(
+                f"the outcome {shared[0].name!r} is that of two different constraints: give each of them another parameter as "
+                "observation="
+            )
+        if shared:
+            continue
+        if alike and observed:
+            names = [p.name for p in auxiliary_measurement(constraint).measured]
+            warn(
+                f"two constraints of {names} are the same, and count as two measurements. If there was one, give both "
+                "likelihoods one object, or one parameter as observation="
+            )
+        outcomes.update((one, constraint) for one in observed if isinstance(one, zfit.Parameter))
+        kept.append(constraint)
+    return kept
+
+
+def _are_alike(first: BaseConstraint, second: BaseConstraint) -> bool:
+    """Whether two constraints say the same of the same parameters."""
+    one, other = map(auxiliary_measurement, (first, second))
+    if type(first) is not type(second) or list(map(id, one.measured)) != list(map(id, other.measured)):
+        return False
+    pairs = zip(one.observed, other.observed, strict=True)
+    if not all(mine is theirs or _number(mine) == _number(theirs) for mine, theirs in pairs):
+        return False
+    return np.array_equal(_spread(first), _spread(second), equal_nan=True)
+
+
+def _number(outcome: Any) -> Any:
+    """What an outcome is compared by: a number, or the parameter that it is."""
+    return (
+        id(outcome) if isinstance(outcome, zfit.Parameter) else float(zfit.param.convert_to_parameter(outcome).value())
+    )
+
+
+def _spread(constraint: BaseConstraint) -> np.ndarray:
+    if isinstance(constraint, zfit.constraint.LogNormalConstraint):
+        return np.asarray(constraint.distribution.scale, float)
+    return np.asarray(getattr(constraint, "covariance", None), float)
 
 
 def _warn_of_functions(constraints: Iterable[BaseConstraint], covered: set[Nuisance]) -> None:
