@@ -157,6 +157,29 @@ def test_covariance_of_the_closure_is_that_of_repeated_simulation(wide):
     assert found[0].sizes["signal", "nominal"] == (2000, 2000.0)
 
 
+def test_two_samples_at_one_point_have_each_its_own_variance(wide):
+    """Halves of a sample are worth the whole; the last one with a name had taken the place of the others."""
+    nll, params, whole = wide[0].nll, wide[0].parameters, simulate(2000, seed=15)
+    zfit.param.set_values(params, [1.0, N_BACKGROUND, SHAPE])
+    halves = {
+        name: Simulation(
+            one.nominal,
+            [Variation({"y": part}, at=v.at) for v in one.variations for part in np.array_split(v.events["y"], 2)],
+        )
+        for name, one in whole.items()
+    }
+    sources = [
+        Measurement(nll, processes_of(nll, given), params, n_draws=2000, seed=0)().sources for given in (whole, halves)
+    ]
+    for process in whole:
+        one, both = (
+            np.sum([value for key, value in found.items() if key[0] == process and "+1" in key[1]], axis=0)
+            for found in sources
+        )
+        np.testing.assert_allclose(np.diag(both), np.diag(one), rtol=0.2)
+    assert ("signal", "shape=+1 (2)") in sources[1]
+
+
 def test_a_luminosity_changes_nothing_for_the_others(wide):
     """It moves all events alike; what rounding left of its scores was taken for a direction, and biases by it."""
     made, lumi = wide[0], zfnf.nuisance("lumi")

@@ -142,7 +142,9 @@ class SimulatedMeans:
         """Of samples ``points`` with the scores of their ``events``, where the parameters are."""
         together = [k for k, point in enumerate(points) if k == 0 or point.paired]
         name = "nominal" if len(together) == 1 else f"nominal and {len(together) - 1} variations of its events"
-        groups = [(name, together), *((points[k].name, [k]) for k in range(len(points)) if k not in together)]
+        alone = [k for k in range(len(points)) if k not in together]
+        labels = _distinct([name, *(points[k].name for k in alone)])
+        groups = list(zip(labels, [together, *([k] for k in alone)], strict=True))
         values, covariances = np.zeros((len(points), len(params))), {}
         for _, rows in groups:
             residuals = {}
@@ -167,6 +169,15 @@ class SimulatedMeans:
         """Covariance ``(P, P)`` of the weighted sum of means, or of some of them."""
         pairs = self.covariances if rows is None else itertools.product(rows, rows)
         return np.sum([weights[k] * weights[other] * self.covariances[k, other] for k, other in pairs], axis=0)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names that are all different: two samples at one point have one name, and each its own events."""
+    found: list[str] = []
+    for name in names:
+        others = (f"{name} ({number})" for number in itertools.count(2))
+        found.append(name if name not in found else next(other for other in others if other not in [*found, *names]))
+    return found
 
 
 class Draws:
