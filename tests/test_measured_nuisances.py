@@ -56,6 +56,18 @@ def test_impacts(measured):
         assert tuple(parts) == pytest.approx((SLOPE * error, N**-0.5), rel=1e-3)
 
 
+def test_summaries_have_what_all_measurements_say():
+    """They had the last outcome: here 1.1 in place of 0.62, where the fit, which only has the two, is too."""
+    x = zfit.Parameter("x", 0.3, -10, 10)
+    nll = zfnf.loss.counting(zfnf.modified_yield(1e4, [zfnf.lnN(zfnf.nuisance("jes"), 1.1)]), 10_000)
+    nll = nll.create_new(constraints=[gaussian(x, 0.5, 0.2), gaussian(x, 1.1, 0.4)])
+    result = zfnf.Minuit().minimize(nll)
+    row = zfnf.FitSummary.of(result).parameters
+    assert row.loc["x", "measured"] == pytest.approx((0.5 / 0.04 + 1.1 / 0.16) / (1 / 0.04 + 1 / 0.16), abs=1e-12)
+    assert row.loc["x", "value"] == pytest.approx(row.loc["x", "measured"], abs=1e-3)
+    assert row.loc["jes", "measured"] == 0.0
+
+
 def test_yields_variations_bands_and_binned_workspaces(measured):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")

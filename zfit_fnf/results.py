@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
-from .param import auxiliary_measurement
+from .state import measured_values
 
 __all__ = ["FitSummary"]
 
@@ -25,7 +25,7 @@ class FitSummary:
 
     Attributes:
         parameters: A row for each fitted parameter: ``value``, its HESSE ``error``, its MINOS errors ``lower`` and ``upper``,
-            the outcome ``measured`` of its auxiliary measurement (NaN where there is none), and its ``label``.
+            what its auxiliary measurements together have ``measured`` (NaN where there is none), and its ``label``.
         covariance: Of the fitted parameters, by their names.
         nll: The negative log-likelihood.
         valid: Whether the fit is a good minimum.
@@ -54,8 +54,9 @@ class FitSummary:
             raise TypeError(f"expected the result of a fit, zfit_fnf.Minuit().minimize(nll); got {result!r}")
         params: list[zfit.Parameter] = list(result.params)
         names = [parameter.name for parameter in params]
-        measured = _measured(result.loss)
-        rows = [_row(one, result.params[one], measured.get(one.name, np.nan)) for one in params]
+        # A result may have been read from a file, without its likelihood.
+        measured = measured_values(result.loss, params) if getattr(result.loss, "constraints", None) else {}
+        rows = [_row(one, result.params[one], measured.get(one, np.nan)) for one in params]
         known = all("hesse" in result.params[parameter] for parameter in params)
         covariance = np.asarray(result.covariance(params)) if known else np.full((len(names), len(names)), np.nan)
         data = getattr(result.loss, "data", None) or []
@@ -136,16 +137,6 @@ def _count(events: Any) -> float:
     return (
         float(np.sum(events.values())) if hasattr(events, "values") else float(getattr(events, "num_entries", np.nan))
     )
-
-
-def _measured(loss: Any) -> dict[str, float]:
-    """Outcomes of the auxiliary measurements behind the constraints of a likelihood, by name of the parameter."""
-    pairs = [
-        (parameter.name, outcome)
-        for measurement in map(auxiliary_measurement, getattr(loss, "constraints", None) or [])
-        for parameter, outcome in zip(measurement.measured, measurement.observed, strict=False)
-    ]
-    return {name: float(one.value()) if hasattr(one, "value") else float(one) for name, one in pairs}
 
 
 def _row(parameter: zfit.Parameter, found: Mapping[str, Any], measured: float) -> dict[str, Any]:

@@ -54,13 +54,16 @@ def global_observables(nll: zfit.loss.UnbinnedNLL) -> list[zfit.Parameter]:
     return [outcome for outcome in outcomes if isinstance(outcome, zfit.Parameter)]
 
 
-def measured_values(nll: zfit.loss.UnbinnedNLL) -> dict[zfit.Parameter, float]:
-    """Where auxiliary measurements put the floating parameters that they measure, by parameter.
+def measured_values(
+    nll: zfit.loss.UnbinnedNLL, params: Iterable[zfit.Parameter] | None = None
+) -> dict[zfit.Parameter, float]:
+    """Where auxiliary measurements put the parameters that they measure, all those of one together, by parameter.
 
     Args:
         nll: The likelihood.
+        params: Of which parameters; by default of those that float.
     """
-    floating, values = set(nll.get_params()), {}
+    floating, values = set(nll.get_params() if params is None else params), dict[zfit.Parameter, float]()
     for measurement in map(auxiliary_measurement, nll.constraints):
         for parameter, estimate in zip(measurement.measured, _estimates(measurement), strict=True):
             if parameter in floating:
