@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import zfit_fnf
+from zfit_fnf import scans
 from zfit_fnf.limits import feldman_cousins, toys, upper_limit
 from zfit_fnf.limits.counting import CountingToys
 from zfit_fnf.limits.neyman import Rises
@@ -174,6 +175,25 @@ def test_toys_of_a_squared_coupling_leave_zero():
     nll = counting(zfit.ComposedParameter("total", lambda c: c**2 + 3.0, params=[c]), 6, name="region")
     region = feldman_cousins(nll, c, cl=CL, points=[-3.5, 0.0, 3.5], n_toys=1000, progress=False, seed=1)
     check_p_values(region, np.array([p_of_counts(c**2, 6) for c in (-3.5, 0.0, 3.5)]))
+
+
+def test_scans_from_a_local_minimum_are_told_and_regions_are_refused():
+    """The fit ends at +2.9, and -3 has a likelihood that is 8 higher: both were in the region, with t = 0 of what is below."""
+    c = zfit.Parameter("c", 2.0, -20.0, 20.0, stepsize=0.1)
+    nll = counting(zfit.ComposedParameter("total", lambda c: 10 * c**2 + 3.0, params=[c]), 93, name="region")
+    known = zfit.constraint.GaussianConstraint(c, observation=zfit.Parameter("c0", -3.0, floating=False), sigma=1.5)
+    nll = nll.create_new(constraints=[known])
+    result = zfit_fnf.Minuit().minimize(nll)
+    assert result.params[c]["value"] == pytest.approx(2.93, abs=0.02)
+    with pytest.warns(UserWarning, match="the likelihood is larger with c = -3 than at the best fit, a local minimum"):
+        assert scans.profile(nll, result, c, values=[-3.0, 3.0], progress=False).delta[0] == pytest.approx(
+            -15.82, abs=0.05
+        )
+    zfit.param.set_values(result.params, result)
+    with pytest.raises(
+        RuntimeError, match=r"with c = -3 the fit ended 7\.91 below that of all parameters, a local minimum"
+    ):
+        feldman_cousins(nll, c, points=[-3.0, 3.0], n_toys=50, progress=False)
 
 
 def test_toys_with_a_second_minimum_above_zero_are_refused():

@@ -23,6 +23,7 @@ __all__ = [
     "count",
     "covariance_of",
     "numbers",
+    "numbers_inside",
     "parameter_of",
     "positive",
     "real",
@@ -203,3 +204,16 @@ def check_executor_fits(executor: Any, minimizer: Any) -> None:
     check_executor(executor)
     if executor is not None and minimizer is not None:
         raise ValueError("an executor fits with zfit_fnf.Minuit(): minimisers are not sent to other processes")
+
+
+def numbers_inside(values: Iterable[float], parameter: zfit.Parameter) -> np.ndarray:
+    """Values of a parameter at which it may be scanned.
+
+    Raises:
+        TypeError: As `numbers`.
+        ValueError: Likewise, or if one is outside of its limits.
+    """
+    grid, (low, high) = numbers(values, "values="), limits_of(parameter)
+    if outside := [float(value) for value in grid if not low <= value <= high]:
+        raise ValueError(f"cannot scan {parameter.name!r} at {outside}: its limits are {low:g} and {high:g}")
+    return grid

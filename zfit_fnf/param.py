@@ -23,6 +23,7 @@ __all__ = [
     "Nuisance",
     "NuisanceConstraint",
     "auxiliary_measurement",
+    "axis_title",
     "is_inside",
     "limits_of",
     "nuisance",
@@ -109,6 +110,16 @@ def nuisance(name: str, *, limits: tuple[float, float] = (-5.0, 5.0), label: str
         (0.0, 'jes_observed')
     """
     return Nuisance(name, limits=limits, label=label)
+
+
+def axis_title(parameter: zfit.Parameter) -> str:
+    """Label of a parameter for an axis: nuisances are in units of their standard deviation.
+
+    Args:
+        parameter: The parameter.
+    """
+    label = str(parameter.label or parameter.name)
+    return rf"{label} [$\sigma$]" if isinstance(parameter, Nuisance) else label
 
 
 def unclipped(parameter: zfit.Parameter) -> tf.Tensor:

@@ -15,12 +15,13 @@ import numpy as np
 from zfit.minimizers.errors import WeightCorr
 from zfit.result import FitResult
 
+from .common.warning import warn
 from .minimize import Minuit
 from .minimum import Derivatives, assign, curvature_of, settle, step_inside
 from .param import limits_of
 from .state import current_values
 
-__all__ = ["BestFit", "ConditionalMinima", "KnownMinimum", "Point", "ProfileLikelihood"]
+__all__ = ["BestFit", "ConditionalMinima", "KnownMinimum", "Point", "ProfileLikelihood", "warn_of_lower"]
 
 Values = Mapping[zfit.Parameter, float]
 
@@ -114,6 +115,24 @@ class KnownMinimum:
         centre, width = self.values[parameter], self.width(parameter, n_sigma)
         low, high = limits_of(parameter)
         return np.linspace(max(centre - width, low), min(centre + width, high), n_points)
+
+    def refuse_lower(self, points: Iterable[Point], fixed: Sequence[zfit.Parameter]) -> None:
+        """Refuse to compare points with this minimum where it is a local one.
+
+        Args:
+            points: Minima with some parameters fixed.
+            fixed: These.
+
+        Raises:
+            RuntimeError: If one of them is below.
+        """
+        point = min(points, key=lambda one: one.nll)
+        if point.nll < self.lowest - _SLACK:
+            at = ", ".join(f"{parameter.name} = {point.values[parameter]:g}" for parameter in fixed)
+            raise RuntimeError(
+                f"with {at} the fit ended {self.lowest - point.nll:.3g} below that of all parameters, a local minimum: start "
+                "from other values, or give another minimizer="
+            )
 
 
 class BestFit(KnownMinimum):
@@ -244,6 +263,19 @@ def _updated(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.nd
     return hessian - np.outer(expected, expected) / (step @ expected) + np.outer(change, change) / curvature
 
 
+def warn_of_lower(params: Sequence[zfit.Parameter], points: Sequence[tuple[float, ...]], delta: np.ndarray) -> None:
+    """Tell of the lowest of some points, if it is below the best fit.
+
+    Args:
+        params: Parameters that were fixed.
+        points: To what values each time.
+        delta: Twice the rise above the best fit ``(n,)``.
+    """
+    if np.nanmin(delta, initial=0.0) < -2.0 * _SLACK:
+        at = ", ".join(f"{one.name} = {x:g}" for one, x in zip(params, points[int(np.nanargmin(delta))], strict=True))
+        warn(f"the likelihood is larger with {at} than at the best fit, a local minimum: start the fit there")
+
+
 def minimise(
     nll: zfit.loss.UnbinnedNLL, params: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer
 ) -> None:
@@ -291,7 +323,7 @@ class ProfileLikelihood:
             minimise(loss, list(loss.get_params()), Minuit() if minimizer is None else minimizer)
         best = KnownMinimum(loss, current_values(loss.get_params()))
         self._minima, self._minimizer = ConditionalMinima(best, [poi], minimizer), minimizer or Minuit()
-        self._best = Point(best.lowest, best.values)
+        self._minimum, self._best = best, Point(best.lowest, best.values)
         self._points = {best.values[poi]: self._best}
         self._width = best.width(poi, 1.0)
         self._above: dict[float, Point] = {}
@@ -301,11 +333,7 @@ class ProfileLikelihood:
         if value not in self._points:
             zfit.param.set_values(self._observed)
             point = self._points[value] = self._minima.at([value])
-            if point.nll < self._best.nll - _SLACK:
-                raise RuntimeError(
-                    f"with {self.poi.name} = {value:g} the fit ended {self._best.nll - point.nll:.3g} below that of "
-                    "all parameters, a local minimum: start from other values, or give another minimizer="
-                )
+            self._minimum.refuse_lower([point], [self.poi])
         return self._points[value]
 
     def best(self, above: float) -> Point:

@@ -17,13 +17,21 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
-from .arguments import check_executor_fits, check_likelihood, check_minimizer, count, numbers, parameter_of, positive
+from .arguments import (
+    check_executor_fits,
+    check_likelihood,
+    check_minimizer,
+    count,
+    numbers_inside,
+    parameter_of,
+    positive,
+)
 from .common.parallel import Executor, run
 from .common.warning import warn
 from .loss import warn_of_weights
-from .param import Nuisance, limits_of
+from .param import Nuisance, axis_title, limits_of
 from .pickling import work_of
-from .profiles import BestFit, ConditionalMinima, KnownMinimum
+from .profiles import BestFit, ConditionalMinima, KnownMinimum, warn_of_lower
 from .state import Known, current_values, known_before, preserved
 
 Task = TypeVar("Task")
@@ -174,6 +182,9 @@ def profile(
         executor: ``concurrent.futures`` executor that shares the points; each worker compiles the likelihood once.
         progress: Whether to show a progress bar.
 
+    Warns:
+        UserWarning: If a point is below the best fit, which then is a local minimum.
+
     Raises:
         TypeError: If an argument is of another kind.
         ValueError: If the parameter was not fitted, values are outside of its limits, the result is not a minimum of this
@@ -186,14 +197,16 @@ def profile(
     warn_of_weights(nll, "profiles", _BY_HESSE)
     param, n_sigma = parameter_of(nll, param, "what is scanned"), positive(n_sigma, "n_sigma=")
     n_points = count(n_points, "n_points=", least=2)
-    given = None if values is None else _inside(param, values)
+    given = None if values is None else numbers_inside(values, param)
     with preserved(nll):
         best_fit = BestFit(nll, result)
         grid = best_fit.grid(param, n_sigma, n_points) if given is None else given
-        work = _shared(_rises, best_fit, [param], minimizer, executor)
+        points = [(value,) for value in grid.tolist()]
         text = f"profile of {param.name}" if progress else ""
-        rises = dict(run(work, [(value,) for value in grid.tolist()], executor=executor, progress=text))
-        delta = np.array([rises[value,] for value in grid.tolist()])
+        work = _shared(_rises, best_fit, [param], minimizer, executor)
+        rises = dict(run(work, points, executor=executor, progress=text))
+        delta = np.array([rises[point] for point in points])
+        warn_of_lower([param], points, delta)
     return ProfileScan(param.name, axis_title(param), grid, delta, best_fit.values[param])
 
 
@@ -222,6 +235,9 @@ def contour(
         executor: As for `profile`.
         progress: Whether to show a progress bar.
 
+    Warns:
+        UserWarning: As for `profile`.
+
     Raises:
         ValueError: As for `profile`, or if there are not two different parameters.
 
@@ -240,15 +256,16 @@ def contour(
         best_fit = BestFit(nll, result)
         grids = best_fit.grid(first, n_sigma, n_points), best_fit.grid(second, n_sigma, n_points)
         points = list(itertools.product(*(grid.tolist() for grid in grids)))
-        work = _shared(_rises, best_fit, [first, second], minimizer, executor)
         text = f"contour of {first.name}, {second.name}" if progress else ""
+        work = _shared(_rises, best_fit, [first, second], minimizer, executor)
         rises = dict(run(work, points, executor=executor, progress=text))
-        delta = np.array([rises[point] for point in points]).reshape(n_points, n_points)
+        delta = np.array([rises[point] for point in points])
+        warn_of_lower([first, second], points, delta)
     return ContourScan(
         (first.name, second.name),
         (axis_title(first), axis_title(second)),
         grids,
-        delta,
+        delta.reshape(n_points, n_points),
         (best_fit.values[first], best_fit.values[second]),
     )
 
@@ -473,23 +490,6 @@ def _impact(
         "prefit_down": change(-prior),
         "prefit_up": change(prior),
     }
-
-
-def axis_title(parameter: zfit.Parameter) -> str:
-    """Label of a parameter for an axis: nuisances are in units of their standard deviation.
-
-    Args:
-        parameter: The parameter.
-    """
-    label = str(parameter.label or parameter.name)
-    return rf"{label} [$\sigma$]" if isinstance(parameter, Nuisance) else label
-
-
-def _inside(parameter: zfit.Parameter, values: Iterable[float]) -> np.ndarray:
-    grid, (low, high) = numbers(values, "values="), limits_of(parameter)
-    if outside := [float(value) for value in grid if not low <= value <= high]:
-        raise ValueError(f"cannot scan {parameter.name!r} at {outside}: its limits are {low:g} and {high:g}")
-    return grid
 
 
 def _check(nll: zfit.loss.UnbinnedNLL, result: FitResult, minimizer: Any, executor: Any) -> None:

@@ -131,7 +131,8 @@ def feldman_cousins(
         TypeError: If an argument is of another kind.
         ValueError: If a parameter is not one of the likelihood or does not float, or points are outside of its limits; if there
             are more than two parameters; if the data have weights.
-        RuntimeError: If the fit to the data does not converge, or none of those to the toys of a point.
+        RuntimeError: If the fit to the data does not converge, or ends in a local minimum; if none of those to the toys of a
+            point converges.
 
     Example:
         >>> region = feldman_cousins(nll, mu, cl=0.9)
@@ -151,6 +152,7 @@ def feldman_cousins(
         axes = _axes(best, params, points, n_points, cl)
         grid = [tuple(map(float, point)) for point in itertools.product(*axes)]
         found = [minima.at(point) for point in grid]
+        best.refuse_lower(found, params)
         t = np.array([max(2 * (point.nll - best.lowest), 0.0) for point in found])
         hypotheses = [Hypothesis(at.values, (point,)) for at, point in zip(found, grid, strict=True)]
         names = tuple(parameter.name for parameter in params)
