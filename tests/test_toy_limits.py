@@ -189,7 +189,7 @@ def test_scans_from_a_local_minimum_are_told_and_regions_are_refused():
         assert scans.profile(nll, result, c, values=[-3.0, 3.0], progress=False).delta[0] == pytest.approx(
             -15.82, abs=0.05
         )
-    zfit.param.set_values(result.params, result)
+    zfit.param.set_values([c], result)
     with pytest.raises(
         RuntimeError, match=r"with c = -3 the fit ended 7\.91 below that of all parameters, a local minimum"
     ):
