@@ -89,6 +89,16 @@ def test_fit_of_a_coupling_is_the_exact_one(morphed, events):
     assert result.hesse()[c]["error"] == pytest.approx(hessian**-0.5, rel=1e-3)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-8, 1e9])
+def test_morphing_does_not_depend_on_units(unit):
+    """Of couplings in 1 / GeV^2, the squares were taken for rounding errors: yields were wrong by up to 44 %."""
+    c = zfit.Parameter("c", 0.5 * unit, -5 * unit, 5 * unit)
+    yields = morphed_yields(c, {(value * unit,): expected(value) for value in POINTS})
+    for value in (0.0, 0.5, 1.7, -3.0):
+        c.set_value(value * unit)
+        assert sum(float(one.value()) for one in yields) == pytest.approx(expected(value), rel=1e-12)
+
+
 def test_polynomials_of_two_couplings_are_morphed_exactly():
     c = [zfit.Parameter(f"morphed_{k}", v, -3, 3) for k, v in enumerate((0.7, -0.4))]
     true = lambda a, b: 100.0 * (1 + 0.2 * a - 0.3 * b + 0.5 * a**2 + 0.1 * a * b + 0.4 * b**2)  # noqa: E731

@@ -131,6 +131,13 @@ class TestCallable:
         check_coordinates(flow, t[:, None], np.zeros((3, 0)))
         assert stats.kstest(flow.sample(2000, seed=1)["t"], stats.expon.cdf).statistic < 0.055  # p = 1e-5
 
+    def test_densities_of_distributions_are_drawn(self):
+        """Seeds of PDFs have 64 bits, which a Gamma distribution refused."""
+        gamma = tfp.distributions.Gamma(np.float64(3.0), np.float64(2.0))
+        pdf = zfnf.pdf.FlowPDF(interop.tfp.wrap(gamma, obs=["t"], ranges={"t": (0.0, np.inf)}))
+        drawn = np.ravel(pdf.sample(2000).value())
+        assert stats.kstest(drawn, stats.gamma(3.0, scale=0.5).cdf).statistic < 0.055  # p = 1e-5
+
     def test_conditional(self):
         flow = interop.callable.wrap(*exponential(0.5), obs=["t"], cond=["x"], ranges={"t": (0.0, np.inf)})
         rate = np.exp(0.5 * np.array([0.0, 1.0, -2.0]))

@@ -11,6 +11,7 @@ from analytic import GaussianFlow
 from likelihoods import SIGMA, events, location, two_processes
 
 from zfit_fnf import influence, limits, scans, toys
+from zfit_fnf.limits.weights import check_weights
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.pdf import FlowPDF, SumPDF
@@ -194,3 +195,20 @@ def test_limits_refuse_a_parameter_that_heavy_events_decide():
         significance = limits.discovery(nll, other, null=350.0, n_asimov=200).significance
     n = 400.0  # a counting experiment
     assert significance == pytest.approx(np.sqrt(2 * (n * np.log(n / 350.0) - n + 350.0)), rel=0.02)
+
+
+def test_limits_are_refused_in_any_units():
+    """Beside a mass that is known to 1e-7 a yield was no direction of the likelihood, and that few events make it not seen."""
+    rng, unit = np.random.default_rng(1), 1e-6
+    centre = zfit.Parameter("centre", 0.0, -unit, unit, stepsize=0.01 * unit)
+    n_peak, n_flat = (
+        zfit.Parameter(name, n, 0.0, 1e5, stepsize=20.0) for name, n in (("peak", 6000.0), ("flat", 400.0))
+    )
+    obs = zfit.Space("x", -9 * unit, 9 * unit)
+    peak = zfit.pdf.Gauss(centre, unit, obs=obs, extended=n_peak)
+    flat = zfit.pdf.Uniform(-9 * unit, 9 * unit, obs, extended=n_flat)
+    x = np.concatenate([rng.normal(0.0, unit, 30_000), rng.uniform(-9 * unit, 9 * unit, 50)])
+    measured = {"x": x, "w": np.repeat([0.2, 8.0], [30_000, 50])}
+    nll = ExtendedUnbinnedNLL(SumPDF([peak, flat]), measured, weights="w")
+    with pytest.raises(ValueError, match=r"by a factor of: 'flat' 2\.\d"):
+        check_weights(nll, [n_flat], None)

@@ -144,9 +144,11 @@ def morphed_yields(
             f"a polynomial of degree {degree} in {names} has {len(powers)} monomials: simulate as many values, not {len(points)}"
         )
     monomials = np.prod(points[:, None, :] ** np.array(powers), axis=-1)
-    if not np.linalg.cond(monomials / np.abs(monomials).max(axis=0).clip(1e-300)) < _SINGULAR:
+    # In units of their largest values: squares of couplings in 1 / GeV^2 are no rounding errors.
+    sizes = np.abs(monomials).max(axis=0).clip(1e-300)
+    if not np.linalg.cond(monomials / sizes) < _SINGULAR:
         raise ValueError(f"the values of {names} do not tell the {len(powers)} monomials apart: {points.tolist()}")
-    weights = np.linalg.pinv(monomials)
+    weights = np.linalg.pinv(monomials / sizes) / sizes[:, None]
     return [
         modified_yield(events, [polynomial(params, dict(zip(powers, column.tolist(), strict=True)))])
         for events, column in zip(yields.values(), weights.T, strict=True)

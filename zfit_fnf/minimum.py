@@ -27,6 +27,7 @@ __all__ = [
     "inverse_of",
     "invert",
     "newton_step",
+    "pseudo_inverse",
     "scales",
     "settle",
     "smallest_eigenvalue",
@@ -370,6 +371,19 @@ def inverse_of(hessian: np.ndarray) -> np.ndarray:
     except np.linalg.LinAlgError:
         pass
     return np.full_like(hessian, np.nan)
+
+
+def pseudo_inverse(matrix: np.ndarray, *, rcond: float = 1e-12) -> np.ndarray:
+    """Of a symmetric matrix ``(P, P)`` in any units: without them, a yield beside a well-known mass would be no direction.
+
+    Args:
+        matrix: The matrix.
+        rcond: Eigenvalues that are left out, where its diagonal is one, in units of the largest.
+    """
+    scale = np.sqrt(np.abs(np.diag(matrix)))
+    scale[scale == 0] = 1.0
+    units = np.outer(scale, scale)
+    return np.asarray(np.linalg.pinv(matrix / units, rcond=rcond, hermitian=True)) / units
 
 
 def assign(parameters: Sequence[zfit.Parameter], values: Iterable[float]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ..loss import EventDensity, LogSpaceNLL, UnbinnedChannel, drawn_events, scores
-from ..minimum import hessian_here
+from ..minimum import hessian_here, pseudo_inverse
 from ..pdf import FNFPDF, components, sum_components, sum_shares
 
 __all__ = ["REMEDIES", "tests_of_fit"]
@@ -43,7 +43,7 @@ def tests_of_fit(nll: LogSpaceNLL, seed: int) -> Iterator[tuple[Any, ...]]:
     """
     params = list(nll.get_params())
     hessian = hessian_here(nll, params)
-    covariance = np.linalg.pinv(hessian, hermitian=True)
+    covariance = pseudo_inverse(hessian)
     # First, since what it compiles gives scores of far events, too.
     # Weights count once, as in the information; squared, they would be the covariance of the sum of scores.
     scatter = nll.score_covariance(params, np.asarray) if len(params) else np.zeros((0, 0))
@@ -53,7 +53,7 @@ def tests_of_fit(nll: LogSpaceNLL, seed: int) -> Iterator[tuple[Any, ...]]:
             yield from _far_events(channel, params, covariance, seed + index)
     of_events = hessian - nll.constraint_hessian(params)
     if len(params):
-        ratio = float(np.trace(np.linalg.pinv(of_events, rcond=1e-9, hermitian=True) @ scatter)) / len(params)
+        ratio = float(np.trace(pseudo_inverse(of_events, rcond=1e-9) @ scatter)) / len(params)
         yield "", "fit", "information", "all parameters", ratio, np.nan if 1 / _RATIO < ratio < _RATIO else 0.0
 
 

@@ -26,6 +26,7 @@ from ..common.warning import warn
 from ..densities.flows import in_chunks
 from ..densities.transfer import ProfiledTransfer
 from ..minimize import Minuit
+from ..minimum import pseudo_inverse
 from ..param import limits_of
 from ..pdf import log_density, precompute
 from ..samples import Sample, as_sample, index_of
@@ -308,7 +309,7 @@ class Uncertainty:
         difference = np.ravel(self.value - np.asarray(expected, float))
         covariance, statistical = self.covariance(), self.covariance("statistical")
         # In how many directions the replicas say what the errors are.
-        known = float(np.sum(statistical * np.linalg.pinv(covariance, hermitian=True)))
+        known = float(np.sum(statistical * pseudo_inverse(covariance)))
         n = len(self.replicas)
         raised = (n - 1) / (n - 2 - known) if n - 2 > known else np.inf
         if raised > _FEW_REPLICAS:
@@ -320,7 +321,7 @@ class Uncertainty:
         if not np.isfinite(raised):
             return float("nan")
         covariance += (raised - 1.0) * statistical
-        return float(difference @ np.linalg.pinv(covariance, hermitian=True) @ difference)
+        return float(difference @ pseudo_inverse(covariance) @ difference)
 
     def to_dataframe(self) -> pd.DataFrame:
         """The numbers, flattened, a row for each: bin edges if there are any, then value and uncertainties."""

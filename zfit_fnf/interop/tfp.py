@@ -113,7 +113,7 @@ class DistributionDensity(Density):
 
     def draw(self, c: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Events of the distribution, float64."""
-        return _columns(self._distribution.sample(tf.shape(c)[0], seed=seed), self.n_dim)
+        return _columns(self._distribution.sample(tf.shape(c)[0], seed=_seed(seed)), self.n_dim)
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct the same density."""
@@ -134,7 +134,7 @@ def _conditional(function: Callable[[tf.Tensor], Any], name: str, n_dim: int, n_
     return FunctionDensity(
         name,
         lambda y, x: _log_prob(at(x), y),
-        lambda x, seed: _columns(at(x).sample(seed=seed), n_dim),
+        lambda x, seed: _columns(at(x).sample(seed=_seed(seed)), n_dim),
         n_dim=n_dim,
         n_context=n_context,
     )
@@ -160,6 +160,11 @@ def _as_distribution(given: Any, n_dim: int, *, batch_shape: tuple[int | None, .
 def _log_prob(distribution: Any, y: tf.Tensor) -> tf.Tensor:
     event = tf.cast(y if distribution.event_shape.rank else y[:, 0], distribution.dtype)
     return tf.cast(distribution.log_prob(event), tf.float64)
+
+
+def _seed(pair: tf.Tensor) -> tf.Tensor:
+    """A seed as distributions take it; that of PDFs has 64 bits."""
+    return tf.cast(pair, tf.int32)
 
 
 def _columns(sample: tf.Tensor, n_dim: int) -> tf.Tensor:

@@ -11,7 +11,7 @@ from ..common.warning import warn
 from ..loss import channels_of, warn_of_weights
 from ..loss.channels import ASIMOV
 from ..minimize import Minuit
-from ..minimum import hessian_here
+from ..minimum import hessian_here, pseudo_inverse
 from ..profiles import minimise
 from ..state import preserved
 
@@ -77,7 +77,7 @@ def _too_large(
     params = list(nll.get_params())
     with preserved(nll):
         minimise(nll, params, minimizer or Minuit())
-        rows = np.linalg.pinv(hessian_here(nll, params), hermitian=True)[[params.index(poi) for poi in pois]]
+        rows = pseudo_inverse(hessian_here(nll, params))[[params.index(poi) for poi in pois]]
         claimed, measured = (
             np.einsum("ip,pq,iq->i", rows, nll.score_covariance(params, weigh), rows)
             for weigh in (np.asarray, np.square)
