@@ -325,3 +325,19 @@ def test_yields_are_pickled_by_what_they_are_made_of():
     jes.set_value(1.0)
     assert float(other.value()) == pytest.approx(18.0, rel=1e-12)
     assert float(rate.value()) == pytest.approx(15.0, rel=1e-12)
+
+
+def test_principal_shifts_do_not_depend_on_units():
+    """Of a yield known to 1000 beside a mass known to 1e-6, the mass was taken to be known to six times that."""
+    rng = np.random.default_rng(0)
+    factor, errors = rng.normal(size=(5, 10)), np.array([1e3, 1e-6, 1.0, 1e2, 1e-7])
+    correlation = factor @ factor.T
+    correlation /= np.sqrt(np.outer(np.diag(correlation), np.diag(correlation)))
+    params = [zfit.Parameter(f"shifted_{k}", 0.0, -1e9, 1e9) for k in range(5)]
+
+    def numbers(values):
+        return np.append(values, np.sum(values / errors))
+
+    shifts = param.principal_shifts(numbers, params, np.zeros(5), correlation * np.outer(errors, errors))
+    expected = np.append(errors, np.sqrt(correlation.sum()))
+    np.testing.assert_allclose(np.sqrt(np.sum(shifts**2, axis=0)), expected, rtol=1e-9)

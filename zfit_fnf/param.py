@@ -174,7 +174,7 @@ def principal_shifts(
     values: np.ndarray,
     covariance: np.ndarray,
 ) -> np.ndarray:
-    """Changes of a function by a standard deviation along each principal axis of a covariance; squared, they sum to its variance.
+    """Changes of a function by a standard deviation along each axis of a correlation; squared, they sum to its variance.
 
     Half the difference between both ends of an axis, ``(K, n)``; where a limit of a parameter is nearer, of a part of it, scaled.
 
@@ -189,8 +189,11 @@ def principal_shifts(
         part = _room_for(params, values, step)
         return (function(values + part * step) - function(values - part * step)) / (2.0 * part)
 
-    variances, directions = np.linalg.eigh(covariance)
-    steps = (directions * np.sqrt(np.maximum(variances, 0.0))).T
+    # In units of their errors: rounding of the largest variance must not be more than the smallest one is.
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    units = np.where(errors > 0, errors, 1.0)
+    variances, directions = np.linalg.eigh(covariance / np.outer(units, units))
+    steps = (units[:, None] * directions * np.sqrt(np.maximum(variances, 0.0))).T
     return np.array([shift(step) for step in steps if step.any()] or [0.0 * function(values)])
 
 
