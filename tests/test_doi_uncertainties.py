@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import zfit
 import fitted_maps
@@ -164,6 +165,20 @@ class Fitted:
     def covariance(self, params):
         assert [parameter.name for parameter in params] == ["a", "b"]
         return self._covariance
+
+
+def test_eigenvariations_make_up_the_covariance_in_any_units():
+    """Beside a yield known to 1000, what is known to 1e-6 was moved by four times that, or the covariance was refused."""
+    rng = np.random.default_rng(0)
+    factor, errors = rng.normal(size=(5, 10)), np.array([1e3, 1e-6, 1e-2, 1e2, 1e-7])
+    covariance = np.cov(factor) * np.outer(errors, errors)
+    fit = SimpleNamespace(params={zfit.Parameter(name, 0.0): {"value": 0.0} for name in "abcde"})
+    fit.covariance = lambda params: covariance
+    eigen = Eigenvariations.of(fit)
+    moves = eigen.directions * eigen.deviations
+    np.testing.assert_allclose(moves @ moves.T, covariance, rtol=1e-4)
+    with pytest.raises(ValueError, match="not positive definite"):
+        Eigenvariations.of(Fitted([[1.0, 1e-3], [1e-3, 1e-7]]))
 
 
 def test_eigenvariations_make_up_the_covariance():

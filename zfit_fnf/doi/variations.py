@@ -165,12 +165,18 @@ class Eigenvariations:
         """
         params = sorted(result.params, key=lambda parameter: parameter.name)
         covariance = np.asarray(result.covariance(params), float)
-        if not np.isfinite(covariance).all() or np.linalg.eigvalsh(covariance)[0] <= 0:
+        errors = np.sqrt(np.where(np.diag(covariance) > 0, np.diag(covariance), np.nan))
+        try:
+            # Of a root of it: rounding of the largest variance is more than the smallest one is, where units differ.
+            root = errors[:, None] * np.linalg.cholesky(covariance / np.outer(errors, errors))
+        except np.linalg.LinAlgError:
+            root = np.full_like(covariance, np.nan)
+        if not np.isfinite(root).all():
             raise ValueError("the covariance of the fit is not positive definite: the fit did not end at a minimum")
-        variances, directions = np.linalg.eigh(covariance)
+        directions, deviations, _ = np.linalg.svd(root)
         directions = directions * np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(len(params))])
         values = np.array([float(result.params[parameter]["value"]) for parameter in params])
-        return cls(tuple(p.name for p in params), values, np.sqrt(variances[::-1]), directions[:, ::-1])
+        return cls(tuple(p.name for p in params), values, deviations, directions)
 
     def moved(self, index: int, sign: float) -> dict[str, float]:
         """The parameters one standard deviation along an eigenvector, by name."""
