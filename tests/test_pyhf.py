@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import zfit
@@ -354,3 +355,50 @@ def test_narrow_peaks_are_integrated_over_wide_bins():
     assert len(bin_rule(np.ones_like, edges, "flat")[0]) == 24
     with pytest.warns(UserWarning, match="'edge' over the bins are not precise"):
         bin_rule(lambda x: np.where(x < 1.234, 1.0, 0.0), edges, "edge")
+
+
+def with_lumi_everywhere(**lumi):
+    document = copy.deepcopy(WORKSPACE)
+    document["channels"][1]["samples"][0]["modifiers"].append({"name": "lumi", "type": "lumi", "data": None})
+    document["measurements"][0]["config"]["parameters"][0].update(lumi)
+    return document
+
+
+def test_export_keeps_outcomes_that_were_moved_and_values_that_are_fixed():
+    """Twice the exported likelihood differs from ours by a constant; without the outcomes by 0.7, say."""
+    document = with_lumi_everywhere()
+    nll = zfit_fnf.pyhf.channel(document, "SR") + zfit_fnf.pyhf.channel(document, "CR")
+    params = {one.name: one for one in nll.get_params(floating=None)}
+    outcomes = {one.name: one for pdf in nll.model for c in pdf.auxiliary_measurements for one in c.observed}
+    for name, value in {"jes": 0.7, "lumi": -0.5, "stat_0": 1.5}.items():
+        params[name].observed.set_value(value)
+    outcomes["bkg_1_observed"].set_value(90.0)
+    # No value of its own in the document, and the parameter is at zero while templates are made.
+    params["jes"].set_value(1.0)
+    params["jes"].floating = False
+    workspace = zfit_fnf.pyhf.export(nll, [{}, {}], poi="mu")
+    model = workspace.model()
+    config = model.config
+    assert config.suggested_init()[config.par_slice("jes")] == pytest.approx([1.0])
+    assert config.suggested_fixed()[config.par_slice("jes")] == [True]
+    known = {one.name: one for pdf in nll.model for one in pdf.known}
+    rng, differences = np.random.default_rng(1), []
+    for _ in range(5):
+        values = []
+        for name in config.par_names:
+            own, parameter = known[name], params[name.replace("[", "_").replace("]", "")]
+            if parameter.floating:
+                parameter.set_value(rng.uniform(-1.0, 1.0) if own.kind == "normal" else rng.uniform(0.5, 1.5))
+            values.append(own.centre + own.width * float(parameter.value()))
+        differences.append(float(nll.value(full=True)) + float(model.logpdf(values, workspace.data(model))[0]))
+    np.testing.assert_allclose(differences, differences[0], rtol=0, atol=1e-9)
+
+
+def test_export_says_what_a_workspace_does_not_hold():
+    codes = {"histosys": {"interpcode": "code0"}, "normsys": {"interpcode": "code1"}}
+    nll = zfit_fnf.pyhf.channel(WORKSPACE, modifier_settings=codes)
+    with pytest.warns(UserWarning, match="'histosys': {'interpcode': 'code0'}.* give it to pyhf.Workspace.model"):
+        zfit_fnf.pyhf.export(nll, {})
+    first = zfit_fnf.pyhf.channel(with_lumi_everywhere(), "SR")
+    with pytest.raises(ValueError, match="another measurement of 'lumi'"):
+        zfit_fnf.pyhf.export(first + zfit_fnf.pyhf.channel(with_lumi_everywhere(sigmas=[0.1]), "CR"), [{}, {}])

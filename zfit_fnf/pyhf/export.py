@@ -16,6 +16,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import pyhf
 
+from ..common.warning import warn
 from ..loss import BinnedChannel, EventDensity, LogSpaceNLL, ModelConstraint, UnbinnedChannel, channels_of, drawn_events
 from ..param import Nuisance, NuisanceConstraint, auxiliary_measurement, limits_of
 from ..pdf import expected_events, folds_of, sum_components, sum_shares
@@ -67,7 +68,11 @@ def export(
 
     Raises:
         ValueError: If a channel is binned otherwise than by pyhf, or has no yield; if a model depends on a free parameter in
-            another way than by a yield that is proportional to it, which HistFactory does not know.
+            another way than by a yield that is proportional to it, which HistFactory does not know; if channels disagree on the
+            measurement of a parameter.
+
+    Warns:
+        UserWarning: Of what a workspace does not hold, such as codes of interpolation, or holds otherwise.
 
     Example:
         >>> workspace = export(nll, {"mass": np.linspace(50, 150, 21)}, poi=mu)
@@ -80,6 +85,8 @@ def export(
             f"the likelihood depends on {name!r} in another way than by yields that are proportional to it: fix the parameter, "
             "or replace it by a nuisance"
         )
+    for note in found.notes:
+        warn(note)
     return pyhf.Workspace(found.document)
 
 
@@ -109,9 +116,17 @@ def project(
         settings: dict[str, dict[str, Any]] = {}
         made = {part.name: [part.channel(effects, fixed, settings)] for part in filled}
         notes: list[str] = []
+        of_filled, measured = set(settings), dict[str, Any]()
         for part in (one for one in parts if isinstance(one, _OfPyhf)):
-            made[part.name] = part.channels(effects, settings, notes)
-            settings = {**part.settings(fixed), **settings}
+            made[part.name] = part.channels(effects, of_filled, notes)
+            for name, one in part.settings(effects, fixed, notes).items():
+                says = {kind: one[kind] for kind in ("auxdata", "sigmas") if kind in one}
+                if name not in of_filled and measured.setdefault(name, says) != says:
+                    raise ValueError(
+                        f"channel {part.name!r} has another measurement of {name!r} than one before, {says} and "
+                        f"{measured[name]}: HistFactory has one of each parameter"
+                    )
+                settings.setdefault(name, one)
         counts = {name: found for part in parts for name, found in part.observed.items()}
     free = next((one["name"] for one in settings.values() if "inits" in one and not one.get("fixed")), "")
     config = {"poi": getattr(poi, "name", poi) or free, "parameters": list(settings.values())}
@@ -169,12 +184,12 @@ def sample(
 
 # --- what the likelihood depends on --------------------------------------------------------------------------------------
 
-Effects = Mapping[zfit.Parameter, tuple[float, float, float]]
-"""Centre and width of parameters that are measured, and the outcome from there in widths. Templates are at the centre, and the
-width away from it."""
+Effects = Mapping[zfit.Parameter, tuple[float, float, float, float]]
+"""Centre and width of parameters that are measured; the outcome and their value from there in widths. Templates are at the
+centre, and the width away from it."""
 
 
-def _effects(nll: LogSpaceNLL) -> dict[zfit.Parameter, tuple[float, float, float]]:
+def _effects(nll: LogSpaceNLL) -> dict[zfit.Parameter, tuple[float, float, float, float]]:
     """The nuisances, and what Gaussian constraints measure."""
     every = nll.get_params(floating=None)
     found = {one: (0.0, 1.0, float(one.observed.value())) for one in every if isinstance(one, Nuisance)}
@@ -200,7 +215,7 @@ def _effects(nll: LogSpaceNLL) -> dict[zfit.Parameter, tuple[float, float, float
             values, widths = np.transpose(several)
             centre, weight = np.average(values, weights=widths**-2.0, returned=True)
             found[parameter] = (float(centre), float(weight) ** -0.5, 0.0)
-    return found
+    return {one: (*known, (float(one.value()) - known[0]) / known[1]) for one, known in found.items()}
 
 
 class _Filled:
@@ -242,7 +257,7 @@ class _Filled:
         with zfit.param.set_values(away):
             scale, variations = np.prod(list(away.values())), {}
             nominal = self.counts(index) / scale
-            for parameter, (centre, width, outcome) in effects.items():
+            for parameter, (centre, width, *place) in effects.items():
                 if parameter not in self.params:
                     continue
                 sides = []
@@ -251,7 +266,7 @@ class _Filled:
                         sides.append(self.counts(index) / scale)
                 if not np.allclose(sides, nominal, rtol=1e-12, atol=0.0):
                     variations[parameter.name] = (sides[0], sides[1])
-                    settings[parameter.name] = _of_effect(parameter, outcome)
+                    settings[parameter.name] = _of_effect(parameter, *place)
         return sample(self.components[index], nominal, variations, factors=[one.name for one in factors])
 
     def _is_factor(self, index: int, parameter: zfit.Parameter) -> bool | None:
@@ -336,13 +351,23 @@ class _OfPyhf:
         pdf: HistFactoryPDF = channel.model
         self.name, self._spec, config = name, pdf.histfactory.spec, pdf.histfactory.config
         self._pairs = {own.name: (own, here) for own, here in zip(pdf.known, pdf.parameters, strict=True)}
-        self._sets = list(config.par_order)
+        self._config, self._outcomes, self._every = (
+            config,
+            pdf.auxiliary_data(),
+            list(zip(pdf.known, pdf.parameters, strict=True)),
+        )
+        self._fixed = np.array([not one.floating for one in pdf.parameters])
+        self._unlike = self._fixed != [one.fixed for one in pdf.known]  # pyhf itself fixes errors of empty bins
+        self._settings = _other_settings(pdf.histfactory)
         counts = np.ravel(np.asarray(channel.data.values(), float))
         self.observed = {one: counts[config.channel_slices[one]] for one in config.channels}
 
     def channels(self, effects: Effects, settings: Collection[str], notes: list[str]) -> list[dict[str, Any]]:
         """The channels; a luminosity that other channels depend on is a nuisance there, so it is one here too."""
         found: list[dict[str, Any]] = copy.deepcopy(self._spec["channels"])
+        if self._settings:
+            names = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
+            notes.append(f"{self.name}: a workspace does not hold {names}: give it to pyhf.Workspace.model")
         for channel in found:
             for modifier in (one for part in channel["samples"] for one in part["modifiers"]):
                 if modifier["name"] not in self._pairs:  # a set, with one parameter for each bin
@@ -361,18 +386,49 @@ class _OfPyhf:
                     )
         return found
 
-    def settings(self, fixed: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    def settings(self, effects: Effects, fixed: Mapping[str, float], notes: list[str]) -> dict[str, dict[str, Any]]:
         """What a measurement says about the parameters, by their names in the likelihood."""
         given, found = {one["name"]: one for one in self._spec.get("parameters", [])}, {}
-        for name in self._sets:
-            if name not in self._pairs:
-                found.update({name: given[name]} if name in given else {})
-                continue
-            own, here = self._pairs[name]
-            found[here.name] = {**given.get(name, {}), "name": here.name, "fixed": not here.floating}
-            if own.kind == "free":
-                found[here.name] |= _of_factor(here) | {"fixed": not here.floating or here.name in fixed}
+        outcomes, stop = {}, 0
+        for name in self._config.auxdata_order:
+            start, stop = stop, stop + self._config.param_set(name).n_parameters
+            if not np.array_equal(self._outcomes[start:stop], self._config.auxdata[start:stop]):
+                outcomes[name] = {"auxdata": self._outcomes[start:stop].tolist()}
+        for name in self._config.par_order:
+            own, here = self._pairs.get(name, (None, None))
+            called = name if here is None else here.name
+            said = {**given.get(name, {}), **outcomes.get(name, {})}
+            where = self._config.par_slice(name)
+            if self._fixed[where].all():  # pyhf fixes parameters where they start
+                inits = [own.centre + own.width * _value(here, effects) for own, here in self._every[where]]
+                said |= {"fixed": True, "inits": inits}
+            elif here is not None:
+                said["fixed"] = False
+            elif self._unlike[where].any():
+                notes.append(f"{self.name}: some parameters of {name!r} are fixed; pyhf fixes all of a set, or none")
+            if own is not None and here is not None and own.kind == "free":
+                said |= _of_factor(here) | {"fixed": not here.floating or here.name in fixed}
+            if said:
+                found[called] = {**said, "name": called}
         return found
+
+
+_SETTINGS = {"normsys": {"interpcode": "code4"}, "histosys": {"interpcode": "code4p"}}
+"""Of models that pyhf makes of a workspace."""
+
+
+def _other_settings(model: pyhf.Model) -> dict[str, Any]:
+    """Arguments of a model that are not those that pyhf makes of a workspace by default."""
+    main, used = model.main_model, {modifier for _, modifier in model.config.modifiers}
+    codes = model.config.modifier_settings or {}
+    other = {
+        kind: codes[kind] for kind in _SETTINGS if kind in used and codes.get(kind, _SETTINGS[kind]) != _SETTINGS[kind]
+    }
+    clips = {f"clip_{of}_data": getattr(main, f"clip_{of}_data", None) for of in ("sample", "bin")}
+    return {
+        **({"modifier_settings": other} if other else {}),
+        **{name: one for name, one in clips.items() if one is not None},
+    }
 
 
 def _part(channel: Any, name: str, bins: Bins, n_events: int, seeds: Iterator[Any]) -> _Filled | _OfPyhf:
@@ -416,9 +472,16 @@ def _away_from_zero(parameter: zfit.Parameter) -> tuple[float, float]:
     return first, second
 
 
-def _of_effect(parameter: zfit.Parameter, outcome: float) -> dict[str, Any]:
+def _value(parameter: zfit.Parameter, effects: Effects) -> float:
+    """Of a parameter, also where it is away from it for the templates."""
+    centre, width, _, value = effects.get(parameter, (0.0, 1.0, 0.0, float(parameter.value())))
+    return centre + width * value
+
+
+def _of_effect(parameter: zfit.Parameter, outcome: float, value: float) -> dict[str, Any]:
     """What a measurement says about a parameter that is measured."""
-    return {"name": parameter.name, "auxdata": [outcome], "fixed": not parameter.floating}
+    said = {"name": parameter.name, "auxdata": [outcome], "fixed": not parameter.floating}
+    return said if parameter.floating else {**said, "inits": [value]}  # pyhf fixes a parameter where it starts
 
 
 def _of_factor(parameter: zfit.Parameter) -> dict[str, Any]:
