@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -93,7 +94,7 @@ class TestProjection:
         points, errors = errorbars(ax)
         np.testing.assert_allclose(points[:, 1], [2, 2.5, 0.5])
         np.testing.assert_allclose(errors, 0.5 * np.sqrt([4, 5, 1]))
-        variance = 0.25 * np.array([4, 5, 1]) + [5, 6, 9]
+        variance = 0.5 * np.array([3, 4, 3]) + [5, 6, 9]
         np.testing.assert_allclose(errorbars(ax_pulls)[0][:, 1], [-1, -1.5, -2.5] / np.sqrt(variance))
 
     def test_components_are_stacked_in_order(self):
@@ -156,6 +157,39 @@ class TestProjection:
         p_value = np.exp(-chi_square / 2)  # of two degrees of freedom
         title = ax.get_legend().get_title().get_text()
         assert title == rf"$\chi^2$ / bins = {chi_square:.1f} / 2, p = {p_value:.2g}"
+
+    @pytest.mark.parametrize(("weight", "n_bins"), [(0.01, 50), (1.5, 50), (10.0, 0)])
+    def test_chi_square_of_weighted_data_of_the_model(self, weight, n_bins):
+        """Of 50 bins with 12 expected: 1200, 8 or 1.2 events. In 20 data sets the mean is 50 +- 2.2."""
+        rng, simulated = np.random.default_rng(1), np.linspace(0.0, 1.0, 50_000, endpoint=False)
+        components = {"all": Sample({"x": simulated}, np.full(50_000, 600 / 50_000))}
+        texts = []
+        for _ in range(20):
+            x = rng.uniform(0.0, 1.0, rng.poisson(600 / weight))
+            ax = plotting.projection(
+                Sample({"x": x}, np.full(len(x), weight)), components, "x", bins=(50, 0.0, 1.0), ax=Figure().subplots()
+            )
+            texts.append(ax.get_legend().get_title().get_text())
+        found = [re.search(r"= (\S+) / (\d+),", text) for text in texts]
+        if not n_bins:
+            assert not any(found)
+        else:
+            assert {int(one[2]) for one in found} == {n_bins}
+            share = weight / (weight + 600 / 50_000)  # of the variance, of which simulation on a grid has none
+            assert np.mean([float(one[1]) for one in found]) == pytest.approx(n_bins * share, abs=7.0)
+
+    def test_weights_of_both_signs_have_the_errors_of_the_events(self, ax):
+        """A bin in which no event is has no pull, and one with two events does not count."""
+        x = np.array([0.5] * 40 + [1.5] * 40 + [3.0] * 2)
+        weights = np.r_[np.tile([1.0, -0.5], 40), [1.0, 1.0]]
+        components = {"all": Sample({"x": np.linspace(0.01, 4.99, 4000)}, np.full(4000, 0.01))}
+        ax_pulls = Figure().subplots()
+        plotting.projection(
+            Sample({"x": x}, weights), components, "x", bins=[0.0, 1.0, 2.0, 4.0, 5.0], ax=ax, ax_pulls=ax_pulls
+        )
+        points, _ = errorbars(ax_pulls)
+        np.testing.assert_allclose(points[:, 0], [0.5, 1.5, 3.0])
+        assert "/ 2, p" in ax.get_legend().get_title().get_text()
 
     def test_without_enough_events_there_is_no_chi_square(self, ax):
         plotting.projection(self.data, self.components, "x", bins=EDGES, ax=ax)

@@ -23,6 +23,7 @@ __all__ = [
     "ChiSquare",
     "bin_edges",
     "chi_square",
+    "counting_variance",
     "draw_pulls",
     "histogram",
     "observable_title",
@@ -105,15 +106,41 @@ class ChiSquare:
         return rf"$\chi^2$ / bins = {self.value:.1f} / {self.n_bins}, p = {self.p_value:.2g}"
 
 
-def chi_square(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray) -> ChiSquare:
+def counting_variance(
+    sample: Sample, column: str, edges: np.ndarray, expected: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of the sum of weights of data in each bin, and number of events that is expected there.
+
+    A bin that happens to be empty is as uncertain as others. With weights of both signs, where the expected sum says nothing
+    of the events that cancel in it, both are those of the observed events.
+
+    Args:
+        sample: The data.
+        column: The column that is filled.
+        edges: Edges of the bins.
+        expected: The sums of weights that a model expects.
+    """
+    if sample.weights is None:
+        return expected, expected
+    filled = histogram(sample, column, edges)
+    sums, squares = filled.values(), filled.variances()
+    if np.min(sample.weights, initial=0.0) < 0:
+        return squares, np.histogram(sample.columns[column], edges)[0].astype(float)
+    everywhere = squares.sum() / sums.sum() if sums.sum() > 0 else 1.0
+    weight = np.divide(squares, sums, out=np.full_like(sums, everywhere), where=sums > 0)
+    return expected * weight, expected / weight
+
+
+def chi_square(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray, n_events: np.ndarray) -> ChiSquare:
     """Agreement of counts with a model, over the bins with at least five expected events.
 
     Args:
         observed: Sums of weights of the data.
         expected: Those of the model.
         variance: Variance of their difference.
+        n_events: Number of events that is expected, which of weighted data is not the sum of weights.
     """
-    enough = (expected >= _ENOUGH_EXPECTED) & (variance > 0)
+    enough = (n_events >= _ENOUGH_EXPECTED) & (variance > 0)
     return ChiSquare(float(np.sum((observed - expected)[enough] ** 2 / variance[enough])), int(enough.sum()))
 
 

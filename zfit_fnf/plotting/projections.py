@@ -13,7 +13,7 @@ from ..common.optional import require
 from ..param import Nuisance
 from ..projections import PostfitBand, VariedSample
 from ..samples import Sample, as_sample
-from .histograms import Bins, bin_edges, chi_square, draw_pulls, histogram, observable_title, per_bin
+from .histograms import Bins, bin_edges, chi_square, counting_variance, draw_pulls, histogram, observable_title, per_bin
 from .style import BLUE, FILLS, INK, RED, current_axes
 
 if TYPE_CHECKING:
@@ -42,10 +42,11 @@ def projection(
     r"""Distribution of the data in one column with the model, and pulls below.
 
     The pull of a bin is :math:`(n - m) / \sqrt{m + \sigma_m^2}`, with :math:`n` events in data, :math:`m` expected ones
-    and :math:`\sigma_m` the error of :math:`m` from the finite size of the model's samples. For weighted data the sum of
-    their squared weights takes the place of the first :math:`m`. The legend has :math:`\chi^2`, the sum of the squared
-    pulls of the bins with at least five expected events, and its p-value for as many degrees of freedom as there are such
-    bins: fitted parameters are not counted off, so that the p-value of a good fit tends to be large.
+    and :math:`\sigma_m` the error of :math:`m` from the finite size of the model's samples. For weighted data the first
+    :math:`m` is multiplied by the mean weight :math:`\sum w^2 / \sum w` of the events in the bin; if some weights are negative,
+    :math:`\sum w^2` takes its place. The legend has :math:`\chi^2`, the sum of the squared pulls of the bins with at
+    least five expected events (:math:`m` over the mean weight), and its p-value for as many degrees of freedom as there are
+    such bins: fitted parameters are not counted off, so that the p-value of a good fit tends to be large.
 
     Args:
         data: The data: anything that `zfit_fnf.samples.as_sample` takes.
@@ -80,8 +81,8 @@ def projection(
     edges = bin_edges(bins, sample.columns[column])
     parts = {label: histogram(as_sample(part, [column]), column, edges) for label, part in components.items()}
     observed, expected = histogram(sample, column, edges), functools.reduce(operator.add, parts.values())
-    statistical = expected.values() if sample.weights is None else observed.variances()
-    variance = expected.variances() + statistical
+    statistical, n_events = counting_variance(sample, column, edges, expected.values())
+    variance = np.where(statistical > 0, expected.variances() + statistical, 0.0)
     draw_model(parts, expected, stack, ax)
     if band is not None:
         _draw_band(band, column, edges, expected.values(), ax)
@@ -93,7 +94,7 @@ def projection(
     scale_counts(ax, np.concatenate([expected.values(), observed.values()]), log)
     handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     order = ["data", "model", *([POSTFIT_BAND] if band is not None else []), *reversed(parts)]  # as they lie on top
-    fit = chi_square(observed.values(), expected.values(), variance)
+    fit = chi_square(observed.values(), expected.values(), variance, n_events)
     ax.legend([handles[name] for name in order], order, ncols=2, frameon=False, title=str(fit), title_fontsize="small")
     if ax_pulls is not None:
         draw_pulls(edges, observed.values(), expected.values(), variance, ax_pulls)

@@ -179,7 +179,7 @@ def mass(
         xlim=(spectrum.edges[0], spectrum.edges[-1]),
     )
     scale_counts(ax, np.concatenate([expected, spectrum.observed]), log=False)
-    fit = chi_square(spectrum.observed, expected, variance)
+    fit = chi_square(spectrum.observed, expected, variance, expected**2 / np.maximum(variance, 1e-300))
     heading = f"{'passing' if spectrum.passing else 'failing'} probes, {fit}"
     ax.legend(ncols=2, frameon=False, title=heading, title_fontsize="small")
     if ax_pulls is not None:
