@@ -139,6 +139,20 @@ def test_learned_signal_is_the_flow_moved():
     np.testing.assert_allclose(moved, expected, atol=1e-9)
 
 
+def test_errors_of_weighted_pairs_without_background(data):
+    """What a background does is not determined then: errors of all else, which weights decide, must not change with that."""
+    own = data[data["signal"]]
+    low = own["a"].to_numpy() < 0
+    weights, passes = np.where(low, 0.3, 2.0), own["id"].to_numpy(float)
+    short = Schedule(steps=100, batch_size=1024, warmup=20, averaging=0.9)
+    found = fit(own, Peak(), Exponential(), weights=weights, members=1, hidden=[8], schedule=short, seed=1, **SETTINGS)
+    integrated = found.bins({"low": low, "all": np.ones(len(own), bool)})
+    for inside, error, tolerance in zip((low, low | True), integrated.errors, (0.25, 0.05), strict=True):
+        w = weights[inside]
+        direct = np.sqrt(np.sum(w**2 * (passes[inside] - np.average(passes[inside], weights=w)) ** 2)) / w.sum()
+        assert error == pytest.approx(direct, rel=tolerance)
+
+
 def test_alternative_shapes_are_an_uncertainty_of_their_own(result):
     points = {"a": [-0.5, 0.5], "b": [0.3, -0.2]}
     found, other = result.efficiency(points), result.alternatives["other"].efficiency(points)

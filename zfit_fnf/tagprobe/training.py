@@ -23,6 +23,7 @@ _NEWTON_STEPS, _ARRIVED = 30, 1e-4  # expected rise of the log-likelihood where 
 _FAR = 0.02  # the same, from where on a warning is due: a seventh of a standard deviation
 _RIDGE = 1.0  # inverse square of the width of the prior of the last layer's weights, around those of the network
 _RIDGE_OF_SHAPES = 0.01  # the same of coefficients of shapes, around those of the training: some are not determined
+_FLAT = 1e-9  # of the largest curvature: not more than rounding
 _MANY = 500  # steps of the training that XLA is worth compiling for
 _TESTED = 200  # pairs at which integrals are tested, and those with the extremes of each coefficient
 
@@ -102,7 +103,7 @@ class Training:
         value, score, hessian, squares = self._sums(at, basis)
         for _ in range(_NEWTON_STEPS):
             gradient = score - ridge * (at - start)
-            curvature = _positive(hessian, squares) + np.diag(ridge)
+            curvature = _positive(hessian + np.diag(ridge), squares + np.diag(ridge))
             step = np.linalg.solve(curvature, gradient)
             has_arrived = bool(gradient @ step < _ARRIVED)
             if has_arrived:
@@ -122,7 +123,7 @@ class Training:
                 f"the fit of tag and probe has not reached its maximum, which is {0.5 * float(gradient @ step):.2g} above: its "
                 "errors are not to be trusted; train longer (schedule=), or give simpler shapes"
             )
-        inverse = np.linalg.inv(_positive(hessian, squares) + np.diag(ridge))
+        inverse = np.linalg.inv(_positive(hessian + np.diag(ridge), squares + np.diag(ridge)))
         return at, inverse @ (squares + np.diag(ridge)) @ inverse
 
     def _value(self, numbers: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> float:
@@ -163,8 +164,13 @@ class Training:
 
 
 def _positive(hessian: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """The Hessian, or, far from the maximum, where it is not positive, the squares of scores, which always are."""
-    symmetric = 0.5 * (hessian + hessian.T)
-    if np.linalg.eigvalsh(symmetric)[0] > 0:
-        return symmetric
-    return squares + 1e-6 * np.trace(squares) / len(squares) * np.eye(len(squares))
+    """The Hessian, with the squares of scores along directions in which it is not positive.
+
+    Far from the maximum these are some. At the maximum they are those that data do not determine, such as the efficiency of a
+    background that is not there; all others must keep their Hessian, which for weighted pairs is another one than the squares.
+    """
+    values, directions = np.linalg.eigh(0.5 * (hessian + hessian.T))
+    least = _FLAT * max(values[-1], np.trace(squares) / len(squares))
+    instead = np.maximum(np.einsum("ik,ij,jk->k", directions, squares, directions), least)
+    found: np.ndarray = (directions * np.where(values > least, values, instead)) @ directions.T
+    return found
