@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from analytic import GaussianDeformation, GaussianFlow
 from executors import Here
 from likelihoods import counting, gaussian_mean
 
@@ -14,6 +15,7 @@ import zfit_fnf.loss
 from zfit_fnf import profiles, scans
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import nuisance
+from zfit_fnf.pdf import FNFPDF, SumPDF
 from zfit_fnf.yields import normsys
 
 N, SLOPE = 400, 0.08
@@ -480,3 +482,24 @@ def test_an_executor_has_the_same_numbers(fitted):
     pd.testing.assert_frame_equal(there.table, here.table, atol=1e-3 * error, rtol=1e-3)
     with pytest.raises(ValueError, match="not sent to other processes"):
         scans.profile(nll, result, params[0], executor=Here(), minimizer=Minuit())
+
+
+def test_profile_where_nothing_is_left_of_what_measures_a_nuisance():
+    """Without signal the nuisance is at its constraint, in closed form; the Hessian of the best fit would leave it halfway."""
+    jes, n_signal = nuisance("jes"), zfit.Parameter("n_signal", 200.0, 0.0, 1000.0)
+    space, rng = zfit.Space("y", -12.0, 12.0), np.random.default_rng(1)
+    flow = GaussianFlow([0.0], [1.0], obs=["y"])
+    signal = FNFPDF(
+        GaussianDeformation(flow, {"jes": ((0.0, -2.0), (0.0, 0.0))}), {"jes": jes}, obs=space, extended=n_signal
+    )
+    flat = zfit.pdf.Uniform(-12.0, 12.0, obs=space, extended=2000.0)
+    y = np.r_[rng.normal(2.4, 1.0, 200), rng.uniform(-12.0, 12.0, 2000)]
+    nll = zfit_fnf.loss.ExtendedUnbinnedNLL(SumPDF([signal, flat]), {"y": y})
+    jes.set_value(1.2)
+    result = Minuit().minimize(nll)
+    scan = scans.profile(nll, result, n_signal, values=[0.0], progress=False)
+    best = float(nll.value(full=True))
+    with zfit.param.set_values([n_signal, jes], [0.0, 0.0]):
+        expected = 2.0 * (float(nll.value(full=True)) - best)
+    assert expected > 50
+    assert scan.delta[0] == pytest.approx(expected, abs=1e-3)

@@ -27,6 +27,7 @@ Values = Mapping[zfit.Parameter, float]
 
 _NEWTON_STEPS = 12
 _TOLERANCE = 1e-2  # of the distance to the minimum, which is then subtracted: what remains is of higher order
+_FAR = 9.0  # twice a rise, above which the distance to a minimum has to be smaller
 _PRECISE = 1e-4  # the same where the position of the minimum matters: within a hundredth of an error
 _POLISHED = 1e-6  # expected vertical distance of the best fit to the minimum, after Newton steps
 _MINIMUM = 1e-3  # the same, above which there is none
@@ -209,7 +210,9 @@ class ConditionalMinima:
         if not self._others:
             return self._found(point, [], float(self._nll.value(full=True)))
         for position, value, distance in self._newton(self._start(point)):
-            if distance < tolerance:
+            # Far out the Hessian of the best fit may be another one, by which a minimum seems nearer than it is.
+            is_far = 2.0 * (value - self._lowest) > _FAR
+            if distance < (min(tolerance, self._precise) if is_far else tolerance):
                 return self._found(point, position, value - distance)
         return None
 
