@@ -272,3 +272,38 @@ def test_pdfs_that_do_not_fit_are_refused(fractions):
         ConditionalMixturePDF({"signal": one, "background": one}, fractions)
     with pytest.raises(ValueError, match="no window"):
         Fractions(["a", "b"], ["x"], responses=[FractionResponse("a", ("jes",))])
+
+
+def test_fractions_of_few_events_are_near_the_exact_ones():
+    """A signal with a bent density in two conditions: 1000 events of each process stopped training with a singular matrix."""
+    rng = np.random.default_rng(1002)
+
+    def bent(n):
+        x1 = rng.normal(0.7, 0.8, n)
+        return {"x1": x1, "x2": rng.normal(0.5 * x1**2 - 0.4, 0.6)}
+
+    def flat(n):
+        return {"x1": rng.normal(size=n), "x2": rng.normal(size=n)}
+
+    simulations = {"signal": zfnf.Simulation(bent(1000)), "background": zfnf.Simulation(flat(1000))}
+    learned = fit_fractions(simulations, ["x1", "x2"], schedule=Schedule(steps=1000), seed=1, progress=False)
+    signal, background = bent(20_000), flat(20_000)
+    x = {name: np.concatenate([signal[name], background[name]]) for name in signal}
+    exact = norm.logpdf(x["x1"], 0.7, 0.8) + norm.logpdf(x["x2"], 0.5 * x["x1"] ** 2 - 0.4, 0.6)
+    exact = 1.0 / (1.0 + np.exp(norm.logpdf(x["x1"]) + norm.logpdf(x["x2"]) - exact))
+    share = learned.shares(x)["signal"].to_numpy()
+    gap = np.mean(exact * np.log(exact / share) + (1.0 - exact) * np.log((1.0 - exact) / (1.0 - share)))
+    assert gap < 0.03  # nats; eight numbers that describe the two densities would cost 4 / 2000
+
+
+def test_reliability_of_bins_without_a_single_event_of_the_other_process():
+    """Right shares of 0.02: a third of 15 bins of 60 events has none, from which differences had no error."""
+    rng = np.random.default_rng(1)
+    passed = 0
+    for _ in range(20):
+        share = np.repeat(0.02 + 1e-4 * rng.uniform(size=900), 1)
+        labels = (rng.uniform(size=900) > share).astype(int)
+        curve = Reliability.of(("signal", "background"), np.column_stack([share, 1.0 - share]), labels, np.ones(900))
+        passed += curve.p_value > 1e-4
+        assert min(curve.error) > 0.015  # sqrt(0.02 * 0.98 / 60) = 0.018
+    assert passed >= 18  # chi2 of counts around one has longer tails than that of Gaussians

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from zfit_fnf.densities.networks import MaskedMLP
 from zfit_fnf.samples import Sample
-from zfit_fnf.train.loop import Maximiser, _Best
+from zfit_fnf.train.loop import Maximiser, _Best, held_out_rows
 from zfit_fnf.train.schedule import Schedule, TrainingStopped
 
 SHORT = Schedule(steps=200, batch_size=250, learning_rate=0.05, warmup=10, averaging=0.9, rotate_every=0)
@@ -125,3 +126,30 @@ def test_events_that_validate_need_a_positive_sum_of_weights():
     mean = tf.Variable([0.0])
     with pytest.raises(ValueError, match="too many of them are negative or zero"):
         Maximiser(gaussian(mean), [mean], schedule=SHORT)("mean", [rows], seed=3, progress=False)
+
+
+def test_few_events_move_a_variable_from_its_prior_by_what_they_weigh():
+    """The posterior mean of a Gaussian is ``S / (n + k)`` of ``n`` events with sum ``S`` and inverse variance ``k``."""
+    y = np.random.default_rng(5).normal(2.0, 1.0, 60)
+    rows, mean = Rows(Sample({"y": y})), tf.Variable([0.0])
+    schedule = replace(SHORT, steps=1000)
+    fit = Maximiser(gaussian(mean), [mean], schedule=schedule, prior=[(mean, np.array([20.0]))])
+    fit("mean", [rows], seed=3, progress=False)
+    (held_out,) = held_out_rows([rows], schedule, 3)
+    trained = np.delete(y, held_out)
+    # After as many steps with small ones at the end what is left of the noise of minibatches is some 1e-3.
+    assert float(mean[0]) == pytest.approx(trained.sum() / (len(trained) + 20.0), abs=0.01)
+    assert abs(float(mean[0]) - trained.mean()) > 0.4
+
+
+def test_initial_weights_of_a_network_are_drawn_from_its_prior():
+    network = MaskedMLP(3, 2, 5, hidden=[90, 90], seed=1)
+    pulls = [variable.numpy() * np.sqrt(precision) for variable, precision in network.prior()]
+    kernels = np.concatenate([pull[pull != 0.0] for pull in pulls])  # biases and masked weights start at zero
+    # More than 6000 standard normal numbers: their variance is known to 1.8 %; four times as much.
+    assert len(kernels) > 6000
+    assert np.mean(kernels**2) == pytest.approx(1.0, abs=0.07)
+    wider = {variable.ref(): precision for variable, precision in network.prior(5.0)}
+    for variable, precision in network.prior():
+        is_last = variable is network.weights[-1] or variable is network.biases[-1]
+        np.testing.assert_allclose(wider[variable.ref()], precision / (25.0 if is_last else 1.0))

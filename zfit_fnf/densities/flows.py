@@ -155,6 +155,10 @@ class Density(Model):
         """Sample ``u (n, d)`` given ``c (n, m)``; ``seed`` is the integer pair of ``tf.random.stateless_uniform``."""
         raise NotImplementedError(f"{type(self).__name__} cannot be sampled")
 
+    def prior(self) -> Sequence[tuple[tf.Variable, np.ndarray]]:
+        """Variables that have a Gaussian prior around zero, each with its inverse variances; by default none has."""
+        return ()
+
 
 class AutoregressiveDensity(Density):
     """Masked autoregressive layers from the coordinates towards a logistic base, in reversed order from one to the next.
@@ -195,6 +199,10 @@ class AutoregressiveDensity(Density):
     def log_density(self, u: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Log-density ``(n,)``: the Jacobians of all layers but the last, and the density of that one."""
         return self.log_density_at(u, self.precompute(c))
+
+    def prior(self) -> Sequence[tuple[tf.Variable, np.ndarray]]:
+        """Those of the networks."""
+        return [pair for layer in self.layers for pair in layer.network.prior()]
 
     def precompute(self, c: tf.Tensor) -> Any:
         """What the layers make of the conditions."""

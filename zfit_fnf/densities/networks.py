@@ -66,6 +66,19 @@ class MaskedMLP(tf.Module):
             self.weights.append(tf.Variable(kernel, dtype=dtype, name=f"weights_{layer}"))
             self.biases.append(tf.Variable(np.zeros(mask.shape[1]), dtype=dtype, name=f"biases_{layer}"))
 
+    def prior(self, spread: float = 1.0) -> list[tuple[tf.Variable, np.ndarray]]:
+        """Each variable with the inverse variances of its Gaussian prior around zero, the distribution of initial weights.
+
+        Under it outputs are smooth functions of the order of ``spread``, whatever the widths of the layers are.
+        """
+        pairs = []
+        for layer, (mask, kernel, biases) in enumerate(zip(self._masks, self.weights, self.biases, strict=True)):
+            scale = 1.0 / spread**2 if layer == len(self._masks) - 1 else 1.0
+            fan_in = np.maximum(mask.sum(axis=0), 1.0)
+            pairs.append((kernel, scale * np.broadcast_to(fan_in, mask.shape)))
+            pairs.append((biases, np.full(biases.shape, scale)))
+        return pairs
+
     @property
     def shape(self) -> tuple[int, int, int, tuple[int, ...]]:
         """Inputs, context values, outputs per input and widths of the hidden layers."""

@@ -90,6 +90,10 @@ class Response(Model):
         """Coefficients ``(n, monomials, d, 2)`` of one layer at its inputs; the last axis is (log-scale, shift)."""
         return _by_event(_outputs(self.networks[layer], u, precomputed, layer)[None], len(self.powers))
 
+    def prior(self) -> list[tuple[tf.Variable, np.ndarray]]:
+        """That of the networks: coefficients are smooth functions of order one."""
+        return [pair for network in self.networks for pair in network.prior()]
+
     @property
     def shape(self) -> tuple[Any, ...]:
         """Responses of the same shape can be evaluated together."""

@@ -23,7 +23,7 @@ class Reliability:
         process: Process of each bin.
         predicted: Mean predicted share.
         observed: Share of the events of the process.
-        error: Standard deviation of the observed minus the predicted share, from the weights of the events.
+        error: Standard deviation of the observed minus the predicted share if the latter is right, of events with these weights.
         share: Share of all events that is in the bin.
         region: Of which part of the conditions it is, in words; empty for all of them.
     """
@@ -66,7 +66,9 @@ class Reliability:
                     continue
                 residual = (labels[inside] == index) - own[inside]
                 mean, difference = float(w @ own[inside] / total), float(w @ residual / total)
-                error = float(np.sqrt(np.square(w * residual).sum()) / total)
+                # What is expected of right shares: where a bin has no event of the others by chance, residuals scatter less.
+                variance = (own * (1.0 - own))[inside].clip(min=0.0)
+                error = float(np.sqrt(np.square(w) @ variance) / total)
                 rows.append((name, mean, mean + difference, error, float(total / weights.sum())))
         columns: Any = zip(*rows, strict=True) if rows else [()] * 5
         one, two, three, four, five = map(tuple, columns)

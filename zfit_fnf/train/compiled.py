@@ -13,7 +13,7 @@ from ..densities.deformation import Deformation
 from ..densities.flows import AutoregressiveDensity, Density
 from ..densities.history import History
 from ..densities.model import Model
-from .loop import Maximiser
+from .loop import Maximiser, Prior
 from .schedule import Schedule
 from .sources import EventSource
 
@@ -27,7 +27,7 @@ class TrainingLoop:
 
     Args:
         model: The model of its own.
-        parts: From a model to its log-density of minibatches, and to the variables that are trained.
+        parts: From a model to its log-density of minibatches, the variables that are trained, and their prior.
         schedule: How long and how fast.
     """
 
@@ -36,8 +36,8 @@ class TrainingLoop:
 
     def __init__(self, model: Model, parts: Callable[[Any], Parts], schedule: Schedule):
         self._model, self._parts = model, parts
-        log_prob, self._variables = parts(self._model)
-        self._maximiser = Maximiser(log_prob, self._variables, schedule=schedule)
+        log_prob, self._variables, prior = parts(self._model)
+        self._maximiser = Maximiser(log_prob, self._variables, schedule=schedule, prior=prior)
 
     @classmethod
     def of(
@@ -64,13 +64,13 @@ class TrainingLoop:
                 variable.assign(trained)
 
 
-Parts = tuple[Callable[..., tf.Tensor], Sequence[tf.Variable]]
+Parts = tuple[Callable[..., tf.Tensor], Sequence[tf.Variable], Prior]
 
 
 def of_density(density: Density) -> Parts:
-    return lambda u, c, _: density.log_density(u, c), density.trainable_variables
+    return lambda u, c, _: density.log_density(u, c), density.trainable_variables, density.prior()
 
 
 def of_last_response(deformation: Deformation) -> Parts:
     """The last response is trained."""
-    return deformation.log_density, deformation.responses[-1].trainable_variables
+    return deformation.log_density, deformation.responses[-1].trainable_variables, deformation.responses[-1].prior()

@@ -39,6 +39,7 @@ from .schedule import Schedule, checked_schedule
 __all__ = ["fit_fractions"]
 
 _HELD_OUT = 0.2  # of the events, half to calibrate and half to check
+_SPREAD = 5.0  # of the prior of log-ratios between processes, which are well separated ones in a part of the space
 _RIDGE = 1e-6  # of the mean curvature, for directions of the last layer that the events do not determine
 _NEWTON_STEPS = 20
 _REGIONS, _BINS_OF_REGION = 4, 5  # of each condition, in which shares are checked as well
@@ -175,7 +176,7 @@ class _Training:
             return _of_label(network.precompute(c)[0][:, 0], label)
 
         sources = [_Labelled(sample, index, lambda x: [self._encoded(x)]) for index, sample in enumerate(samples)]
-        self._maximise("fractions", log_prob, network, sources, self.seed)
+        self._maximise("fractions", log_prob, network, sources, self.seed, _SPREAD)
         self._fit_last_layer(samples)
 
     def _fit_last_layer(self, samples: Sequence[Sample]) -> None:
@@ -186,8 +187,10 @@ class _Training:
         n_inputs = self.fractions.network.n_context
         before = network.weights[-1].numpy()[: _rows_seen(network, n_inputs)], network.biases[-1].numpy()
         matrix = np.concatenate([before[0], before[1][None, :]]).astype(float)
+        n_seen = len(matrix) - 1
+        prior = np.append(np.full(n_seen, float(n_seen)), 1.0) / _SPREAD**2 / sum(s.effective_size for s in samples)
         for _ in range(_NEWTON_STEPS):
-            step = _newton_step(matrix, features, weights)
+            step = _newton_step(matrix, features, weights, prior)
             matrix = matrix - step
             if np.abs(step).max() < 1e-6:
                 break
@@ -321,9 +324,17 @@ class _Training:
     # --- what they share ------------------------------------------------------------------------------------------------
 
     def _maximise(
-        self, name: str, log_prob: Callable[..., tf.Tensor], network: MaskedMLP, sources: Sequence[Any], seed: int
+        self,
+        name: str,
+        log_prob: Callable[..., tf.Tensor],
+        network: MaskedMLP,
+        sources: Sequence[Any],
+        seed: int,
+        spread: float = 1.0,
     ) -> None:
-        loop = Maximiser(log_prob, network.trainable_variables, schedule=self.schedule)
+        """Train a network, the prior of whose outputs has a spread."""
+        prior = network.prior(spread)
+        loop = Maximiser(log_prob, network.trainable_variables, schedule=self.schedule, prior=prior)
         self.fractions.history[name] = loop(name, sources, seed=seed, progress=self.progress)
 
     def _encoded(self, x: np.ndarray) -> np.ndarray:
@@ -351,8 +362,13 @@ def _outputs(network: MaskedMLP, c: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _newton_step(matrix: np.ndarray, features: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Of the mean cross entropy, as a function of the weights ``(H + 1, C)`` of the last layer."""
+def _newton_step(
+    matrix: np.ndarray, features: Sequence[np.ndarray], weights: Sequence[np.ndarray], prior: np.ndarray
+) -> np.ndarray:
+    """Of the mean cross entropy, as a function of the weights ``(H + 1, C)`` of the last layer.
+
+    ``prior (H + 1)`` are inverse variances of the weights in units of the number of events.
+    """
     n_rows, n_classes = matrix.shape
     gradient, hessian = np.zeros_like(matrix), np.zeros((n_classes, n_rows, n_classes, n_rows))
     for label, (h, w) in enumerate(zip(features, weights, strict=True)):
@@ -363,7 +379,8 @@ def _newton_step(matrix: np.ndarray, features: Sequence[np.ndarray], weights: Se
                 for k in range(n_classes):
                     spread = w[rows] * shares[:, j] * ((j == k) - shares[:, k])
                     hessian[j, :, k] += h[rows].T @ (h[rows] * spread[:, None])
-    square = hessian.reshape(n_rows * n_classes, -1)
+    gradient = gradient / n_classes + prior[:, None] * matrix
+    square = hessian.reshape(n_rows * n_classes, -1) / n_classes + np.diag(np.tile(prior, n_classes))
     square += _RIDGE * np.trace(square) / len(square) * np.eye(len(square))
     return np.linalg.solve(square, gradient.T.ravel()).reshape(n_classes, n_rows).T
 

@@ -20,14 +20,11 @@ __all__ = ["polish"]
 
 _CELLS = 8192
 _MOST_STEPS = 400
-_WIDTH = (
-    1.0  # of the Gaussian prior around what minibatches have found, in numbers of which one is a component's distance
-)
 _SIGNIFICANT = 2.0  # standard deviations by which held-out events may speak against it
 
 
 def polish(flow: Flow, source: EventSource, held_out: np.ndarray) -> None:
-    """Maximise the likelihood of the first observable, with a prior that keeps components from single events.
+    """Maximise the posterior density of the numbers of the first observable, with the prior that minibatches have.
 
     Nothing is done for other densities than mixtures of one layer, with conditions, or with negative weights, whose
     likelihood has no maximum; and what held-out events speak against is taken back.
@@ -48,7 +45,7 @@ def polish(flow: Flow, source: EventSource, held_out: np.ndarray) -> None:
     numbers, before = layer.network.biases[-1], layer.network.biases[-1].numpy()
     own = slice(0, layer.univariate.n_parameters)  # those of the first coordinate, which depends on nothing
     start = before[own].astype(np.float64)
-    found = minimize(cells.objective, start, (start,), jac=True, method="BFGS", options={"maxiter": _MOST_STEPS})
+    found = minimize(cells.objective, start, jac=True, method="BFGS", options={"maxiter": _MOST_STEPS})
     if np.isfinite(found.x).all() and not cells.speak_against(start, found.x):
         after = before.copy()
         after[own] = found.x
@@ -73,11 +70,10 @@ class _Cells:
         self._squares = np.bincount(cell, np.where(is_held, weights**2, 0.0), size)
         self._compiled = tf.function(self._value_and_gradient, autograph=False)
 
-    def objective(self, numbers: np.ndarray, centre: np.ndarray) -> tuple[float, np.ndarray]:
-        """Minus the log-likelihood of the events that are trained on, with the prior around ``centre``, and its gradient."""
+    def objective(self, numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        """Minus the log-posterior of the events that are trained on, and its gradient; biases have unit variance."""
         value, gradient = self._compiled(tf.constant(numbers))
-        pull = (numbers - centre) / _WIDTH
-        return float(value) + 0.5 * float(pull @ pull), gradient.numpy() + pull / _WIDTH
+        return float(value) + 0.5 * float(numbers @ numbers), gradient.numpy() + numbers
 
     def speak_against(self, before: np.ndarray, after: np.ndarray) -> bool:
         """Whether held-out events do."""
