@@ -44,7 +44,7 @@ class TrainingLoop:
         cls, model: Model, density: Density, shapes: Sequence[Any], parts: Callable[[Any], Parts], schedule: Schedule
     ) -> TrainingLoop:
         """The loop for a model with this density and responses of these shapes; the ones used last are kept."""
-        if not isinstance(density, AutoregressiveDensity):  # what others are made of is not known
+        if type(density) is not AutoregressiveDensity:  # what others are made of is not known
             return cls(model, parts, schedule)
         kept: dict[tuple[str, Schedule], TrainingLoop] = vars(cls._THREAD).setdefault("loops", {})
         key = repr((density.config(), shapes)), schedule
