@@ -122,9 +122,9 @@ class Impacts:
             parameters in other units, such as those of ``shapesys``, from what was measured), its ``pull``
             (distance to what that measurement found), and changes of the parameter by several definitions: with the
             nuisance fixed one ``error`` ``down`` and ``up``; the same by the covariance of the fit, ``covariance``; with it
-            fixed one standard deviation of the auxiliary measurement away, ``prefit_down`` and ``prefit_up``; with the outcome
-            of that shifted by one standard deviation, and nothing fixed, ``observed_down`` and ``observed_up``. Not numbers
-            where there is no error, at a limit, or no such measurement.
+            fixed one standard deviation of that measurement away, up to limits, ``prefit_down`` and ``prefit_up``; with the
+            outcome of that shifted by one standard deviation, and nothing fixed, ``observed_down`` and ``observed_up``. Not
+            numbers where there is no error, at a limit, or no such measurement.
         groups: One row for each group of nuisances, ``statistical`` and ``systematic``: the ``frozen`` error with the
             nuisances of the group fixed at their best fit, and the ``impact`` :math:`\sqrt{\sigma^2 - \sigma_{frozen}^2}`; the
             root of the summed squares of the changes with shifted ``observed`` outcomes. ``systematic`` are all nuisances, and
@@ -404,7 +404,7 @@ def _warn_of_limits(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], ta
         names = ", ".join(cut[:5]) + (", ..." if len(cut) > 5 else "")
         warn(f"limits of {names} are less than a standard deviation away, and impacts too small: make them wider")
     (low, high), value, room = limits_of(params[0]), best_fit.values[params[0]], 1e-3 * best_fit.errors[params[0]]
-    ends = value + table.filter(regex="(down|up)$")
+    ends = value + table.filter(regex="^(observed_)?(down|up)$")  # before the fit a limit may well be reached
     if len(at := table.index[((ends < low + room) | (ends > high - room)).any(axis=1)]):
         warn(f"limits of {params[0].name} cut off impacts of {', '.join(at[:5])}, which are larger: make them wider")
 
