@@ -301,7 +301,7 @@ def test_reliability_of_bins_without_a_single_event_of_the_other_process():
     rng = np.random.default_rng(1)
     passed = 0
     for _ in range(20):
-        share = np.repeat(0.02 + 1e-4 * rng.uniform(size=900), 1)
+        share = 0.02 + 1e-4 * rng.uniform(size=900)
         labels = (rng.uniform(size=900) > share).astype(int)
         curve = Reliability.of(("signal", "background"), np.column_stack([share, 1.0 - share]), labels, np.ones(900))
         passed += curve.p_value > 1e-4

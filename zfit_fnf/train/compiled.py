@@ -68,6 +68,7 @@ Parts = tuple[Callable[..., tf.Tensor], Sequence[tf.Variable], Prior]
 
 
 def of_density(density: Density) -> Parts:
+    """The whole density is trained."""
     return lambda u, c, _: density.log_density(u, c), density.trainable_variables, density.prior()
 
 

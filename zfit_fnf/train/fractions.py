@@ -187,8 +187,8 @@ class _Training:
         n_inputs = self.fractions.network.n_context
         before = network.weights[-1].numpy()[: _rows_seen(network, n_inputs)], network.biases[-1].numpy()
         matrix = np.concatenate([before[0], before[1][None, :]]).astype(float)
-        n_seen = len(matrix) - 1
-        prior = np.append(np.full(n_seen, float(n_seen)), 1.0) / _SPREAD**2 / sum(s.effective_size for s in samples)
+        (_, of_weights), (_, of_biases) = network.prior(_SPREAD)[-2:]
+        prior = np.append(of_weights[: len(matrix) - 1, 0], of_biases[0]) / sum(s.effective_size for s in samples)
         for _ in range(_NEWTON_STEPS):
             step = _newton_step(matrix, features, weights, prior)
             matrix = matrix - step

@@ -369,7 +369,7 @@ def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser, prior: Prior, *, x
     """Many optimiser steps in one program: no round trips to Python between minibatches."""
 
     @tf.function(jit_compile=xla, autograph=False)
-    def run(batches: tuple[tf.Tensor, ...], first: tf.Tensor, rates: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    def run(batches: tuple[tf.Tensor, ...], first: tf.Tensor, rates: tf.Tensor, per_event: tf.Tensor) -> tf.Tensor:
         count = rates.shape[0]
 
         def body(i: tf.Tensor, losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -377,23 +377,23 @@ def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser, prior: Prior, *, x
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimiser.targets)
                 loss = -tf.reduce_mean(w * tf.cast(log_prob(*inputs), w.dtype))
-                objective = loss + share * _far_from_zero(prior)
+                objective = loss + per_event * _minus_log_prior(prior)
             gradients = tape.gradient(objective, optimiser.targets, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             optimiser.step(gradients, tf.cast(first + i + 1, tf.float32), rates[i])
             return i + 1, tf.tensor_scatter_nd_update(losses, [[i]], [loss])
 
         return tf.while_loop(lambda i, _: i < count, body, (0, tf.zeros(count)), parallel_iterations=1)[1]
 
-    return lambda batches, first, rates, share: run(
+    return lambda batches, first, rates, per_event: run(
         tuple(map(tf.constant, batches)),
         tf.constant(first),
         tf.constant(rates, tf.float32),
-        tf.constant(share, tf.float32),
+        tf.constant(per_event, tf.float32),
     )
 
 
-def _far_from_zero(prior: Prior) -> tf.Tensor:
-    """Minus the logarithm of the prior's density, up to a constant."""
+def _minus_log_prior(prior: Prior) -> tf.Tensor:
+    """Up to a constant."""
     terms = [tf.reduce_sum(tf.constant(precision, tf.float32) * variable**2) for variable, precision in prior]
     return 0.5 * tf.add_n(terms) if terms else tf.constant(0.0)
 
