@@ -573,6 +573,42 @@ def test_mistakes_in_simulations_are_named(wide):
             zfnf.calibrate(nll, simulations())
 
 
+def of_two_processes(strength, alpha=None):
+    """A signal with ``shape``, if there is a parameter for it, and a background whose density knows nothing of it."""
+    n_sig = zfnf.modified_yield(N_SIGNAL, [strength])
+    flow = GaussianFlow([0.0], [1.5], obs=["y"])
+    parts = [
+        zfnf.pdf.FNFPDF(signal(), {"shape": alpha}, extended=n_sig, name="signal")
+        if alpha is not None
+        else zfnf.pdf.FlowPDF(signal().flow, extended=n_sig, name="signal"),
+        zfnf.pdf.FlowPDF(flow, extended=N_BACKGROUND, name="background"),
+    ]
+    return zfnf.loss.ExtendedUnbinnedNLL(zfnf.pdf.SumPDF(parts), observe(1))
+
+
+def test_a_parameter_that_is_called_like_a_nuisance_is_none():
+    """A signal strength of one took the background's closure at one standard deviation: 0.72 in place of 0.96 +- 0.06."""
+    nll, simulations = of_two_processes(zfit.Parameter("shape", 1.0, -20, 20)), simulate(200, seed=13)
+    simulations["signal"] = Simulation(simulations["signal"].nominal)
+    with pytest.raises(
+        ValueError, match=r"'background' was simulated with 'shape' moved .* make it with zfit_fnf\.nuisance"
+    ):
+        zfnf.calibrate(nll, simulations)
+    with pytest.raises(ValueError, match="'background' was simulated with 'shape' moved"):
+        next(zfnf.toys.simulated_toys(nll, 1, simulations))
+
+
+def test_a_nuisance_is_what_other_processes_are_given_for_it():
+    """Whatever the parameter is called, and what else is called like the nuisance."""
+    alpha, other = zfnf.nuisance("alpha"), zfit.Parameter("shape", 1.0, 0, 20)
+    nll, simulations = of_two_processes(other, alpha), simulate(200, seed=13)
+    assert [process.params for process in processes_of(nll, simulations)] == [(alpha,), (alpha,)]
+    alpha.set_value(1.0)
+    (toy,) = zfnf.toys.simulated_toys(nll, 1, simulations, seed=1)
+    of_sample = [simulations[name].variations[0].events["y"] for name in ("signal", "background")]
+    assert np.isin(np.asarray(toy.data[0].value())[:, 0], np.concatenate(of_sample)).all()
+
+
 def test_mistakes_in_likelihoods_are_named(wide, calibrated):
     made, good = wide[0], simulate(200, seed=14)
     with pytest.raises(TypeError, match="calibrated already"):

@@ -485,7 +485,7 @@ def test_few_events_under_a_peak_are_told():
 
 def test_few_events_of_a_discovery_are_told():
     measurement = counting([3], 2.0, 0.5)
-    with pytest.warns(UserWarning, match=r"more events than 3 expected that this result rests on: significances"):
+    with pytest.warns(UserWarning, match=r"more events than 3 expected that this result on mu rests on: significances"):
         discovery(measurement.nll, measurement.mu, n_asimov=100)
 
 

@@ -11,6 +11,7 @@ from likelihoods import counting
 import zfit_fnf
 from zfit_fnf import accelerate, lnN, modified_yield, nuisance
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
+from zfit_fnf.loss.channels import scores
 from zfit_fnf.pdf import SumPDF
 from zfit_fnf.toys import asimov, fit_toys, refill, refillable, toy
 
@@ -76,9 +77,33 @@ def test_a_yield_of_zero_without_events_has_a_likelihood():
     np.testing.assert_allclose(nll.gradient([mu]), [2.0])
 
 
+def test_a_yield_of_zero_without_events_has_no_scores():
+    """Numbers were right, but numpy warned of a division by zero, and of 0 / 0 where the yield does not vary."""
+    mu, rate, control = channel()
+    signal = uniform(modified_yield(2.0, [mu]))
+    weights = [np.zeros(0), np.full(4, 1.5)]
+    nll = ExtendedUnbinnedNLL([signal, control], [{"y": NOTHING}, {"y": np.linspace(0.2, 0.8, 4)}], weights=weights)
+    alone = ExtendedUnbinnedNLL(control, {"y": np.linspace(0.2, 0.8, 4)}, weights=weights[1])
+    with zfit.param.set_values([mu, rate], [0.0, 0.1]):
+        assert scores(signal, np.zeros((0, 1)), [mu, rate]).shape == (0, 2)
+        assert np.isfinite([float(made.value()) for made in (nll, alone)]).all()
+        both, one = (made.channels[-1].score_covariance([rate], np.square) for made in (nll, alone))
+        assert nll.channels[0].score_covariance([mu, rate], np.square).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    np.testing.assert_allclose(both, one, rtol=1e-12)
+
+
+def test_toys_without_valid_fits_are_printed():
+    mu = zfit.Parameter("mu", 0.0, 0.0, 10.0)
+    nll = ExtendedUnbinnedNLL(uniform(modified_yield(2.0, [mu])), {"y": NOTHING})
+    assert str(fit_toys(nll, 3, seed=1, progress=False)) == "0 valid fits to 3 toys, which have no pulls"
+
+
 def test_the_limit_is_that_of_pyhf():
     mu, _, model = channel()
-    with pytest.warns(UserWarning, match="asymptotic formulae need more events"):
+    # Named, so that messages of blinded analyses do not tell the number of observed events.
+    with pytest.warns(
+        UserWarning, match="asymptotic formulae need more events than .* observed that this result on mu rests"
+    ):
         limit = zfit_fnf.limits.upper_limit(ExtendedUnbinnedNLL(model, {"y": NOTHING}), mu)
     # pyhf 0.7.6, asymptotic, interpolation code 1; both search the crossing to about 1e-4
     assert limit.observed == pytest.approx(1.27955, rel=1e-3)

@@ -116,7 +116,7 @@ class _SharedChannel(UnbinnedChannel):
         """As `Channel.score_covariance`, of all events."""
         del n_events
         offset = np.zeros(len(params))
-        if self.extended:
+        if self.extended and self._event_terms:
             expected, gradient = yield_gradient(self.model, params)
             offset = gradient / expected
         remote: list[Any] = [events for events, _ in self._event_terms]

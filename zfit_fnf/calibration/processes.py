@@ -10,7 +10,16 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 
 from ..loss import LogSpaceNLL
-from ..pdf import FNFPDF, LogSpacePDF, components, folds_of, space_ranges, sum_components
+from ..pdf import (
+    FNFPDF,
+    LogSpacePDF,
+    components,
+    deformations,
+    folds_of,
+    simulated_parameters,
+    space_ranges,
+    sum_components,
+)
 from ..samples import Sample, Simulation, check_inside, check_trainable
 from ..samples.pairing import are_paired, fingerprint, same_events, shared_rows
 from .interpolation import Interpolation
@@ -99,14 +108,12 @@ def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Any], *, unseen: bo
         for j, pdf in enumerate(sum_components(fold))
     ]
     _check_names([pdf for _, k, _, pdf in named if k == 0], simulations)
-    known = {parameter.name: parameter for parameter in nll.get_params(floating=None)}
     return [
         _process(
             nll,
             (i, k, j),
             pdf,
             _of_fold(given.get(pdf.name), pdf.name, k, len(folds_of(nll.model[i]))),
-            known,
             unseen=unseen,
         )
         for i, k, j, pdf in named
@@ -150,11 +157,10 @@ def _process(
     place: tuple[int, int, int],
     pdf: zfit.pdf.BasePDF,
     simulation: Simulation | None,
-    known: Mapping[str, Any],
     *,
     unseen: bool,
 ) -> Process:
-    deformed = [part for part in components(pdf) if isinstance(part, FNFPDF)]
+    deformed = deformations(pdf)
     bound = _bound(pdf.name, deformed)
     if simulation is None:
         return Process(pdf.name, *place, pdf, (), (), Interpolation((), np.zeros((1, 0)), {}))
@@ -163,11 +169,13 @@ def _process(
     names = tuple(dict.fromkeys(name for variation in variations for name in variation.at))
     if missing := [name for name in bound if name not in names]:
         raise ValueError(f"the simulation of {pdf.name!r} lacks samples of the nuisances {missing}")
-    if unknown := [name for name in names if name not in bound and name not in known]:
+    models = [nll.model[place[0]], *nll.model]
+    moving = simulated_parameters(names, pdf, models, nll.get_params(floating=None))
+    if unknown := [name for name in names if name not in moving]:
         raise ValueError(
             f"the simulation of {pdf.name!r} has samples of {unknown}, which is no nuisance of the likelihood"
         )
-    params = tuple(bound.get(name, known.get(name)) for name in names)
+    params = tuple(moving[name] for name in names)
     if fixed := [name for name, one in zip(names, params, strict=True) if not isinstance(one, zfit.Parameter)]:
         raise TypeError(f"the nuisances {fixed} of {pdf.name!r} have to be parameters of their own to be calibrated")
     _check_windows(pdf.name, variations, deformed)

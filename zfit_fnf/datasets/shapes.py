@@ -176,7 +176,8 @@ class Slope(OneNuisance):
         return {self.obs[0]: (0.0, 1.0)}
 
     def _rates(self, nu: float, x: np.ndarray) -> np.ndarray:
-        return self.rate + self.change * nu + 0.5 * np.tanh(x)
+        rates = self.rate + self.change * nu + 0.5 * np.tanh(x)
+        return np.where(np.abs(rates) > 1e-9, rates, 1e-9)  # flat, where the formulae are 0 / 0
 
     def _draw(self, rng: np.random.Generator, nu: float, x: np.ndarray) -> np.ndarray:
         rate = self._rates(nu, x)
@@ -196,6 +197,12 @@ class Tilt(OneNuisance):
     """
 
     size: float = 0.3
+
+    def _value(self, nu: Nu | float) -> float:
+        value = super()._value(nu)
+        if not abs(self.size * value) < 1:
+            raise ValueError(f"a tilt of size {self.size:g} * nu is no density beyond 1: nu = {value:g} is too far")
+        return value
 
     def weights(self, events: Any, nu: Nu | float) -> np.ndarray:
         """Weights ``(n,)`` that make nominal events those at another value of the nuisance."""

@@ -79,7 +79,7 @@ def asymptotic_limit(
         n_events = [_n_relevant(nll, poi, at, experiment.data)]
         n_events += [] if data is None else [_n_relevant(nll, poi, at, nll.data)]
     if warns:
-        _warn_of_few(n_events, "limits come out too strong, by up to 20 %", 'upper_limit(..., calculator="toys")')
+        _warn_of_few(poi, n_events, "limits come out too strong, by up to 20 %", 'upper_limit(..., calculator="toys")')
     return LimitResult(poi.name, cl, observed, limits, best_fit, scan, axis_title(poi))
 
 
@@ -136,7 +136,7 @@ def discovery(
         expected = ProfileLikelihood(
             experiment.loss(nll), poi, minimizer, experiment.observed, truth=experiment.truth
         ).excess(null)
-    _warn_of_few(n_events, "significances are not precise", "zfit_fnf.hepstats.FrequentistCalculator")
+    _warn_of_few(poi, n_events, "significances are not precise", "zfit_fnf.hepstats.FrequentistCalculator")
     return DiscoveryResult(
         poi.name, null, best_fit, observed, float(norm.sf(observed)), at, expected, float(norm.sf(expected))
     )
@@ -250,11 +250,12 @@ def _n_relevant(nll: zfit.loss.UnbinnedNLL, poi: zfit.Parameter, at: Values, dat
     return float(moments[0] ** 2 / moments[1]) if moments[1] > 0 else 0.0
 
 
-def _warn_of_few(n_events: Sequence[float], what: str, toys: str) -> None:
+def _warn_of_few(poi: zfit.Parameter, n_events: Sequence[float], what: str, toys: str) -> None:
     if min(n_events) < _FEW:
         counts = " and ".join(f"{n:.2g} {kind}" for n, kind in zip(n_events, ("expected", "observed"), strict=False))
         warn(
-            f"asymptotic formulae need more events than {counts} that this result rests on: {what}. Toys do not: {toys}"
+            f"asymptotic formulae need more events than {counts} that this result on {poi.name} rests on: {what}. Toys do not: "
+            f"{toys}"
         )
 
 

@@ -249,7 +249,7 @@ class UnbinnedChannel:
         self, params: Parameters, weigh: Callable[[np.ndarray], np.ndarray], *, n_events: float = np.inf
     ) -> np.ndarray:
         """As `Channel.score_covariance`, of all events or estimated from about ``n_events`` of them."""
-        offset = _log_yield_gradient(self.model, params) if self.extended else 0.0
+        offset = _log_yield_gradient(self.model, params) if self.extended and self._event_terms else 0.0
         result, seen = np.zeros((len(params), len(params))), 0.0
         for kernel, events in self._event_terms:
             kernel.follow_limits()
@@ -475,12 +475,13 @@ def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters, term: Ter
         term: A kernel and the chunks of these events, by default those of the exact density.
     """
     result = np.zeros((len(x), len(params)))
-    if len(x):
-        kernel, chunks = term or _scoring(model, x, len(params))
-        own = [index for index, parameter in enumerate(params) if parameter in kernel.params]
-        directions = directions_along(kernel.params, [params[index] for index in own])
-        parts = [kernel.scores(directions, *chunk) for chunk in chunks] if own else []
-        result[:, own] = np.concatenate(parts, axis=1)[:, : len(x)].T if own else 0.0
+    if not len(x):  # where none is expected, a logarithm of the yield has no derivative
+        return result
+    kernel, chunks = term or _scoring(model, x, len(params))
+    own = [index for index, parameter in enumerate(params) if parameter in kernel.params]
+    directions = directions_along(kernel.params, [params[index] for index in own])
+    parts = [kernel.scores(directions, *chunk) for chunk in chunks] if own else []
+    result[:, own] = np.concatenate(parts, axis=1)[:, : len(x)].T if own else 0.0
     return result + (_log_yield_gradient(model, params) if model.is_extended else 0.0)
 
 

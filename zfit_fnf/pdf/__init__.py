@@ -17,6 +17,7 @@ from .drawing import drawn, plainly
 from .flow import FNFPDF, FlowPDF
 from .folds import FoldedPDF, folds_of
 from .mixture import ConditionalMixturePDF
+from .simulated import deformations, simulated_parameters
 from .spaces import UNBOUNDED, Ranges, columns, conditions, outputs, space_ranges
 from .sums import ConditionalProductPDF, SumPDF, expected_events, sum_components, sum_shares
 
@@ -33,6 +34,7 @@ __all__ = [
     "columns",
     "components",
     "conditions",
+    "deformations",
     "drawn",
     "expected_events",
     "folds_of",
@@ -43,6 +45,7 @@ __all__ = [
     "precompute",
     "precompute_conditions",
     "precompute_with",
+    "simulated_parameters",
     "space_ranges",
     "sum_components",
     "sum_shares",

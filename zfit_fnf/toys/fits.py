@@ -122,9 +122,11 @@ class ToyFits:
         return {"truth": dict(self.truth), **tables, "valid": self.valid.tolist(), "pool": pool}
 
     def __str__(self) -> str:
+        n_valid, pool = int(self.valid.sum()), "" if self.pool is None else f", {self.pool}"
+        if n_valid < 2:
+            return f"{n_valid} valid fits to {len(self.valid)} toys, which have no pulls{pool}"
         table = self.pulls().to_string(float_format=lambda number: f"{number:.3f}")
-        pool = "" if self.pool is None else f", {self.pool}"
-        return f"pulls of {self.valid.sum()} valid fits to {len(self.valid)} toys{pool}\n{table}"
+        return f"pulls of {n_valid} valid fits to {len(self.valid)} toys{pool}\n{table}"
 
 
 Fit = tuple[list[float], list[float], bool]

@@ -10,7 +10,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 
 from ..loss import Channel, channels_of, drawn_events
-from ..pdf import FNFPDF, components, expected_events, space_ranges, sum_components, sum_shares
+from ..pdf import deformations, expected_events, simulated_parameters, space_ranges, sum_components, sum_shares
 from ..samples import Simulation, check_inside, check_trainable
 from ..state import current_values, preserved, seeds_from
 from .experiments import PseudoExperiment, Values, checked_number, checked_seed, drawn_outcomes, set_truth
@@ -70,8 +70,8 @@ def drawing(
         raise ValueError(f"simulations= names {unknown}, but the processes of the likelihood are {names}")
     with preserved(nll):
         set_truth(nll, params)
-        truth, fixed = current_values(nll.get_params()), current_values(nll.get_params(floating=None))
-        pools = [_pools(channel, given, fixed) for channel in channels]
+        truth = current_values(nll.get_params())
+        pools = [_pools(nll, channel, given) for channel in channels]
     return lambda index: _toy(nll, channels, pools, truth, (seed, index))
 
 
@@ -83,21 +83,18 @@ class _Pool:
     shares: np.ndarray
 
 
-def _pools(channel: Channel, simulations: Mapping[str, Simulation], values: Values) -> list[_Pool | None]:
-    return [_pool(channel.model, pdf, simulations.get(pdf.name), values) for pdf in sum_components(channel.model)]
+def _pools(nll: zfit.loss.UnbinnedNLL, channel: Channel, simulations: Mapping[str, Simulation]) -> list[_Pool | None]:
+    return [_pool(nll, channel.model, pdf, simulations.get(pdf.name)) for pdf in sum_components(channel.model)]
 
 
 def _pool(
-    model: zfit.pdf.BasePDF, pdf: zfit.pdf.BasePDF, simulation: Simulation | None, values: Values
+    nll: zfit.loss.UnbinnedNLL, model: zfit.pdf.BasePDF, pdf: zfit.pdf.BasePDF, simulation: Simulation | None
 ) -> _Pool | None:
     if simulation is None:
         return None
-    by_name = {one.name: value for one, value in values.items()}
-    bound = {name: one for part in components(pdf) if isinstance(part, FNFPDF) for name, one in part.params.items()}
-    at = {
-        name: float(bound[name].value()) if name in bound else by_name.get(name, 0.0)
-        for name in {*simulation.nuisances, *bound}
-    }
+    names = {*simulation.nuisances, *(name for part in deformations(pdf) for name in part.deformation.nuisances)}
+    moving = simulated_parameters(sorted(names), pdf, [model, *nll.model], nll.get_params(floating=None))
+    at = {name: float(moving[name].value()) if name in moving else 0.0 for name in names}
     points: dict[str, Any] = {"nominal": {}, **{str(one.name): one.at for one in simulation.variations}}
     for (name, point), sample in zip(points.items(), simulation.samples(model.obs, process=pdf.name), strict=True):
         if all(np.isclose(value, point.get(nuisance, 0.0), atol=1e-9) for nuisance, value in at.items()):
