@@ -52,6 +52,16 @@ def test_toys_of_something_else_are_refused(tmp_path):
         run(experiment(), 2, seed=2, out=tmp_path, progress=False)
 
 
+def test_toys_of_other_limits_are_refused(tmp_path):
+    """The first toy is the same with both; others end at a limit that was not there."""
+    nll = experiment(expected=4.0)
+    run(nll, 25, seed=2, out=tmp_path, progress=False)
+    (mu,) = nll.get_params()
+    mu.lower = 0.9
+    with pytest.raises(ValueError, match=r"has toys of .*'limits': {'mu': \['0.0', '20.0'\]}.*, not of .*'0.9'"):
+        run(nll, 50, seed=2, out=tmp_path, progress=False)
+
+
 def test_toys_are_the_same_whoever_does_them():
     nll, executor = experiment(), Here()
     shared = run(nll, 30, seed=2, executor=executor, progress=False)

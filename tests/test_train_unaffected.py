@@ -12,7 +12,7 @@ import tensorflow as tf
 from zfit_fnf import Sample, Schedule, Variation, load, save
 from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.train import fit_deformation, fit_flow
-from zfit_fnf.train.findings import joint_yields, same_on_both_sides, without_weights
+from zfit_fnf.train.findings import beyond_the_nominal, joint_yields, same_on_both_sides, without_weights
 from zfit_fnf.train.score_correction import vanish_at
 
 N = 4000
@@ -188,3 +188,14 @@ def test_a_training_says_what_is_odd_about_yields():
     flow = fit_flow(weighted, obs=["y"], **short)
     with pytest.warns(UserWarning, match=r"'a=\+1', 'b=\+1', 'a=\+1, b=\+1' counts as one.*together by 1\.667"):
         fit_deformation(flow, variations, **short)
+
+
+def test_a_cut_of_the_nominal_events_alone_is_told():
+    """A third less of them, which the summed weights alone do not give away; nor does a sharp end that a shift moves."""
+    rng = np.random.default_rng(1)
+    kinds = {"cut": rng.normal(size=N), "sharp": rng.uniform(size=N)}
+    nominal = {"cut": kinds["cut"][kinds["cut"] > -0.4], "sharp": kinds["sharp"]}
+    for name, moved in kinds.items():
+        sources = [SimpleNamespace(at={"a": side}, sample=Sample({"y": moved + 0.3 * side})) for side in (1.0, -1.0)]
+        said = beyond_the_nominal(Sample({"y": nominal[name]}), sources, ["y"])
+        assert [("'y' below -0.3" in one and "was a cut made" in one) for one in said] == [True] * (name == "cut")

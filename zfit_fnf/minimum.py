@@ -127,6 +127,8 @@ class Derivatives:
             up[index] = min(point[index] + self._steps[index], self.high[index])
             down[index] = max(point[index] - self._steps[index], self.low[index])
             row = (self._value_gradient(up)[1] - self._value_gradient(down)[1]) / (up[index] - down[index])
+            if not np.isfinite(row).all():  # a limit is that close where a yield is zero there
+                return np.full_like(row, np.nan)
             right = self._difference / np.sqrt(row[index]) if row[index] > 0 else self._steps[index]
             if 0.1 < self._steps[index] / right < 10.0:
                 break

@@ -15,6 +15,7 @@ import pandas as pd
 from ..common.files import complete
 from ..common.parallel import Executor, check_executor
 from ..common.parallel import run as run_tasks
+from ..param import limits_of
 from ..pickling import work_of
 from ..state import current_values, preserved
 from .experiments import Values, check_events, checked_number, checked_seed, set_truth, toy
@@ -64,7 +65,7 @@ def run(
     Raises:
         TypeError: As for `toy`; if ``pool`` is given for a loss of zfit.
         ValueError: As for `fit_toys`; if ``pool`` is too large for the memory, or no density can use it; if the folder has
-            toys of another seed, truth, pool or likelihood.
+            toys of another seed, truth, pool or likelihood, or of other limits of the parameters.
         WorkerDied: If a worker died; blocks that were done are kept.
 
     Example:
@@ -90,7 +91,9 @@ def run(
         )  # a bar moves with every toy where nobody waits for blocks
         blocks = [range(start, min(start + size, first + n)) for start in range(first, first + n, size)]
         names = {parameter.name: value for parameter, value in truth.items()}
-        origin: dict[str, Any] = {"seed": int(seed), "truth": names} | ({} if pool is None else {"pool": pool})
+        limits = {parameter.name: list(map(str, limits_of(parameter))) for parameter in truth}
+        origin: dict[str, Any] = {"seed": int(seed), "truth": names, "limits": limits}
+        origin |= {} if pool is None else {"pool": pool}
         toys = _toys(nll, truth, seed, pool, minimizer)
         folder = None if out is None else Path(out)
         done = {} if folder is None else _kept(folder, blocks, origin)

@@ -18,6 +18,7 @@ from ..samples import Variation
 from ..samples.pairing import fingerprint
 from ..samples.variation import yields_at_one
 from .findings import (
+    beyond_the_nominal,
     copies,
     joint_yields,
     nominal_ones,
@@ -106,6 +107,8 @@ class Assembly:
         findings = [*nominal_ones(sources, without_effect), *copies(sources, marks, without_effect)]
         if nominal is not None and not findings:
             findings = same_on_both_sides(nominal.source.sample, list(sources.values()), flow.obs)
+        if nominal is not None:
+            findings += beyond_the_nominal(nominal.source.sample, list(sources.values()), flow.obs)
         sample, every = None if nominal is None else nominal.source.sample, list(sources.values())
         findings += [*without_weights(sample, every), *odd_yields(yields), *joint_yields(sample, every)]
         return cls(flow, plan, sources, without_effect, yields, findings, nominal, wanted)

@@ -15,6 +15,7 @@ from ..samples.pairing import same_events
 from .sources import EventSource
 
 __all__ = [
+    "beyond_the_nominal",
     "copies",
     "joint_yields",
     "nominal_ones",
@@ -27,6 +28,7 @@ __all__ = [
 
 _NOTABLE, _CERTAIN = 0.01, 5.0  # of a ratio of yields: its relative size, and in standard deviations of the samples
 _LOOKED_AT = 100_000  # events of each sample, evenly spread
+_BEYOND = 0.01  # of the events of both sides of a nuisance, beyond the same end of the nominal ones
 
 
 def samples_without_effect(
@@ -111,6 +113,36 @@ def same_on_both_sides(nominal: Sample, sources: Sequence[EventSource], obs: Seq
     return [
         f"samples {', '.join(alike)} differ from the nominal one in the same direction: is one of them the wrong file, or "
         "normalised to another nominal sample? If not, the nuisance has hardly any linear effect"
+    ]
+
+
+def beyond_the_nominal(nominal: Sample, sources: Sequence[EventSource], obs: Sequence[str]) -> list[str]:
+    """Observables that end in the nominal sample and go on in variations: a shift would move an end to one side only.
+
+    Args:
+        nominal: The nominal events.
+        sources: Those of the variations.
+        obs: The observables.
+    """
+    by_point, found, chance = (
+        _of_one_nuisance(sources),
+        {},
+        10.0 / nominal.n_events,
+    )  # beyond n events there is one in n
+    for ((nuisance, value),), up in by_point.items():
+        down = by_point.get(((nuisance, -value),))
+        if value < 0.0 or down is None:
+            continue
+        for name in obs:
+            values = nominal.columns[name]
+            for side, end in ((-1.0, values.min()), (1.0, values.max())):
+                if min(np.mean(side * one.columns[name] > side * end) for one in (up, down)) > max(_BEYOND, chance):
+                    found[name, side] = f"{name!r} {'above' if side > 0 else 'below'} {end:.4g}"
+    if not found:
+        return []
+    return [
+        f"the nominal sample has no events with {', '.join(found.values())}, and variations to both sides have many: was a cut "
+        "made on the nominal events alone?"
     ]
 
 
