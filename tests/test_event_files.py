@@ -193,6 +193,23 @@ def test_cut(expression: str, expected: np.ndarray) -> None:
     assert Cut(expression)({"pt": PT, "eta": ETA}).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize(
+    "expression",
+    ["few - many > 0", "a + b == 2", "a - b < 0", "few * -1 < 0", "small * small > 9000", "abs(small) > 100"],
+)
+def test_whole_numbers_and_truth_values_do_not_wrap_around(expression: str) -> None:
+    """Unsigned 2 - 3 is 4294967295, true + true is true, 100 * 100 of 8 bits is 16, and abs(-128) is -128."""
+    columns = {
+        "few": np.array([2, 5], np.uint32),
+        "many": np.array([3, 1], np.uint32),
+        "a": np.array([True, False]),
+        "b": np.array([True, True]),
+        "small": np.array([100, -128], np.int8),
+    }
+    numbers = {name: values.astype(float) for name, values in columns.items()}
+    assert Cut(expression)(columns).tolist() == Cut(expression)(numbers).tolist()
+
+
 @pytest.mark.parametrize("suffix", [".root", ".parquet", ".csv"])
 def test_cut_keeps_rows_together(files: Path, suffix: str) -> None:
     sample = Sample.read(files / f"part_*{suffix}", columns=["y"], weights="w", cut="n > 0 and y < 13 && w != 3")

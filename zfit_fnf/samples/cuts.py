@@ -45,12 +45,17 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 _LONGEST = 10_000
 
 
+def _number(value: Any) -> Any:
+    """Whole numbers and truth values as float64: their own arithmetic wraps around, unsigned 2 - 3 is 4294967295."""
+    return np.asarray(value, np.float64) if np.asarray(value).dtype.kind in "biu" else value
+
+
 class Cut:
     """A condition on columns, such as `"pt > 20 and abs(eta) < 2.4"`.
 
     Numbers, columns, `+ - * / % **`, comparisons (also chained), `and`, `or`, `not` (or `&&`, `||`, `!`, and `&`, `|`,
     `~` between comparisons in parentheses), and the functions abs, sqrt, exp, log, log10, sin, cos, tan, sinh, cosh and
-    tanh. A comparison with NaN is false.
+    tanh. A comparison with NaN is false; true is one, and false is zero.
 
     Args:
         expression: The condition.
@@ -109,7 +114,7 @@ class Cut:
                 sides = [self._condition(value(side)) for side in (left, right)]
                 return sides[0] & sides[1] if isinstance(op, ast.BitAnd) else sides[0] | sides[1]
             case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
-                return _ARITHMETIC[type(op)](value(left), value(right))
+                return _ARITHMETIC[type(op)](_number(value(left)), _number(value(right)))
             case ast.BoolOp(op=op, values=parts):
                 both = np.logical_and if isinstance(op, ast.And) else np.logical_or
                 return functools.reduce(both, (self._condition(value(part)) for part in parts))
@@ -118,7 +123,7 @@ class Cut:
                 pairs = zip(ops, sides[:-1], sides[1:], strict=True)
                 return functools.reduce(np.logical_and, [_COMPARISONS[type(op)](a, b) for op, a, b in pairs])
             case ast.Call(func=ast.Name(id=name), args=[inner], keywords=[]) if name in _FUNCTIONS:
-                return _FUNCTIONS[name](value(inner))
+                return _FUNCTIONS[name](_number(value(inner)))
         raise ValueError(
             f"cut={self.expression!r}: {ast.unparse(node)!r} is not understood; a cut is made of columns, numbers, "
             f"comparisons, 'and', 'or', 'not' and {', '.join(_FUNCTIONS)}"
