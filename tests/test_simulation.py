@@ -253,3 +253,14 @@ def test_yields_of_variations_that_are_not_at_one(simulated, expected):
     at, ratio = next((at, one) for at, one in simulated.items() if at > 0)
     if at >= 1.0:
         assert float(factor(tf.constant(at, tf.float64))) == pytest.approx(ratio, rel=1e-12)
+
+
+def test_missing_entries_of_columns_that_are_not_used_do_not_matter():
+    """As NaN does not: such simulation could not be split, resampled or printed."""
+    table = pd.DataFrame({"y": np.arange(4.0), "z": pd.array([1, None, 3, 4], dtype="Int64")})
+    parts = Simulation(table).split(2, seed=1)
+    assert sorted(np.concatenate([part.sample(["y"]).columns["y"] for part in parts])) == [0.0, 1.0, 2.0, 3.0]
+    with pytest.raises(ValueError, match="1 of 4 entries of column 'z' of 'data' are missing"):
+        Simulation(table).sample(["z"])
+    with pytest.raises(ValueError, match="NaN or infinite in column 'z'"):
+        [part.sample(["z"]) for part in parts]

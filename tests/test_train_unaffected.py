@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 from zfit_fnf import Sample, Schedule, Variation, load, save
+from zfit_fnf.densities.deformation import YieldRatio
 from zfit_fnf.densities.polynomial_map import PolynomialMap, Response
 from zfit_fnf.train import fit_deformation, fit_flow
-from zfit_fnf.train.findings import beyond_the_nominal, joint_yields, same_on_both_sides, without_weights
+from zfit_fnf.train.findings import bent_yields, beyond_the_nominal, joint_yields, same_on_both_sides, without_weights
 from zfit_fnf.train.score_correction import vanish_at
 
 N = 4000
@@ -199,3 +200,11 @@ def test_a_cut_of_the_nominal_events_alone_is_told():
         sources = [SimpleNamespace(at={"a": side}, sample=Sample({"y": moved + 0.3 * side})) for side in (1.0, -1.0)]
         said = beyond_the_nominal(Sample({"y": nominal[name]}), sources, ["y"])
         assert [("'y' below -0.3" in one and "was a cut made" in one) for one in said] == [True] * (name == "cut")
+
+
+@pytest.mark.parametrize(("at_two", "told"), [(1.21, False), (1.23, False), (1.5, True), (0.8, True)])
+def test_yields_that_are_not_exponential_are_told(at_two, told):
+    """A factor of 1.1 at one standard deviation is 1.21 at two, and no modifier of the yield knows of another sample."""
+    sources = [at_point({"a": 1.0}, 1.1 * N), at_point({"a": 2.0}, at_two * N), at_point({"a": -1.0}, 0.9 * N)]
+    said = bent_yields(at_point({"b": 1.0}, N).sample, sources, {"a": YieldRatio(up=1.1, down=0.9)})
+    assert [f"by {at_two:g} at 'a=+2'" in one and "have 1.21" in one for one in said] == [True] * told

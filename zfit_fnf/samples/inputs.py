@@ -76,7 +76,7 @@ def whole_sample(data: Any, weights: str | Any | None = None, name: str | None =
     columns = {}
     for column, values in found.items():
         with contextlib.suppress(TypeError):  # text and the like
-            columns[str(column)] = as_column(values, column, name)
+            columns[str(column)] = as_column(_with_nan(values), column, name)
     if isinstance(weights, str):
         check_names([weights], columns, name)
         own_weights = columns[weights]
@@ -129,6 +129,12 @@ def check_inside(sample: Sample, ranges: Mapping[str, tuple[float, float]]) -> N
                 f"{low:g} < {column} < {high:g}: {show(values, rows)}{on_edge}. Cut these events, or train with a wider range "
                 f"(ranges={{{column!r}: (low, high)}})"
             )
+
+
+def _with_nan(values: Any) -> Any:
+    """Missing entries of pandas as NaN, which only matters in columns that are used."""
+    numeric = isinstance(values, pd.Series) and pd.api.types.is_numeric_dtype(values.dtype)
+    return values.astype(np.float64) if numeric and values.isna().any() else values
 
 
 def _arrays_of(data: Any, columns: Sequence[str], weights: Any) -> tuple[Mapping[str, Any], np.ndarray | None, str]:

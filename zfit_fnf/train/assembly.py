@@ -18,6 +18,7 @@ from ..samples import Variation
 from ..samples.pairing import fingerprint
 from ..samples.variation import yields_at_one
 from .findings import (
+    bent_yields,
     beyond_the_nominal,
     copies,
     joint_yields,
@@ -110,7 +111,12 @@ class Assembly:
         if nominal is not None:
             findings += beyond_the_nominal(nominal.source.sample, list(sources.values()), flow.obs)
         sample, every = None if nominal is None else nominal.source.sample, list(sources.values())
-        findings += [*without_weights(sample, every), *odd_yields(yields), *joint_yields(sample, every)]
+        findings += [
+            *without_weights(sample, every),
+            *odd_yields(yields),
+            *bent_yields(sample, every, yields),
+            *joint_yields(sample, every),
+        ]
         return cls(flow, plan, sources, without_effect, yields, findings, nominal, wanted)
 
     def keep(self, trained: Deformation | None) -> None:

@@ -15,6 +15,7 @@ from ..samples.pairing import same_events
 from .sources import EventSource
 
 __all__ = [
+    "bent_yields",
     "beyond_the_nominal",
     "copies",
     "joint_yields",
@@ -164,6 +165,32 @@ def odd_yields(yields: Mapping[str, YieldRatio]) -> list[str]:
     return [
         f"by their summed weights the yield changes {', '.join(odd)}: is weights= missing, or are the samples normalised "
         "differently?"
+    ]
+
+
+def bent_yields(nominal: Sample | None, sources: Sequence[EventSource], yields: Mapping[str, YieldRatio]) -> list[str]:
+    """Yields of samples beyond one standard deviation that a factor known there does not have, which goes on exponentially.
+
+    Args:
+        nominal: The nominal events.
+        sources: Those of the variations.
+        yields: Changes of the yield at one standard deviation.
+    """
+    found = []
+    for ((name, value),), sample in _of_one_nuisance(sources).items() if nominal is not None else ():
+        side = yields[name].up if value > 0.0 else yields[name].down
+        if nominal is None or side is None or abs(value) <= 1.0:
+            continue
+        ratio, expected = sample.sum_weights / nominal.sum_weights, side ** abs(value)
+        noise = abs(value) * math.sqrt(1.0 / sample.effective_size + 1.0 / nominal.effective_size)
+        if abs(ratio / expected - 1.0) > max(_NOTABLE, _CERTAIN * noise):
+            found.append(
+                f"by {ratio:.4g} at {sample.name!r}, where normsys and lnN of its yield at one have {expected:.4g}"
+            )
+    if not found:
+        return []
+    return [
+        f"a nuisance changes the yield {', '.join(found)}: give modified_yield a modifier that follows these samples"
     ]
 
 
