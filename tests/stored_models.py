@@ -36,6 +36,7 @@ HISTORY = History(
     effective_size=812.5,
     seconds=3.5,
     claim=Claim("map", 0.02, 0.015, 0.004),
+    conditions={"x": [-1.5, 2.0]},
 )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import zfit
 import numpy as np
 import pytest
 from untrained import deformed, smooth_flow
 
 import zfit_fnf
-from zfit_fnf.loss import ExtendedUnbinnedNLL
+from zfit_fnf.densities.history import History
+from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF, FlowPDF, SumPDF
 
@@ -68,3 +71,26 @@ def test_what_is_no_condition_is_refused(flow):
         FlowPDF(flow, given=[1.0])
     with pytest.raises(ValueError, match="is not normalised over a part"):
         FlowPDF(flow, obs=zfit.Space("y", -1, 1), given={"m": 1.0})
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_conditions_beyond_the_training_are_told(accelerated):
+    """A mass of 500 was fitted as 516 +- 1 by a density that had been trained from 100 to 300, without a word."""
+    own = smooth_flow(["y"], ["m"], seed=3)
+    own.history = History("p(y)", conditions={"m": [-1.0, 1.0]})
+    mass, jes = zfit.Parameter("m_X", 0.4, -5, 5), nuisance("jes")
+    response = deformed(own, [jes], obs=["y", "m"]).deformation
+    signal = FNFPDF(response, {"jes": jes}, given={"m": mass}, name="signal")
+    background = FlowPDF(own, given={"m": 1.5}, name="background")
+    nll = UnbinnedNLL(signal, {"y": X})
+    nll = zfit_fnf.accelerate(nll) if accelerated else nll
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for inside in (-1.0, 0.3, 1.01):
+            mass.set_value(inside)
+            nll.value()
+    mass.set_value(1.1)
+    with pytest.warns(UserWarning, match=r"condition 'm' of 'signal' is at 1.1, outside of the range \(-1, 1\)"):
+        nll.value()
+    with pytest.warns(UserWarning, match="condition 'm' of 'background' is at 1.5"):
+        UnbinnedNLL(background, {"y": X}).value()

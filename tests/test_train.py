@@ -53,6 +53,11 @@ def deformation(flow, variations):
     return fit_deformation(flow, variations, schedule=SHORT, seed=1, progress=False, map=True, ratio=False)
 
 
+def test_a_density_remembers_where_its_conditions_were(flow):
+    x = simulate()["x"]
+    assert flow.history.conditions == {"x": [x.min(), x.max()]}
+
+
 def gap(model, shift=0.0, width=0.0, **nu):
     events = simulate(shift, width, seed=99)
     return np.mean(exact_log_prob(events, shift, width) - model.log_prob(events, **nu))

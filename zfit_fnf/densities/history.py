@@ -39,6 +39,7 @@ class History:
         fingerprint: Recognises the events, see :func:`zfit_fnf.samples.pairing.fingerprint`.
         notes: What was found while it was trained, in sentences.
         claim: What a response claims, if it was compared with the nominal events.
+        conditions: Lowest and highest value of each condition of a density in the events, beyond which it is an extrapolation.
 
     Raises:
         ValueError: If the lists differ in length, or ``best_step`` is not among the steps.
@@ -58,6 +59,7 @@ class History:
     fingerprint: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     claim: Claim | None = None
+    conditions: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.steps) == len(self.training) == len(self.validation):

@@ -39,6 +39,8 @@ from .zfit_hooks import EagerLoss, WeightCorr, before_first_evaluation
 
 __all__ = ["ExtendedUnbinnedNLL", "LogSpaceNLL", "UnbinnedNLL"]
 
+_BEYOND = 0.01  # of the range of a condition in the training, from which on it is told
+
 before_first_evaluation(warn_of_free_nuisances)
 
 
@@ -130,8 +132,8 @@ class LogSpaceNLL(EagerLoss):
 
         Args:
             params: Values of parameters, by name; those left out have their current values.
-            full: Nothing is left out in either case; unless ``False``, nuisances outside of the range in which their
-                deformation was trained are reported in a warning, once each.
+            full: Nothing is left out in either case; unless ``False``, nuisances and given conditions outside of the range
+                in which their density was trained are reported in a warning, once each.
 
         Returns:
             Scalar, float64.
@@ -258,6 +260,17 @@ class LogSpaceNLL(EagerLoss):
                         f"nuisance {name!r} is at {value:.3g}, outside of the range ({low:g}, {high:g}) in which the "
                         f"response of {pdf.name!r} was trained: the density there is an extrapolation. Train with "
                         "variations further out, or check the model"
+                    )
+            for name, (value, low, high) in getattr(pdf, "given_conditions", {}).items():
+                room, key = (
+                    _BEYOND * (high - low),
+                    f"condition {name} of {pdf.name}",
+                )  # the last event is not at the end
+                if not low - room <= value <= high + room and key not in self._warned:
+                    self._warned.add(key)
+                    warn(
+                        f"condition {name!r} of {pdf.name!r} is at {value:.4g}, outside of the range ({low:g}, {high:g}) in "
+                        "which it was trained: the density there is an extrapolation. Simulate further out"
                     )
 
     def _warn_of_integral(self, pdf: FNFPDF) -> None:

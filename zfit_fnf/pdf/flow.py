@@ -53,6 +53,12 @@ class FlowBasedPDF(LogSpacePDF):
                     f"range {self.ranges}"
                 )
 
+    @property
+    def given_conditions(self) -> dict[str, tuple[float, float, float]]:
+        """By name of a condition that is given its value, and the range in which the density was trained, if it is known."""
+        trained = getattr(getattr(self._flow, "history", None), "conditions", {})
+        return {name: (float(_value(one)), *trained[name]) for name, one in self.given.items() if name in trained}
+
     def encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Observables ``(n, d)`` and conditions ``(n, m)``, standardised, and the log-Jacobian ``(n,)``; dtype of ``x``."""
         # Large offsets cancel in float64.

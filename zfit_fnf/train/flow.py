@@ -107,18 +107,22 @@ def fit_flow(
     flow.sum_weights = source.sample.sum_weights
     flow.events = source.sample, held_out_rows([source], schedule, seed)[0]
     loop = TrainingLoop.of(flow.density, flow.density, (), of_density, schedule)
-    name, mark = f"p({', '.join(flow.obs)})", fingerprint(source.sample, flow.obs + flow.cond)
+    name, ends = f"p({', '.join(flow.obs)})", {one: source.sample.columns[one] for one in flow.cond}
+    mark: dict[str, Any] = {
+        "fingerprint": fingerprint(source.sample, flow.obs + flow.cond),
+        "conditions": {one: [float(values.min()), float(values.max())] for one, values in ends.items()},
+    }
     try:
         record = loop.train(flow.density, name, [source], seed=seed, progress=progress)
     except TrainingStopped as stopped:
         if stopped.history is None or not stopped.history.best_step:
             stopped.carry(None, "Nothing was learned that is worth keeping")
         else:
-            flow.history = replace(stopped.history, fingerprint=mark)
+            flow.history = replace(stopped.history, **mark)
             stopped.carry(flow, f"The best weights so far, of step {flow.history.best_step}, are those of .model")
         raise
     polish(flow, source, flow.events[1])
-    flow.history = replace(record, fingerprint=mark)
+    flow.history = replace(record, **mark)
     if messages := problems_of({name: flow.history}):
         warn("; ".join(messages))
     return flow
