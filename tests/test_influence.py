@@ -121,3 +121,29 @@ def test_mistakes_are_named():
         influence.of_events(nll, result, n=0)
     with pytest.raises(TypeError, match=r"influences are known for likelihoods of zfit_fnf\.loss"):
         influence.of_events(nll.model[0], result)
+
+
+def test_a_parameter_may_be_called_like_an_observable():
+    """The events with the largest masses took the place of those with the largest influence on the mass."""
+    events = np.append(normal(6), 4.0)
+    tables = []
+    for name in ("nu", "y", "row"):
+        nu = zfit.Parameter(name, 0.0, -20, 20, stepsize=0.1)
+        _, nll = likelihood(events, shift=0.1, nu=nu)
+        tables.append(influence.of_events(nll, fit(nll), n=5))
+    plain, like_observable, like_row = tables
+    for table, name in ((like_observable, "y (parameter)"), (like_row, "row (parameter)")):
+        np.testing.assert_array_equal(table[["row", "y"]], plain[["row", "y"]])
+        np.testing.assert_allclose(table[name], plain["nu"], rtol=1e-6)
+    nu = zfit.Parameter("y", 0.0, -20, 20, stepsize=0.1)
+    _, nll = likelihood(np.append(normal(2), 30.0), log_scale=0.1, nu=nu)
+    with pytest.warns(UserWarning, match=r"moves 'y \(parameter\)' by [0-9]\.[0-9]* of its error .*y 30: -"):
+        fit(nll)
+    _, nll = likelihood(normal(7, 20), shift=0.1, name="channel")
+    assert list(influence.of_events(nll, fit(nll)).columns) == [
+        "channel",
+        "row",
+        "channel (observable)",
+        "distance",
+        "nu",
+    ]

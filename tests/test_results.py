@@ -80,3 +80,12 @@ def test_what_the_tables_say():
     assert toys[("jes", "value")].tolist() == [0.5, -0.5]
     assert toys[("mu", "error")].tolist() == [0.25, 0.5]
     assert toys["valid"].tolist() == [True, True]
+
+
+def test_a_parameter_of_a_contour_may_be_called_like_the_rise():
+    """Its values were those of the rise of the likelihood."""
+    grid = np.array([1.0, 2.0])
+    scan = ContourScan(("delta", "mu"), ("a", "b"), (grid, grid), np.array([[0.0, 4.0], [9.0, 16.0]]), (1.0, 1.0))
+    table = scan.to_dataframe()
+    assert table["delta (parameter)"].tolist() == [1.0, 1.0, 2.0, 2.0]
+    assert table["delta"].tolist() == [0.0, 4.0, 9.0, 16.0]

@@ -224,3 +224,11 @@ def test_where_all_toys_are_above_nothing_is_said_of_the_limit():
     # between the points at 2.79 and 3.47, 3.15 +- 0.1 by any curve through them
     assert limit == pytest.approx(3.15, abs=0.1)
     assert error < 0.05
+
+
+@pytest.mark.parametrize("name", ["t", "error"])
+def test_regions_of_parameters_with_the_names_of_columns_are_refused(name):
+    """Their values were those of the likelihood ratio, or of the error of the p-value."""
+    parameter = zfit.Parameter(name, 1.0, 0.0, 20.0)
+    with pytest.raises(ValueError, match=f"columns .* of its own: give .*'{name}'.* other names"):
+        feldman_cousins(counting(modified_yield(4.0, [parameter]), 3, name="region"), parameter, n_toys=50)

@@ -6,7 +6,7 @@ Without the event, a fit with covariance :math:`C` would end at :math:`\hat\thet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -45,7 +45,7 @@ def of_events(nll: LogSpaceNLL, result: FitResult, *, n: int = 10) -> pd.DataFra
     Returns:
         One row for each event, the largest influence first: its ``channel`` and ``row``, its observables, its ``distance`` from
         the centre of the learned densities in their widths (of the nearest component), and by the name of each parameter how
-        far the event has moved it, in units of its error.
+        far the event has moved it, in units of its error. A parameter that is called like another column is ``mass (parameter)``.
 
     Raises:
         TypeError: If ``nll`` is not a likelihood of this package.
@@ -103,7 +103,8 @@ def of_far_events(nll: Any, params: Sequence[zfit.Parameter], covariance: np.nda
 
 def warning(table: pd.DataFrame, params: Sequence[zfit.Parameter]) -> str:
     """What a fit has to say of far-out events: nothing, unless one of them or all together move a parameter notably."""
-    names = [parameter.name for parameter in params if parameter.name in table]
+    longer = {parameter.name: f"{parameter.name} (parameter)" for parameter in params}
+    names = [long if long in table else name for name, long in longer.items() if {long, name} & set(table)]
     moved = table[names] if names else pd.DataFrame()
     if not len(moved):
         return ""
@@ -134,19 +135,27 @@ def _table(
 ) -> pd.DataFrame:
     """Changes by the inverse Hessian ``(P, P)``, in units of errors ``(P,)``."""
     known, errors = np.nan_to_num(inverse), np.nan_to_num(errors)
-    tables = []
+    tables, parts = [], []
     for index, (channel, chosen) in enumerate(zip(nll.channels, rows, strict=True)):
         model, x, weights = channel.model, _events(channel)[chosen], getattr(channel.data, "weights", None)
         weights = 1.0 if weights is None else np.asarray(weights, float)[chosen, None]
         moved = weights * _scores(channel, x, params) @ known
-        relative = np.divide(moved, errors, out=np.zeros_like(moved), where=errors > 0)
-        events = pd.DataFrame(x, columns=list(model.obs)).assign(distance=_distances(model, x))
-        events.insert(0, "row", chosen)
-        events.insert(0, "channel", index)
-        tables.append(pd.concat([events, pd.DataFrame(relative, columns=[one.name for one in params])], axis=1))
-    table = pd.concat(tables, ignore_index=True)
-    order = table[[one.name for one in params]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
-    return table.loc[order].reset_index(drop=True)
+        parts.append(np.divide(moved, errors, out=np.zeros_like(moved), where=errors > 0))
+        names = [_free(name, _OWN, "observable") for name in model.obs]
+        own = {"channel": index, "row": chosen, **dict(zip(names, x.T, strict=True)), "distance": _distances(model, x)}
+        tables.append(pd.DataFrame(own, index=range(len(x))))
+    table, relative = pd.concat(tables, ignore_index=True), np.concatenate(parts)
+    moved = pd.DataFrame(relative, columns=[_free(one.name, table.columns, "parameter") for one in params])
+    order = np.argsort(-np.abs(relative).max(axis=1, initial=0.0), kind="stable")
+    return pd.concat([table, moved], axis=1).loc[order].reset_index(drop=True)
+
+
+_OWN = ("channel", "row", "distance")
+
+
+def _free(name: str, taken: Iterable[str], kind: str) -> str:
+    """A name of a column that is not taken: a parameter may be called like an observable."""
+    return f"{name} ({kind})" if name in taken else name
 
 
 def _events(channel: Channel) -> np.ndarray:

@@ -93,10 +93,10 @@ class ContourScan:
     best_fit: tuple[float, float]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row for each point of the grid: the values of the parameters, by their names, and ``delta``."""
+        """A row for each point of the grid: the parameters (one of that name is ``delta (parameter)``) and ``delta``."""
         first, second = np.meshgrid(*self.values, indexing="ij")
-        columns = dict(zip(self.parameters, (first.ravel(), second.ravel()), strict=True))
-        return pd.DataFrame({**columns, "delta": self.delta.ravel()})
+        names = [f"{name} (parameter)" if name == "delta" else name for name in self.parameters]
+        return pd.DataFrame({names[0]: first.ravel(), names[1]: second.ravel(), "delta": self.delta.ravel()})
 
     def to_dict(self) -> dict[str, Any]:
         """The fields for JSON."""

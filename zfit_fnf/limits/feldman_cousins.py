@@ -184,11 +184,16 @@ def feldman_cousins(
     return FeldmanCousins(names, cl, n_toys, tuple(best.values[parameter] for parameter in params), table, pools)
 
 
+_COLUMNS = ("t", "p_value", "error", "inside")
+
+
 def _checked_pois(nll: zfit.loss.UnbinnedNLL, pois: Any) -> list[zfit.Parameter]:
     given = list(pois) if isinstance(pois, Sequence) and not isinstance(pois, str) else [pois]
     params = [parameter_of(nll, one, "a parameter of interest") for one in given]
     if len(params) not in (1, 2) or len(set(params)) < len(params):
         raise ValueError(f"a region is of one or of two different parameters; got {[one.name for one in params]}")
+    if taken := [one.name for one in params if one.name in _COLUMNS]:
+        raise ValueError(f"the table of a region has columns {list(_COLUMNS)} of its own: give {taken} other names")
     return params
 
 
