@@ -13,7 +13,7 @@ import zfit_fnf
 from zfit_fnf.densities.history import History
 from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.param import nuisance
-from zfit_fnf.pdf import FNFPDF, FlowPDF, SumPDF
+from zfit_fnf.pdf import FNFPDF, ConditionalProductPDF, FlowPDF, SumPDF
 
 X = np.linspace(-1.5, 1.5, 7)
 
@@ -90,7 +90,25 @@ def test_conditions_beyond_the_training_are_told(accelerated):
             mass.set_value(inside)
             nll.value()
     mass.set_value(1.1)
-    with pytest.warns(UserWarning, match=r"condition 'm' of 'signal' is at 1.1, outside of the range \(-1, 1\)"):
+    with pytest.warns(UserWarning, match=r"condition 'm' of 'signal' is at 1.1 outside of the range \(-1.02, 1.02\)"):
         nll.value()
     with pytest.warns(UserWarning, match="condition 'm' of 'background' is at 1.5"):
         UnbinnedNLL(background, {"y": X}).value()
+
+
+def test_events_with_conditions_beyond_the_training_are_told():
+    """Where the model is conditional: a value that no simulated event has, such as a third jet, is told."""
+    own = smooth_flow(["y"], ["m"], seed=3)
+    own.history = History("p(y)", conditions={"m": [-1.0, 1.0]})
+    density = FlowPDF(own, obs=["y", "m"], name="signal")
+    inside = {"y": np.zeros(300), "m": np.linspace(-1.005, 1.005, 300)}
+    few, many = ({**inside, "m": np.where(np.arange(300) < n, 2.0, inside["m"])} for n in (2, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for data in (inside, few):
+            UnbinnedNLL(density, data).value()
+        # A density of the condition itself says how unlikely such events are.
+        UnbinnedNLL(ConditionalProductPDF([FlowPDF(own), FlowPDF(smooth_flow(["m"]))]), many).value()
+    nll = UnbinnedNLL(density, many)
+    with pytest.warns(UserWarning, match=r"condition 'm' of 'signal' of 2 % of the events is outside of the range"):
+        nll.value()

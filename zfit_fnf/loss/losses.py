@@ -22,7 +22,7 @@ from zfit.core.constraint import BaseConstraint
 
 from ..common.warning import warn
 from ..densities.integral_check import PROMISED
-from ..pdf import FNFPDF, components
+from ..pdf import FNFPDF, components, conditions
 from .channels import Channel, TermCalls, channel_kind
 from .constraints import ModelConstraint, merged, warn_of_free_nuisances
 from .inputs import as_list, checked_constraints, checked_models, checked_options, data_and_weights
@@ -39,7 +39,10 @@ from .zfit_hooks import EagerLoss, WeightCorr, before_first_evaluation
 
 __all__ = ["ExtendedUnbinnedNLL", "LogSpaceNLL", "UnbinnedNLL"]
 
-_BEYOND = 0.01  # of the range of a condition in the training, from which on it is told
+_BEYOND, _FEW = (
+    0.01,
+    1.0,
+)  # of the range of a condition in the training, and percent of the events, from which on it is told
 
 before_first_evaluation(warn_of_free_nuisances)
 
@@ -261,17 +264,33 @@ class LogSpaceNLL(EagerLoss):
                         f"response of {pdf.name!r} was trained: the density there is an extrapolation. Train with "
                         "variations further out, or check the model"
                     )
-            for name, (value, low, high) in getattr(pdf, "given_conditions", {}).items():
-                room, key = (
-                    _BEYOND * (high - low),
-                    f"condition {name} of {pdf.name}",
-                )  # the last event is not at the end
-                if not low - room <= value <= high + room and key not in self._warned:
-                    self._warned.add(key)
-                    warn(
-                        f"condition {name!r} of {pdf.name!r} is at {value:.4g}, outside of the range ({low:g}, {high:g}) in "
-                        "which it was trained: the density there is an extrapolation. Simulate further out"
-                    )
+        for channel in self.channels:
+            for pdf in components(channel.model):
+                for name, (low, high) in getattr(pdf, "trained_conditions", {}).items():
+                    room = _BEYOND * (high - low)  # the last event of a training is not at its end
+                    self._warn_of_condition(channel, pdf, name, low - room, high + room)
+
+    def _warn_of_condition(self, channel: Channel, pdf: Any, name: str, low: float, high: float) -> None:
+        """Of a condition that is given, or that nothing describes, where a density was not trained."""
+        key, where = f"condition {name} of {pdf.name}", "is at {:.4g}"
+        if key in self._warned:
+            return
+        if name in pdf.given_conditions:
+            value = pdf.given_conditions[name]
+            is_outside = not low <= value <= high
+        elif name in conditions(channel.model) and name in channel.data.obs:
+            values = np.asarray(channel.data.value())[:, channel.data.obs.index(name)]
+            value = 100.0 * float(np.mean((values < low) | (values > high))) if len(values) else 0.0
+            is_outside, where = value > _FEW, "of {:.2g} % of the events is"
+            self._warned.add(key)  # they are looked at once
+        else:
+            return
+        if is_outside:
+            self._warned.add(key)
+            warn(
+                f"condition {name!r} of {pdf.name!r} {where.format(value)} outside of the range ({low:.4g}, {high:.4g}) in "
+                "which it was trained: the density there is an extrapolation. Simulate further out"
+            )
 
     def _warn_of_integral(self, pdf: FNFPDF) -> None:
         reweighting, key = pdf.deformation.reweighting, f"integral of {pdf.name}"

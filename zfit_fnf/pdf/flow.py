@@ -54,10 +54,15 @@ class FlowBasedPDF(LogSpacePDF):
                 )
 
     @property
-    def given_conditions(self) -> dict[str, tuple[float, float, float]]:
-        """By name of a condition that is given its value, and the range in which the density was trained, if it is known."""
-        trained = getattr(getattr(self._flow, "history", None), "conditions", {})
-        return {name: (float(_value(one)), *trained[name]) for name, one in self.given.items() if name in trained}
+    def trained_conditions(self) -> dict[str, tuple[float, float]]:
+        """By name of a condition the range in which the density was trained, if it is known."""
+        known = getattr(getattr(self._flow, "history", None), "conditions", {})
+        return {name: (low, high) for name, (low, high) in known.items()}
+
+    @property
+    def given_conditions(self) -> dict[str, float]:
+        """Values of the conditions that are given, by name."""
+        return {name: float(_value(one)) for name, one in self.given.items()}
 
     def encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Observables ``(n, d)`` and conditions ``(n, m)``, standardised, and the log-Jacobian ``(n,)``; dtype of ``x``."""
