@@ -18,9 +18,11 @@ from zfit_fnf.calibration.closure import Measurement
 from zfit_fnf.calibration.fit import _notes, _refuse_astray
 from zfit_fnf.calibration.moments import inverse
 from zfit_fnf.calibration.processes import processes_of
+from zfit_fnf.densities.history import History
 from zfit_fnf.densities.transfer import Transfer
 from zfit_fnf.doi.pdf import DoIPDF
 from zfit_fnf.pickling import dumps, loads
+from zfit_fnf.samples.pairing import fingerprint
 
 SIGNAL = {"shape": ((0.05, -0.2), (0.0, 0.02))}
 BACKGROUND = {"shape": ((0.02, 0.1), (0.0, 0.0))}
@@ -607,6 +609,29 @@ def test_a_nuisance_is_what_other_processes_are_given_for_it():
     (toy,) = zfnf.toys.simulated_toys(nll, 1, simulations, seed=1)
     of_sample = [simulations[name].variations[0].events["y"] for name in ("signal", "background")]
     assert np.isin(np.asarray(toy.data[0].value())[:, 0], np.concatenate(of_sample)).all()
+
+
+def test_folds_from_files_in_another_order_are_refused():
+    """Of three folds, none has been trained on exactly the part that it is given, but two have seen theirs."""
+    rng = np.random.default_rng(5)
+    events = {"y": rng.normal(1.0, 0.5, 3000), "w": rng.uniform(0.5, 1.5, 3000)}
+    parts = Simulation(events, weights="w").folds(3, seed=1)
+    flows = [GaussianFlow([1.0], [0.5], obs=["y"]) for _ in parts]
+    for flow, (trained, _) in zip(flows, parts, strict=True):
+        flow.history = History("p(y)", fingerprint=fingerprint(trained.sample(["y"]), ["y"]))
+    n = zfit.Parameter("n", 1000.0, 0.0, 1e5)
+    models = [zfnf.pdf.FlowPDF(flow, extended=n, name="peak") for flow in flows]
+    simulations = {"peak": [held_out for _, held_out in parts]}
+    for order in ((0, 1, 2), (1, 0, 2), (1, 2, 0)):
+        folded = zfnf.pdf.FoldedPDF([models[index] for index in order])
+        nll = zfnf.loss.ExtendedUnbinnedNLL(folded, {"y": events["y"][:100]})
+        if order == (0, 1, 2):
+            assert len(processes_of(nll, simulations)) == 3
+            continue
+        with pytest.raises(
+            ValueError, match="model 0 of the FoldedPDF has 'peak' of the training that left out part 1"
+        ):
+            processes_of(nll, simulations)
 
 
 def test_mistakes_in_likelihoods_are_named(wide, calibrated):

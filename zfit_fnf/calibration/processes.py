@@ -27,6 +27,7 @@ from .interpolation import Interpolation
 __all__ = ["Process", "SimulatedPoint", "check_unseen", "processes_of"]
 
 _FEWEST = 100  # events of a simulated sample
+_ALIKE = 0.02  # differences of means of pseudo-random numbers, over the root of the number of events: 0.3 by chance
 _SHARED = 0.01  # of the events of a sample, from which on they are those of the training
 
 
@@ -108,6 +109,8 @@ def processes_of(nll: LogSpaceNLL, simulations: Mapping[str, Any], *, unseen: bo
         for j, pdf in enumerate(sum_components(fold))
     ]
     _check_names([pdf for _, k, _, pdf in named if k == 0], simulations)
+    if unseen:
+        _check_order(named, given)
     return [
         _process(
             nll,
@@ -273,6 +276,30 @@ def _points(
         paired = first is not None and are_paired(first, x)
         first = x if first is None else first
         yield SimulatedPoint(name, x, shares / shares.sum(), sample.effective_size, paired)
+
+
+def _check_order(named: Sequence[tuple[int, int, int, zfit.pdf.BasePDF]], given: Mapping[str, Any]) -> None:
+    """Refuse folds in another order: models that have been trained on all parts of the simulation but the one of another fold.
+
+    From a file, a density has the mark of its training events alone, which is the mean of those of the parts.
+    """
+    for _, k, _, pdf in named:
+        parts = _unseen(given[pdf.name]) if pdf.name in given else []
+        for flow in (one for part in components(pdf) if (one := getattr(part, "_flow", None)) is not None):
+            mark, columns = getattr(getattr(flow, "history", None), "fingerprint", None), [*flow.obs, *flow.cond]
+            if len(parts) < 3 or not mark:
+                continue
+            samples = [part.sample(columns, process=pdf.name) for part in parts]
+            sizes, marks = [one.n_events for one in samples], [fingerprint(one, columns) for one in samples]
+            for j in (other for other in range(len(parts)) if other != k):
+                share = (
+                    np.delete(sizes, j) / np.delete(sizes, j).sum()
+                )  # how the parts' weights compare is known roughly
+                if np.abs(share @ np.delete(marks, j, axis=0) - mark).max() < _ALIKE / np.sqrt(sum(sizes)):
+                    raise ValueError(
+                        f"model {k} of the FoldedPDF has {pdf.name!r} of the training that left out part {j} of the simulation: "
+                        "give the models in the order of the parts"
+                    )
 
 
 def check_unseen(sample: Sample, flow: Any, what: str) -> None:
