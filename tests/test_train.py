@@ -74,12 +74,18 @@ def test_deformation_reaches_the_truth(deformation, point):
 
 
 def test_calibration_zeroes_the_score_at_the_simulated_points(deformation, variations):
-    """The mean score of a training sample, one Newton step from its optimum, is far below its statistical size."""
-    for variation in variations[:4]:
-        (name, value), h = next(iter(variation.at.items())), 1e-3
-        up, down = (deformation.log_prob(variation.events, nu={name: value + s * h}) for s in (1, -1))
-        score = (up - down) / (2 * h)
-        assert abs(score.mean()) < 0.5 * score.std() / np.sqrt(N)
+    """The mean score of a training sample is zero within a tenth of its statistical size, also at joint points.
+
+    So it is if nothing makes the response smaller afterwards, and Newton's method has converged.
+    """
+    h = 1e-3
+    for variation in variations:
+        for name, value in variation.at.items():
+            up, down = (
+                deformation.log_prob(variation.events, nu={**variation.at, name: value + s * h}) for s in (1, -1)
+            )
+            score = (up - down) / (2 * h)
+            assert abs(score.mean()) < 0.1 * score.std() / np.sqrt(N), (variation.at, name)
 
 
 def test_interaction_has_all_monomials_that_corners_determine(deformation):

@@ -344,7 +344,13 @@ class _Judgement:
 
     def _factors(self) -> np.ndarray | None:
         """Factors that make a map smaller that is mostly noise, as held-out events say, or of an effect just significant."""
-        found, errors = shares(self._scored(True, None, [2]), self.candidates.points, paired=self.candidates.paired)
+        candidates = self.candidates
+        found, errors = shares(
+            self._scored(True, None, [2]),
+            candidates.points,
+            paired=candidates.paired,
+            together=len(candidates.nuisances) > 1,  # they make up for each other at the joint points
+        )
         factors = np.where(found < np.minimum(1.0 - 3.0 * errors, _MOSTLY), np.clip(found, 0.0, 1.0), 1.0)
         if 0.0 < self.alone.trust < _TRUSTED:
             factors = factors * self.alone.trust

@@ -71,13 +71,15 @@ class Scored:
             ]
         )
 
-    def changes_of_pairs(self) -> list[np.ndarray]:
-        """What each pair ``(n, M)`` contributes to the fluctuation of :meth:`changes`, for each variation."""
-        nominal = self.coefficients[0]
-        return [
-            _parts(values, weights) - _parts(nominal, expected)
-            for values, weights, expected in zip(self.coefficients[1:], self.weights[1:], self.expected, strict=True)
-        ]
+    def fluctuations(self, factors: np.ndarray) -> list[np.ndarray]:
+        """What events ``(n, M)`` of each sample contribute to that of the changes times ``factors (J, M)``, summed over ``J``.
+
+        Those of the nominal sample come first, since the same events are in all changes.
+        """
+        nominal, *others = self.coefficients
+        of_nominal = [row * _parts(nominal, expected) for row, expected in zip(factors, self.expected, strict=True)]
+        of_variations = zip(factors, others, self.weights[1:], strict=True)
+        return [-np.sum(of_nominal, axis=0), *(row * _parts(values, weights) for row, values, weights in of_variations)]
 
     def claimed(self, points: Points) -> float:
         """Information that the response claims."""
@@ -104,7 +106,9 @@ def claim(kind: str, response: Scored, judged: Sequence[Scored], points: Points,
     return Claim(kind, response.claimed(points), confirmed, max(noise, 0.0))
 
 
-def shares(judged: Scored, points: Points, *, paired: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def shares(
+    judged: Scored, points: Points, *, paired: bool = False, together: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """By which factors a response has to be multiplied to agree with events, for small effects; with their errors.
 
     Least squares between the response and the change of the density at all points. They are one for large effects.
@@ -113,20 +117,20 @@ def shares(judged: Scored, points: Points, *, paired: bool = False) -> tuple[np.
         judged: The response, of events that it was not learned from.
         points: Where the samples are.
         paired: Whether row ``i`` is the same generated event in all samples.
+        together: Whether all coefficients have the same factor.
     """
-    spread = judged.spread(0)
-    if judged.confirmed(points) > _WEAK:
-        return np.ones(len(spread)), np.zeros(len(spread))
     phi = points.monomials
-    normal = phi.T @ phi * spread
-    inverse = np.linalg.pinv(normal)
+    if judged.confirmed(points) > _WEAK:
+        return np.ones(phi.shape[1]), np.zeros(phi.shape[1])
+    # That of each variation, far as it may be from the nominal sample: joint samples are where both nuisances have moved.
+    normal = np.sum([np.outer(row, row) * judged.spread(j) for j, row in enumerate(phi, start=1)], axis=0)
+    of_factors = np.ones((phi.shape[1], 1)) if together else np.eye(phi.shape[1])
+    inverse = of_factors @ np.linalg.pinv(of_factors.T @ normal @ of_factors) @ of_factors.T
     found = inverse @ (phi * judged.changes()).sum(axis=0)
+    parts = judged.fluctuations(phi)
     if paired:
-        differences = sum(row * change for row, change in zip(phi, judged.changes_of_pairs(), strict=True))
-        variance = differences.T @ differences
-    else:
-        sizes = [weights.sum() ** 2 / np.square(weights).sum() for weights in judged.weights]
-        variance = spread * (phi.T @ (phi / np.array(sizes[1:])[:, None]) + np.outer(phi.sum(0), phi.sum(0)) / sizes[0])
+        parts = [np.sum(parts, axis=0)]
+    variance = np.sum([part.T @ part for part in parts], axis=0)
     return found, np.sqrt(np.diag(inverse @ variance @ inverse))
 
 

@@ -3,13 +3,14 @@
 At a simulated point the deformation is a weighted sum of coefficient functions, with the monomials of the point as
 weights. If the expected derivative of the log-density with respect to these weights vanishes, so does the expected score
 with respect to the nuisances: a fit of events from that point is unbiased there. Minibatch training leaves derivatives
-of the size of its own statistical noise. One Newton step over the whole sample removes them, at the price of one pass
-over the events, and the shifted weights of all points together determine the correction matrix.
+of the size of its own statistical noise. A few Newton steps over the whole sample remove them, at the price of one pass
+over the events each, and the shifted weights of all points together determine the correction matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
@@ -17,17 +18,20 @@ import tensorflow as tf
 from ..common.chunks import GRAPH
 from ..densities.deformation import Deformation
 from ..densities.polynomial_map import Response
-from .loop import Source, filled
+from .loop import filled
 from .schedule import TrainingStopped
+from .sources import EventSource
 
 __all__ = ["NewtonSums", "correct_score", "scale", "vanish_at"]
 
 _MANY = 2_000_000  # events of which the sums are worth a compilation by XLA
+_STEPS = 5
+_PLACED = 0.3  # nats that the last step gains at most in any sample: one more would gain ten times less
 
 NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 
-def correct_score(deformation: Deformation, response: Response, sources: Sequence[Source]) -> None:
+def correct_score(deformation: Deformation, response: Response, sources: Sequence[EventSource]) -> None:
     """Set the correction matrix of a freshly trained response.
 
     Args:
@@ -37,16 +41,28 @@ def correct_score(deformation: Deformation, response: Response, sources: Sequenc
     """
     many = sum(source.sample.n_events for source in sources) > _MANY
     newton_sums = tf.function(_newton_sums(deformation), jit_compile=many, autograph=False)
-    fed = deformation.positions(response)
-    own = fed[-len(response.powers) :]
-    monomials, shifts = [], []
-    for source in sources:
-        shifts.append(_newton_shift(newton_sums, source, fed))
-        # Before the correction the weights of the response's own coefficients at this point are its monomials.
-        monomials.append(np.asarray(source.batch(np.array([0]))[2], np.float64)[0, own])
-    solution = np.linalg.lstsq(np.array(monomials), np.array(shifts), rcond=None)[0]
-    before = response.correction.numpy()
-    response.correction.assign(before + solution + before[:, -len(own) :] @ solution)
+    fed, n_own = deformation.positions(response), len(response.powers)
+    # Before the correction the weights of the response's own coefficients at a point are its monomials.
+    monomials = np.array([_basis_at(deformation, source)[fed[-n_own:]] for source in sources])
+    possible = np.eye(n_own) + response.correction.numpy()[:, -n_own:]
+    before, least = response.correction.numpy(), np.inf
+    for _ in range(_STEPS):
+        placed = [replace(source, basis=_basis_at(deformation, source)) for source in sources]
+        shifts, gradients = zip(*(_newton_step(newton_sums, source, fed) for source in placed), strict=True)
+        solution = np.linalg.lstsq(monomials, np.array(shifts), rcond=None)[0]
+        gain = 0.5 * np.max(np.sum(np.array(gradients) * (monomials @ solution), axis=1))
+        if gain > least:  # the last step led away
+            response.correction.assign(before)
+            break
+        before, least = response.correction.numpy(), gain
+        response.correction.assign(before + possible @ solution)
+        if gain < _PLACED:
+            break
+
+
+def _basis_at(deformation: Deformation, source: EventSource) -> np.ndarray:
+    found: np.ndarray = deformation.basis(tf.constant(deformation.point(source.at))).numpy()
+    return found
 
 
 def vanish_at(response: Response, points: Sequence[Mapping[str, float]]) -> bool:
@@ -79,15 +95,14 @@ def vanish_at(response: Response, points: Sequence[Mapping[str, float]]) -> bool
 
 
 def scale(response: Response, factors: np.ndarray) -> None:
-    """Multiply the weights of a trained response by a matrix ``(M, M)``, those of its own coefficients from the right."""
+    """Multiply the monomials of a trained response, as rows, by a matrix ``(M, M)``."""
     correction, n_own = response.correction.numpy(), len(response.powers)
-    correction[:, -n_own:] = (np.eye(n_own) + correction[:, -n_own:]) @ factors - np.eye(n_own)
-    correction[:, :-n_own] *= np.trace(factors) / n_own  # of the responses of its nuisances alone
-    response.correction.assign(correction)
+    identity = np.eye(n_own, correction.shape[1], correction.shape[1] - n_own)
+    response.correction.assign(factors @ (identity + correction) - identity)
 
 
-def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> np.ndarray:
-    """Shift of the weights towards the maximum of the mean log-density of one sample.
+def _newton_step(newton_sums: NewtonSums, source: EventSource, fed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift of the weights towards the maximum of the log-density of one sample, and the gradient of that.
 
     A unit Gaussian prior on the shift keeps weights of coefficient functions that hardly matter where they are.
     """
@@ -109,7 +124,7 @@ def _newton_shift(newton_sums: NewtonSums, source: Source, fed: np.ndarray) -> n
                 else "derivatives that are not finite"
             )
         )
-    return np.linalg.solve(information, gradient)
+    return np.linalg.solve(information, gradient), gradient
 
 
 def _newton_sums(deformation: Deformation) -> NewtonSums:
