@@ -336,30 +336,43 @@ def test_what_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("gain", "most", "affordable", "enough"),
+    ("gain", "most", "evidence", "affordable", "enough"),
     [
-        (100.0, 103.0, False, True),
-        (100.0, 120.0, False, False),  # a log-ratio does more
-        (40.0, 41.0, False, False),  # four standard deviations
-        (100.0, 103.0, True, False),  # there may be both
+        (100.0, 103.0, 50.0, False, True),
+        (100.0, 120.0, 50.0, False, False),  # a log-ratio does more
+        (40.0, 41.0, 50.0, False, False),  # four standard deviations
+        (40.0, 41.0, 200.0, False, True),  # of an effect of which all events together leave no doubt
+        (20.0, 20.0, 200.0, False, False),
+        (100.0, 103.0, 200.0, True, False),  # there may be both
     ],
 )
-def test_where_few_events_are_enough_to_judge(gain, most, affordable, enough):
+def test_where_few_events_are_enough_to_judge(gain, most, evidence, affordable, enough):
     judgement = object.__new__(choice._Judgement)
-    judgement.candidates = SimpleNamespace(affordable=affordable, accurate=False, nuisances=("nu",))
+    points = SimpleNamespace(monomials=np.eye(2))
+    judgement.candidates = SimpleNamespace(affordable=affordable, accurate=False, nuisances=("nu",), points=points)
     judgement.with_map = object()
-    judgement.alone, judgement.none = SimpleNamespace(on_held_out=lambda: np.array([most])), np.zeros(1)
+    judgement.alone = SimpleNamespace(on_held_out=lambda: np.array([most]), evidence=evidence)
+    judgement.none = np.zeros(1)
     judgement.map_gain = gain, 10.0
     assert judgement.map_is_enough() is enough
 
 
-@pytest.mark.parametrize(("gain", "more", "enough"), [(200.0, 20.0, True), (200.0, 60.0, False), (40.0, -30.0, False)])
-def test_interactions_are_looked_at_again_where_held_out_events_prefer_a_log_ratio(gain, more, enough):
+@pytest.mark.parametrize(
+    ("gain", "more", "evidence", "enough"),
+    [
+        (200.0, 20.0, 50.0, True),
+        (200.0, 60.0, 50.0, False),
+        (40.0, -30.0, 50.0, False),
+        (40.0, -30.0, 200.0, True),
+        (40.0, 60.0, 200.0, False),
+    ],
+)
+def test_interactions_are_looked_at_again_where_held_out_events_prefer_a_log_ratio(gain, more, evidence, enough):
     judgement = object.__new__(choice._Judgement)
     judgement.candidates = SimpleNamespace(affordable=False, accurate=False, nuisances=("a", "b"))
     judgement.none, judgement.of_map, judgement.map_gain = np.zeros(100), np.full(100, gain / 100), (gain, 10.0)
     differences = more / 100 + np.tile([-0.8, 0.8], 50)  # their sum has an error of 8 to 10
-    judgement.alone = SimpleNamespace(on_held_out=lambda: judgement.of_map + differences)
+    judgement.alone = SimpleNamespace(on_held_out=lambda: judgement.of_map + differences, evidence=evidence)
     assert judgement.map_is_enough() is enough
 
 
@@ -478,7 +491,7 @@ def test_of_one_sided_effects_a_map_is_the_better_guess(n_points, order, kept):
     judgement.candidates = SimpleNamespace(nuisances=("nu",), points=points, idle=[], affordable=True)
     judgement.with_map, judgement.map_gain = object(), (20.0, 10.0)
     judgement.none, judgement.of_map = np.zeros(1000), np.full(1000, 0.020)
-    judgement.alone = SimpleNamespace(on_held_out=lambda: np.full(1000, 0.0205))
+    judgement.alone = SimpleNamespace(on_held_out=lambda: np.full(1000, 0.0205), evidence=200.0)
     judgement._is_linear = lambda: ""
     assert judgement._judge_map("auto")[0] is kept
 

@@ -137,7 +137,7 @@ class _Judgement:
     def map_is_enough(self) -> bool:
         """Whether the map does what a log-ratio in its place could, where both together are not to be had."""
         candidates, (gain, error) = self.candidates, self.map_gain
-        if candidates.affordable or gain < MAP_SIGNIFICANT * error:
+        if candidates.affordable or gain < self._least * error:
             return False
         most = _difference(self.alone.on_held_out(), self.none)[0]
         if len(candidates.nuisances) > 1 and not candidates.accurate:  # small, and costly to look at again
@@ -209,7 +209,7 @@ class _Judgement:
             if gain > 0.0:
                 return True, []
             return False, [f"no map, by which held-out events become less probable ({gain:.1f} +- {error:.1f} nats)"]
-        if gain < (_SLIGHTLY if self._from_one_point else MAP_SIGNIFICANT) * error:
+        if gain < self._least * error:
             return False, [f"no map: held-out events speak for it by {gain:.1f} +- {error:.1f} nats only"]
         ratio_alone = self.alone.on_held_out()
         if use_ratio == "auto" and (linear := self._is_linear()):
@@ -249,6 +249,16 @@ class _Judgement:
         if self.candidates.affordable:
             return of_all
         return max(held_out, of_all, key=lambda gain: gain[0] / gain[1])
+
+    @property
+    def _least(self) -> float:
+        """Standard deviations by which held-out events have to speak for a map.
+
+        They are few, and for a small effect of which all events together leave no doubt they need not prove it again.
+        """
+        if self._from_one_point:
+            return _SLIGHTLY
+        return _SEEN if self.alone.evidence > _CLEAR and not self.candidates.affordable else MAP_SIGNIFICANT
 
     @property
     def _from_one_point(self) -> bool:
