@@ -21,7 +21,7 @@ from .minimum import Derivatives, assign, curvature_of, settle, step_inside
 from .param import limits_of
 from .state import current_values
 
-__all__ = ["BestFit", "ConditionalMinima", "KnownMinimum", "Point", "ProfileLikelihood", "warn_of_lower"]
+__all__ = ["BestFit", "ConditionalMinima", "KnownMinimum", "Point", "ProfileLikelihood", "warn_of_points"]
 
 Values = Mapping[zfit.Parameter, float]
 
@@ -266,17 +266,27 @@ def _updated(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.nd
     return hessian - np.outer(expected, expected) / (step @ expected) + np.outer(change, change) / curvature
 
 
-def warn_of_lower(params: Sequence[zfit.Parameter], points: Sequence[tuple[float, ...]], delta: np.ndarray) -> None:
-    """Tell of the lowest of some points, if it is below the best fit.
+def warn_of_points(params: Sequence[zfit.Parameter], points: Sequence[tuple[float, ...]], delta: np.ndarray) -> None:
+    """Tell of points whose minimum was not found, and of the lowest, if it is below the best fit.
 
     Args:
         params: Parameters that were fixed.
         points: To what values each time.
-        delta: Twice the rise above the best fit ``(n,)``.
+        delta: Twice the rise above the best fit ``(n,)``; not a number where it was not found.
     """
+
+    def at(index: int) -> str:
+        return ", ".join(f"{one.name} = {x:g}" for one, x in zip(params, points[index], strict=True))
+
+    if len(missing := np.flatnonzero(np.isnan(delta))):
+        warn(
+            f"{len(missing)} of {len(points)} fits did not converge and are not numbers, the first of them with "
+            f"{at(missing[0])}: take a smaller range, or give another minimizer="
+        )
     if np.nanmin(delta, initial=0.0) < -2.0 * _SLACK:
-        at = ", ".join(f"{one.name} = {x:g}" for one, x in zip(params, points[int(np.nanargmin(delta))], strict=True))
-        warn(f"the likelihood is larger with {at} than at the best fit, a local minimum: start the fit there")
+        warn(
+            f"the likelihood is larger with {at(int(np.nanargmin(delta)))} than at the best fit, a local minimum: start there"
+        )
 
 
 def minimise(

@@ -31,7 +31,7 @@ from .common.warning import warn
 from .loss import warn_of_weights
 from .param import Nuisance, axis_title, limits_of
 from .pickling import work_of
-from .profiles import BestFit, ConditionalMinima, KnownMinimum, warn_of_lower
+from .profiles import BestFit, ConditionalMinima, KnownMinimum, warn_of_points
 from .state import Known, current_values, known_before, preserved
 
 Task = TypeVar("Task")
@@ -183,7 +183,7 @@ def profile(
         progress: Whether to show a progress bar.
 
     Warns:
-        UserWarning: If a point is below the best fit, which then is a local minimum.
+        UserWarning: If a point is below the best fit, which then is a local minimum, or was not found.
 
     Raises:
         TypeError: If an argument is of another kind.
@@ -205,8 +205,7 @@ def profile(
         text = f"profile of {param.name}" if progress else ""
         work = _shared(_rises, best_fit, [param], minimizer, executor)
         rises = dict(run(work, points, executor=executor, progress=text))
-        delta = np.array([rises[point] for point in points])
-        warn_of_lower([param], points, delta)
+        warn_of_points([param], points, delta := np.array([rises[point] for point in points]))
     return ProfileScan(param.name, axis_title(param), grid, delta, best_fit.values[param])
 
 
@@ -259,8 +258,7 @@ def contour(
         text = f"contour of {first.name}, {second.name}" if progress else ""
         work = _shared(_rises, best_fit, [first, second], minimizer, executor)
         rises = dict(run(work, points, executor=executor, progress=text))
-        delta = np.array([rises[point] for point in points])
-        warn_of_lower([first, second], points, delta)
+        warn_of_points([first, second], points, delta := np.array([rises[point] for point in points]))
     return ContourScan(
         (first.name, second.name),
         (axis_title(first), axis_title(second)),
@@ -307,7 +305,7 @@ def impacts(
         progress: Whether to show a progress bar.
 
     Warns:
-        UserWarning: If limits of a nuisance are closer than a step of it, whose impact is then too small, or cut off an impact.
+        UserWarning: If limits of a nuisance are closer than a step of it, or cut off an impact; if a fit does not converge.
 
     Raises:
         TypeError: If ``groups`` are no nuisances by name.
@@ -339,7 +337,7 @@ def impacts(
         order = table[["down", "up"]].abs().max(axis=1).sort_values(ascending=False, kind="stable").index
         error = _error_of(best_fit, param)
         by_group = _by_group(best_fit, param, {**members, "systematic": moved}, table)
-        _warn_of_limits(best_fit, [param, *moved], table)
+        _warn_of_impacts(best_fit, [param, *moved], table)
     return Impacts(param.name, axis_title(param), error, table.loc[order], by_group)
 
 
@@ -391,8 +389,10 @@ def _rows(
     return row
 
 
-def _warn_of_limits(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], table: pd.DataFrame) -> None:
-    """Tell of impacts on the first of the parameters that limits cut off."""
+def _warn_of_impacts(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], table: pd.DataFrame) -> None:
+    """Tell of impacts on the first of the parameters that were not found, or that limits cut off."""
+    if len(missing := table.index[table["error"].notna() & table[["down", "up"]].isna().any(axis=1)]):
+        warn(f"fits with {', '.join(missing[:5])} fixed did not converge, of which there are no impacts")
     covariance, every, cut = best_fit.covariance_of_data(), known_before(best_fit.nll), []
     for one in params[1:]:
         error = float(np.sqrt(covariance[(best_fit.params.index(one),) * 2]))
@@ -401,10 +401,11 @@ def _warn_of_limits(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], ta
         if steps and not low <= value - max(steps) <= value + max(steps) <= high:
             cut.append(one.name)
     if cut:
-        names = ", ".join(cut[:5]) + (", ..." if len(cut) > 5 else "")
-        warn(f"limits of {names} are less than a standard deviation away, and impacts too small: make them wider")
-    (low, high), value, room = limits_of(params[0]), best_fit.values[params[0]], 1e-3 * best_fit.errors[params[0]]
-    ends = value + table.filter(regex="^(observed_)?(down|up)$")  # before the fit a limit may well be reached
+        warn(f"limits of {', '.join(cut[:5])} are less than an error away, and impacts too small: make them wider")
+    (low, high), room = limits_of(params[0]), 1e-3 * best_fit.errors[params[0]]
+    ends = best_fit.values[params[0]] + table.filter(
+        regex="^(observed_)?(down|up)$"
+    )  # before the fit a limit may well be reached
     if len(at := table.index[((ends < low + room) | (ends > high - room)).any(axis=1)]):
         warn(f"limits of {params[0].name} cut off impacts of {', '.join(at[:5])}, which are larger: make them wider")
 
