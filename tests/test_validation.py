@@ -247,6 +247,55 @@ def test_data_and_nuisances_where_nothing_was_simulated_are_found(response, like
     assert "of its error more than expected" in found
 
 
+def test_a_response_without_effect_integrates_to_one(flow):
+    """Where nothing changes, rounding is all that is left of an integral, and no excess; a constant excess is one."""
+
+    class Constant(Response):
+        def __init__(self, flow, excess):
+            super().__init__(flow)
+            self.nuisances, self.windows, self._excess = ("a",), {"a": (-1.0, 1.0)}, excess
+
+        def log_shape(self, nu, u):
+            rounded = 1e-15 * tf.sign(u[:, 0])  # as of two ways to the same density
+            return self.flow.log_density(u, tf.zeros_like(u[:, :0])) + rounded * nu[0] + self._excess * nu[0]
+
+        def draw(self, c, nu, seed):
+            return self.flow.draw(c, seed)
+
+    samples = simulate(Constant(flow, 0.0), 500, 1, [{"a": 1.0}])
+    report = validate(Constant(flow, 0.0), samples, level=CONSERVATIVE)
+    p_values = report.table.loc[report.table["test"] == "normalisation", "p_value"]
+    assert report.passed and p_values.iloc[-1] > 0.99
+    problems = validate(Constant(flow, 0.02), samples, level=CONSERVATIVE).problems
+    assert any("at a=+1: the density integrates to 1.02" in one for one in problems)
+
+
+def test_a_fit_of_a_conditional_density_is_tested_with_the_conditions_of_its_data():
+    """Of a density that the conditions shift by two widths: events of the model without them would be elsewhere."""
+
+    def log_prob(y, x):
+        return tf.reduce_sum(-0.5 * (y - 2.0 * x) ** 2, axis=1) - 0.5 * np.log(2 * np.pi)
+
+    def sampler(x, seed):
+        return 2.0 * x + tf.random.stateless_normal(tf.shape(x), seed, dtype=tf.float64)
+
+    flow = zfnf.interop.callable.wrap(log_prob, sampler, obs=["y"], cond=["x"])
+    parts = [zfnf.pdf.FlowPDF(flow, extended=zfit.Parameter(f"n_{k}", 1500.0, 0, 1e5), name=k) for k in "ab"]
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 3, 3000).astype(float)
+    y = 2.0 * x + rng.normal(size=3000)
+    held_out = {name: Simulation({"x": x[:1000], "y": 2.0 * x[:1000] + rng.normal(size=1000)}) for name in "ab"}
+    nll = zfnf.loss.ExtendedUnbinnedNLL(zfnf.pdf.SumPDF(parts), {"x": x, "y": y})
+    report = validate(nll, held_out, level=CONSERVATIVE)
+    assert report.passed
+    far = report.table.set_index("test")["value"]["far events"]
+    assert far < 5e-3  # one in a thousand is expected
+    # Events know the sum of the two yields alone: one direction of two, in which scores scatter as they should.
+    assert report.table.set_index("test")["value"]["information"] == pytest.approx(1.0, abs=0.15)
+    strange = nll.create_new(data={"x": x, "y": np.where(np.arange(3000) < 60, 2.0 * x + 5.0, y)})
+    assert any("2 % of the data are where" in one for one in validate(strange, held_out, level=CONSERVATIVE).problems)
+
+
 def test_the_two_sample_test_knows_its_level():
     rng = np.random.default_rng(6)
     first, second = ({"y": rng.normal(size=1500)} for _ in range(2))

@@ -46,6 +46,7 @@ _MOMENTS = {"mean": 1.0, "width": 1.0 / np.sqrt(2.0), "skewness": np.sqrt(6.0)}
 
 _BIASED = 0.3  # errors of a fit: a bias that should be seen
 _STEP = 0.05  # standard deviations between which a score is a difference
+_ROUNDING = 1e-6  # of an integral: where a response changes nothing, that is all there is
 _FEWEST = 100.0  # effective events, below which a test says nothing
 _DRAWS = 4  # events of the density for each simulated one
 _RANKED = 16  # the same for ranks among them, whose noise adds to that of the simulation
@@ -318,8 +319,9 @@ def _normalisation_by_draws(promised: Sample, log_ratio: np.ndarray) -> Iterator
     ratio, shares = np.exp(log_ratio), _shares(promised)
     integral = float(shares @ ratio)
     error = float(np.sqrt(np.square(shares) @ np.square(ratio - integral)))
-    if error > 0 and ratio.sum() ** 2 / np.square(ratio).sum() > _FEWEST:
-        yield _integral(integral, error)
+    if ratio.sum() ** 2 / np.square(ratio).sum() > _FEWEST:
+        # The events are those of the density divided by its integral, however much it exceeds one.
+        yield _integral(1.0 / integral, float(np.hypot(error, _ROUNDING)) / integral**2)
 
 
 def _integral(integral: float, error: float) -> tuple[Any, ...]:

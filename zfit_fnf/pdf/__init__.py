@@ -7,6 +7,7 @@ together, also those of zfit. All are normalised by construction, see :mod:`zfit
 from .base import (
     LogSpacePDF,
     components,
+    drawn_given,
     is_compilable,
     log_density,
     precompute,
@@ -36,6 +37,7 @@ __all__ = [
     "conditions",
     "deformations",
     "drawn",
+    "drawn_given",
     "expected_events",
     "folds_of",
     "is_compilable",

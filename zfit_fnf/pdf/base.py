@@ -26,12 +26,13 @@ from ..common.checks import number
 from . import logdensities
 from .drawing import ROUNDS, drawing_from, new_seed, plainly, required
 from .regions import Region
-from .spaces import Ranges, columns, conditions, make_space, space_ranges
+from .spaces import Ranges, columns, conditions, make_space, outputs, space_ranges
 
 __all__ = [
     "LogSpacePDF",
     "components",
     "draw",
+    "drawn_given",
     "integral",
     "is_compilable",
     "log_density",
@@ -258,6 +259,13 @@ def draw(pdf: zfit.pdf.BasePDF, context: tf.Tensor) -> tf.Tensor:
     # Those of zfit draw in loops of their own, in which one seed would be used again and again.
     with nullcontext() if isinstance(pdf, LogSpacePDF) else drawing_from(None):
         return pdf.sample(n=tf.shape(context)[0], limits=pdf.norm).value()
+
+
+def drawn_given(pdf: zfit.pdf.BasePDF, given: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Events ``(n, n_obs)`` of a conditional density with these conditions ``(n, n_cond)``, determined by a seed pair."""
+    with drawing_from(seed):
+        new = draw(pdf, given)
+    return columns(tf.concat([new, given], axis=1), (*outputs(pdf), *conditions(pdf)), pdf.obs)
 
 
 def integral(pdf: zfit.pdf.BasePDF, ranges: Ranges) -> tf.Tensor:
