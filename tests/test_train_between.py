@@ -1,16 +1,20 @@
-"""What log-ratios may be off by between the samples that they were learned from."""
+"""What log-ratios and maps may be off by between the samples that they were learned from."""
 
 import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from zfit_fnf import Simulation, Variation
+import zfit_fnf as zfnf
+from zfit_fnf import Sample, Simulation, Variation
 from zfit_fnf.densities.claims import Claim, ResponseTable
 from zfit_fnf.densities.history import History
+from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.diagnostics import verdict
-from zfit_fnf.train.between import off_between, off_between_samples
+from zfit_fnf.train.between import off_between, off_between_of_map, off_between_samples
+from zfit_fnf.train.sources import EventSource
 
 SIDES = [{"nu": 1.0}, {"nu": -1.0}]
 CORNERS = [{"a": a, "b": b} for a, b in itertools.product((1.0, -1.0), repeat=2)]
@@ -118,6 +122,40 @@ def test_a_map_that_was_made_straighter_hides_a_part_only():
     assert off_between_samples(CANDIDATES, before, straight)[0] == alone
 
 
+def shifts(linear, quadratic, n=4000):
+    """A normal density that a map shifts, with samples at two standard deviations, half of them held out."""
+    flow = zfnf.interop.callable.wrap(
+        lambda y, x: -0.5 * tf.reduce_sum(y**2, axis=1) - 0.5 * np.log(2 * np.pi),
+        lambda x, seed: tf.random.stateless_normal((tf.shape(x)[0], 1), seed, dtype=tf.float64),
+        obs=["y"],
+    )
+    response = Response(["nu"], ((1,), (2,)), n_dim=1, n_context=0)
+    response.networks[0].biases[-1].assign([0.0, -linear, 0.0, -quadratic])  # of log-scale and shift
+    density = zfnf.Deformation(flow, [response], windows={"nu": (-2.0, 2.0)})
+    rng = np.random.default_rng(4)
+    nominal, *sources = (
+        EventSource.make(flow, Sample({"y": rng.normal(linear * nu + quadratic * nu**2, 1.0, n)}), None, at=at, name="")
+        for nu, at in ((0.0, {}), (2.0, {"nu": 2.0}), (-2.0, {"nu": -2.0}))
+    )
+    held_out = [np.arange(n // 2)] * 3
+    return SimpleNamespace(with_map=density, nominal=nominal, sources=sources, held_out=held_out, idle=[]), response
+
+
+def test_a_map_goes_on_as_its_series_began():
+    """A normal distribution of width one that moves by t has the log-density t y, of which the spread is t."""
+    candidates, response = shifts(0.4, 0.1)
+    off, where = off_between_of_map(candidates, response)
+    # The next coefficient is 0.1 * 0.1 / 0.4, and at one standard deviation nu^3 - 4 nu is -3; spreads of 4000 events: 1.1 %.
+    assert np.sqrt(2.0 * off) == pytest.approx(3.0 * 0.025, rel=0.05)
+    assert where == {"nu": 1.0}
+
+
+@pytest.mark.parametrize(("linear", "quadratic"), [(0.4, 0.0), (0.05, 0.004)])
+def test_a_map_that_does_not_bend_is_told_nothing_of(linear, quadratic):
+    """Nor is one that held-out events do not see to bend: 0.016 at two standard deviations, and 4000 of them know 0.016."""
+    assert off_between_of_map(*shifts(linear, quadratic)) == (0.0, {})
+
+
 OFF = Claim("both", 0.02, 0.02, 0.0, between=1e-4, between_at={"a": 0.5, "b": 1.0})
 
 
@@ -126,6 +164,9 @@ def test_what_is_not_known_is_told():
     assert "at a=+0.5, b=+1, a fit to 10000 events may be off by up to 1.4 of its errors. Add samples there" in problem
     (single,) = History("a", claim=Claim("ratio", 0.02, 0.02, 0.0, between=1e-4, between_at={"a": 0.5})).problems
     assert "at the other sign, with order=3" in single
+    assert "what its log-ratio is between" in single
+    (of_map,) = History("a", claim=Claim("map", 0.02, 0.02, 0.0, between=1e-4, between_at={"a": 0.5})).problems
+    assert "what its map is between" in of_map
     assert History("a", claim=Claim("ratio", 0.02, 0.02, 0.0, between=1e-5, between_at={"a": 0.5})).problems == []
     table = ResponseTable(40_000, {"a x b": OFF, "other": None})
     assert table.to_dataframe().loc["a x b", "off between"] == pytest.approx(np.sqrt(8.0))

@@ -39,7 +39,7 @@ class Claim:
             a map, and this does not.
         lost: What a log-ratio is expected to lack because it is too fine for as many terms as it may have, in nats per event at
             one standard deviation.
-        between: What a log-ratio may be off by between the samples, half its mean square in nats per event, if the series of
+        between: What a response may be off by between the samples, half its mean square in nats per event, if the series of
             its monomials goes on as it began (:mod:`zfit_fnf.train.between`).
         between_at: The point where that is largest.
     """

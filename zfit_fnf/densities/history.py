@@ -103,9 +103,10 @@ class History:
             )
         if self.claim and (off := self.claim.off_by(_FITTED)) > OFF_BETWEEN:
             several = len(self.claim.between_at) > 1
+            what, _ = _PARTS.get(self.claim.kind, _PARTS["ratio"])
             more = "and at the other signs" if several else "and at the other sign, with order=3, the highest"
             found.append(
-                f"what its log-ratio is between the samples is not known: {self.claim.where_off}, a fit to {_FITTED} events may "
+                f"what its {what} is between the samples is not known: {self.claim.where_off}, a fit to {_FITTED} events may "
                 f"be off by up to {off:.1f} of its errors. Add samples there {more}"
             )
         if 0.0 < self.effective_size < _FEW_EVENTS:

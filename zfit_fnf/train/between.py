@@ -1,4 +1,4 @@
-r"""What a log-ratio may be off by between the samples, of which only its polynomial there is known.
+r"""What a log-ratio, or a map, may be off by between the samples, of which only its polynomial there is known.
 
 The samples determine the coefficients :math:`r_m` of as many monomials as there are points. What would be the next one,
 :math:`\nu^3` beside :math:`\nu` and :math:`\nu^2`, is none of them: at the points it is taken for lower ones, and between them
@@ -9,7 +9,8 @@ smaller than the last one as that is smaller than the one before. What it would 
     r_{m+1} \, \big(\nu^{m+1} - \text{the polynomial that is the same at all points}\big),
 
 is how much the log-density may be off, and :math:`\sqrt n` times its spread the errors by which a fit of ``n`` events may be,
-where what is off looks like what is fitted.
+where what is off looks like what is fitted. The coefficients of a map are judged by what they do to the log-density, at first
+order.
 """
 
 from __future__ import annotations
@@ -18,14 +19,22 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
+from ..common.chunks import slices
+from ..densities.deformation import Deformation
 from ..densities.monomials import Powers
+from ..densities.polynomial_map import Response
 from .candidates import Candidates
 from .ratio import Learned
+from .sources import EventSource
 
-__all__ = ["off_between", "off_between_samples"]
+__all__ = ["off_between", "off_between_of_map", "off_between_samples"]
 
 _STRAIGHTENED = 3.0  # times closer at most than with the map as it was, which the coefficients no longer tell
+_CERTAIN = 3.0  # standard deviations by which held-out events have to see the highest coefficient of a map
+_LOOKED_AT, _AT_ONCE = 50_000, 10_000  # nominal events that its coefficients are judged by, and how many at a time
+_STEP = 0.05  # standard deviations between which an effect on the log-density is a difference
 
 
 def off_between_samples(
@@ -54,6 +63,50 @@ def off_between_samples(
     squares = nominal.weights @ (halves[0] * halves[1]) / nominal.weights.sum()
     points = [*(source.at for source in candidates.sources), *candidates.idle]
     return off_between(candidates.nuisances, candidates.powers, np.sqrt(np.maximum(squares, 0.0)), points)
+
+
+def off_between_of_map(candidates: Candidates, response: Response) -> tuple[float, dict[str, float]]:
+    """:func:`off_between` for a map of one nuisance that stands alone.
+
+    Nothing is told of a map whose highest coefficient held-out events do not see: it may be noise.
+
+    Args:
+        candidates: With its samples, and the density with the map.
+        response: That of the map.
+    """
+    density, powers = candidates.with_map, response.powers
+    if density is None or density.ratios or len(response.nuisances) > 1 or candidates.idle or len(powers) < 2:
+        return 0.0, {}
+    directions = (np.eye(len(density.monomials)) + density.correction().numpy())[density.positions(response)]
+    points = [source.at for source in candidates.sources]
+    values = _monomials(np.array([[point[name] for name in response.nuisances] for point in points]), powers)
+    total = variance = 0.0
+    for source, rows, at in zip(candidates.sources, candidates.held_out[1:], values, strict=True):
+        full, less = (_log_densities(density, source, rows, one @ directions) for one in (at, [*at[:-1], 0.0]))
+        shares = source.sample.relative_weights(rows)
+        gain = full - less
+        total += float(shares @ gain)
+        variance += float(np.square(shares) @ np.square(gain - gain.mean())) if len(gain) else 0.0
+    if not total > _CERTAIN * np.sqrt(variance):
+        return 0.0, {}
+    nominal = candidates.nominal
+    every = np.arange(0, nominal.sample.n_events, max(1, nominal.sample.n_events // _LOOKED_AT))
+    shares = nominal.sample.relative_weights(every)
+    spreads = []
+    for direction in directions:
+        up, down = (_log_densities(density, nominal, every, step * direction) for step in (_STEP, -_STEP))
+        effect = (up - down) / (2.0 * _STEP)
+        square = np.average(np.square(effect - np.average(effect, weights=shares)), weights=shares)
+        spreads.append(np.sqrt(max(float(square), 0.0)))  # negative weights may make it less than nothing
+    return off_between(response.nuisances, powers, np.array(spreads), points)
+
+
+def _log_densities(density: Deformation, source: EventSource, rows: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Log-densities ``(n,)`` of rows of a sample with a map, at values of its corrected monomials."""
+    u, c = source.standardised(rows)
+    values = tf.constant(basis, u.dtype)
+    parts = [density.log_density(u[part], c[part], values).numpy() for part in slices(len(rows), _AT_ONCE)]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def off_between(

@@ -21,6 +21,7 @@ from ..densities.ratio import LogRatio
 from ..samples import Sample, Simulation, Variation
 from ..samples.pairing import are_paired, fingerprint, same_events
 from .assembly import Assembly, Nominal, Task, Wanted, label_of
+from .between import off_between_of_map
 from .candidates import Candidates
 from .choice import choose
 from .closure import biased_ones
@@ -319,7 +320,11 @@ def train_response(task: Task) -> Trained:
     ratio = choice.log_ratio(candidates)
     if choice.factors is not None:
         scale(response, candidates.combinations * choice.factors @ candidates.combinations.T)
-    history = replace(history, notes=choice.notes, claim=choice.claim, seconds=time.monotonic() - started)
+    claim = choice.claim
+    if claim.kind == "map":
+        off, where = off_between_of_map(candidates, response)
+        claim = replace(claim, between=off, between_at=where)
+    history = replace(history, notes=choice.notes, claim=claim, seconds=time.monotonic() - started)
     return response if choice.keep_map else nothing, history, ratio
 
 
