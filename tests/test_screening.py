@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from zfit_fnf import Flow, Sample, Schedule, Variation
+from zfit_fnf.samples.pairing import warn_of_copies
 from zfit_fnf.samples.screening import bulk, check_conditions, check_continuous, check_independent
 from zfit_fnf.train import fit_deformation, fit_flow
+from zfit_fnf.train.sources import EventSource
 
 N = 20_000
 SHORT = Schedule(steps=400, batch_size=1024)
@@ -18,6 +20,44 @@ SHORT = Schedule(steps=400, batch_size=1024)
 
 def normal(seed: int, n: int = N) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=n)
+
+
+# --- rows that repeat -------------------------------------------------------------------------------------------------
+
+
+def columns_without_copies() -> dict[str, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(8)
+    return {
+        "continuous": {"y": normal(1)},
+        "single precision": {"y": normal(1, 300_000).astype(np.float32)},
+        "half precision": {"y": normal(1, 200_000).astype(np.float16)},
+        "rounded": {"y": rng.exponential(30.0, N).round(2)},
+        "rounded finely": {"y": normal(2).round(4)},
+        "rounded, by category": {"y": normal(2).round(2), "c": rng.integers(0, 3, N)},
+        "one copy in twenty": {"y": np.append(normal(3), normal(3)[:1000])},
+    }
+
+
+@pytest.mark.parametrize("case", columns_without_copies())
+def test_rows_that_are_equal_by_chance_are_no_copies(case: str) -> None:
+    columns = columns_without_copies()[case]
+    warn_of_copies(Sample(columns), list(columns))  # a warning would be an error
+
+
+@pytest.mark.parametrize(("distinct", "share"), [(4000, "80%"), (N, "37%")])
+@pytest.mark.parametrize("size", [N, 200_000])
+def test_rows_drawn_with_replacement_are_told(distinct: int, share: str, size: int) -> None:
+    """In several copies each: of n rows drawn of n, 1 / e are copies."""
+    rows = np.random.default_rng(9).integers(0, distinct * size // N, size)
+    columns = {"y": normal(1, size)[rows], "c": (np.arange(size) % 3)[rows]}
+    with pytest.warns(UserWarning, match=f"{share} of the {size} rows of 'ttbar' are copies .* Keep each row once"):
+        warn_of_copies(Sample(columns, name="ttbar"), ["y", "c"])
+
+
+def test_trainings_tell_of_copies() -> None:
+    twice = pd.DataFrame({"y": np.repeat(normal(1, 500), 2)})
+    with pytest.warns(UserWarning, match="50% of the 1000 rows of 'data' are copies"):
+        EventSource.make(Flow(["y"]), twice, None)
 
 
 # --- values that repeat ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from ..common.chunks import ROWS, slices
+from ..common.warning import warn
 from .columns import check_weights, show
 from .sample import Sample
 
@@ -20,6 +21,7 @@ __all__ = [
     "same_events",
     "shared_rows",
     "uniform_by",
+    "warn_of_copies",
 ]
 
 _COUNT = 4
@@ -28,6 +30,12 @@ _SPREAD, _RELATED = 0.1, 0.1  # of the logarithms of nominal weights, and their 
 _LOOKED_AT = 100_000  # rows
 _CHANCE = 10.0  # standard deviations of the correlation of independent rows, above which rows are paired
 _IN_ORDER = 5.0  # and with the next rows, above which they are in some order
+_COPIED = 0.1  # of the rows
+_BESIDE, _NEXT, _ON_A_GRID = (
+    101,
+    0.1,
+    0.03,
+)  # gaps with the same mean, what is small beside it, and the share that has to be
 _ROUNDING = 2e-7  # of single-precision weights, with a margin
 
 
@@ -143,6 +151,55 @@ def uniform_by(keys: np.ndarray, seed: Sequence[int]) -> np.ndarray:
     """Pseudo-random numbers in (0, 1) that keys, whole numbers, determine; others for another seed."""
     start = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
     return (_mixed(_mixed(keys.astype(np.uint64) + start) + np.uint64(1)) >> np.uint64(11)) * 2.0**-53 + 2.0**-54
+
+
+def warn_of_copies(sample: Sample, columns: Sequence[str]) -> None:
+    """Warn where many rows are those of other ones, as after drawing events with replacement.
+
+    Rounded values are equal by chance, and not told: of those, few are much closer to each other than they are on average.
+
+    Args:
+        sample: The events.
+        columns: All columns that a training sees.
+    """
+    share = _share_of_copies(sample, columns)
+    if share < _COPIED or all(_on_a_grid(sample, name) for name in columns):
+        return
+    n = sample.n_events
+    warn(
+        f"{share:.0%} of the {n} rows of {sample.name!r} are copies of others, as after drawing with replacement: they count "
+        "as so many independent events, and copies of what has trained a density seem to confirm it. Keep each row once, with "
+        "the sum of the weights of its copies"
+    )
+
+
+def _share_of_copies(sample: Sample, columns: Sequence[str]) -> float:
+    """Share of the rows whose values an earlier row has, by rows with small hashes where there are many."""
+    few = np.uint64(min(2**64 - 1, round(2.0**64 * _LOOKED_AT / max(sample.n_events, 1))))
+    kept = []
+    for rows in slices(sample.n_events, ROWS):
+        state = _hashed(sample.array(columns, rows))
+        kept.append(state[state <= few])
+    states = np.concatenate([np.zeros(0, np.uint64), *kept])
+    return 1.0 - len(np.unique(states)) / len(states) if len(states) >= _FEWEST else 0.0
+
+
+def _on_a_grid(sample: Sample, name: str) -> bool:
+    """Whether distinct values keep a distance from each other, all of them or, of a large sample, at a quartile."""
+    values = np.asarray(sample.columns[name], np.float64)
+    some = np.sort(values[:: max(1, len(values) // _LOOKED_AT)])
+    around = round(0.5 * len(some) * min(1.0, _LOOKED_AT / len(values)))
+    # Floating-point numbers are a grid of which the steps grow with the distance from zero: hardly one there.
+    for middle in (len(some) // 4, len(some) // 2, 3 * len(some) // 4):
+        low, high = some[max(middle - around, 0)], some[min(middle + around, len(some) - 1)]
+        gaps = np.diff(np.unique(values[(values >= low) & (values <= high)]))
+        if len(gaps) < _BESIDE:
+            return True
+        mean = np.convolve(gaps, np.full(_BESIDE, 1.0 / _BESIDE), mode="same")
+        inner = slice(_BESIDE // 2, len(gaps) - _BESIDE // 2)
+        if np.mean(gaps[inner] < _NEXT * mean[inner]) < _ON_A_GRID:
+            return True
+    return False
 
 
 def _hashed(table: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ..densities.flows import Flow
 from ..samples import Sample, as_sample, check_inside, check_trainable
+from ..samples.pairing import warn_of_copies
 from ..samples.screening import check_conditions, check_continuous
 from .loop import Batch
 
@@ -46,6 +47,7 @@ class EventSource:
         check_inside(sample, flow.ranges)
         check_continuous(sample, flow.obs)
         check_conditions(sample, flow.cond)
+        warn_of_copies(sample, flow.obs + flow.cond)
         return cls(flow, sample, at or {}, np.zeros(0))
 
     def batch(self, rows: np.ndarray) -> Batch:
