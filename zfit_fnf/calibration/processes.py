@@ -292,9 +292,7 @@ def _check_order(named: Sequence[tuple[int, int, int, zfit.pdf.BasePDF]], given:
             samples = [part.sample(columns, process=pdf.name) for part in parts]
             sizes, marks = [one.n_events for one in samples], [fingerprint(one, columns) for one in samples]
             for j in (other for other in range(len(parts)) if other != k):
-                share = (
-                    np.delete(sizes, j) / np.delete(sizes, j).sum()
-                )  # how the parts' weights compare is known roughly
+                share = np.delete(sizes, j) / np.delete(sizes, j).sum()  # by numbers: weights are known roughly
                 if np.abs(share @ np.delete(marks, j, axis=0) - mark).max() < _ALIKE / np.sqrt(sum(sizes)):
                     raise ValueError(
                         f"model {k} of the FoldedPDF has {pdf.name!r} of the training that left out part {j} of the simulation: "

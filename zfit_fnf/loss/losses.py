@@ -39,10 +39,8 @@ from .zfit_hooks import EagerLoss, WeightCorr, before_first_evaluation
 
 __all__ = ["ExtendedUnbinnedNLL", "LogSpaceNLL", "UnbinnedNLL"]
 
-_BEYOND, _FEW = (
-    0.01,
-    1.0,
-)  # of the range of a condition in the training, and percent of the events, from which on it is told
+_BEYOND = 0.01  # of the range of a condition in the training
+_FEW = 1.0  # percent of the events beyond it, from which on it is told
 
 before_first_evaluation(warn_of_free_nuisances)
 

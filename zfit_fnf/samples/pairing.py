@@ -31,11 +31,8 @@ _LOOKED_AT = 100_000  # rows
 _CHANCE = 10.0  # standard deviations of the correlation of independent rows, above which rows are paired
 _IN_ORDER = 5.0  # and with the next rows, above which they are in some order
 _COPIED = 0.1  # of the rows
-_BESIDE, _NEXT, _ON_A_GRID = (
-    101,
-    0.1,
-    0.03,
-)  # gaps with the same mean, what is small beside it, and the share that has to be
+_BESIDE = 101  # gaps between values with the same mean
+_NEXT, _ON_A_GRID = 0.1, 0.03  # what is small beside it, and the share that is, without a grid
 _ROUNDING = 2e-7  # of single-precision weights, with a margin
 
 

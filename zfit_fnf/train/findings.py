@@ -125,11 +125,8 @@ def beyond_the_nominal(nominal: Sample, sources: Sequence[EventSource], obs: Seq
         sources: Those of the variations.
         obs: The observables.
     """
-    by_point, found, chance = (
-        _of_one_nuisance(sources),
-        {},
-        10.0 / nominal.n_events,
-    )  # beyond n events there is one in n
+    by_point, found = _of_one_nuisance(sources), {}
+    chance = 10.0 / nominal.n_events  # beyond n events there is one in n
     for ((nuisance, value),), up in by_point.items():
         down = by_point.get(((nuisance, -value),))
         if value < 0.0 or down is None:
