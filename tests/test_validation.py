@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import zfit
 import numpy as np
@@ -11,8 +12,11 @@ import tensorflow as tf
 
 import zfit_fnf as zfnf
 from zfit_fnf import Sample, Simulation, Variation
+from zfit_fnf.densities.claims import Claim
+from zfit_fnf.densities.history import History
+from zfit_fnf.densities.polynomial_map import Response as PolynomialResponse
 from zfit_fnf.densities.responses import ShapeResponse
-from zfit_fnf.diagnostics import two_sample_test, validate
+from zfit_fnf.diagnostics import fitted, two_sample_test, validate
 from zfit_fnf.diagnostics.subjects import Subject
 
 pytest.importorskip("sklearn")
@@ -221,13 +225,11 @@ def test_a_likelihood_is_tested_where_its_fit_ended(response, likelihood):
 
 def test_weights_change_nothing_of_what_scores_claim(likelihood):
     """A sample that is scaled down is no other one."""
-    from zfit_fnf.diagnostics.fitted import tests_of_fit
-
     nll, _ = likelihood
     scaled = zfnf.loss.ExtendedUnbinnedNLL(nll.model, nll.data, weights=np.full(5000, 0.2))
     params = {one.name: one for one in nll.get_params()}
     with zfit.param.set_values([params["n"]], [0.2 * float(params["n"].value())]):
-        (value,) = (row[4] for row in tests_of_fit(scaled, 1) if row[2] == "information")
+        (value,) = (row[4] for row in fitted.tests_of_fit(scaled, 1) if row[2] == "information")
     assert value == pytest.approx(1.0, abs=0.15)
 
 
@@ -295,6 +297,25 @@ def test_a_fit_of_a_conditional_density_is_tested_with_the_conditions_of_its_dat
     assert report.table.set_index("test")["value"]["information"] == pytest.approx(1.0, abs=0.15)
     strange = nll.create_new(data={"x": x, "y": np.where(np.arange(3000) < 60, 2.0 * x + 5.0, y)})
     assert any("2 % of the data are where" in one for one in validate(strange, held_out, level=CONSERVATIVE).problems)
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+def test_a_nuisance_whose_response_was_pruned_may_be_anywhere(flow, pruned):
+    """Of the density nothing is continued then; the yield is not what was trained."""
+    responses = [PolynomialResponse([name], ((1,), (2,)), n_dim=2, n_context=0) for name in "ab"]
+    density = zfnf.Deformation(flow, responses, windows={"a": (-1.0, 1.0), "b": (-1.0, 1.0)})
+    density.history["a"] = History("a", claim=Claim("pruned" if pruned else "map", 0.0, 0.0, 0.0))
+    density.history["b"] = History("b", claim=Claim("map", 0.0, 0.0, 0.0))
+    shape = {name: zfnf.nuisance(name) for name in "ab"}
+    pdf = zfnf.pdf.FNFPDF(density, shape, extended=zfit.Parameter("n", 200.0, 0, 1e4), name="signal")
+    shape["a"].set_value(1.3)
+    nll = zfnf.loss.ExtendedUnbinnedNLL(pdf, flow.sample(200, seed=1))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        nll.value()
+    found = [row[3] for row in fitted.tests_of_fit(nll, 1) if row[2] == "window"]
+    assert any("nuisance 'a' is at 1.3" in str(one.message) for one in told) != pruned
+    assert found == ([] if pruned else ["a"])
 
 
 def test_the_two_sample_test_knows_its_level():

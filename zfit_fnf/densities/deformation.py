@@ -209,6 +209,15 @@ class Deformation(PolynomialMap, ShapeResponse):
         """Share of the events drawn from the map that :meth:`sample` keeps; one without log-ratios."""
         return self.reweighting.efficiency(tf.constant(self.point(nu))) if self.reweighting else 1.0
 
+    @property
+    def without_effect(self) -> frozenset[str]:
+        """Nuisances of which all responses were pruned, so that the shape does not depend on them."""
+        pruned = {True: set[str](), False: set[str]()}
+        for response in self.responses:
+            record = self.history.get(" x ".join(response.nuisances))
+            pruned[bool(record and record.claim and record.claim.kind == "pruned")].update(response.nuisances)
+        return frozenset(pruned[True] - pruned[False])
+
     def response_table(self, n_data: float = 10_000) -> ResponseTable:
         """What each response claims to know, what events confirm of it, and how much is noise.
 

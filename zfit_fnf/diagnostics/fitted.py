@@ -64,9 +64,9 @@ def tests_of_fit(nll: LogSpaceNLL, seed: int) -> Iterator[tuple[Any, ...]]:
 def _windows(model: zfit.pdf.BasePDF) -> Iterator[tuple[Any, ...]]:
     for pdf in sum_components(model):
         for part in (one for one in components(pdf) if isinstance(one, FNFPDF)):
-            for name, parameter in part.params.items():
-                value, window = float(parameter.value()), part.deformation.windows.get(name)
-                if window and not window[0] <= value <= window[1]:
+            for name, (parameter, low, high) in part.trained_windows.items():
+                value = float(parameter.value())
+                if not low <= value <= high:
                     yield pdf.name, "fit", "window", name, value, 0.0
 
 

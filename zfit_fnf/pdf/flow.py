@@ -290,8 +290,10 @@ class FNFPDF(FlowBasedPDF):
 
     @property
     def trained_windows(self) -> dict[str, tuple[zfit.Parameter, float, float]]:
-        """By name of the nuisance its parameter, and the range in which its response was trained."""
-        return {name: (self.params[name], low, high) for name, (low, high) in self.deformation.windows.items()}
+        """By name of the nuisance its parameter, and the range in which its response was trained; of those with an effect."""
+        idle: frozenset[str] = getattr(self.deformation, "without_effect", frozenset())
+        windows = self.deformation.windows.items()
+        return {name: (self.params[name], low, high) for name, (low, high) in windows if name not in idle}
 
     def nu(self) -> tf.Tensor:
         """Values ``(K,)`` of the nuisances, in the order of the deformation."""
