@@ -482,6 +482,27 @@ def test_a_map_of_a_large_part_stays_beside_a_log_ratio_that_is_not_linear(of_ma
     assert judgement._both_continue_better() is both
 
 
+@pytest.mark.parametrize(
+    ("evidence", "affordable", "linear", "kept"),
+    [
+        (50.0, True, "", False),
+        (200.0, True, "", True),
+        (200.0, True, "exactly", False),  # a log-ratio in its place is as simple
+        (200.0, False, "exactly", True),  # but would be slow
+    ],
+)
+def test_a_map_of_a_clear_effect_need_not_prove_it_again(evidence, affordable, linear, kept):
+    """Held-out events speak for it by four standard deviations, as for a log-ratio in its place."""
+    judgement = object.__new__(choice._Judgement)
+    judgement.candidates = SimpleNamespace(nuisances=("a", "b"), affordable=affordable)
+    judgement.with_map, judgement.map_gain = object(), (40.0, 10.0)
+    judgement.none, judgement.of_map = np.zeros(1000), np.full(1000, 0.04)
+    judgement.alone = SimpleNamespace(on_held_out=lambda: np.full(1000, 0.04), evidence=evidence)
+    judgement._is_linear = lambda: linear
+    judgement._gain_of_ratio = lambda: (0.0, 1.0)
+    assert judgement._judge_map("auto")[0] is kept
+
+
 @pytest.mark.parametrize(("n_points", "order", "kept"), [(1, 1, True), (2, 2, False), (2, 1, False)])
 def test_of_one_sided_effects_a_map_is_the_better_guess(n_points, order, kept):
     """A map that 1000 held-out events speak for by two standard deviations, as for a log-ratio in its place."""

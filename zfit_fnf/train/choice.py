@@ -254,11 +254,14 @@ class _Judgement:
     def _least(self) -> float:
         """Standard deviations by which held-out events have to speak for a map.
 
-        They are few, and for a small effect of which all events together leave no doubt they need not prove it again.
+        They are few, and for a small effect of which all events together leave no doubt they need not prove it again, unless a
+        log-ratio in its place is as simple and costs nothing.
         """
         if self._from_one_point:
             return _SLIGHTLY
-        return _SEEN if self.alone.evidence > _CLEAR and not self.candidates.affordable else MAP_SIGNIFICANT
+        if self.alone.evidence < _CLEAR or (self.candidates.affordable and self._is_linear() == "exactly"):
+            return MAP_SIGNIFICANT
+        return _SEEN
 
     @property
     def _from_one_point(self) -> bool:
