@@ -21,7 +21,17 @@ LAYERS = [
     {"densities"},
     {"interop", "train", "tagprobe"},
     {"param", "state", "yields", "couplings", "pdf", "arguments"},
-    {"loss", "pickling", "minimum", "influence", "minimize", "profiles", "acceleration", "distribution"},
+    {
+        "loss",
+        "pickling",
+        "minimum",
+        "influence",
+        "finite_simulation",
+        "minimize",
+        "profiles",
+        "acceleration",
+        "distribution",
+    },
     {
         "toys",
         "calibration",

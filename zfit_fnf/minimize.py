@@ -11,7 +11,7 @@ import iminuit
 import numpy as np
 from zfit.result import FitResult
 
-from . import influence
+from . import finite_simulation, influence
 from .common.warning import warn
 from .loss import warn_of_weights
 from .loss.zfit_hooks import FailMinimizeNaN, OpenMinuit, OpenResult, matrix_to_dict
@@ -43,7 +43,8 @@ class Minuit(OpenMinuit):
     thousandth of a standard deviation: what follows needs no other tolerance. A minimum that is none is not valid, and the
     ``message`` of the result says why: at a saddle, where the likelihood does not depend on a parameter, or where the EDM
     stays above ``tol``. A fit that has crossed a barrier on its way, from the minimum near its start to another one, warns,
-    and so does one in which events far from all simulation move a parameter by half of its error (`zfit_fnf.influence`).
+    and so does one in which events far from all simulation move a parameter by half of its error (`zfit_fnf.influence`), or
+    whose densities were learned from so few events that errors are too small by a tenth (`zfit_fnf.finite_simulation`).
 
     The result is one of zfit's. Its HESSE errors come from the Hessian at the minimum. A parameter that a limit holds, where
     the likelihood still falls towards values outside, has none (NaN, with a warning), and the others have theirs with
@@ -98,8 +99,12 @@ class Minuit(OpenMinuit):
         result = super().minimize(loss, params, init)
         if result.info["crossed"]:
             warn(_CROSSED)
-        if told := influence.warning(result.info["far_events"], list(result.params)):
-            warn(told)
+        for told in (
+            influence.warning(result.info["far_events"], list(result.params)),
+            finite_simulation.warning(loss),
+        ):
+            if told:
+                warn(told)
         return result
 
     def fit(self, loss: Any, params: Sequence[zfit.Parameter]) -> FitResult:

@@ -50,6 +50,8 @@ class LogSpaceNLL(EagerLoss):
 
     precedence = 0
     """Of two likelihoods that are added, the one with the higher precedence makes the sum, by ``sum_of(first, second)``."""
+    is_toy = False
+    """Whether its events were drawn from the model itself, so that the finite simulation behind it is no source of error."""
 
     def sum_of(self, first: Any, second: Any) -> Any:
         """The sum of this likelihood, which is one of the two, and another one."""

@@ -17,7 +17,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 from zfit.core.loss import BaseUnbinnedNLL
 
-from ..loss import channels_of
+from ..loss import LogSpaceNLL, channels_of
 from ..param import auxiliary_measurement, limits_of
 from ..state import current_values, preserved, seeds_from
 
@@ -66,7 +66,7 @@ class PseudoExperiment:
         Args:
             nll: The likelihood that the pseudo-experiment was made from.
         """
-        return nll.create_new(data=list(self.data))
+        return _of_toy(nll.create_new(data=list(self.data)))
 
 
 def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed = 0) -> PseudoExperiment:
@@ -183,7 +183,13 @@ def refillable(nll: zfit.loss.UnbinnedNLL) -> zfit.loss.UnbinnedNLL:
     Args:
         nll: The likelihood, of unweighted data.
     """
-    return nll.create_new(data=[channel.refillable() for channel in channels_of(nll)])
+    return _of_toy(nll.create_new(data=[channel.refillable() for channel in channels_of(nll)]))
+
+
+def _of_toy(nll: zfit.loss.UnbinnedNLL) -> zfit.loss.UnbinnedNLL:
+    if isinstance(nll, LogSpaceNLL):
+        nll.is_toy = True
+    return nll
 
 
 def refill(loss: zfit.loss.UnbinnedNLL, experiment: PseudoExperiment) -> None:
