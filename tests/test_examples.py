@@ -47,7 +47,9 @@ def test_map_of_the_toy(tmp_path):
     assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
-@pytest.mark.filterwarnings("ignore:.*(effective events|outside of the range):UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*(effective events|outside of the range|how the simulation fluctuates):UserWarning"
+)
 @of_zmumu
 def test_momentum_scale_comes_back(tmp_path):
     measurement = load("zmumu_scale").main(ZMUMU, steps=300, seed=1, out=tmp_path)
