@@ -38,14 +38,14 @@ def likelihood(flow, n_signal, n_background=0.0, weights=None):
     ("n_signal", "n_background", "told"),
     [(800, 0, "40"), (160, 0, None), (180, 0, "10"), (160, 5000, None), (400, 400, "20"), (3200, 0, "100")],
 )
-def test_errors_that_are_too_small_by_a_tenth_are_told(flow, n_signal, n_background, told):
+def test_errors_that_should_be_a_tenth_larger_are_told(flow, n_signal, n_background, told):
     """A fit of ``n`` signal events has an error that is ``sqrt(1 + n / 800)`` times as large in truth."""
     nll = likelihood(flow, n_signal, n_background)
     text = finite_simulation.warning(nll)
     if told is None:
         assert text == ""
     else:
-        assert f"too small by some {told} %: 'signal' was learned from {800 / n_signal:.1g} simulated" in text
+        assert f"should be some {told} % larger: 'signal' was learned from {800 / n_signal:.1g} simulated" in text
 
 
 def test_a_fit_tells_and_a_toy_does_not(flow):

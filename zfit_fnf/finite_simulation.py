@@ -19,7 +19,7 @@ from .pdf import components, folds_of, sum_components, sum_shares
 __all__ = ["NOTABLE", "warning"]
 
 NOTABLE = 0.1
-"""Part of an error that is missing, from which on a fit tells of it."""
+"""By how much of itself an error should be larger, from which on a fit tells of it."""
 
 
 def warning(nll: Any) -> str:
@@ -33,8 +33,10 @@ def warning(nll: Any) -> str:
     """
     if not isinstance(nll, LogSpaceNLL) or nll.is_toy or hasattr(nll, "simulation_nuisances"):
         return ""
-    channels = [channel for channel in nll.channels if isinstance(channel, UnbinnedChannel)]
-    found = {name: described / simulated for channel in channels for name, described, simulated in _processes(channel)}
+    found: dict[str, float] = {}
+    for channel in nll.channels:
+        for name, described, simulated in _processes(channel) if isinstance(channel, UnbinnedChannel) else ():
+            found[name] = max(described / simulated, found.get(name, 0.0))
     lacking = {name: float(np.sqrt(1.0 + share)) - 1.0 for name, share in found.items()}
     if not lacking or max(lacking.values()) < NOTABLE:
         return ""
@@ -42,7 +44,7 @@ def warning(nll: Any) -> str:
     others = [name for name, size in lacking.items() if size >= NOTABLE and name != worst]
     also = f" (likewise {', '.join(others)})" if others else ""
     return (
-        f"errors do not contain how the simulation fluctuates, and may be too small by some {_about(100 * lacking[worst])} %: "
+        f"errors do not contain how the simulation fluctuates, and should be some {_about(100 * lacking[worst])} % larger: "
         f"{worst!r} was learned from {_about(1.0 / found[worst])} simulated events for each of the data that it describes{also}. "
         "Simulate more, or fit zfit_fnf.calibrate(nll, simulations), which has that uncertainty"
     )

@@ -44,7 +44,7 @@ class Minuit(OpenMinuit):
     ``message`` of the result says why: at a saddle, where the likelihood does not depend on a parameter, or where the EDM
     stays above ``tol``. A fit that has crossed a barrier on its way, from the minimum near its start to another one, warns,
     and so does one in which events far from all simulation move a parameter by half of its error (`zfit_fnf.influence`), or
-    whose densities were learned from so few events that errors are too small by a tenth (`zfit_fnf.finite_simulation`).
+    whose densities were learned from so few events that errors should be a tenth larger (`zfit_fnf.finite_simulation`).
 
     The result is one of zfit's. Its HESSE errors come from the Hessian at the minimum. A parameter that a limit holds, where
     the likelihood still falls towards values outside, has none (NaN, with a warning), and the others have theirs with

@@ -205,7 +205,8 @@ def profile(
         text = f"profile of {param.name}" if progress else ""
         work = _shared(_rises, best_fit, [param], minimizer, executor)
         rises = dict(run(work, points, executor=executor, progress=text))
-        warn_of_points([param], points, delta := np.array([rises[point] for point in points]))
+        delta = np.array([rises[point] for point in points])
+        warn_of_points([param], points, delta)
     return ProfileScan(param.name, axis_title(param), grid, delta, best_fit.values[param])
 
 
@@ -258,7 +259,8 @@ def contour(
         text = f"contour of {first.name}, {second.name}" if progress else ""
         work = _shared(_rises, best_fit, [first, second], minimizer, executor)
         rises = dict(run(work, points, executor=executor, progress=text))
-        warn_of_points([first, second], points, delta := np.array([rises[point] for point in points]))
+        delta = np.array([rises[point] for point in points])
+        warn_of_points([first, second], points, delta)
     return ContourScan(
         (first.name, second.name),
         (axis_title(first), axis_title(second)),
@@ -403,9 +405,8 @@ def _warn_of_impacts(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], t
     if cut:
         warn(f"limits of {', '.join(cut[:5])} are less than an error away, and impacts too small: make them wider")
     (low, high), room = limits_of(params[0]), 1e-3 * best_fit.errors[params[0]]
-    ends = best_fit.values[params[0]] + table.filter(
-        regex="^(observed_)?(down|up)$"
-    )  # before the fit a limit may well be reached
+    after_fit = table.filter(regex="^(observed_)?(down|up)$")  # before the fit a limit may well be reached
+    ends = best_fit.values[params[0]] + after_fit
     if len(at := table.index[((ends < low + room) | (ends > high - room)).any(axis=1)]):
         warn(f"limits of {params[0].name} cut off impacts of {', '.join(at[:5])}, which are larger: make them wider")
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from ..common.checks import number
 from .claims import ResponseTable
 from .flows import AutoregressiveDensity, Flow
-from .history import Histories
+from .history import Histories, label_of
 from .polynomial_map import PolynomialMap, Response, check_dimensions, checked_responses
 from .ratio import LogRatio
 from .responses import ShapeResponse
@@ -214,7 +214,7 @@ class Deformation(PolynomialMap, ShapeResponse):
         """Nuisances of which all responses were pruned, so that the shape does not depend on them."""
         pruned = {True: set[str](), False: set[str]()}
         for response in self.responses:
-            record = self.history.get(" x ".join(response.nuisances))
+            record = self.history.get(label_of(response.nuisances))
             pruned[bool(record and record.claim and record.claim.kind == "pruned")].update(response.nuisances)
         return frozenset(pruned[True] - pruned[False])
 
@@ -227,7 +227,7 @@ class Deformation(PolynomialMap, ShapeResponse):
         Example:
             >>> print(deformation.response_table(n_data=50_000))
         """
-        return ResponseTable.of([" x ".join(r.nuisances) for r in self.responses], self.history, n_data)
+        return ResponseTable.of([label_of(r.nuisances) for r in self.responses], self.history, n_data)
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments that construct the same deformation."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .claims import OFF_BETWEEN, Claim
 
-__all__ = ["Histories", "History", "problems_of"]
+__all__ = ["Histories", "History", "label_of", "problems_of"]
 
 _FEW_EVENTS = 1000.0
 _LOW_SHARE = 0.1
@@ -168,3 +168,8 @@ class Histories(dict[str, History]):
 def problems_of(histories: Mapping[str, History]) -> list[str]:
     """What went wrong in any of several trainings, one sentence each with its name."""
     return [f"{name}: {problem}" for name, history in histories.items() for problem in history.problems]
+
+
+def label_of(nuisances: Sequence[str]) -> str:
+    """What a response of these nuisances is called, in histories and messages."""
+    return " x ".join(nuisances)

@@ -51,7 +51,7 @@ class LogSpaceNLL(EagerLoss):
     precedence = 0
     """Of two likelihoods that are added, the one with the higher precedence makes the sum, by ``sum_of(first, second)``."""
     is_toy = False
-    """Whether its events were drawn from the model itself, so that the finite simulation behind it is no source of error."""
+    """Whether its events are those of a toy, of which nothing is told about the finite simulation behind the model."""
 
     def sum_of(self, first: Any, second: Any) -> Any:
         """The sum of this likelihood, which is one of the two, and another one."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..densities.deformation import Deformation, YieldRatio
 from ..densities.flows import Flow
-from ..densities.history import Histories, History
+from ..densities.history import Histories, History, label_of
 from ..densities.model import same_model
 from ..densities.polynomial_map import Response
 from ..densities.ratio import LogRatio
@@ -33,7 +33,7 @@ from .schedule import Schedule
 from .score_correction import vanish_at
 from .sources import EventSource
 
-__all__ = ["Assembly", "Nominal", "Task", "Wanted", "label_of", "yield_ratio"]
+__all__ = ["Assembly", "Nominal", "Task", "Wanted", "yield_ratio"]
 
 
 @dataclass(frozen=True)
@@ -202,11 +202,6 @@ class Assembly:
         labels = [label_of(names) for names in order]
         result.history = Histories({label: self.history[label] for label in labels if label in self.history})
         return result
-
-
-def label_of(nuisances: Sequence[str]) -> str:
-    """What a response of these nuisances is called, in histories and messages."""
-    return " x ".join(nuisances)
 
 
 def yield_ratio(

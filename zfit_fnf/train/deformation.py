@@ -15,12 +15,12 @@ from ..common.parallel import Executor, WorkerDied, check_executor, run
 from ..common.warning import warn
 from ..densities.deformation import Deformation
 from ..densities.flows import Flow
-from ..densities.history import History, problems_of
+from ..densities.history import History, label_of, problems_of
 from ..densities.polynomial_map import Response
 from ..densities.ratio import LogRatio
 from ..samples import Sample, Simulation, Variation
 from ..samples.pairing import are_paired, fingerprint, same_events
-from .assembly import Assembly, Nominal, Task, Wanted, label_of
+from .assembly import Assembly, Nominal, Task, Wanted
 from .between import off_between_of_map
 from .candidates import Candidates
 from .choice import choose
