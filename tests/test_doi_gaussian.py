@@ -119,6 +119,31 @@ def test_bounds(profiled):
     assert profiled.bounds.lost == ()
 
 
+def test_bounds_and_windows_of_weighted_data(fitted, profiled, data):
+    """Weights that are all the same say nothing: errors were a third of the right ones, and the window as narrow."""
+    events = zfnf.Sample({name: data[name].to_numpy() for name in data}, np.full(N, 9.0))
+    weighted = profile(replace(fitted, data=events), n_checks=0, seed=1)
+    # The events of the model are others, as are those of which the map is polished.
+    for kind in ("fixed", "profiled", "efficient"):
+        assert weighted.bounds.errors[kind] == pytest.approx(profiled.bounds.errors[kind], rel=0.05)
+    assert weighted.window["jes"] == pytest.approx(profiled.window["jes"], rel=0.1)
+    shifts = [
+        np.array([one.values["jes"] - fitted.values["jes"] for one in bootstrap(made, 10, seed=3).replicas])
+        for made in (profiled, weighted)
+    ]
+    np.testing.assert_allclose(shifts[1], shifts[0], rtol=0, atol=0.3 * N**-0.5)
+
+
+def test_fits_keep_their_data(fitted, data):
+    """Events that are edited in their table after a fit were other ones in step 2."""
+    own = data.copy()
+    short = Schedule(steps=2, batch_size=100, warmup=1, averaging=0.5, rotate_every=0, patience=None)
+    fit = fit_transfer(model(), own, obs=["y"], n_layers=1, hidden=(4,), schedule=short, progress=False)
+    own.loc[:, ["y", "x"]] += 100.0
+    np.testing.assert_array_equal(fit.data.columns["y"], data["y"])
+    np.testing.assert_array_equal(fit.data.columns["x"], data["x"])
+
+
 def test_finite_simulation(profiled):
     """What N_sim simulated events say of the position of ``x`` is uncertain by one over their root, and so is the nuisance."""
     n_simulated = 500

@@ -23,6 +23,7 @@ from zfit_fnf.doi import (
     predicted,
     scenarios,
     unfolded,
+    variations,
 )
 from zfit_fnf.doi.check import COLUMNS
 from zfit_fnf.doi.ensemble import rebased_loss
@@ -237,13 +238,36 @@ def test_unfolded_numbers_of_events_scatter(maps, data):
     replica, other = maps.replicas
     np.testing.assert_array_equal(replica.counts(data), np.random.default_rng((0, 0)).poisson(1.0, len(data)))
     assert not np.array_equal(replica.counts(data), other.counts(data))
-    assert not np.array_equal(replica.counts(data[:300]), replica.counts(data)[:300])  # other events are independent
+    others = data.assign(y=data["y"] + 1e-3)
+    assert not np.array_equal(replica.counts(others), replica.counts(data))  # they are independent
+    # The same events are, in any order, if they are selected, as files round them, and beside others.
+    for some in (data.sample(frac=1, random_state=1), data[data["x"] > 0.0], data.astype(np.float32)[::2]):
+        np.testing.assert_array_equal(replica.counts(some), replica.counts(data)[some.index])
+    beside = pd.concat([others[:100], data[::-1]])
+    np.testing.assert_array_equal(replica.counts(beside)[100:], replica.counts(data)[::-1])
     np.testing.assert_array_equal(maps.best.counts(data), 1.0)
     for events in (data, data[:300]):
         band = maps.evaluate(unfolded(events, {"y": [-100.0, 100.0]}))
         expected = [one.counts(events).sum() for one in maps.replicas]
         np.testing.assert_allclose(band.replicas[:, 0], expected)
         assert maps.evaluate(unfolded(events, {"y": [-100.0, 100.0]}, counting=False)).statistical[0] < 1e-9
+
+
+def test_events_that_are_equal_are_events_of_the_fit_as_often_as_there_are():
+    there = np.random.default_rng(2).integers(0, 4, (100, 1)).astype(float)
+    found = variations._places(np.concatenate([there[::-1], there[:5]]), there)
+    assert sorted(found) == [*[-1] * 5, *range(100)]
+    np.testing.assert_array_equal(there[found[:100]], there[::-1])
+
+
+def test_weights_that_are_left_behind_are_told(maps, data):
+    """Events that had weights in the fit were counted once each."""
+    weighted = Sample({name: data[name].to_numpy() for name in data}, np.linspace(0.5, 2.0, len(data)))
+    here = replace(maps, best=replace(maps.best, data=weighted))
+    for given in (weighted, data.assign(y=data["y"] + 1e-3)):
+        here.evaluate(unfolded(given, {"y": [-100.0, 100.0]}))
+    with pytest.warns(UserWarning, match="400 of these events had weights in the fit, and have none here"):
+        here.evaluate(unfolded(data, {"y": [-100.0, 100.0]}))
 
 
 def test_predictions_reweight_the_model(maps):

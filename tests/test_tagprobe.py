@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from matplotlib.figure import Figure
+from scipy import optimize, stats
+from scipy.special import expit
 
 from zfit_fnf.datasets import TagAndProbe
 from zfit_fnf.densities.flows import Flow
@@ -287,3 +289,39 @@ def test_bad_input_is_refused(result, data):
         fit(data, Peak(), Exponential(), alternatives={"x": {"shape": Peak()}}, **SETTINGS)
     with pytest.raises(ValueError, match="a region says true or false of each of"):
         result.bins({"x": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_errors_of_efficiencies_at_an_end(passing):
+    """Of a thousand probes of the signal one fails (or passes), and the background fluctuates: one (zero) fits best.
+
+    The error was 2e-6 there, where the truth is 1e-3 away.
+    """
+    rng, n = np.random.default_rng(1), 8000
+    a, is_signal = rng.uniform(-1, 1, n), rng.uniform(size=n) < 0.6
+    m = np.where(is_signal, rng.normal(90, 3, n), rng.uniform(*WINDOW, n))
+    passes = (rng.uniform(size=n) < np.where(is_signal, 0.999, 0.3)) == passing
+    columns = {**SETTINGS, "cond": ["a"]}
+    short = Schedule(steps=150, batch_size=1024, warmup=20, averaging=0.98)
+    pairs = {"m": m, "a": a, "id": passes}
+    made = fit(pairs, Peak(), Exponential(), members=1, hidden=[4], schedule=short, seed=1, **columns)
+    found = made.bins({"all": np.ones(n, bool)})
+
+    # With known shapes: where the likelihood falls by 1/2, the share and the efficiency of the background at their best.
+    signal = stats.norm(90, 3).pdf(m)
+    own = passes == passing
+
+    def negative(lost, rest):
+        share, of_background = expit(rest)
+        efficiency, of_background = (np.where(own, e, 1 - e) for e in (1 - lost, of_background))
+        return -np.sum(np.log(share * efficiency * signal + (1 - share) * of_background / 60))
+
+    def best(lost):
+        return optimize.minimize(lambda rest: negative(lost, rest), [0.4, -0.8]).fun
+
+    lowest = optimize.minimize_scalar(best, bounds=(1e-9, 0.02), method="bounded", options={"xatol": 1e-6})
+    up = optimize.brentq(lambda lost: best(lost) - lowest.fun - 0.5, max(lowest.x, 1e-6), 0.02, xtol=1e-6)
+    lost = 1 - found.values[0] if passing else found.values[0]
+    assert lost == pytest.approx(lowest.x, abs=0.3 * (up - lowest.x))
+    assert found.errors[0] == pytest.approx(up - lowest.x, rel=0.3)  # other shapes, and a network beside a constant
+    assert abs(lost - 0.001) < 3 * found.errors[0]

@@ -48,20 +48,38 @@ class Bounds:
 
     @classmethod
     def of(
-        cls, names: tuple[str, ...], regression: Regression, prior: np.ndarray, displacement: Displacement
+        cls,
+        names: tuple[str, ...],
+        regression: Regression,
+        prior: np.ndarray,
+        displacement: Displacement,
+        weight: float = 1.0,
     ) -> Bounds:
-        """Of a regression on the fields of a displacement."""
+        """Of a regression on the fields of a displacement.
+
+        Args:
+            names: The parameters.
+            regression: Of events whose weights sum to those of the data.
+            prior: Information of the constraints.
+            displacement: The fields.
+            weight: As how many events each one of the likelihood counts, ``sum w^2 / sum w`` for weighted data: they know less
+                than their likelihood says by as much.
+        """
         half = regression.restricted(displacement.lowest(0.5))
         # In the events that directions were found from, too little is left; in others too much, by as much.
         whole, part = (0.5 * (r.information() + r.held_out()) for r in (regression, half))
-        return cls(
-            names, regression.squares.sum(axis=0), regression.information(), _positive(2.0 * whole - part), prior
-        )
+        found = regression.squares.sum(axis=0), regression.information(), _positive(2.0 * whole - part)
+        fixed, profiled, efficient = (information / weight for information in found)
+        return cls(names, fixed, profiled, efficient, prior)
 
     @property
     def covariance(self) -> np.ndarray:
         """Of the profile likelihood, with the constraints."""
         return inverse_of(self.profiled + self.prior)
+
+    def inverse_hessian(self, weight: float) -> np.ndarray:
+        """Of the profile likelihood, in which events count as often as `Bounds.of` was told."""
+        return inverse_of(weight * self.profiled + self.prior)
 
     @property
     def errors(self) -> dict[str, np.ndarray]:

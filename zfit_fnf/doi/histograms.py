@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..common.checks import flag
-from ..samples import as_sample
+from ..common.warning import warn
+from ..samples import Sample, as_sample
 from .variations import MapVariation, MapVariations, check_map_variations
 
 __all__ = ["bin_edges", "predicted", "unfolded"]
@@ -81,6 +82,8 @@ def unfolded(
     def histogram(variation: MapVariation) -> np.ndarray:
         sample = as_sample(data, list(dict.fromkeys([*variation.pdf.obs, *columns])), weights=weights)
         own = np.ones(sample.n_events) if sample.weights is None else sample.weights
+        if sample.weights is None and variation.seed is None and variation.data.weights is not None:
+            _warn_if_weighted(variation, sample)
         own = own * variation.counts(sample) if counting else own
         total = np.zeros([len(edge) - 1 for edge in edges])
         for process, shares in variation.shares(sample).items():
@@ -91,6 +94,15 @@ def unfolded(
 
     histogram.edges = dict(zip(columns, edges, strict=True))  # type: ignore[attr-defined]
     return histogram
+
+
+def _warn_if_weighted(variation: MapVariation, sample: Sample) -> None:
+    """Tell it of events whose weights were left behind."""
+    if n := int(np.sum(variation.places(sample) >= 0)):
+        warn(
+            f"{n} of these events had weights in the fit, and have none here: each counts once. Give them, weights=, or the "
+            "data of the fit, profiled.fit.data"
+        )
 
 
 def bin_edges(columns: Any) -> list[np.ndarray]:

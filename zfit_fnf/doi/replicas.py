@@ -144,7 +144,8 @@ class _Replicas:
 
     def shifts(self, labels: Sequence[tuple[int, int]]) -> np.ndarray:
         """What each replica adds to the parameters ``(B, P)``."""
-        return self._changes(labels) @ self._scores @ self._profiled.bounds.covariance
+        data, bounds = self._profiled.fit.data, self._profiled.bounds
+        return self._changes(labels) @ self._scores @ bounds.inverse_hessian(data.sum_weights / data.effective_size)
 
     def settled(
         self,

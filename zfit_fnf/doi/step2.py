@@ -156,14 +156,15 @@ class ProfileProblem:
         drawn, of_model, of_data, start = self._at_the_maximum(fit, seed)
         regression = Regression.of(self._rows(of_model), scores(self._polished_pdf(fit), of_model.x, self.params))
         prior = constraint_hessian(self._constraints, self.params)
-        bounds = Bounds.of(tuple(fit.values), regression, prior, self._displacement)
+        weight = fit.data.sum_weights / fit.data.effective_size
+        bounds = Bounds.of(tuple(fit.values), regression, prior, self._displacement, weight)
         if not np.isfinite(bounds.covariance).all():
             raise ValueError(
                 f"the profile likelihood has no covariance: a map absorbs all that data say about {list(bounds.lost)}, which "
                 "have no constraint. Fix them (floating = False), or move fewer observables"
             )
         self._penalty = regression.penalty()
-        moves = bounds.covariance @ (regression.directions().T @ start)
+        moves = bounds.inverse_hessian(weight) @ (regression.directions().T @ start)
         axes = axes_of_window(fit, window) if window else axes_of_covariance(bounds.covariance, prior, moves)
         headroom = headroom_of(fit, axes, bounds.errors["profiled"], chosen=window is not None)
         self._axes, self._headroom = axes, headroom

@@ -72,16 +72,23 @@ class MapVariation:
     def counts(self, events: Any) -> np.ndarray:
         """How often each event counts ``(n,)``: once, but Poisson(1) times for a replica.
 
-        Events of the fit count as often as in the fit of the replica; others are independent of it. Averages over
-        data that are weighted by it contain the counting statistics.
+        Events of the fit count as often as in the fit of the replica, in any order and also if they are only some of
+        them; others are independent of it. Averages over data that are weighted by it contain the counting statistics.
         """
         sample = as_sample(events, self.pdf.obs)
         if self.seed is None:
             return np.ones(sample.n_events)
-        own = sample.n_events == self.data.n_events and np.array_equal(
-            sample.array(self.pdf.obs), self.data.array(self.pdf.obs)
-        )
-        return poisson_counts(self.seed if own else (*self.seed, 1), sample.n_events)
+        places, others = self.places(sample), poisson_counts((*self.seed, 1), sample.n_events)
+        return np.where(places < 0, others, poisson_counts(self.seed, self.data.n_events)[places])
+
+    def places(self, events: Any) -> np.ndarray:
+        """Which event of the fit ``(n,)`` each one is, by its observables; -1 for others."""
+        here, there = (as_sample(one, self.pdf.obs).array(self.pdf.obs) for one in (events, self.data))
+        if np.array_equal(here, there):
+            return np.arange(len(there))
+        found = _places(here, there)
+        single = np.float32  # to which events are rounded in many files
+        return found if np.any(found >= 0) else _places(here.astype(single), there.astype(single))
 
     def to_simulation(self, data: Any, *, process: str | None = None) -> pd.DataFrame:
         """Take data to where simulation has them; arguments as for `Transfer.to_simulation`."""
@@ -367,6 +374,22 @@ class Uncertainty:
     def _half(self) -> np.ndarray:
         """Half the difference between the two sides of each eigenvector ``(P, ...)``."""
         return 0.5 * (self.shifts[:, 1] - self.shifts[:, 0])
+
+
+def _places(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Which row of another table each row is, -1 if none; of equal rows, the first is the first one there, and so on."""
+    both = np.concatenate([there, here])
+    order = np.lexsort(both.T)  # stable: rows there come before their equals here
+    new = np.append(True, np.any(np.diff(both[order], axis=0) != 0, axis=1))
+    group = np.cumsum(new) - 1
+    is_there = order < len(there)
+    n_there = np.bincount(group, is_there).astype(int)[group]  # equals there
+    start = np.flatnonzero(new)[group]
+    rank = np.arange(len(order)) - start - n_there  # of a row here, among its equals here
+    known = ~is_there & (rank < n_there)
+    found = np.full(len(here), -1)
+    found[order[known] - len(there)] = order[(start + rank)[known]]
+    return found
 
 
 def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVariations:

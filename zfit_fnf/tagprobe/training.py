@@ -24,6 +24,7 @@ _FAR = 0.02  # the same, from where on a warning is due: a seventh of a standard
 _RIDGE = 1.0  # inverse square of the width of the prior of the last layer's weights, around those of the network
 _RIDGE_OF_SHAPES = 0.01  # the same of coefficients of shapes, around those of the training: some are not determined
 _FLAT = 1e-9  # of the largest curvature: not more than rounding
+_AT_AN_END = 0.1  # scores that say so much less than the curvature: the efficiency is at zero or one
 _MANY = 500  # steps of the training that XLA is worth compiling for
 _TESTED = 200  # pairs at which integrals are tested, and those with the extremes of each coefficient
 
@@ -100,7 +101,7 @@ class Training:
         ridge = np.where(np.arange(len(start)) < n_heads, _RIDGE, _RIDGE_OF_SHAPES)
         ridge[basis[0].shape[1] - 1 : n_heads : basis[0].shape[1]] = 0.0  # constants are free
         at, has_arrived = start, False
-        value, score, hessian, squares = self._sums(at, basis)
+        value, score, hessian, squares, once = self._sums(at, basis)
         for _ in range(_NEWTON_STEPS):
             gradient = score - ridge * (at - start)
             curvature = _positive(hessian + np.diag(ridge), squares + np.diag(ridge))
@@ -115,7 +116,7 @@ class Training:
                     break
             else:
                 break
-            at, (value, score, hessian, squares) = there, self._sums(there, basis)
+            at, (value, score, hessian, squares, once) = there, self._sums(there, basis)
         if not np.isfinite(value):
             raise ValueError("the likelihood is not finite: can the shapes be normalised over the window?")
         if not has_arrived and not gradient @ step < _FAR:
@@ -123,8 +124,7 @@ class Training:
                 f"the fit of tag and probe has not reached its maximum, which is {0.5 * float(gradient @ step):.2g} above: its "
                 "errors are not to be trusted; train longer (schedule=), or give simpler shapes"
             )
-        inverse = np.linalg.inv(_positive(hessian + np.diag(ridge), squares + np.diag(ridge)))
-        return at, inverse @ (squares + np.diag(ridge)) @ inverse
+        return at, _sandwich(hessian, squares, once, np.diag(ridge), basis[0].shape[1])
 
     def _value(self, numbers: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> float:
         """Log-likelihood."""
@@ -141,13 +141,13 @@ class Training:
             yield rows, tf.constant(eta), own, real
 
     def _sums(self, numbers: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> tuple[Any, ...]:
-        """Log-likelihood, gradient, minus the Hessian, and sum of the squares of scores."""
+        """Log-likelihood, gradient, minus the Hessian, and sums of the squares of weighted scores, and of scores by weight."""
         n_shapes = len(self.likelihood.start)
         n_eta = HEADS + n_shapes
         sizes = [basis[0].shape[1]] * HEADS + [basis[1].shape[1]] * n_shapes
         places = np.cumsum([0, *sizes])
         value, gradient = 0.0, np.zeros(len(numbers))
-        hessian, squares = np.zeros((2, len(numbers), len(numbers)))
+        hessian, squares, once = np.zeros((3, len(numbers), len(numbers)))
         for rows, eta, own, real in self._pieces(numbers, basis):
             log_p, first, second = (part.numpy() for part in self._derivatives(eta, *own))
             w = np.where(real, self._weights[rows], 0.0)
@@ -156,11 +156,51 @@ class Training:
             scores = np.concatenate([of[k] * first[:, k : k + 1] for k in range(n_eta)], axis=1)
             gradient += w @ scores
             squares += (scores * w[:, None] ** 2).T @ scores
+            once += (scores * w[:, None]).T @ scores
             for j in range(n_eta):
                 for k in range(n_eta):
                     block = of[j].T @ (of[k] * (w * second[:, j, k])[:, None])
                     hessian[places[j] : places[j + 1], places[k] : places[k + 1]] -= block
-        return value, gradient, hessian, squares
+        return value, gradient, hessian, squares, once
+
+
+def _sandwich(
+    hessian: np.ndarray, squares: np.ndarray, scores: np.ndarray, ridge: np.ndarray, n_features: int
+) -> np.ndarray:
+    r"""Covariance of what is linear in features, also where the efficiency is at zero or one.
+
+    There the best logit is infinite, and Newton's method ends somewhere on the way, where a parabola says nothing: with
+    :math:`1 - \varepsilon = \delta r`, :math:`r = e^{-t}`, the log-likelihood falls by :math:`a r + \tfrac12 b r^2`.
+    Its curvature in the logit ``t`` is ``a``, and ``b`` is the information of the scores, which at a maximum is the
+    curvature. The standard deviation in ``t`` is the ``r`` at which the fall is 1/2.
+
+    Args:
+        hessian: Minus the Hessian.
+        squares: Sum of the squares of weighted scores.
+        scores: Weighted sum of the squares of scores.
+        ridge: Information of the prior.
+        n_features: Numbers of the logit of the efficiency, which are the first.
+    """
+    curvature = _positive(hessian + ridge, squares + ridge)
+    root = np.linalg.inv(np.linalg.cholesky(curvature))
+    information, own = np.linalg.eigh(root @ (scores + ridge) @ root.T)  # ones where the likelihood is a parabola
+    directions = root.T @ own
+    covariance = directions.T @ (squares + ridge) @ directions
+    slopes = np.maximum(np.einsum("ik,ij,jk->k", directions, hessian + ridge, directions), 0.0)
+    of_efficiency = directions[:n_features]
+    constant = scores[n_features - 1, n_features - 1]
+    steps = np.einsum("ik,ij,jk->k", of_efficiency, scores[:n_features, :n_features], of_efficiency) / constant
+    for k in np.flatnonzero((information > 0.0) & (information < _AT_AN_END) & (steps > 0.0)):
+        b, a = (
+            information[k] / steps[k],
+            slopes[k] / steps[k],
+        )  # in units in which the logit moves by one where the scores are
+        size = (np.sqrt(a**2 + b) - a) / b / np.sqrt(steps[k])
+        if size**2 > covariance[k, k]:
+            covariance[k], covariance[:, k] = 0.0, 0.0
+            covariance[k, k] = size**2
+    found: np.ndarray = directions @ covariance @ directions.T
+    return found
 
 
 def _positive(hessian: np.ndarray, squares: np.ndarray) -> np.ndarray:
