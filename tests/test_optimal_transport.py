@@ -91,6 +91,19 @@ def test_convex_functions_without_conditions(d, n):
     assert found.left < 0.5 * found.noise
 
 
+def test_weights_are_refused(simulation):
+    """They were left out: simulation that weights move by 0.8 widths was found where it is without them."""
+    same = variation(lambda y, x: y)
+    sample = as_sample(simulation, ["y1", "y2", "x"], weights=np.exp(0.8 * simulation["y1"].to_numpy()))
+    for options in ({"simulation": sample, "data": simulation}, {"simulation": simulation, "data": sample}):
+        with pytest.raises(ValueError, match="takes events without weights: draw some"):
+            optimal_transport(same, **options)
+    drawn = simulation.sample(N, weights=sample.weights, replace=True, random_state=1)
+    found = optimal_transport(same, drawn, data=simulation)
+    assert (found.to_simulation(simulation)["y1"] - simulation["y1"]).mean() == pytest.approx(0.8, abs=0.1)
+    optimal_transport(same, as_sample(simulation, ["y1", "y2", "x"], weights=np.full(N, 3.0)), data=simulation)
+
+
 def test_events_far_out_do_not_prevent_it():
     """Of 4000 events two at the ends of the conditions would fold under the best polynomials; there is a map nevertheless."""
     toy, point = ShiftSqueeze(), {"shift": 0.5, "squeeze": -0.5}

@@ -7,8 +7,8 @@ the parameters. The densities know mean scores of simulation as well as a sample
     V = \sum_c n_c^2 \sum_{k, l} a_k a_l \, \mathrm{Cov}(\bar s_{ck}, \bar s_{cl}),
 
 with the mean score :math:`\bar s_{ck}` of the simulated events of process ``c`` at its point ``k``, taken to data by the map, and
-the weights :math:`a_k(\hat\nu)` by which points are interpolated. With the covariance ``C`` of the fit, this is :math:`C V C` of
-the parameters.
+the weights :math:`a_k(\hat\nu)` by which points are interpolated. With the covariance ``C`` of the fit, for weighted data
+the inverse of its Hessian, this is :math:`C V C` of the parameters.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..calibration.averages import SimulatedMeans
 from ..calibration.closure import expected_numbers
 from ..calibration.processes import Process, processes_of
 from ..loss import scores
+from ..minimum import inverse_of
 from .profiled import ProfiledFit
 from .variations import MapVariation, scenarios
 
@@ -98,7 +99,11 @@ def finite_simulation(
     covariance = directions @ directions.T
     model, rows, total = profiled.pdf, {}, np.zeros((len(params),) * 2)
     with zfit.param.set_values(params, list(best.values.values())):
-        processes = processes_of(profiled.loss(), simulations, unseen=False)
+        loss = profiled.loss()
+        processes = processes_of(loss, simulations, unseen=False)
+        if profiled.fit.data.weights is not None:
+            # What the minimum moves by is for the likelihood to say; errors are corrected for weights.
+            covariance = inverse_of(np.asarray(loss.hessian(params)))
         n_data = None if model.is_extended else float(profiled.fit.data.sum_weights)
         numbers, _ = expected_numbers(model, params, n_data)
         for process, number in zip(processes, numbers, strict=True):

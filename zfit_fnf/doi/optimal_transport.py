@@ -103,7 +103,7 @@ def optimal_transport(
 
     Raises:
         ValueError: For one observable, where the map itself is the optimal transport; for more than three; for fewer than a
-            thousand events, bad columns, and a process that is missing or unknown.
+            thousand events, bad columns, events with weights, and a process that is missing or unknown.
 
     Warns:
         UserWarning: If its potential is not the best one, and more than noise is left: see `OptimalTransport.left`.
@@ -122,6 +122,8 @@ def optimal_transport(
         raise ValueError(
             f"optimal transport is found in {_MOST} observables at most; the map moves {list(transfer.obs)}"
         )
+    for events in (simulation, data):
+        _check_unweighted(events)
     y, x = transfer.columns(simulation)
     if len(y) < _FEWEST:
         raise ValueError(f"optimal transport needs {_FEWEST} simulated events at least; got {len(y)}")
@@ -138,6 +140,16 @@ def optimal_transport(
             f"simulation, where {noise:.2g} are expected"
         )
     return OptimalTransport(transfer, *frames, dual.weights, size, left, noise)
+
+
+def _check_unweighted(events: Any) -> None:
+    """Refuse weights, which would be left out."""
+    weights = None if isinstance(events, pd.DataFrame) else getattr(events, "weights", None)
+    if weights is not None and np.ptp(weights := np.asarray(weights, float)) > 1e-9 * np.abs(weights).max(initial=0.0):
+        raise ValueError(
+            "optimal transport takes events without weights: draw some by their weights, such as "
+            "table.sample(10_000, weights=..., replace=True)"
+        )
 
 
 def _encoded(transfer: Transfer, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
