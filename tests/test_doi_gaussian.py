@@ -352,6 +352,17 @@ def test_rebased_average_of_parabolas(replicas, data):
     assert combined.spread["jes"] == pytest.approx(np.std(minima, ddof=1), rel=0.02)
 
 
+def test_rebased_average_of_weighted_data(replicas):
+    """Weights that are all the same say nothing: errors were a third of the right ones."""
+    events = zfnf.Sample(replicas.fit.data.columns, np.full(N, 9.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        one = replace(replicas, replicas=replicas.replicas[1:2] * 2)
+        combined = ensemble(replace(one, fit=replace(one.fit, data=events)), progress=False)
+    # Squares of scores scatter by 2 %.
+    assert combined.errors["jes"] == pytest.approx(1.0 / np.sqrt(2 * N), rel=0.05)
+
+
 # --- a signal beside the map -------------------------------------------------------------------------------------------
 
 

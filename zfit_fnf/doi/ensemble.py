@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from tqdm.auto import tqdm
+from zfit.minimizers.errors import WeightCorr
 
 from ..loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from ..minimize import Minuit
@@ -42,7 +43,7 @@ class Ensemble:
         minima: Best fit of every parameter: a row for each replica.
         lowest: Negative log-likelihood of each replica at its minimum.
         values: Minimum of the rebased average, by name.
-        errors: Standard errors from the Hessian of the rebased average, by name.
+        errors: Standard errors from the Hessian of the rebased average, by name; of weighted data corrected for the weights.
         k_eff: Effective number of replicas at that minimum.
         nll: The rebased average, a loss like any other.
     """
@@ -117,8 +118,10 @@ def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
         Minuit().minimize(nll, params)
         hessian = hessian_here(nll, params)
         values = {parameter.name: float(parameter.value()) for parameter in params}
-        shares = nll.shares()
-    errors = np.sqrt(np.diag(inverse_of(hessian)))
+        shares, covariance = nll.shares(), inverse_of(hessian)
+        if profiled.fit.data.weights is not None and np.isfinite(covariance).all():
+            covariance = np.asarray(nominal.weighted_covariance(covariance, params, WeightCorr.ASYMPTOTIC))
+    errors = np.sqrt(np.diag(covariance))
     return Ensemble(
         minima=pd.DataFrame(minima),
         lowest=nll.lowest,
