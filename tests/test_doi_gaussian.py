@@ -108,6 +108,12 @@ def test_profile_is_the_likelihood_of_x(profiled, data):
     assert result.params["jes"]["value"] == pytest.approx(data["x"].sum() / (N + 1), abs=0.2 * error)
 
 
+def test_fits_with_the_map_fixed_are_not_those_of_the_profile(fitted, profiled):
+    """Their errors are 0.7 times those that maps and published numbers need."""
+    with pytest.raises(ValueError, match=r"map is fixed.*fit profiled\.loss\(\)"):
+        scenarios(profiled, Minuit().minimize(fitted.loss()))
+
+
 def test_bounds(profiled):
     """A shift of ``y`` can be undone by a map, one of ``x`` cannot: half of the information is absorbed."""
     table = profiled.bounds.to_dataframe().loc["jes"]

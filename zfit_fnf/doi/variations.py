@@ -401,7 +401,8 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
 
     Raises:
         TypeError: If the arguments are not a profile and the result of a fit.
-        ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters.
+        ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters or is one with the
+            map fixed.
 
     Example:
         >>> maps = scenarios(profiled)
@@ -420,6 +421,12 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
     if {parameter.name for parameter in result.params} != set(profiled.parameters):
         found = sorted(parameter.name for parameter in result.params)
         raise ValueError(f"result is a fit of {found}; the profile has the parameters {list(profiled.parameters)}")
+    fixed = profiled.fit.pdf, profiled.fit.model
+    if any(model is one for model in getattr(result.loss, "model", None) or [] for one in fixed):
+        raise ValueError(
+            "result is a fit of a likelihood whose map is fixed, such as that of step 1, and its errors are too small: fit "
+            "profiled.loss()"
+        )
     eigen = Eigenvariations.of(result)
     best = dict(zip(eigen.names, eigen.values.tolist(), strict=True))
 
