@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from ..state import seeds_from
 from .moments import cautiously
 from .processes import Process, SimulatedPoint
 
-__all__ = ["Draws", "ScoredEvents", "SimulatedMeans", "at_point", "scored_samples"]
+__all__ = ["Draws", "ScoredEvents", "SimulatedMeans", "at_point", "independent_groups", "scored_samples"]
 
 
 _MEMORY = 1e9  # bytes for precomputed events of all samples
@@ -126,11 +126,14 @@ class SimulatedMeans:
         covariances: Covariance ``(P, P)`` of the means of two samples that share generated events, and of each with itself.
         groups: Samples that are independent of the others, each with its name: those that share events with the nominal
             sample are one.
+        residuals: What each event contributes to the deviation of the mean of its sample ``(n, P)``, of the groups that
+            other processes have, too.
     """
 
     values: np.ndarray
     covariances: dict[tuple[int, int], np.ndarray]
     groups: list[tuple[str, list[int]]]
+    residuals: dict[int, np.ndarray]
 
     @classmethod
     def of(
@@ -138,15 +141,13 @@ class SimulatedMeans:
         points: Sequence[SimulatedPoint],
         events: Sequence[Callable[[Sequence[zfit.Parameter]], np.ndarray]],
         params: Sequence[zfit.Parameter],
+        *,
+        shared: Container[str] = (),
     ) -> SimulatedMeans:
-        """Of samples ``points`` with the scores of their ``events``, where the parameters are."""
-        together = [k for k, point in enumerate(points) if k == 0 or point.paired]
-        name = "nominal" if len(together) == 1 else f"nominal and {len(together) - 1} variations of its events"
-        alone = [k for k in range(len(points)) if k not in together]
-        labels = _distinct([name, *(points[k].name for k in alone)])
-        groups = list(zip(labels, [together, *([k] for k in alone)], strict=True))
-        values, covariances = np.zeros((len(points), len(params))), {}
-        for _, rows in groups:
+        """Of samples ``points`` with the scores of their ``events``, where the parameters are; ``shared`` are groups by name."""
+        groups = independent_groups(points)
+        values, covariances, kept = np.zeros((len(points), len(params))), {}, dict[int, np.ndarray]()
+        for label, rows in groups:
             residuals = {}
             for k in rows:
                 one = events[k](params)
@@ -154,7 +155,9 @@ class SimulatedMeans:
                 residuals[k] = points[k].shares[:, None] * (one - values[k])
             for pair in itertools.product(rows, rows):
                 covariances[pair] = residuals[pair[0]].T @ residuals[pair[1]]
-        return cls(values, covariances, groups)
+            if label in shared:
+                kept |= residuals
+        return cls(values, covariances, groups, kept)
 
     def believed(self, points: Sequence[SimulatedPoint], draws: Draws, index: int) -> SimulatedMeans:
         """The same with covariances that are not too small by the chance that large scores are missing in a sample."""
@@ -163,12 +166,22 @@ class SimulatedMeans:
             for k, n in enumerate(point.effective_size for point in points)
         ]
         covariances = {(k, other): raised[k] @ one @ raised[other].T for (k, other), one in self.covariances.items()}
-        return replace(self, covariances=covariances)
+        residuals = {k: one @ raised[k].T for k, one in self.residuals.items()}
+        return replace(self, covariances=covariances, residuals=residuals)
 
     def covariance(self, weights: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
         """Covariance ``(P, P)`` of the weighted sum of means, or of some of them."""
         pairs = self.covariances if rows is None else itertools.product(rows, rows)
         return np.sum([weights[k] * weights[other] * self.covariances[k, other] for k, other in pairs], axis=0)
+
+
+def independent_groups(points: Sequence[SimulatedPoint]) -> list[tuple[str, list[int]]]:
+    """Samples of a process that are independent of the others, as in `SimulatedMeans`."""
+    together = [k for k, point in enumerate(points) if k == 0 or point.paired]
+    name = "nominal" if len(together) == 1 else f"nominal and {len(together) - 1} variations of its events"
+    alone = [k for k in range(len(points)) if k not in together]
+    labels = _distinct([name, *(points[k].name for k in alone)])
+    return list(zip(labels, [together, *([k] for k in alone)], strict=True))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

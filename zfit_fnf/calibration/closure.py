@@ -9,7 +9,7 @@ the right side is an average over events drawn from the densities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import zfit  # before tensorflow, which it silences
 import numpy as np
@@ -20,6 +20,7 @@ from ..pdf import SumPDF, folds_of
 from .averages import Draws, SimulatedMeans, scored_samples
 from .moments import SlopeNoise, inverse, root
 from .processes import Process
+from .shared import SharedEvents, marks_of_shared, together
 
 __all__ = ["DRAWS", "Closure", "Coefficients", "Measurement"]
 
@@ -93,6 +94,7 @@ class Closure:
         scores: Scores ``(n, P)`` of events of the densities, whose second moments are ``promised``.
         numbers: How many expected events each of them stands for, ``(n,)``.
         coefficients: What it is made of between the points of the simulation, for each process of each fold.
+        shared: Events that other processes have, too, which are not in ``sources`` before all of these are known.
     """
 
     bias: np.ndarray
@@ -104,6 +106,7 @@ class Closure:
     scores: np.ndarray
     numbers: np.ndarray
     coefficients: list[Coefficients]
+    shared: list[SharedEvents] = field(default_factory=list)
 
     @property
     def covariance(self) -> np.ndarray:
@@ -125,6 +128,7 @@ class Closure:
             self.scores,
             share * self.numbers,
             [one.times(share) for one in self.coefficients],
+            [one.times(share) for one in self.shared],
         )
 
 
@@ -165,6 +169,7 @@ class Measurement:
             for one in processes
             if one.points
         }
+        self._shared = dict(zip(processes, marks_of_shared(processes), strict=True))
 
     def thinned(self) -> Measurement | None:
         """A measurement with a part of the events: it tells how the closure moves; none, where there are few events."""
@@ -182,13 +187,16 @@ class Measurement:
         """The closure at the current values of the parameters: of folds, that of their mean score."""
         parts = [self._measured(place) for place in self._models]
         keys = dict.fromkeys(key for part in parts for key in part.sources)
+        shared, noise, sizes = together([one for part in parts for one in part.shared])
         return Closure(
             np.sum([part.bias for part in parts], axis=0),
             np.sum([part.promised for part in parts], axis=0),
             np.sum([part.slope for part in parts], axis=0),
-            {key: np.sum([part.sources[key] for part in parts if key in part.sources], axis=0) for key in keys},
-            {key: [one for part in parts for one in part.slope_noise.get(key, [])] for key in keys},
-            {key: _together([part.sizes[key] for part in parts if key in part.sizes]) for key in keys},
+            {key: np.sum([part.sources[key] for part in parts if key in part.sources], axis=0) for key in keys}
+            | shared,
+            {key: [one for part in parts for one in part.slope_noise.get(key, [])] for key in keys} | noise,
+            {key: _together([part.sizes[key] for part in parts if key in part.sizes]) for key in keys}
+            | {key: _together(found) for key, found in sizes.items()},
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.numbers for part in parts]),
             [one for part in parts for one in part.coefficients],
@@ -209,13 +217,14 @@ class Measurement:
         residual, of_all = np.zeros((drawn.n, len(params))), np.zeros((drawn.n, len(params)))
         sources, sizes = {}, {(whole.name, DRAWS): (drawn.n, float(drawn.n))}
         noise: dict[tuple[str, str], list[SlopeNoise]] = {}
-        coefficients: list[Coefficients] = []
+        coefficients, shared = list[Coefficients](), list[SharedEvents]()
         for process, number, gradient in zip(processes, numbers, gradients, strict=True):
             off = off + number * drawn.mean(process.index, None)
             of_all += number * drawn.residuals(process.index, None)
             if not process.points:
                 continue
-            measured = SimulatedMeans.of(process.points, self._events[process], params)
+            marks = self._shared[process]
+            measured = SimulatedMeans.of(process.points, self._events[process], params, shared=marks)
             measured = measured.believed(process.points, drawn, process.index)
             closure = measured.values - [drawn.mean(process.index, k) for k in range(len(process.points))]
             between = Coefficients.of(process, measured, closure)
@@ -229,9 +238,15 @@ class Measurement:
             for k, weight in enumerate(weights):
                 residual -= number * weight * drawn.residuals(process.index, k)
             for label, rows in measured.groups:
-                sources[process.name, label] = number**2 * measured.covariance(weights, rows)
                 first = process.points[rows[0]]
-                sizes[process.name, label] = len(first.x), first.effective_size
+                size = len(first.x), first.effective_size
+                if label in marks:
+                    residuals = [measured.residuals[k] for k in rows]
+                    of_group = number * weights[rows], factors[rows], unknown[rows], residuals
+                    shared.append(SharedEvents(marks[label], process.name, label, size, *of_group))
+                    continue
+                sources[process.name, label] = number**2 * measured.covariance(weights, rows)
+                sizes[process.name, label] = size
                 noise[process.name, label] = [
                     (np.outer(factors[k], factors[other]), np.outer(unknown[k], unknown[other]), covariance)
                     for (k, other), covariance in measured.covariances.items()
@@ -244,7 +259,7 @@ class Measurement:
         share = -residual.T @ scaled @ root(scaled.T @ scaled, -1.0) / np.where(units > 0, units, 1.0)
         bias, residual = bias + share @ off, residual + of_all @ share.T
         sources[whole.name, DRAWS] = residual.T @ residual
-        closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares, coefficients)
+        closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares, coefficients, shared)
         return closure.times(1.0 / len(folds_of(whole)))
 
 

@@ -290,6 +290,9 @@ def _calibrated(
         bias=location,
         nuisances=mcstat,
         constraint=NuisanceConstraint(mcstat) if mcstat else None,
+        numbers=tuple(
+            None if extended else float(data.samplesize) for data, extended in zip(nll.data, nll.extended, strict=True)
+        ),
     )
     kind = CalibratedExtendedUnbinnedNLL if nll.is_extended else CalibratedUnbinnedNLL
     return kind(nll, calibration)

@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["Interpolation"]
 
-_ORDER = 2  # of a nuisance whose deformation does not say
+_THROUGH = 4  # powers of a nuisance with so many samples of its own: they go through all of them
 _CERTAIN = 6.0  # times the expected squared noise, which is taken from what a coefficient is
 
 
@@ -19,13 +19,14 @@ _CERTAIN = 6.0  # times the expected squared noise, which is taken from what a c
 class Interpolation:
     r"""What was measured at simulated points, anywhere: :math:`f(\nu) = \sum_k a_k(\nu) f_k`, weights that sum to one.
 
-    A polynomial with as many powers of each nuisance as its deformation has, or as there are samples of it alone, and the
-    product of each two that were moved together, goes through all points, or fits them best if they are more than its terms.
+    A polynomial with a power of each nuisance for each of up to four samples of it alone, or as many as its deformation has if
+    these are more, and the product of each two that were moved together, goes through all points, or fits them best if they
+    are more than its terms. A density that lacks a power is wrong by just that: the closure has to have it.
 
     Args:
         nuisances: Names of the nuisances.
         points: The points ``(K, len(nuisances))``; the first one is the origin.
-        orders: Highest power of each nuisance; two, where it is not given.
+        orders: Highest power of each nuisance in the deformation, where it is known.
 
     Raises:
         ValueError: If there is no sample in which a nuisance is moved alone.
@@ -113,6 +114,6 @@ class Interpolation:
         unit = np.eye(len(self.nuisances), dtype=int)
         rows = [np.zeros(len(self.nuisances), int)]
         for j, name in enumerate(self.nuisances):
-            highest = min(self.orders.get(name, _ORDER), len(self._values(j)))
+            highest = min(max(self.orders.get(name, 0), _THROUGH), len(self._values(j)))
             rows += [power * unit[j] for power in range(1, highest + 1)]
         return np.stack([*rows, *(unit[i] + unit[j] for i, j in self._pairs)])

@@ -43,6 +43,7 @@ __all__ = ["CalibratedExtendedUnbinnedNLL", "CalibratedNLL", "CalibratedUnbinned
 
 _CONSTRAINED = 0.2  # share of the information on a direction that data give, above which the learned shape is moved
 _HARMLESS = 1.0  # curvature of the learned likelihood, likewise, up to which it is followed elsewhere
+_OTHER_NUMBER = 0.1  # of the events, by which data may be more or fewer, and errors that a bias may be off by for that
 _CURVED = 0.05  # curvature of the learned likelihood, in units of the calibrated one, that is needed for it
 
 
@@ -62,6 +63,7 @@ class Calibration:
         bias: What is added to the gradient at the point, ``(P,)``.
         nuisances: ``mcstat_0``, ..., one for each direction of finite simulation.
         constraint: Their unit Gaussians.
+        numbers: Sum of the weights of the data, of channels in which it is no part of the likelihood; `None` of others.
     """
 
     params: tuple[zfit.Parameter, ...]
@@ -73,6 +75,22 @@ class Calibration:
     bias: np.ndarray
     nuisances: tuple[Nuisance, ...]
     constraint: NuisanceConstraint | None
+    numbers: tuple[float | None, ...] = ()
+
+    def check_numbers(self, data: Sequence[zfit.Data]) -> None:
+        """Refuse data of other numbers of events, of which the closure is another one and no parameter knows.
+
+        Raises:
+            ValueError: If they are 10 % more or fewer, or so many that a tenth of an error of bias would be left.
+        """
+        pulls = self.moments.weights @ self.moments.bias / np.sqrt(np.diag(self.moments.covariance))
+        for number, events in zip(self.numbers, data, strict=False):
+            found = float(events.samplesize)
+            if number is not None and abs(found / number - 1.0) * max(1.0, np.abs(pulls).max()) > _OTHER_NUMBER:
+                raise ValueError(
+                    f"the likelihood was calibrated for {number:.6g} events of {list(events.obs)}, and these data have "
+                    f"{found:.6g}: as it is not extended, no parameter tells how many are expected. Calibrate it with these"
+                )
 
     @cached_property
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
@@ -352,6 +370,7 @@ class CalibratedNLL(LogSpaceNLL):
 
     def _of_data(self) -> tuple[tuple[Any, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         if self._reference is None or any(a is not b for a, b in zip(self._reference[0], self._version(), strict=True)):
+            self.calibration.check_numbers(self.learned.data)
             gradients = (
                 self._gradient(np.zeros(len(self.calibration.point))),
                 self._gradient(self.calibration.reference),
