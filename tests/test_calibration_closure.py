@@ -121,3 +121,17 @@ def test_other_numbers_of_events_are_refused_where_no_parameter_follows():
             other.value()
     weighted = zfit.Data.from_numpy(obs=model.norm, array=rng.normal(0.0, 1.0, (1000, 1)), weights=np.full(1000, 4.0))
     assert np.isfinite(trusted.create_new(data=weighted).value())
+
+
+def test_toys_of_simulation_are_drawn_at_their_point_where_two_samples_have_one_name():
+    """Of samples at 0, 1, 1 and -1, that at -1 was taken for the second one at 1."""
+    shape, number = zfnf.nuisance("shape"), zfit.Parameter("n", 4000.0, 0, 1e5)
+    model = zfnf.pdf.FNFPDF(peak(), {"shape": shape}, extended=number, name="p")
+    rng = np.random.default_rng(8)
+    nominal, *moved = ({"y": rng.normal(0.2 * at, 1.0, 4000)} for at in (0.0, 1.0, 1.0, -1.0))
+    simulation = Simulation(
+        nominal, [Variation(one, at={"shape": at}) for one, at in zip(moved, (1.0, 1.0, -1.0), strict=True)]
+    )
+    nll = zfnf.loss.ExtendedUnbinnedNLL(model, nominal)
+    (toy,) = zfnf.toys.simulated_toys(nll, 1, {"p": simulation}, params={shape: -1.0}, seed=1)
+    assert np.isin(toy.data[0].value().numpy()[:, 0], moved[2]["y"]).all()

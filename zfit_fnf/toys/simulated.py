@@ -95,8 +95,9 @@ def _pool(
     names = {*simulation.nuisances, *(name for part in deformations(pdf) for name in part.deformation.nuisances)}
     moving = simulated_parameters(sorted(names), pdf, [model, *nll.model], nll.get_params(floating=None))
     at = {name: float(moving[name].value()) if name in moving else 0.0 for name in names}
-    points: dict[str, Any] = {"nominal": {}, **{str(one.name): one.at for one in simulation.variations}}
-    for (name, point), sample in zip(points.items(), simulation.samples(model.obs, process=pdf.name), strict=True):
+    # Two samples may have one name.
+    points: list[tuple[str, Any]] = [("nominal", {}), *((str(one.name), one.at) for one in simulation.variations)]
+    for (name, point), sample in zip(points, simulation.samples(model.obs, process=pdf.name), strict=True):
         if all(np.isclose(value, point.get(nuisance, 0.0), atol=1e-9) for nuisance, value in at.items()):
             check_trainable(sample)
             check_inside(sample, space_ranges(model.norm))
@@ -108,7 +109,7 @@ def _pool(
             return _Pool(sample.array(model.obs), shares / shares.sum())
     where = ", ".join(f"{name} = {value:g}" for name, value in sorted(at.items()))
     raise ValueError(
-        f"{pdf.name!r} was not simulated at {where}, only at {list(points)}: give params= one of these "
+        f"{pdf.name!r} was not simulated at {where}, only at {[name for name, _ in points]}: give params= one of these "
         "points, or a Variation at this one"
     )
 
