@@ -7,7 +7,7 @@ import warnings
 import zfit
 import numpy as np
 import pytest
-from untrained import smooth_flow
+from untrained import deformed, smooth_flow
 
 import zfit_fnf
 from zfit_fnf import finite_simulation, toys
@@ -46,6 +46,27 @@ def test_errors_that_should_be_a_tenth_larger_are_told(flow, n_signal, n_backgro
         assert text == ""
     else:
         assert f"should be some {told} % larger: 'signal' was learned from {800 / n_signal:.1g} simulated" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "told"),
+    [(0.0, 400, None), (1.0, 400, "100"), (0.1, 400, None), (1.0, 20_000, None), (-1.5, 1400, "100")],
+)
+def test_variations_that_are_smaller_than_the_nominal_sample_are_told(flow, value, size, told):
+    """Of 600 events at one, learned from 20 000 and two variations of 200: the error is twice as large, by 600 / 200."""
+    jes = zfit_fnf.nuisance("jes")
+    flow.history = History("flow", n_events=20_000, effective_size=20_000.0)
+    signal = deformed(flow, [jes], name="signal", extended=600.0)
+    signal.deformation.history["jes"] = History("jes", n_events=size, effective_size=float(size))
+    nll = ExtendedUnbinnedNLL(signal, {"y": np.random.default_rng(0).uniform(-2, 2, 600)})
+    jes.set_value(value)
+    text = finite_simulation.warning(nll)
+    if told is None:
+        assert text == ""
+    else:
+        assert (
+            f"should be some {told} % larger: the response of 'signal' to 'jes' was learned from 0.3 simulated" in text
+        )
 
 
 def test_a_fit_tells_and_a_toy_does_not(flow):
