@@ -135,3 +135,16 @@ def test_toys_of_simulation_are_drawn_at_their_point_where_two_samples_have_one_
     nll = zfnf.loss.ExtendedUnbinnedNLL(model, nominal)
     (toy,) = zfnf.toys.simulated_toys(nll, 1, {"p": simulation}, params={shape: -1.0}, seed=1)
     assert np.isin(toy.data[0].value().numpy()[:, 0], moved[2]["y"]).all()
+
+
+def test_the_report_says_that_it_is_of_other_data():
+    shape, rng = zfnf.nuisance("shape"), np.random.default_rng(9)
+    model = zfnf.pdf.FNFPDF(peak(), {"shape": shape}, extended=zfit.Parameter("n", 4000.0, 0, 1e5), name="p")
+    nll = zfnf.loss.ExtendedUnbinnedNLL(model, {"y": rng.normal(0.0, 1.0, 4000)})
+    trusted = zfnf.calibrate(nll, {"p": simulate(20_000, 10)}, n_draws=20_000)
+    other = trusted.create_new(data={"y": rng.normal(0.2, 1.0, 4000)})
+    again = other.create_new(constraints=other.constraints)
+    assert trusted.create_new(data=nll.data).report is trusted.report
+    for one in (other, again):
+        assert str(one.report).count("not of the present ones") == 1
+    assert "not of the present ones" not in str(trusted.report)

@@ -222,10 +222,11 @@ class CalibratedNLL(LogSpaceNLL):
         if models[:n] != list(self.learned.model):
             raise ValueError("a calibration belongs to its model: calibrate the likelihood of the other one")
         given = {"fit_range": fit_range, "options": options}
+        same = all(new is own for new, own in zip(events, self.learned.data, strict=False))
         return type(self)(
             self.learned.create_new(data=events[:n], **given),
             self.calibration,
-            self.report,
+            self.report if same or self.report is None else self.report.of_other_data(),
             constraints=self.constraints if constraints is NONE else constraints,
             options=None if options is NONE else options,
             beside=self.beside and self.beside.create_new(model=models[n:], data=events[n:], **given),

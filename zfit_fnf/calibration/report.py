@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 __all__ = ["CalibrationReport"]
+
+_OTHER = (
+    "the likelihood has other data since: values and errors above are those of the data that it was calibrated with, not of "
+    "the present ones. Fit it, or calibrate that of the present data"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +44,10 @@ class CalibrationReport:
     n_left_out: int
     n_iterations: int
     notes: tuple[str, ...] = ()
+
+    def of_other_data(self) -> CalibrationReport:
+        """The same, as the report of a likelihood that was given other data since: it says whose values and errors it has."""
+        return self if _OTHER in self.notes else replace(self, notes=(*self.notes, _OTHER))
 
     def to_dataframe(self) -> pd.DataFrame:
         """The table."""
