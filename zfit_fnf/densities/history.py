@@ -98,8 +98,9 @@ class History:
             )
         if self.claim and self.claim.lost > _LOST:
             found.append(
-                f"its log-ratio is too fine to be followed, and lacks about {self.claim.lost:.1g} nats per event at one standard "
-                "deviation: leave out observables in which it is narrow, or use a density of its own for what is"
+                f"its log-ratio is too fine to be followed, and may lack up to {self.claim.lost:.1g} nats per event at one "
+                "standard deviation: leave out observables or conditions in which it is narrow, or use a density of its own "
+                "for what is"
             )
         if self.claim and (off := self.claim.off_by(_FITTED)) > OFF_BETWEEN:
             several = len(self.claim.between_at) > 1

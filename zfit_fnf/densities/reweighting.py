@@ -32,17 +32,32 @@ from .ratio import LogRatio, bounded, has_latent, polynomials, sigmoid
 if TYPE_CHECKING:
     from .deformation import Deformation
 
-__all__ = ["Reweighting"]
+__all__ = ["Reweighting", "most_in_conditions"]
 
 _BOUND_POINTS = 8192
 _MOST_ROUNDS = 10_000
 _FAR = 5.0  # widths, up to which conditions have anchors
 _PER_DEGREE = 3.6  # distance of nodes times the highest degree in a coordinate
-_PER_CONDITION = 2.3  # degree between anchors in that of a log-ratio in the condition
+_PER_CONDITION = 2.3  # degree between anchors in that of a log-ratio in the condition,
+_PER_LARGE_CONDITION = 3.5  # and of one that is large at the ends
 _TOLERANCE = 1e-6  # of what few nodes give, in the trained windows; ten times that beyond
 _CHECKS = 12  # points at which few nodes are compared with many
 _NOTHING = -1e3  # logarithm of a share that is none
 _AFFORDABLE = 4e7  # densities, that are evaluated once to find them
+
+
+def most_in_conditions(n_dim: int, n_context: int) -> float:
+    """Degree in each condition of log-ratios whose integral is followed between its anchors; infinite without conditions.
+
+    In the tails of a condition, where few events are, a high degree is large, and polynomials between anchors miss it.
+    """
+    return _degree_between_anchors(n_dim, n_context) / _PER_LARGE_CONDITION if n_context else np.inf
+
+
+def _degree_between_anchors(n_dim: int, n_context: int) -> int:
+    if n_dim == 1:
+        return {1: 40, 2: 20, 3: 7}.get(n_context, 4)
+    return {1: 48, 2: 12, 3: 7}.get(n_context, 4)
 
 
 class _Nodes(NamedTuple):
@@ -203,10 +218,10 @@ class Reweighting:
 
     def _degree(self) -> int:
         """Of the polynomials between the anchors: an effect that moves depends more on the conditions."""
-        if self.n_dim == 1:
-            return {1: 40, 2: 20, 3: 7}.get(self.n_context, 4)
-        of_one = 48 if self.moves else int(np.clip(_PER_CONDITION * self.highest[-1], 16, 48))
-        return {1: of_one, 2: 12, 3: 7}.get(self.n_context, 4)
+        highest = _degree_between_anchors(self.n_dim, self.n_context)
+        if self.n_dim == 1 or self.n_context > 1 or self.moves:
+            return highest
+        return int(np.clip(_PER_CONDITION * self.highest[-1], 16, highest))
 
     @property
     def _by_heads(self) -> bool:

@@ -191,7 +191,7 @@ class _Judgement:
             claims = replace(claims, missed=self._missed(keep_map, learned is not None))
         if learned is not None:
             off, where = off_between_samples(self.candidates, learned, self._crooked if keep_map else None)
-            claims = replace(claims, lost=learned.lost, between=off, between_at=where)
+            claims = replace(claims, lost=0.5 * claims.claimed * learned.lost, between=off, between_at=where)
         if learned is not None and self.candidates.has_more(_JUDGED):
             learned = learn(self.candidates.contrast(keep_map), learned)
             learned = learned if keep else learned.shrunk()

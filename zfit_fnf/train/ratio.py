@@ -32,7 +32,11 @@ SIGNIFICANT = 8.0
 
 _FIRST_LOOK = 50_000  # events of each sample
 _LOOKS = 2
-_MOST_STEPS = 20
+_MOST_STEPS = 30
+_BEYOND = (
+    0.1  # of the slope that a step has begun with, downwards at its end, from which it was too long; it then becomes
+)
+# shorter, each time by more: where a sample is alone, curvatures vanish, and steps lead hundreds of times too far
 _GROWN = 1.2  # times as many products as there are, from which these are learned anew
 _NOT_CONVERGED = 5.0  # nats that the last step would gain, from which nothing is believed
 _AMPLITUDES = (-25.0, 6.0)  # logarithms; the first one is none
@@ -55,7 +59,7 @@ class Learned:
         contrast: The samples with the products that it is made of.
         basis: These products.
         prior: Their prior.
-        lost: What is lost without products that are too many, in nats per event at one standard deviation.
+        lost: Mean square of what products would add that are too many, in that of those there are, as its prior has it.
     """
 
     weights: np.ndarray
@@ -110,15 +114,16 @@ def of_conditions_alone(contrast: Contrast) -> np.ndarray:
     alone = contrast.without_observables()
     free = coefficients[:, contrast.n_terms :]
     at = last = np.zeros(free.size)
-    slope = np.inf
+    slope, share = np.inf, 0.5
     for step in range(_MOST_STEPS):
         folds = alone.quadratics(at.reshape(free.shape), most=_FIRST_LOOK if step == 0 else None)
         trained = folds[0] + folds[1]
         joint = trained + folds[2]
         gradient = joint.gradient - joint.curvature @ at
-        if gradient @ (last - at) > 0.5 * slope:  # beyond the maximum, where curvatures say little
-            at, slope = 0.5 * (last + at), 0.5 * slope
+        if gradient @ (last - at) > _BEYOND * slope:
+            at, slope, share = last + share * (at - last), share * slope, 0.5 * share
             continue
+        share = 0.5
         last, at = at, joint.maximum()
         slope = float(gradient @ (at - last)) * (contrast.thinning(_FIRST_LOOK) if step == 0 else 1.0)
         if step and slope < 0.05:  # nats
@@ -136,9 +141,11 @@ def learn(contrast: Contrast, former: Learned | None = None) -> Learned:
     """
     if former is None:
         look = _Climb(contrast, None)
+        # Where conditions differ much between samples, nothing is seen of observables before that is known.
+        look.begin(of_conditions_alone(contrast))
         look.climb(_LOOKS, most=_FIRST_LOOK)
-        basis = look.wanted(contrast.thinning(_FIRST_LOOK))
-        climb = look.onto(basis)
+        thinning = contrast.thinning(_FIRST_LOOK)
+        climb = look.onto(look.wanted(thinning), thinning)
     else:
         climb = _Climb(contrast.with_terms(former.basis.exponents), former.basis)
         climb.start(former.contrast, former.coefficients, former.prior)
@@ -166,46 +173,68 @@ class _Climb:
         self.prior = _Prior(contrast.exponents[:n_terms], self._n_monomials)
         self.coefficients = np.zeros((contrast.n_variations, len(contrast.exponents)))
         self._at = np.zeros(self._directions.shape[1])
+        self._begun = self._at, np.inf  # where the last step has begun, and the slope along it there
         self._left = np.inf
 
-    def onto(self, basis: Basis) -> _Climb:
-        """The same with other products, from here on."""
+    def onto(self, basis: Basis, thinning: float = 1.0) -> _Climb:
+        """The same with other products and so many times more events, from here on."""
         other = _Climb(self.contrast.with_terms(basis.exponents), basis)
         other.start(self.contrast, self.coefficients, self.prior)
+        last, slope = self._begun
+        other._begun = (
+            other._weights_of(other.contrast.carried(self._coefficients(last), self.contrast)),
+            thinning * slope,
+        )
         return other
 
     def start(self, contrast: Contrast, coefficients: np.ndarray, prior: _Prior) -> None:
         """Begin with what other products have learned."""
-        self.coefficients = self.contrast.carried(coefficients, contrast)
-        directions = self._directions
-        self._at = np.linalg.solve(directions.T @ directions, directions.T @ self.coefficients.ravel())
+        self.begin(self.contrast.carried(coefficients, contrast))
         self.prior.take_over(prior)
+
+    def begin(self, coefficients: np.ndarray) -> None:
+        """Begin with coefficients of these products."""
+        self._at = self._weights_of(coefficients)
+        self.coefficients, self._begun = coefficients, (self._at, np.inf)
 
     def climb(self, steps: int, most: int | None = None) -> None:
         """At most this number of steps with at most this number of events of each sample."""
-        at = last = self._at
-        slope = np.inf
+        share = 0.5
         for _ in range(steps):
             quadratics = self.contrast.quadratics(self.coefficients, most=most)
             self._folds = [fold.seen_by(self._directions) for fold in quadratics]
             joint = sum(self._folds[1:], self._folds[0])
-            if -self.prior.slope(joint, at, at - last) > 0.5 * slope:  # beyond the maximum, where curvatures say little
-                at, slope = 0.5 * (last + at), 0.5 * slope
-                self._move(at)
+            at, (last, slope) = self._at, self._begun
+            if -self.prior.slope(joint, at, at - last) > _BEYOND * slope:
+                self._move(last + share * (at - last))
+                self._begun, share = (last, share * slope), 0.5 * share
                 continue
             self._whole, self._of_rest = joint.without(self._free)
             self.prior.adapt(self._whole)
-            weights = _Posterior(self._whole, self.prior.variances).weights
-            last, at = at, np.append(weights, self._of_rest @ np.append(weights, 1.0))
-            self._move(at)
+            weights, last = _Posterior(self._whole, self.prior.variances).weights, at.copy()
+            last[: self._n_weights][self.prior.variances == 0.0] = 0.0  # what is idle from here on
             moved = weights - last[: self._n_weights]
-            self._left, slope = float(moved @ self._whole.curvature @ moved), self.prior.slope(joint, last, at - last)
+            self._move(np.append(weights, self._of_rest @ np.append(weights, 1.0)))
+            self._left, slope = (
+                float(moved @ self._whole.curvature @ moved),
+                self.prior.slope(joint, last, self._at - last),
+            )
+            self._begun, share = (last, slope), 0.5
             if self._left < 0.05:  # nats
+                self._begun = self._at, np.inf
                 break
 
+    def _weights_of(self, coefficients: np.ndarray) -> np.ndarray:
+        directions = self._directions
+        found: np.ndarray = np.linalg.solve(directions.T @ directions, directions.T @ coefficients.ravel())
+        return found
+
+    def _coefficients(self, at: np.ndarray) -> np.ndarray:
+        found: np.ndarray = (self._directions @ at).reshape(self.coefficients.shape)
+        return found
+
     def _move(self, at: np.ndarray) -> None:
-        self._at = at
-        self.coefficients = (self._directions @ at).reshape(self.coefficients.shape)
+        self._at, self.coefficients = at, self._coefficients(at)
 
     def wanted(self, thinning: float = 1.0) -> Basis:
         """The products that the prior asks for, with so many times more events."""

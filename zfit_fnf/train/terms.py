@@ -3,7 +3,8 @@ r"""Of which products a log-ratio is made, as far as their prior says.
 The variance of the weight of a product falls from an amplitude :math:`A` by :math:`f_j` for each degree :math:`k_j` in a
 variable. Products whose prior width is well below the noise that their weights would have are left out: what is left is
 :math:`\sum_j f_j k_j \le C`, many degrees in the variable in which an effect is narrow, few in the others. Of what is
-left out in spite of that, because it would be too much, the prior tells how much is lost.
+left out in spite of that, because it would be too much, the prior tells how much is lost. In conditions it would be
+too much where integrals are polynomials between few of their values.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..densities.basis import Basis, default_degree
+from ..densities.reweighting import most_in_conditions
 
 __all__ = ["LOWEST", "chosen", "first_terms", "lost"]
 
@@ -49,7 +51,9 @@ def chosen(amplitudes: np.ndarray, falls: np.ndarray, precisions: np.ndarray, n_
     """
     reach = _reach(amplitudes, precisions)
     most = _limit(n_monomials)
-    highest = _HIGHEST if n_dim <= (3 if len(falls) == n_dim else 2) else _ON_LATTICES
+    of_one = _HIGHEST if n_dim <= (3 if len(falls) == n_dim else 2) else _ON_LATTICES
+    highest = np.full(len(falls), of_one)
+    highest[n_dim:] = np.clip(most_in_conditions(n_dim, len(falls) - n_dim), LOWEST, of_one)
 
     def with_reach(limit: float) -> Basis:
         degrees = np.clip(np.round(limit / falls, 1), LOWEST, highest)
@@ -65,16 +69,16 @@ def chosen(amplitudes: np.ndarray, falls: np.ndarray, precisions: np.ndarray, n_
 
 
 def lost(basis: Basis, amplitudes: np.ndarray, falls: np.ndarray, precisions: np.ndarray) -> float:
-    """What the prior expects of products that are left out because they are too many: half their mean square, nats per event.
+    """Mean square that the prior expects of products which are left out because they are too many, in that of those there are.
 
-    It is zero if there are all that :func:`chosen` asks for.
+    It is zero if there are all that :func:`chosen` asks for, and at most one: as much again as what is known.
     """
     if not len(amplitudes) or np.all(_reach(amplitudes, precisions) / falls <= _FULL * np.array(basis.degrees)):
         return 0.0
     kept = np.exp(-basis.exponents[(basis.exponents >= 0).all(axis=1)] @ falls).sum()
     of_conditions = np.prod(1.0 / -np.expm1(-falls[basis.n_dim :]))
     of_all = np.prod(1.0 / -np.expm1(-falls)) - of_conditions
-    return float(0.5 * np.exp(amplitudes).sum() * max(of_all - kept, 0.0))
+    return float(np.clip(of_all / kept - 1.0, 0.0, 1.0))
 
 
 def _reach(amplitudes: np.ndarray, precisions: np.ndarray) -> float:

@@ -60,7 +60,8 @@ def by_weights(candidates: Candidates, *, keep: bool = False) -> Choice | None:
     note = f"log-ratio of known weights: {regression.explained(learned.coefficients):.1%} of their variance"
     learned = learned if keep else learned.shrunk()
     off, where = off_between_samples(candidates, learned)
-    claims = replace(regression.claim(learned, points), lost=learned.lost, between=off, between_at=where)
+    claims = regression.claim(learned, points)
+    claims = replace(claims, lost=0.5 * claims.claimed * learned.lost, between=off, between_at=where)
     return Choice(claims, learned=learned, notes=[note])
 
 
