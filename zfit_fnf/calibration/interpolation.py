@@ -73,9 +73,9 @@ class Interpolation:
     def remainders(self, nu: Sequence[float], squares: np.ndarray, noise: np.ndarray) -> dict[tuple[str, ...], float]:
         r"""How far off the polynomial may be at ``nu``, by the nuisances of the monomials that it lacks.
 
-        The next power of a nuisance is taken to be as much smaller than its highest one as this is than the one before; the
-        product of two that were not moved together, to be what their second powers allow, :math:`2 \sqrt{f_i f_j}`. What
-        noise may be is no reason for doubt.
+        The next power of a nuisance is taken to be as much smaller than its highest one as this is than the one before, or
+        likewise of every other power, if that is more; the product of two that were not moved together, to be what their
+        second powers allow, :math:`2 \sqrt{f_i f_j}`. What noise may be is no reason for doubt.
 
         Args:
             nu: The point.
@@ -90,7 +90,13 @@ class Interpolation:
             values = self.points[:, j]
             ratio = min(last / before if before > 0 else np.inf, 1.0 / np.abs(values).max())
             missed = nu[j] ** len(rows) - self.weights(nu) @ values ** len(rows)
-            found[name,] = float(last * ratio * abs(missed))
+            following = last * ratio
+            if len(rows) > 3:  # of an odd response every other power is zero, and tells nothing of the next one
+                apart, first = certain[rows[-2]], lengths[rows[-4]]
+                following = max(
+                    following, apart * min(apart / first if first > 0 else np.inf, 1.0 / np.square(values).max())
+                )
+            found[name,] = float(following * abs(missed))
             second[j] = certain[rows[2]] if len(rows) > 2 else last * ratio
         for i, j in itertools.combinations(range(len(self.nuisances)), 2):
             if (i, j) not in self._pairs:

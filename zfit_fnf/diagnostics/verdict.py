@@ -44,6 +44,9 @@ __all__ = ["ValidationReport", "validate"]
 _MOMENTS = {"mean": 1.0, "width": 1.0 / np.sqrt(2.0), "skewness": np.sqrt(6.0)}
 """What the first Hermite polynomials of the transformed events tell, and in which units (of widths, relative, as it is)."""
 
+_CUMULANTS = {1: (0.0, 0.0), 2: (np.sqrt(8.0), 12.0), 3: (0.0, 90.0)}
+"""Skewness and excess kurtosis of these polynomials, of standard deviation one, of normal numbers."""
+
 _BIASED = 0.3  # errors of a fit: a bias that should be seen
 _STEP = 0.05  # standard deviations between which a score is a difference
 _ROUNDING = 1e-6  # of an integral: where a response changes nothing, that is all there is
@@ -277,7 +280,25 @@ def _integral_transforms(
         for order, (what, unit) in enumerate(_MOMENTS.items(), start=1):
             found = float(shares @ eval_hermitenorm(order, normal) / np.sqrt(factorial(order)))
             deviation = abs(found) / np.sqrt(np.square(shares).sum() * (1.0 + more))
-            yield what, name, found * unit, float(2 * stats.norm.sf(deviation))
+            yield what, name, found * unit, _two_sided(deviation, order, shares)
+
+
+def _two_sided(deviation: float, order: int, shares: np.ndarray) -> float:
+    """Probability that a mean of Hermite polynomials is so many standard deviations from zero, if that is only chance.
+
+    Those of higher order have long tails, which a mean of few events has left of.
+
+    Args:
+        deviation: The standard deviations.
+        order: That of the polynomials.
+        shares: Weights of the events.
+    """
+    skewness, kurtosis = _CUMULANTS[order]
+    squares = np.square(shares).sum()
+    third, fourth = skewness * np.sum(shares**3) / squares**1.5, kurtosis * np.sum(shares**4) / squares**2
+    edgeworth = fourth / 24.0 * eval_hermitenorm(3, deviation) + third**2 / 72.0 * eval_hermitenorm(5, deviation)
+    p_value = 2.0 * (stats.norm.sf(deviation) + stats.norm.pdf(deviation) * edgeworth)
+    return float(np.clip(p_value, 0.0, 1.0))
 
 
 def _ranks(values: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.ndarray:
