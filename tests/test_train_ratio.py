@@ -15,7 +15,7 @@ from zfit_fnf.densities.claims import Claim, ResponseTable
 from zfit_fnf.densities.history import History
 from zfit_fnf.densities.polynomial_map import Response
 from zfit_fnf.densities.ratio import polynomials
-from zfit_fnf.train import choice
+from zfit_fnf.train import choice, ratio
 from zfit_fnf.train.claims import Points, Scored, claim, shares
 from zfit_fnf.train.contrast import Contrast, ContrastSample, _spread
 from zfit_fnf.train.ratio import learn, of_conditions_alone
@@ -453,6 +453,26 @@ def test_log_ratios_that_take_too_many_nodes_are_named(monkeypatch):
     assert "no log-ratio beside the map" in untried.notes[0]
     with pytest.warns(UserWarning, match="integrates to one within 2e-3"):
         assert judgement.choice(True, True, False).learned is shrunk
+
+
+def test_what_could_not_be_learned_is_no_lack_of_an_effect(monkeypatch):
+    """Steps that did not converge have no evidence, which says nothing about the effect, here of ten times what it takes."""
+    sample = contrast(0.5, 4000, 3)
+    assert learn(sample).converged
+    assert learn(sample).evidence > 80.0
+    climb = ratio._Climb.climb
+    monkeypatch.setattr(
+        ratio._Climb, "climb", lambda self, *args, **more: (climb(self, *args, **more), vars(self).update(_left=1e3))
+    )
+    judgement = object.__new__(choice._Judgement)
+    judgement.candidates = SimpleNamespace(nuisances=("jes",))
+    judgement.with_map, judgement.map_gain, judgement.alone = None, (0.0, 1.0), learn(sample)
+    judgement._claim = lambda *_: Claim("pruned", 0.0, 0.0, 0.0)
+    assert not judgement.alone.converged
+    assert judgement.alone.evidence == 0.0
+    with pytest.warns(UserWarning, match="jes is pruned: its log-ratio could not be learned"):
+        (note,) = judgement.choice("auto", "auto", False).notes
+    assert "no effect" not in note
 
 
 @pytest.mark.parametrize(

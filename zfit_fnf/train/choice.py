@@ -11,6 +11,7 @@ import numpy as np
 
 from ..common.warning import warn
 from ..densities.claims import Claim
+from ..densities.history import label_of
 from ..densities.ratio import LogRatio, bounded, has_latent
 from .between import off_between_samples
 from .candidates import Candidates
@@ -157,6 +158,9 @@ class _Judgement:
         """What to keep."""
         if not (keep or self.significant):
             text = f"pruned: events show no effect (evidence {self.alone.evidence:.1f} nats, of {SIGNIFICANT:.0f} that it takes)"
+            if not self.alone.converged:
+                text = f"pruned: {_NOT_LEARNED}"
+                warn(f"{label_of(self.candidates.nuisances)} is {text}")
             return Choice(self._claim(self.with_map is not None, None, None, "pruned"), notes=[text])
         notes: list[str] = []
         keep_map = self.with_map is not None
@@ -409,6 +413,10 @@ class _Judgement:
         )
 
 
+_NOT_LEARNED = (
+    "its log-ratio could not be learned, so that nobody knows whether there is an effect: look for a sample that has no events "
+    "in common with the others, and for weights that are few and large"
+)
 _SLOW = "no log-ratio beside the map, whose integral would be slow in several variables"
 _INACCURATE = (
     "behind a map, this log-ratio of three or more observables, or given two or more conditions, integrates to one within 2e-3 "

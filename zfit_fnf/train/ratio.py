@@ -54,7 +54,8 @@ class Learned:
         without_held_out: Those that are learned without the held-out events.
         halves: Weights that either half of the other events alone has learned.
         by_halves: Coefficients with these.
-        evidence: Natural logarithm of the evidence over that of no ratio.
+        evidence: Natural logarithm of the evidence over that of no ratio; zero if the steps to it did not converge.
+        converged: Whether they did.
         crossed: Gain of either half from what the other half has learned, in nats.
         contrast: The samples with the products that it is made of.
         basis: These products.
@@ -68,6 +69,7 @@ class Learned:
     halves: tuple[np.ndarray, np.ndarray]
     by_halves: tuple[np.ndarray, np.ndarray]
     evidence: float
+    converged: bool
     crossed: float
     contrast: Contrast
     basis: Basis
@@ -281,7 +283,8 @@ class _Climb:
                 _coefficients(directions, first, of_rests[0], shape),
                 _coefficients(directions, second, of_rests[1], shape),
             ),
-            evidence if self._left < max(_NOT_CONVERGED, 0.01 * evidence) else 0.0,
+            evidence if (converged := self._left < max(_NOT_CONVERGED, 0.01 * evidence)) else 0.0,
+            converged,
             halves[0].gain(second) + halves[1].gain(first),
             contrast,
             self._basis,
