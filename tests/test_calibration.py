@@ -530,6 +530,21 @@ def test_channels_are_calibrated_together(wide):
     assert abs(row["value"] - SHAPE) < 4 * row["error"]
 
 
+def test_without_a_signal_the_fit_may_end_at_a_limit():
+    """As half of all searches do: the exact likelihood still falls at a strength of zero, too."""
+    made, rng = problem(seed=7, stretch=1.05), np.random.default_rng(7)
+    nothing = draw(background(), SHAPE, rng.poisson(N_BACKGROUND), rng)
+    nll = made.nll.create_new(data=zfit.Data.from_numpy(obs=made.nll.model[0].space, array=nothing["y"]))
+    zfit.param.set_values(made.parameters, [0.1, N_BACKGROUND, 0.0])
+    assert zfnf.Minuit().minimize(nll).info["at_limit"] == ["mu"]
+    trusted = zfnf.calibrate(nll, simulate(100_000, seed=207), n_draws=30_000)
+    value, error = trusted.report.table.loc["mu", ["value", "error"]]
+    assert value < 0.04  # simulation scatters by 0.008
+    assert error == pytest.approx(0.051, rel=0.1)  # the exact one is 0.05, with 0.16 of it for the simulation
+    limit = zfnf.limits.upper_limit(trusted, made.mu, n_asimov=4000, seed=1)
+    assert limit.observed == pytest.approx(0.068, abs=0.03)  # of the exact likelihood
+
+
 def test_limits_and_hepstats_take_it(wide, calibrated):
     made = wide[0]
     values, errors = made.fit(calibrated)

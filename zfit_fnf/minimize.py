@@ -148,11 +148,12 @@ class Minuit(OpenMinuit):
             _CROSSED: crossed,
         }
         n_calls = derivatives.n_calls + (0 if minuit is None else minuit.nfcn + minuit.ngrad)
+        is_minimum = best.edm <= self.tol and curvature.is_minimum and not flat
         return MinuitResult(
             loss=loss,
             params=dict(zip(params, best.values.tolist(), strict=True)),
             minimizer=self.copy(),
-            valid=best.edm <= self.tol and curvature.is_minimum and not flat,
+            valid=is_minimum,  # which zfit denies at a limit
             converged=best.edm <= self.tol,
             edm=best.edm,
             fminopt=best.nll,
@@ -162,6 +163,7 @@ class Minuit(OpenMinuit):
                 "n_eval": n_calls,
                 "minuit": minuit,
                 "at_limit": held,
+                "is_minimum": is_minimum,
                 "crossed": crossed,
                 "far_events": influence.of_far_events(loss, params, curvature.covariance),
             },

@@ -149,7 +149,7 @@ def _check(nll: Any) -> None:
 def _learned_fit(nll: LogSpaceNLL, params: Sequence[zfit.Parameter]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best fit and errors of the learned likelihood, each ``(P,)``, and its Hessian of the events there, in such units."""
     result = Minuit().minimize(nll)
-    if not result.valid:
+    if not result.info["is_minimum"]:  # inside of the limits or at one of them, as without a signal
         raise ValueError(f"the likelihood has no minimum that could be calibrated: {result.message}")
     curvature = event_hessian(nll, params)
     errors = np.sqrt(np.diag(inverse(curvature + nll.constraint_hessian(params))))
