@@ -33,9 +33,7 @@ __all__ = ["Contrast", "ContrastSample", "Quadratic"]
 
 _RIDGE = 1e-3  # of what is free, for functions of conditions that the events do not determine
 _SMALLEST = 1e-6  # of the mean curvature, what a direction has to have at least to be known by pairs
-_INDEPENDENT = (
-    1e-11  # mean square of a combination of features, in that of the largest one, from which it is no rounding
-)
+_INDEPENDENT = 1e-11  # mean square of a combination of features in that of the largest one, below which it is rounding
 _PROJECTED = 20_000  # nominal events for which a square is a polynomial
 _NOTHING = 1e-9  # size of a sample that has no events in a part of them
 _MOST_KEPT = 50_000_000  # polynomials of events that are kept from one pass to the next

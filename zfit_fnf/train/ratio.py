@@ -33,10 +33,7 @@ SIGNIFICANT = 8.0
 _FIRST_LOOK = 50_000  # events of each sample
 _LOOKS = 2
 _MOST_STEPS = 30
-_BEYOND = (
-    0.1  # of the slope that a step has begun with, downwards at its end, from which it was too long; it then becomes
-)
-# shorter, each time by more: where a sample is alone, curvatures vanish, and steps lead hundreds of times too far
+_BEYOND = 0.1  # share of the slope at the start of a step, downwards at its end, from which it was too long
 _GROWN = 1.2  # times as many products as there are, from which these are learned anew
 _NOT_CONVERGED = 5.0  # nats that the last step would gain, from which nothing is believed
 _AMPLITUDES = (-25.0, 6.0)  # logarithms; the first one is none
@@ -207,6 +204,7 @@ class _Climb:
             self._folds = [fold.seen_by(self._directions) for fold in quadratics]
             joint = sum(self._folds[1:], self._folds[0])
             at, (last, slope) = self._at, self._begun
+            # Where a sample is alone, curvatures vanish, and steps lead hundreds of times too far.
             if -self.prior.slope(joint, at, at - last) > _BEYOND * slope:
                 self._move(last + share * (at - last))
                 self._begun, share = (last, share * slope), 0.5 * share
