@@ -239,28 +239,42 @@ class Measurement:
                 residual -= number * weight * drawn.residuals(process.index, k)
             for label, rows in measured.groups:
                 first = process.points[rows[0]]
-                size = len(first.x), first.effective_size
+                key, size = (process.name, label), (len(first.x), first.effective_size)
                 if label in marks:
+                    of_means = number * weights[rows], factors[rows], unknown[rows]
                     residuals = [measured.residuals[k] for k in rows]
-                    of_group = number * weights[rows], factors[rows], unknown[rows], residuals
-                    shared.append(SharedEvents(marks[label], process.name, label, size, *of_group))
+                    shared.append(SharedEvents(marks[label], *key, size, *of_means, residuals))
                     continue
-                sources[process.name, label] = number**2 * measured.covariance(weights, rows)
-                sizes[process.name, label] = size
-                noise[process.name, label] = [
-                    (np.outer(factors[k], factors[other]), np.outer(unknown[k], unknown[other]), covariance)
-                    for (k, other), covariance in measured.covariances.items()
-                    if k in rows
-                ]
-        # How much of that is in the draws at the points: nearly all, if all processes were simulated.
-        # A luminosity moves all events alike: in its own units, what rounding leaves of its scores would look like a direction.
-        units = np.sqrt(np.diag(promised))
-        scaled = of_all / np.where(units > 0, units, 1.0)
-        share = -residual.T @ scaled @ root(scaled.T @ scaled, -1.0) / np.where(units > 0, units, 1.0)
+                sizes[key] = size
+                sources[key], noise[key] = _of_own_events(measured, rows, number * weights, factors, unknown)
+        share = _share_in_draws(residual, of_all, np.sqrt(np.diag(promised)))
         bias, residual = bias + share @ off, residual + of_all @ share.T
         sources[whole.name, DRAWS] = residual.T @ residual
         closure = Closure(bias, promised, slope, sources, noise, sizes, of_draws, shares, coefficients, shared)
         return closure.times(1.0 / len(folds_of(whole)))
+
+
+def _of_own_events(
+    measured: SimulatedMeans, rows: Sequence[int], weights: np.ndarray, factors: np.ndarray, unknown: np.ndarray
+) -> tuple[np.ndarray, list[SlopeNoise]]:
+    """What events that no other process has add to the covariance of the closure, and the noise that they make of its slopes."""
+    noise = [
+        (np.outer(factors[k], factors[other]), np.outer(unknown[k], unknown[other]), covariance)
+        for (k, other), covariance in measured.covariances.items()
+        if k in rows
+    ]
+    return measured.covariance(weights, rows), noise
+
+
+def _share_in_draws(residual: np.ndarray, of_all: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """How much of the noise of draws at the points is in those of all processes: nearly all, if all were simulated.
+
+    A luminosity moves all events alike: in its own units, what rounding leaves of its scores would look like a direction.
+    """
+    units = np.where(units > 0, units, 1.0)
+    scaled = of_all / units
+    found: np.ndarray = -residual.T @ scaled @ root(scaled.T @ scaled, -1.0) / units
+    return found
 
 
 def _factors(

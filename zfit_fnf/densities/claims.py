@@ -37,8 +37,8 @@ class Claim:
             it claimed.
         missed: Share of the effect, of what held-out events gain in log-likelihood, that a log-ratio follows, or one beside
             a map, and this does not.
-        lost: What a log-ratio is expected to lack because it is too fine for as many terms as it may have, in nats per event at
-            one standard deviation.
+        lost: What a log-ratio may lack at most because it is too fine for as many terms as it may have, in nats per event at
+            one standard deviation: by its prior, which is often far too much, and not more than what it follows.
         between: What a response may be off by between the samples, half its mean square in nats per event, if the series of
             its monomials goes on as it began (:mod:`zfit_fnf.train.between`).
         between_at: The point where that is largest.

@@ -199,9 +199,8 @@ def fit_transfer(
     seed = integer(seed, "seed=", low=0)
     n_layers = None if n_layers is None else integer(n_layers, "n_layers=", low=1)
     penalty = number(penalty, "penalty=", low=0.0)
-    sample = copy.deepcopy(
-        as_sample(data, model.obs, weights=weights)
-    )  # step 2 needs it, whatever becomes of the table
+    # Step 2 needs the events, whatever becomes of their table.
+    sample = copy.deepcopy(as_sample(data, model.obs, weights=weights))
     check_inside(sample, space_ranges(model.norm))
     for own in _sizes(len(obs), n_layers, hidden):
         transfer = _new_transfer(model, obs, cond, shared=shared, seed=seed, **own)

@@ -191,10 +191,8 @@ def _sandwich(
     constant = scores[n_features - 1, n_features - 1]
     steps = np.einsum("ik,ij,jk->k", of_efficiency, scores[:n_features, :n_features], of_efficiency) / constant
     for k in np.flatnonzero((information > 0.0) & (information < _AT_AN_END) & (steps > 0.0)):
-        b, a = (
-            information[k] / steps[k],
-            slopes[k] / steps[k],
-        )  # in units in which the logit moves by one where the scores are
+        # In units in which the logit moves by one where the scores are.
+        b, a = information[k] / steps[k], slopes[k] / steps[k]
         size = (np.sqrt(a**2 + b) - a) / b / np.sqrt(steps[k])
         if size**2 > covariance[k, k]:
             covariance[k], covariance[:, k] = 0.0, 0.0

@@ -181,7 +181,7 @@ class _Climb:
         other.start(self.contrast, self.coefficients, self.prior)
         last, slope = self._begun
         other._begun = (
-            other._weights_of(other.contrast.carried(self._coefficients(last), self.contrast)),
+            other._weights_of(other.contrast.carried(self._coefficients_of(last), self.contrast)),
             thinning * slope,
         )
         return other
@@ -229,12 +229,12 @@ class _Climb:
         found: np.ndarray = np.linalg.solve(directions.T @ directions, directions.T @ coefficients.ravel())
         return found
 
-    def _coefficients(self, at: np.ndarray) -> np.ndarray:
+    def _coefficients_of(self, at: np.ndarray) -> np.ndarray:
         found: np.ndarray = (self._directions @ at).reshape(self.coefficients.shape)
         return found
 
     def _move(self, at: np.ndarray) -> None:
-        self._at, self.coefficients = at, self._coefficients(at)
+        self._at, self.coefficients = at, self._coefficients_of(at)
 
     def wanted(self, thinning: float = 1.0) -> Basis:
         """The products that the prior asks for, with so many times more events."""
