@@ -10,7 +10,9 @@ significant only a part is believed.
 A nuisance that changes the shares of a mixture changes the density linearly, and its logarithm by
 :math:`\log(1 + \nu a) = \nu a - \nu^2 a^2 / 2 + \dots`: the quadratic coefficient is a multiple of the square of the linear
 one, and too small to be learned as a function of its own. Without it errors at one standard deviation are a few per cent too
-small. So that multiple, one number, is learned where the evidence for it is larger than for a function, or nothing.
+small. Samples up and down often differ from the nominal one by the same function in different sizes: the quadratic coefficient
+is then a multiple of the linear one. So both multiples, one number each, are learned where the evidence for them is larger than
+for a function, or nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ _GROWN = 1.2  # times as many products as there are, from which these are learne
 _NOT_CONVERGED = 5.0  # nats that the last step would gain, from which nothing is believed
 _AMPLITUDES = (-25.0, 6.0)  # logarithms; the first one is none
 _FALLS = (0.05, 8.0)  # per degree
+_ALIKE = (0.0, 0.01, 0.1, 1.0)  # squares of the multiples of the weights of the first coefficient that the second has
 _STARTS = ((-3.0, 0.3), (-8.0, 0.3), (-3.0, 1.2))
 
 
@@ -260,7 +263,8 @@ class _Climb:
         contrast, whole, n_terms = self.contrast, self._whole, self.contrast.n_terms
         basis, variances = np.eye(self._n_weights), self.prior.variances
         if contrast.squares:
-            basis, variances = _with_square(whole, self.prior, contrast.square_of(self._at[:n_terms]))
+            first = self._at[:n_terms]
+            basis, variances = _second_by_first(whole, self.prior.variances, first, contrast.square_of(first))
 
         def most_probable(quadratic: Quadratic) -> np.ndarray:
             return basis @ _Posterior(quadratic.seen_by(basis), variances).weights
@@ -291,22 +295,32 @@ class _Climb:
         )
 
 
-def _with_square(whole: Quadratic, prior: _Prior, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Directions of the weights and their variances, with a multiple of a square in place of the second coefficient, or not.
+def _second_by_first(
+    whole: Quadratic, variances: np.ndarray, first: np.ndarray, square: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Directions of the weights and their variances: what evidence prefers for the second coefficient.
+
+    It is a function of its own, or each weight a multiple of that of the first, or nothing; and has multiples of the first
+    and of its square, or not.
 
     Args:
         whole: What the events say of the weights.
-        prior: Variances of the weights.
-        square: Weights of the square of the first coefficient.
+        variances: Of the weights ``(2 terms,)``.
+        first: Weights of the first coefficient ``(terms,)``.
+        square: Weights of its square.
     """
-    variances, n_terms = prior.variances, len(square)
-    basis = np.eye(2 * n_terms)
-    column = np.append(np.zeros(n_terms), square)
-    with_square = np.column_stack([basis, column])
-    instead = np.concatenate([variances[:n_terms], np.zeros(n_terms), [1.0]])  # of a mixture the multiple is -1/2
-    if _Posterior(whole.seen_by(with_square), instead).evidence > _Posterior(whole, variances).evidence:
-        return with_square, instead
-    return basis, variances
+    n_terms = len(first)
+    columns = np.zeros((2 * n_terms, 2))
+    columns[n_terms:] = np.column_stack([first, square])
+    directions = np.column_stack([np.eye(2 * n_terms), columns])
+    seen = whole.seen_by(directions)
+    alike = [np.append(variances[:n_terms], share * np.square(first)) for share in _ALIKE]
+    priors = [
+        np.append(own, multiples)
+        for own in (variances, *alike)
+        for multiples in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))  # of a mixture they are 0 and -1/2
+    ]
+    return directions, max(priors, key=lambda each: _Posterior(seen, each).evidence)
 
 
 def _coefficients(
