@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from analytic import GaussianFlow
-from likelihoods import Measurement, counting, gaussian_mean, search
+from likelihoods import Measurement, counting, gaussian_mean, search, signal_strength
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 
@@ -22,7 +22,7 @@ from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import NuisanceConstraint
 from zfit_fnf.pdf import FlowPDF, SumPDF
 from zfit_fnf.profiles import ProfileLikelihood
-from zfit_fnf.toys import asimov
+from zfit_fnf.toys import asimov, toy
 from zfit_fnf.yields import modified_yield
 
 BANDS = np.arange(-2, 3)
@@ -105,6 +105,20 @@ def pyhf_limits(pyhf, counts, s, b, change) -> list[float]:
     data = [*counts, *model.config.auxdata]
     observed, expected = pyhf.infer.intervals.upper_limits.upper_limit(data, model, rtol=1e-5)
     return [float(observed), *map(float, expected)]
+
+
+def test_yields_whose_number_is_not_fitted_tell_shares_alone():
+    """The likelihood knows ratios of yields: toys and expected limits are those of the events that there are."""
+    y = np.random.default_rng(1).normal(size=400)
+    for scale in (1.0, 4.0):
+        mu = signal_strength()
+        peak = FlowPDF(GaussianFlow([1.0], [0.5], obs=["y"]), extended=modified_yield(100.0 * scale, [mu]))
+        rest = FlowPDF(GaussianFlow([0.0], [1.0], obs=["y"]), extended=modified_yield(300.0 * scale, []))
+        nll = zfit_fnf.loss.UnbinnedNLL(SumPDF([peak, rest]), {"y": y})
+        assert int(toy(nll, seed=1).data[0].n_events) == 400
+        # By integration of 2 n log(p_0 / p_mu) p_0; 2000 events of each component tell it to a per cent.
+        expected = [0.1294, 0.1774, 0.2542, 0.3701, 0.5246]
+        np.testing.assert_allclose(limits_of(upper_limit(nll, mu, n_asimov=N_ASIMOV))[1:], expected, rtol=0.02)
 
 
 # --- several dimensions, and hepstats --------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ class ExpandedChannel(UnbinnedChannel):
         for kernel, events in self._event_terms:
             if isinstance(events, ExpandedEvents):
                 kernel.follow_limits()
-                return scores(self.model, x, params, (kernel, events.exact_of(x)))
+                return scores(self.model, x, params, (kernel, events.exact_of(x)), extended=self.extended)
         return super().scores(x, params)
 
 

@@ -42,19 +42,26 @@ class ScoredEvents:
         model: The model.
         x: Events ``(n, n_obs)`` in the order of its observables.
         share: Of the memory for precomputed events.
+        extended: Whether the number of events is a part of the likelihood.
     """
 
-    def __init__(self, model: zfit.pdf.BasePDF, x: np.ndarray, share: float):
-        self._model, self._x = model, x
+    def __init__(self, model: zfit.pdf.BasePDF, x: np.ndarray, share: float, *, extended: bool | None = None):
+        self._model, self._x, self._extended = model, x, extended
         self._chunks = EventChunks(_score_kernel(model), x, max_memory=share * _MEMORY)
 
     def __call__(self, params: Sequence[zfit.Parameter]) -> np.ndarray:
         """Scores ``(n, P)`` where the parameters are."""
-        return scores(self._model, self._x, params, (_score_kernel(self._model), self._chunks))
+        term = _score_kernel(self._model), self._chunks
+        return scores(self._model, self._x, params, term, extended=self._extended)
 
 
 def scored_samples(
-    model: zfit.pdf.BasePDF, samples: Sequence[np.ndarray], n_params: int, share: float
+    model: zfit.pdf.BasePDF,
+    samples: Sequence[np.ndarray],
+    n_params: int,
+    share: float,
+    *,
+    extended: bool | None = None,
 ) -> list[Callable[[Sequence[zfit.Parameter]], np.ndarray]]:
     """For each of several samples what gives its scores, as `ScoredEvents` do.
 
@@ -63,19 +70,20 @@ def scored_samples(
         samples: Events of each, as there.
         n_params: Number of parameters.
         share: Of the memory for precomputed events, for each of them.
+        extended: Whether the number of events is a part of the likelihood.
     """
     if sum(map(len, samples)) * n_params > _TOGETHER:
-        return [ScoredEvents(model, x, share) for x in samples]
-    whole = _Together(model, samples, share * len(samples))
+        return [ScoredEvents(model, x, share, extended=extended) for x in samples]
+    whole = _Together(model, samples, share * len(samples), extended)
     return [functools.partial(whole, k) for k in range(len(samples))]
 
 
 class _Together:
     """Scores of samples that fill chunks together: each of them alone would leave its last one half empty."""
 
-    def __init__(self, model: zfit.pdf.BasePDF, samples: Sequence[np.ndarray], share: float):
+    def __init__(self, model: zfit.pdf.BasePDF, samples: Sequence[np.ndarray], share: float, extended: bool | None):
         self._edges = np.cumsum([len(x) for x in samples])[:-1]
-        self._events = ScoredEvents(model, np.concatenate(samples), share)
+        self._events = ScoredEvents(model, np.concatenate(samples), share, extended=extended)
         self._known: tuple[list[float], list[np.ndarray]] | None = None
 
     def __call__(self, k: int, params: Sequence[zfit.Parameter]) -> np.ndarray:
@@ -205,9 +213,19 @@ class Draws:
         n_draws: Number of events, about.
         seed: Seed of them.
         share: Of the memory for precomputed events.
+        extended: Whether the number of events is a part of the likelihood.
     """
 
-    def __init__(self, model: zfit.pdf.BasePDF, processes: Sequence[Process], n_draws: int, seed: int, share: float):
+    def __init__(
+        self,
+        model: zfit.pdf.BasePDF,
+        processes: Sequence[Process],
+        n_draws: int,
+        seed: int,
+        share: float,
+        *,
+        extended: bool,
+    ):
         self._processes = {one.index: one for one in processes}
         keys = [(one.index, k) for one in processes for k in (None, *range(len(one.points)))]
         components, each = sum_components(model), -(-n_draws // len(keys))
@@ -217,7 +235,7 @@ class Draws:
                 events.append(drawn_events(model, components[index], each, next(seeds)))
         x = np.concatenate(events)
         self.n = len(x)
-        self._scored = ScoredEvents(model, x, share)
+        self._scored = ScoredEvents(model, x, share, extended=extended)
         self._densities = [EventDensity(one, np.asarray(columns(x, model.obs, one.obs))) for one in components]
         self._log_p: dict[tuple[int, int | None], np.ndarray] = {key: self._at(*key) for key in keys}
         self._log_q = logsumexp(list(self._log_p.values()), axis=0)

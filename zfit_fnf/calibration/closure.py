@@ -159,12 +159,16 @@ class Measurement:
             (index, fold): model for index, whole in enumerate(nll.model) for fold, model in enumerate(folds_of(whole))
         }
         self._draws = {
-            place: Draws(model, self._in(place), n_draws, seed + turn, share)
+            place: Draws(model, self._in(place), n_draws, seed + turn, share, extended=nll.extended[place[0]])
             for turn, (place, model) in enumerate(self._models.items())
         }
         self._events = {
             one: scored_samples(
-                self._models[one.channel, one.fold], [point.x for point in one.points], len(params), share
+                self._models[one.channel, one.fold],
+                [point.x for point in one.points],
+                len(params),
+                share,
+                extended=nll.extended[one.channel],
             )
             for one in processes
             if one.points
@@ -206,13 +210,14 @@ class Measurement:
         """Of one model, with its share in the mean."""
         nll, params, drawn, model = self._nll, self._params, self._draws[place], self._models[place]
         whole, processes = nll.model[place[0]], self._in(place)
-        n_data = float(nll.data[place[0]].samplesize) if not model.is_extended else None
+        extended = nll.extended[place[0]]
+        n_data = None if extended else float(nll.data[place[0]].samplesize)
         numbers, gradients = expected_numbers(model, params, n_data)
         drawn.move(params)
-        of_draws, shares = drawn.scores(numbers, centred=not model.is_extended)
+        of_draws, shares = drawn.scores(numbers, centred=not extended)
         promised = of_draws.T @ (shares[:, None] * of_draws)
         # The mean score of all processes together is known where the scores are taken, which tells what the draws are off by.
-        off = -yield_gradient(model, params)[1] if model.is_extended else np.zeros(len(params))
+        off = -yield_gradient(model, params)[1] if extended else np.zeros(len(params))
         bias, slope = np.zeros(len(params)), np.zeros_like(promised)
         residual, of_all = np.zeros((drawn.n, len(params))), np.zeros((drawn.n, len(params)))
         sources, sizes = {}, {(whole.name, DRAWS): (drawn.n, float(drawn.n))}
@@ -303,7 +308,7 @@ def expected_numbers(
     Args:
         model: The model.
         params: The parameters.
-        n_data: Number of events, where the model is not extended.
+        n_data: Number of events, where it is not a part of the likelihood.
     """
     with tf.GradientTape(persistent=True) as tape:
         total = tf.reshape(model.get_yield().value(), ()) if n_data is None else tf.constant(n_data, tf.float64)

@@ -86,10 +86,10 @@ def _far_events(
     yield model.name, "fit", "far events", "data", float(far.mean()), p_value
     if far.any():
         errors = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
-        rare = scores(model, drawn[of_drawn < threshold], params) * np.sqrt(len(x) / n)
+        rare = scores(model, drawn[of_drawn < threshold], params, extended=channel.extended) * np.sqrt(len(x) / n)
         expected = covariance @ rare.sum(axis=0) * np.sqrt(len(x) / n) / errors
         spread = np.sqrt(np.sum((rare @ covariance) ** 2, axis=0)) / errors
-        moved = covariance @ scores(model, x[far], params).sum(axis=0) / errors - expected
+        moved = covariance @ scores(model, x[far], params, extended=channel.extended).sum(axis=0) / errors - expected
         largest = int(np.argmax(np.abs(moved)))
         strange = abs(moved[largest]) > max(_MOVED, _CERTAIN * spread[largest])
         yield model.name, "fit", "influence", params[largest].name, float(moved[largest]), 0.0 if strange else np.nan

@@ -191,7 +191,7 @@ class _Comparison:
     @property
     def keys(self) -> list[tuple[str, str, str]]:
         """Channel, test and what is tested, in the order of `statistics`."""
-        name, number = self.model.name, [("events", "")] if self.model.is_extended else []
+        name, number = self.model.name, [("events", "")] if self._channel.extended else []
         tests = [("classifier", ", ".join(self.obs)), *(("saturated", one) for one in self.obs), *number]
         return [(name, test, of) for test, of in tests]
 
@@ -201,7 +201,7 @@ class _Comparison:
         yield self._classified(x, shares, seed)
         for observed, expected in self._counts(x, shares):
             yield float(2.0 * np.sum(expected - observed + xlogy(observed, observed / expected)))
-        if self.model.is_extended:
+        if self._channel.extended:
             expected_number = expected_events(self.model)
             yield abs(len(x) - expected_number) / np.sqrt(max(expected_number, 1.0))
 
@@ -251,7 +251,7 @@ class _Comparison:
         return ratio / ratio.sum()
 
     def _expected_number(self) -> float:
-        return expected_events(self.model) if self.model.is_extended else float(len(self._data))
+        return expected_events(self.model) if self._channel.extended else float(len(self._data))
 
     def _classified(self, x: np.ndarray, shares: np.ndarray, seed: int) -> float:
         data, reference = x[:_FOR_CLASSIFIER], self._reference[: _REFERENCE * _FOR_CLASSIFIER]

@@ -145,7 +145,7 @@ class Channel(Protocol):
         """
 
     def n_expected(self) -> float:
-        """Expected number of events at the current parameters; of the data, if the model has no yield."""
+        """Expected number of events at the current parameters; of the data, if the number is not fitted."""
 
     def draw(self, rng: np.random.Generator, seeds: Iterator[np.ndarray]) -> zfit.Data:
         """Data of one experiment at the current parameters, from a generator and seeds of events."""
@@ -270,21 +270,21 @@ class UnbinnedChannel:
 
     def scored(self, data: zfit.Data, params: Parameters) -> tuple[np.ndarray, np.ndarray]:
         """As `Channel.scored`."""
-        return _weights_of(data), scores(self.model, np.asarray(data.with_obs(self.model.obs).value()), params)
+        return _weights_of(data), self.scores(np.asarray(data.with_obs(self.model.obs).value()), params)
 
     def scores(self, x: np.ndarray, params: Parameters) -> np.ndarray:
-        """Derivatives ``(n, P)`` of the logarithm of ``n p`` for some events, see `scores`."""
-        return scores(self.model, x, params)
+        """Derivatives ``(n, P)`` for some events of the logarithm of ``n p``, or of ``p`` if the number is not fitted."""
+        return scores(self.model, x, params, extended=self.extended)
 
     # --- pseudo-experiments -------------------------------------------------------------------------------------------
 
     def n_expected(self) -> float:
-        """Expected number of events at the current parameters; that of the data, if the model has no yield.
+        """Expected number of events at the current parameters; that of the data, if the number is not fitted.
 
         Raises:
             ValueError: If a yield is negative.
         """
-        if not self.model.is_extended:
+        if not self.extended:
             return float(self.data.samplesize)
         expected = expected_events(self.model)
         if not expected >= 0:
@@ -295,8 +295,8 @@ class UnbinnedChannel:
         return expected
 
     def draw(self, rng: np.random.Generator, seeds: Iterator[np.ndarray]) -> zfit.Data:
-        """Events of one experiment; their number is a Poisson number, or that of the data if the model has no yield."""
-        n = int(rng.poisson(self.n_expected())) if self.model.is_extended else self._n_events()
+        """Events of one experiment; their number is a Poisson number, or that of the data if the number is not fitted."""
+        n = int(rng.poisson(self.n_expected())) if self.extended else self._n_events()
         return self._as_data(drawn_events(self.model, self.model, n, next(seeds)))
 
     def _n_events(self) -> int:
@@ -324,7 +324,8 @@ class UnbinnedChannel:
         )
         weights = ratio * expected / len(x)
         x, weights = x[weights > 0], weights[weights > 0]
-        balanced = _balanced(weights, scores(model, x, params), yield_gradient(model, params)[1])
+        target = yield_gradient(model, params)[1] if self.extended else np.zeros(len(params))
+        balanced = _balanced(weights, scores(model, x, params, extended=self.extended), target)
         return self._as_data(x, balanced)
 
     def refillable(self) -> zfit.data.SamplerData:
@@ -465,14 +466,23 @@ class _DensityKernel(Term):
         return np.concatenate([self._log_densities(precomputed) for precomputed, _ in chunks], axis=1)
 
 
-def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters, term: TermCalls | None = None) -> np.ndarray:
+def scores(
+    model: zfit.pdf.BasePDF,
+    x: np.ndarray,
+    params: Parameters,
+    term: TermCalls | None = None,
+    *,
+    extended: bool | None = None,
+) -> np.ndarray:
     """Derivatives ``(n, P)`` of the logarithm of the expected density ``n p`` of events.
 
     Args:
-        model: The model; without a yield, the derivatives are those of ``log p``.
+        model: The model.
         x: Events ``(n, n_obs)`` in the order of its observables.
         params: The parameters.
         term: A kernel and the chunks of these events, by default those of the exact density.
+        extended: Whether the number of events is a part of the likelihood, by default that of a model with a yield; otherwise
+            the derivatives are those of ``log p``.
     """
     result = np.zeros((len(x), len(params)))
     if not len(x):  # where none is expected, a logarithm of the yield has no derivative
@@ -482,7 +492,8 @@ def scores(model: zfit.pdf.BasePDF, x: np.ndarray, params: Parameters, term: Ter
     directions = directions_along(kernel.params, [params[index] for index in own])
     parts = [kernel.scores(directions, *chunk) for chunk in chunks] if own else []
     result[:, own] = np.concatenate(parts, axis=1)[:, : len(x)].T if own else 0.0
-    return result + (_log_yield_gradient(model, params) if model.is_extended else 0.0)
+    counted = model.is_extended if extended is None else extended
+    return result + (_log_yield_gradient(model, params) if counted else 0.0)
 
 
 def _scoring(model: zfit.pdf.BasePDF, x: np.ndarray, n_params: int) -> TermCalls:

@@ -85,7 +85,7 @@ def coverage(
     :math:`2 \Delta \ln L \le n_\sigma^2`: one conditional fit tells, and the ends of the interval are not looked for.
 
     Args:
-        nll: The likelihood, calibrated or not; of its data only the number of events is used, and that only without a yield.
+        nll: The likelihood, calibrated or not; of its data only the number of events is used, where that is not fitted.
         n_toys: How many toys.
         of: Parameters whose intervals are tested; by default all that float, but for those of the finite simulation if
             there are ``simulations``: nobody knows where these are.

@@ -87,7 +87,7 @@ def toy(nll: zfit.loss.UnbinnedNLL, *, params: Values | None = None, seed: Seed 
         TypeError: If ``nll`` is not an unbinned likelihood, or ``params`` are not values by parameter.
         ValueError: If ``params`` names another likelihood's parameter, or a value outside of the limits; if the outcome
             behind a constraint cannot be moved, a yield is negative, or weighted data do not say how many events a model
-            without a yield has.
+            has whose number is not fitted.
 
     Example:
         >>> toy(nll, params={mu: 0.0}, seed=1).observed

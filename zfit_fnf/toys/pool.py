@@ -225,8 +225,8 @@ class _PooledChannel:
     def draw(self, rng: np.random.Generator, seeds: Iterator[np.ndarray]) -> None:
         """Data of one toy, from now on those of the channel."""
         del seeds
-        expected = self._edges[-1] if self._channel.model.is_extended else self._channel.n_expected()
-        n = int(rng.poisson(expected)) if self._channel.model.is_extended else round(expected)
+        expected = self._edges[-1] if self._channel.extended else self._channel.n_expected()
+        n = int(rng.poisson(expected)) if self._channel.extended else round(expected)
         self._rows = np.searchsorted(self._edges, np.sort(rng.random(n)) * self._edges[-1], side="right")
         self._events, self._n = self.pool.draw(self._rows), float(n)
 

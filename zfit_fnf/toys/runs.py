@@ -127,7 +127,7 @@ def fit_toys(
     Parameters and global observables are restored at the end.
 
     Args:
-        nll: The likelihood; of its data only the number of events is used, and that only without a yield.
+        nll: The likelihood; of its data only the number of events is used, where that is not fitted.
         n_toys: How many toys.
         params: Parameter values to draw at; those left out have their current values.
         minimizer: By default `zfit_fnf.Minuit`.

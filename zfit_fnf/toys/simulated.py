@@ -137,10 +137,10 @@ def _events(
     model = channel.model
     if isinstance(model, zfit.pdf.BaseBinnedPDF):
         return channel.draw(rng, seeds)
-    total = expected_events(model) if model.is_extended else channel.n_expected()
+    total = expected_events(model) if channel.extended else channel.n_expected()
     expected = total * sum_shares(model)
     numbers: Any = (
-        rng.poisson(expected) if model.is_extended else rng.multinomial(round(total), expected / expected.sum())
+        rng.poisson(expected) if channel.extended else rng.multinomial(round(total), expected / expected.sum())
     )
     parts = [
         drawn_events(model, pdf, int(n), next(seeds))
