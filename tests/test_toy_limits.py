@@ -6,12 +6,13 @@ import warnings
 
 import zfit
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 import zfit_fnf
 from zfit_fnf import scans
-from zfit_fnf.limits import feldman_cousins, toys, upper_limit
+from zfit_fnf.limits import FeldmanCousins, feldman_cousins, toys, upper_limit
 from zfit_fnf.limits.counting import CountingToys
 from zfit_fnf.limits.neyman import Rises
 from zfit_fnf.loss import NLL, CountPDF, counting
@@ -232,3 +233,20 @@ def test_regions_of_parameters_with_the_names_of_columns_are_refused(name):
     parameter = zfit.Parameter(name, 1.0, 0.0, 20.0)
     with pytest.raises(ValueError, match=f"columns .* of its own: give .*'{name}'.* other names"):
         feldman_cousins(counting(modified_yield(4.0, [parameter]), 3, name="region"), parameter, n_toys=50)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        # True ones fall by 0.01 from 0.15, and 1000 toys scatter them by 0.009.
+        ([1.0, 0.15, 0.13, 0.115, 0.098, 0.105, 0.09, 0.101, 0.06], [(0.0, 5.25)]),
+        ([0.3, 0.02, 0.01, 0.3, 1.0, 0.2, 0.05], [(0.0, 0.71), (2.31, 5.67)]),  # two minima are not scatter
+        ([0.05, 0.105, 0.098, 0.104, 0.3, 1.0, 0.02], [(0.97, 5.92)]),
+    ],
+)
+def test_scatter_of_toys_makes_no_intervals(p_values, expected):
+    p = np.array(p_values)
+    table = pd.DataFrame({"mu": np.arange(len(p), dtype=float), "t": 0.0, "p_value": p})
+    table = table.assign(error=np.sqrt(p * (1 - p) / 1000), inside=p > 0.1)
+    region = FeldmanCousins(("mu",), 0.9, 1000, (0.0,), table)
+    np.testing.assert_allclose(region.intervals, expected, atol=0.02)

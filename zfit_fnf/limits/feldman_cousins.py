@@ -33,6 +33,7 @@ from .weights import check_weights
 __all__ = ["FeldmanCousins", "feldman_cousins"]
 
 _TIE = 1e-3  # as for limits from toys
+_SCATTER = 3.0  # standard deviations by which toys may scatter p-values
 _BEYOND = 1.5  # standard deviations beyond the confidence level to which points reach by default
 
 
@@ -59,16 +60,21 @@ class FeldmanCousins:
 
     @property
     def intervals(self) -> list[tuple[float, float]]:
-        """Ends of the parts of the region of one parameter, by linear interpolation between points."""
+        """Ends of the parts of the region of one parameter, by linear interpolation between points.
+
+        Where p-values are near ``1 - cl`` for long, toys scatter them to both sides. If all of them are compatible with ones that
+        fall steadily from the largest, the ends are those of these.
+        """
         if len(self.pois) > 1:
             raise ValueError(f"a region of {' and '.join(self.pois)} has no intervals: see its table")
-        x, height = self.table[self.pois[0]].to_numpy(), self.table["p_value"].to_numpy() - (1 - self.cl)
-        parts = []
-        for inside, group in itertools.groupby(range(len(x)), lambda index: bool(height[index] > 0)):
-            if inside:
-                rows = list(group)
-                parts.append((_edge(x, height, rows[0], -1), _edge(x, height, rows[-1], +1)))
-        return parts
+        x, p_values = self.table[self.pois[0]].to_numpy(), self.table["p_value"].to_numpy()
+        parts = _parts(x, p_values - (1 - self.cl))
+        if len(parts) < 2:
+            return parts
+        falling = _falling(p_values)
+        of_toys = np.maximum(self.table["error"].to_numpy(), np.sqrt(falling * (1 - falling) / self.n_toys))
+        scattered = np.abs(p_values - falling) <= _SCATTER * of_toys
+        return _parts(x, falling - (1 - self.cl)) if scattered.all() else parts
 
     def to_dataframe(self) -> pd.DataFrame:
         """The table."""
@@ -226,6 +232,34 @@ def _cut(params: Sequence[zfit.Parameter], axes: list[np.ndarray], table: pd.Dat
         if table["inside"][table[parameter.name].isin(ends)].any():
             names.append(parameter.name)
     return names
+
+
+def _parts(x: np.ndarray, height: np.ndarray) -> list[tuple[float, float]]:
+    """Ends of where a height is positive."""
+    parts = []
+    for inside, group in itertools.groupby(range(len(x)), lambda index: bool(height[index] > 0)):
+        if inside:
+            rows = list(group)
+            parts.append((_edge(x, height, rows[0], -1), _edge(x, height, rows[-1], +1)))
+    return parts
+
+
+def _falling(p_values: np.ndarray) -> np.ndarray:
+    """p-values nearest to these, in squares, that fall to both sides of the largest."""
+    top = int(np.argmax(p_values))
+    left, right = (_steady(side) for side in (p_values[top::-1], p_values[top:]))
+    return np.concatenate([left[:0:-1], right])
+
+
+def _steady(values: np.ndarray) -> np.ndarray:
+    """Isotonic regression: of all means of neighbours, the smallest of those that are largest up to here."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    first, last = np.arange(len(values))[:, None], np.arange(1, len(values) + 1)
+    means = np.where(last > first, (sums[last] - sums[first]) / np.maximum(last - first, 1), -np.inf)
+    from_here = np.maximum.accumulate(means[:, ::-1], axis=1)[
+        :, ::-1
+    ]  # the largest of those that end here or further on
+    return np.array([from_here[: index + 1, index].min() for index in range(len(values))])
 
 
 def _edge(x: np.ndarray, height: np.ndarray, row: int, side: int) -> float:
