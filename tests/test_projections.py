@@ -203,6 +203,16 @@ class TestPostfitBand:
         # A relative error of 1 / sqrt(400) everywhere.
         np.testing.assert_allclose(postfit_band(model, result, parts).error("x", self.edges), counts / 20, rtol=1e-3)
 
+    def test_of_a_product_the_data_know_the_product(self):
+        """A strength and a factor of two that nothing else tells: 80 events have an error of sqrt(80); by steps it was 13.5."""
+        mu, rate = zfit.Parameter("mu", 1.6, 0.0, 20.0), zfnf.nuisance("rate")
+        nll = zfnf.loss.counting(zfnf.modified_yield(50.0, [mu, zfnf.lnN(rate, 2.0)]), 80, name="region")
+        result = Minuit().minimize(nll)
+        result.hesse()
+        row = yield_table(nll, result).table.loc[("region", "total")]
+        assert row["postfit_error"] == pytest.approx(np.sqrt(80.0), rel=2e-3)
+        assert row["prefit_error"] == pytest.approx(80.0 * (2.0 - 0.5) / 2, rel=1e-4)
+
     def test_what_a_parameter_is_known_to_before_the_fit(self):
         n, outcome = zfit.Parameter("n", 400.0, 0, 1000), zfit.Parameter("outcome", 390.0, floating=False)
         constraint = zfit.constraint.GaussianConstraint(n, observation=outcome, sigma=30.0)

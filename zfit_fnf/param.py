@@ -168,26 +168,34 @@ def limits_of(parameter: zfit.Parameter) -> tuple[float, float]:
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
+LINEAR = 0.05
+"""Part of a standard deviation over which expected events are straight, and further apart than float32 rounds."""
+
+
 def principal_shifts(
     function: Callable[[np.ndarray], np.ndarray],
     params: Sequence[zfit.Parameter],
     values: np.ndarray,
     covariance: np.ndarray,
+    *,
+    part: float = 1.0,
 ) -> np.ndarray:
     """Changes of a function by a standard deviation along each axis of a correlation; squared, they sum to its variance.
 
-    Half the difference between both ends of an axis, ``(K, n)``; where a limit of a parameter is nearer, of a part of it, scaled.
+    Half the difference between both ends of an axis, ``(K, n)``, or of a part of it, scaled: as much as limits have room for.
 
     Args:
         function: Gives numbers ``(n,)`` at values ``(P,)``.
         params: The parameters.
         values: Theirs ``(P,)``, around which it is.
         covariance: Theirs ``(P, P)``.
+        part: Largest part of an axis. With `LINEAR` shifts are derivatives, of which those of correlated parameters cancel as
+            they should: of a yield that is a product of two numbers, the data know the product.
     """
 
     def shift(step: np.ndarray) -> np.ndarray:
-        part = _room_for(params, values, step)
-        return (function(values + part * step) - function(values - part * step)) / (2.0 * part)
+        near = min(part, _room_for(params, values, step))
+        return (function(values + near * step) - function(values - near * step)) / (2.0 * near)
 
     # In units of their errors: rounding of the largest variance must not be more than the smallest one is.
     errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))

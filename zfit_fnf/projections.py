@@ -18,7 +18,7 @@ from zfit.result import FitResult
 from .arguments import check_result, covariance_of
 from .common.warning import warn
 from .loss import EventDensity, drawn_events
-from .param import Nuisance, limits_of, principal_shifts
+from .param import LINEAR, Nuisance, limits_of, principal_shifts
 from .pdf import expected_events, folds_of, sum_components, sum_shares
 from .samples import Sample
 from .state import Known, known_before, seeds_from
@@ -185,13 +185,12 @@ def vary(
 class PostfitBand:
     r"""Post-fit uncertainty of a model's prediction in any bins of any column, made by `postfit_band`.
 
-    The covariance of the fit is decomposed into orthogonal directions, and each moves the expected events of a bin:
-    :math:`\\sigma^2 = \\sum_k (m_k^+ - m_k^-)^2 / 4`.
+    The covariance of the fit is decomposed into orthogonal directions, and the derivative along each moves the expected events
+    of a bin: :math:`\\sigma^2 = \\sum_k (m_k^+ - m_k^-)^2 / 4`.
 
     Attributes:
         events: Events of the prediction at the best fit.
-        shifts: Half the difference of the events' weights one standard deviation up and down along each direction,
-            ``(K, n)``.
+        shifts: Changes of the events' weights by a standard deviation along each direction, ``(K, n)``.
     """
 
     events: Sample
@@ -250,7 +249,7 @@ def postfit_band(model: zfit.pdf.BasePDF, result: FitResult, components: Mapping
         return drawn.weights * np.exp(log_rate({**best, **moved}) - reference)
 
     values = np.array([best[parameter] for parameter in params])
-    return PostfitBand(drawn, principal_shifts(weights, params, values, covariance))
+    return PostfitBand(drawn, principal_shifts(weights, params, values, covariance, part=LINEAR))
 
 
 def fitted_nuisances(result: FitResult) -> list[Nuisance]:

@@ -13,7 +13,7 @@ from zfit.result import FitResult
 
 from .arguments import check_result, covariance_of
 from .loss import Channel, channels_of
-from .param import Nuisance, principal_shifts
+from .param import LINEAR, Nuisance, principal_shifts
 from .pdf import expected_events, folds_of, sum_components, sum_shares
 from .state import measured_covariance, measured_values, preserved
 
@@ -101,10 +101,10 @@ class YieldTable:
 def yield_table(nll: Any, result: FitResult, *, before: Mapping[zfit.Parameter, float] | None = None) -> YieldTable:
     r"""Expected events of each process in each channel, before and after a fit.
 
-    After the fit parameters are at their best fit, and errors come from its covariance: it is decomposed into orthogonal
-    directions, of which each moves the events by :math:`m^\pm`, :math:`\sigma^2 = \sum (m^+ - m^-)^2 / 4`; near limits of
-    parameters by a part of that, scaled. Before it nuisances and other parameters with auxiliary measurements are where
-    these say, with their errors.
+    After the fit parameters are at their best fit, and errors come from its covariance :math:`V` and the derivatives of the
+    events, :math:`\sigma^2 = \nabla m^T V \nabla m`. Before it nuisances and other parameters with auxiliary measurements are
+    where these say, and each moves the events by :math:`m^\pm` at its errors, :math:`\sigma^2 = \sum (m^+ - m^-)^2 / 4`; near
+    limits of parameters by a part of that, scaled.
 
     Args:
         nll: The likelihood; its channels are extended.
@@ -136,7 +136,7 @@ def yield_table(nll: Any, result: FitResult, *, before: Mapping[zfit.Parameter, 
     with preserved(nll):
         rows = [row for channel in channels for row in _names(channel)]
         prefit, prefit_error = _with_errors(channels, params, starts, before_fit)
-        postfit, postfit_error = _with_errors(channels, params, best, covariance)
+        postfit, postfit_error = _with_errors(channels, params, best, covariance, part=LINEAR)
     observed = [
         float(np.sum(channel.sums_of_weights()[0])) if process == _TOTAL else np.nan
         for channel in channels
@@ -153,7 +153,12 @@ def yield_table(nll: Any, result: FitResult, *, before: Mapping[zfit.Parameter, 
 
 
 def _with_errors(
-    channels: list[Channel], params: list[zfit.Parameter], values: np.ndarray, covariance: np.ndarray
+    channels: list[Channel],
+    params: list[zfit.Parameter],
+    values: np.ndarray,
+    covariance: np.ndarray,
+    *,
+    part: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Events in each row, and their errors."""
 
@@ -161,7 +166,7 @@ def _with_errors(
         zfit.param.set_values(params, list(moved), clip=True)
         return np.concatenate([_events(channel) for channel in channels])
 
-    shifts = principal_shifts(events, params, values, covariance)
+    shifts = principal_shifts(events, params, values, covariance, part=part)
     return events(values), np.sqrt(np.sum(np.square(shifts), axis=0))
 
 
