@@ -338,3 +338,33 @@ def test_a_workspace_in_bins_is_one_of_pyhf(tmp_path, data):
         where = model.config.channel_slices
         np.testing.assert_allclose(expected[where["SR"]], signal + (1.2 + 0.1 * scale) * background, rtol=1e-9)
         np.testing.assert_allclose(expected[where["CR"]], there, rtol=1e-9)
+
+
+def test_outcomes_of_measurements_of_nuisances_are_those_of_pyhf(tmp_path):
+    """Global observables away from zero, as in workspaces of pseudo-experiments, and as they come back from a conversion."""
+    document = json.loads(json.dumps(CONTROL))
+    document["measurements"][0]["config"]["parameters"].append({"name": "jes", "auxdata": [0.8]})
+    source = pyhf.Workspace(document)
+    model = source.model(poi_name="scale_b")
+    observed, order = source.data(model), model.config.par_names
+
+    def nll(*values):
+        return -float(model.logpdf(list(values), observed)[0])
+
+    exact = iminuit.Minuit(nll, *model.config.suggested_init(), name=order)
+    exact.errordef, exact.strategy = 0.5, 2
+    exact.migrad().hesse()
+    (tmp_path / "control.json").write_text(json.dumps(document), encoding="utf-8")
+    convert(tmp_path / "control.json").write(tmp_path / "analysis.yaml")
+    fit = Analysis(Workspace.read(tmp_path / "analysis.yaml"), tmp_path / "results", progress=False).fit(minos=False)
+    for name in ("scale_b", "jes"):
+        assert fit.parameters.loc[name, "value"] == pytest.approx(exact.values[name], abs=5e-3 * exact.errors[name])
+    assert fit.parameters.loc["jes", "measured"] == 0.8
+    back = pyhf.Workspace(convert(tmp_path / "analysis.yaml").document).model()
+    assert (back.config.auxdata_order, back.config.auxdata) == (model.config.auxdata_order, model.config.auxdata)
+    other = (
+        (tmp_path / "analysis.yaml").read_text(encoding="utf-8").replace("sigmas:\n      - 1.0", "sigmas:\n      - 0.5")
+    )
+    (tmp_path / "other.yaml").write_text(other, encoding="utf-8")
+    with pytest.raises(ValueError, match="no other sigmas than 1"):
+        Workspace.read(tmp_path / "other.yaml")

@@ -56,6 +56,8 @@ def settings_of(binned: HistFactory, measurement: str) -> dict[str, ParameterCon
         name, kind = kinds[one["name"]]
         wanted = ["inits", "bounds", "fixed", *(["auxdata", "sigmas"] if kind == "lumi" else [])]
         given = {key: one[key] for key in wanted if key in one}
+        if kind == "nuisance" and one.get("auxdata", [0.0]) != [0.0]:
+            given |= {"auxdata": one["auxdata"], "sigmas": [1.0]}
         found[name] = ParameterConfig.model_validate({"name": name, **given})
     return found
 

@@ -101,7 +101,10 @@ def _of_pyhf(path: Path) -> Conversion:
             kind, scalar = names.get(one["name"]), all(len(one.get(key, [0])) == 1 for key in ("inits", "bounds"))
             if kind in ("normfactor", "lumi", "normsys", "histosys") and scalar:
                 wanted = {"name", "inits", "bounds", "fixed", *(("auxdata", "sigmas") if kind == "lumi" else ())}
-                parameters.append({key: value for key, value in one.items() if key in wanted})
+                settings = {key: value for key, value in one.items() if key in wanted}
+                if kind in ("normsys", "histosys") and one.get("auxdata", [0.0]) != [0.0]:
+                    settings |= {"auxdata": one["auxdata"], "sigmas": [1.0]}
+                parameters.append(settings)
             elif kind is not None:
                 left.append(f"measurement {measurement['name']}: the settings of {one['name']!r} stay in {path.name}")
         # Measurements have the settings of the first one here, and those of pyhf do not.

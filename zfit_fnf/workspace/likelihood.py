@@ -75,6 +75,8 @@ class Parameters:
             low, high = ((one - centre) / width for one in bounds or (centre - 5.0 * width, centre + 5.0 * width))
             made: zfit.Parameter = nuisance(parameter.name, limits=(low, high), label=settings.label)
             made.set_value(0.0 if start is None else (start - centre) / width)
+            if parameter.kind == "nuisance" and settings.auxdata:
+                made.observed.set_value(settings.auxdata[0])
         else:
             measured = settings.auxdata[0] if settings.auxdata else None
             start = next(one for one in (start, measured, 1.0) if one is not None)

@@ -370,7 +370,7 @@ def _check_declared(text: Text, document: Document, every: dict[str, Parameter],
             raise text.error(
                 place, f"the measurement does not say how well {name!r} is known: auxdata: [1.0] and sigmas: [...]"
             )
-        if known == "nuisance" and settings.auxdata is not None:
+        if known == "nuisance" and settings.sigmas not in (None, (1.0,)):
             raise text.error(
-                place, f"{name!r} is a nuisance, which is measured as 0 +- 1: it has no auxdata and sigmas"
+                place, f"{name!r} is a nuisance, which is measured as 0 +- 1: it has no other sigmas than 1"
             )
