@@ -469,6 +469,7 @@ def test_log_ratios_that_take_too_many_nodes_are_named(monkeypatch):
     judgement.beside, judgement.map_gain = SimpleNamespace(significant=True, shrunk=lambda: shrunk), (1.0, 1.0)
     judgement._claim, judgement._factors = (lambda *_: Claim("map", 0.0, 0.0, 0.0)), (lambda: None)
     judgement._missed, judgement._straightened = (lambda keep_map, keep_ratio: 0.25), (lambda: False)
+    judgement._of_one_shape = lambda: False
     shrunk, judgement._both_continue_better = SimpleNamespace(lost=0.0), lambda: False
     monkeypatch.setattr(choice, "off_between_samples", lambda *_: (0.0, {}))
     untried = judgement.choice(True, "auto", False)
@@ -638,6 +639,48 @@ def test_a_map_that_held_out_events_like_less_straightened_stays_with_its_log_ra
     assert judgement.beside is learned[id(first)]
     assert judgement.with_map is judgement.beside.contrast
     assert assigned == ["trained"]
+
+
+@pytest.mark.parametrize(
+    ("size", "curvature", "loss", "more", "taken"),
+    [
+        (0.1, 0.02, 0.1, False, True),
+        (0.1, 0.06, 0.1, False, False),  # less linear than before
+        (0.1, 0.02, 1.0, False, False),  # held-out events mind
+        (0.1, 0.02, 0.1, True, False),  # there are events that have not been seen
+        (0.3, 0.02, 0.1, False, False),  # a large effect
+    ],
+)
+def test_what_is_noise_in_a_map_is_taken_out(monkeypatch, size, curvature, loss, more, taken):
+    """The square of the nuisance keeps what it has in common with the linear coefficient: half of that."""
+    rng = np.random.default_rng(1)
+    judgement = object.__new__(choice._Judgement)
+    response = Response(["nu"], [(1,), (2,)], n_dim=1, n_context=0)
+    first, noise = rng.normal(size=(2, 20_000))
+
+    def scored(mean, of_noise):
+        values = np.stack([size * (first + mean * size), 0.5 * size * (first + mean * size) + of_noise * noise], axis=1)
+        return values, np.ones(len(values))
+
+    def whole(of_noise):
+        values, weights = zip(*(scored(mean, of_noise) for mean in (0.0, 1.0, -1.0)), strict=True)
+        return Scored(values, weights, weights[:2])
+
+    judgement.candidates = SimpleNamespace(
+        with_map=SimpleNamespace(responses=[response]),
+        points=POINTS,
+        has_more=lambda _: more,
+        contrasts=lambda _: (None, "one shape"),
+        forget_map=lambda: None,
+    )
+    judgement.with_map, judgement.of_map = "trained", np.tile([1.0, loss - 1.0], 50)
+    scores = iter([whole(0.04), whole(curvature)])
+    judgement._scored, judgement._is_linear = lambda *_: next(scores), lambda: "exactly"
+    monkeypatch.setattr(choice._Judgement, "_held_out", staticmethod(lambda _: np.zeros(100)))
+    assert judgement._of_one_shape() is taken
+    assert judgement.with_map == ("one shape" if taken else "trained")
+    factors = np.eye(2) + response.correction.numpy()[:, -2:]
+    np.testing.assert_allclose(factors, [[1.0, 0.0], [0.5, 0.0]] if taken else np.eye(2), atol=0.02)
 
 
 def test_halves_judge_each_other():

@@ -15,9 +15,10 @@ from ..densities.history import label_of
 from ..densities.ratio import LogRatio, bounded, has_latent
 from .between import off_between_samples
 from .candidates import Candidates
-from .claims import Scored, claim, shares
+from .claims import Scored, claim, of_first, shares
 from .contrast import Contrast
 from .ratio import SIGNIFICANT, Learned, learn, of_conditions_alone
+from .score_correction import scale
 from .straighten import straighten
 
 __all__ = ["Choice", "choose"]
@@ -184,6 +185,11 @@ class _Judgement:
         if learned is not None and keep_map and not self.candidates.accurate:
             notes = [*notes, _INACCURATE]
             warn(_INACCURATE)
+        if keep_map and learned is None and not keep and self._of_one_shape():
+            notes = [
+                *notes,
+                "its map moves events in one direction for all values of the nuisance: events confirm no more",
+            ]
         factors = self._factors() if keep_map and learned is None and not keep else None
         if factors is not None:
             notes = [
@@ -334,6 +340,36 @@ class _Judgement:
         response.assign(before)
         candidates.forget_map()
         self.with_map, self.beside = former, beside
+        return False
+
+    def _of_one_shape(self) -> bool:
+        """Let a map move events in one direction, by a polynomial of the nuisance, if all else is noise.
+
+        That is where all events together show nothing that is not linear in the nuisance, the density changes more linearly
+        then, and held-out events do not mind. A network has learned some noise for the square, which claims information where
+        the nuisance is not zero.
+        """
+        candidates, density = self.candidates, self.candidates.with_map
+        assert density is not None
+        if candidates.has_more(_JUDGED) or self._is_linear() != "exactly":
+            return False
+        former, of_map, scored = self.with_map, self.of_map, self._scored(True, None, [0, 1, 2])
+        factors = of_first(scored, candidates.points)
+        if factors is None:
+            return False
+        response, before = density.responses[-1], density.responses[-1].weights_list()
+        scale(response, factors)
+        candidates.forget_map()
+        self.with_map = candidates.contrasts(_JUDGED)[1]
+        assert self.with_map is not None
+        gain, error = _difference(self._held_out(self.with_map), of_map)
+        curvatures = [np.diag(each.spread(0))[1:] for each in (self._scored(True, None, [0, 1, 2]), scored)]
+        if np.all(curvatures[0] <= curvatures[1]) and gain > -2.0 * error:
+            del self.of_map
+            return True
+        response.assign(before)
+        candidates.forget_map()
+        self.with_map = former
         return False
 
     @staticmethod

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..densities.claims import Claim
 
-__all__ = ["Points", "Scored", "claim", "shares"]
+__all__ = ["Points", "Scored", "claim", "of_first", "shares"]
 
 _WEAK = 0.05  # confirmed information per event below which scores change the density little, and noise may matter
 
@@ -132,6 +132,20 @@ def shares(
         parts = [np.sum(parts, axis=0)]
     variance = np.sum([part.T @ part for part in parts], axis=0)
     return found, np.sqrt(np.diag(inverse @ variance @ inverse))
+
+
+def of_first(scored: Scored, points: Points) -> np.ndarray | None:
+    """Factors ``(M, M)`` that make all coefficients of a small effect multiples of the first one; ``None`` for a large one.
+
+    What is left out of them is not correlated with the first one, so that its means in the samples, where a fit is unbiased by
+    them, stay what they are.
+    """
+    if scored.confirmed(points) > _WEAK:
+        return None
+    spread = scored.spread(0)
+    factors = np.zeros_like(spread)
+    factors[:, 0] = spread[:, 0] / spread[0, 0]
+    return factors
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -40,6 +40,7 @@ _GROWN = 1.2  # times as many products as there are, from which these are learne
 _NOT_CONVERGED = 5.0  # nats that the last step would gain, from which nothing is believed
 _AMPLITUDES = (-25.0, 6.0)  # logarithms; the first one is none
 _FALLS = (0.05, 8.0)  # per degree
+_LEAST = 0.2  # nats of evidence for a monomial, or it is idle
 _ALIKE = (0.0, 0.01, 0.1, 1.0)  # squares of the multiples of the weights of the first coefficient that the second has
 _STARTS = ((-3.0, 0.3), (-8.0, 0.3), (-3.0, 1.2))
 
@@ -320,7 +321,9 @@ def _second_by_first(
         for own in (variances, *alike)
         for multiples in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))  # of a mixture they are 0 and -1/2
     ]
-    return directions, max(priors, key=lambda each: _Posterior(seen, each).evidence)
+    return directions, max(
+        priors, key=lambda each: _Posterior(seen, each).evidence - (_LEAST if np.any(each[n_terms:]) else 0.0)
+    )
 
 
 def _coefficients(
@@ -399,7 +402,7 @@ class _Prior:
         return float(gradient @ along - (precision * at[:n]) @ along[:n])
 
     def adapt(self, quadratic: Quadratic) -> None:
-        """Maximise the evidence; idle are the monomials that nothing speaks for, by less than 0.2 nats each."""
+        """Maximise the evidence; idle are the monomials that nothing speaks for."""
         starts = [np.repeat(start, [self._n_monomials, self._degrees.shape[1]]) for start in _STARTS]
         if self._chosen is not None:
             starts = [
@@ -420,7 +423,7 @@ class _Prior:
             fewer = self.idle.copy()
             fewer[monomial] = True
             fuller = _Posterior(quadratic, self._at(self._chosen, self.idle)).evidence
-            if _Posterior(quadratic, self._at(self._chosen, fewer)).evidence > fuller - 0.2:
+            if _Posterior(quadratic, self._at(self._chosen, fewer)).evidence > fuller - _LEAST:
                 self.idle = fewer
 
     def _at(self, settings: np.ndarray, idle: np.ndarray) -> np.ndarray:
