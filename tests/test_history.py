@@ -63,6 +63,12 @@ def test_what_went_wrong_is_told(change, problem):
     assert wrong.problems[0] in str(wrong)
 
 
+@pytest.mark.parametrize(("kind", "told"), [("map", True), ("both", True), ("ratio", False), ("pruned", False)])
+def test_a_map_that_is_not_kept_need_not_learn(kind, told):
+    record = replace(SOUND, best_step=0, claim=Claim(kind, 0.0, 0.0, 0.0))
+    assert any("never better" in problem for problem in record.problems) is told
+
+
 def test_old_records_do_not_know_their_start():
     old = replace(SOUND, initial=None)
     assert math.isnan(old.gain)

@@ -85,7 +85,9 @@ class History:
         found = []
         if self.interrupted:
             found.append(f"interrupted after step {max(self.steps, default=0)}")
-        if self.steps and not self.interrupted and not self.gain > 0.0 and self.initial is not None:
+        # Of a nuisance without effect there is nothing to learn for a map, nor where a log-ratio does it.
+        of_map = self.claim is None or self.claim.kind in ("map", "both")
+        if of_map and self.steps and not self.interrupted and not self.gain > 0.0 and self.initial is not None:
             found.append("never better than its start: nothing was learned, or the learning rate is too large")
         if self._late_gain() > _STILL_FALLING:
             found.append(
