@@ -13,6 +13,7 @@ from scipy.stats import norm
 from zfit.result import FitResult
 
 from ..arguments import positive
+from ..common.warning import warn
 from ..minimize import Minuit
 from ..minimum import inverse_of
 from .experiments import PseudoExperiment, refill, refillable
@@ -91,6 +92,9 @@ class ToyFits:
         Returns:
             A row for each parameter with the columns ``covered``, its binomial ``error``, and what is ``expected``.
 
+        Warns:
+            UserWarning: If more fits are not valid than the error of the share leaves room for.
+
         Raises:
             ValueError: If no fit is valid, or ``n_sigma`` is not positive.
 
@@ -103,6 +107,11 @@ class ToyFits:
         # Values at a limit are hidden while a parameter is blinded.
         n, expected = pulls.notna().sum(), float(2 * norm.cdf(n_sigma) - 1)
         covered, error = (pulls.abs() < n_sigma).sum() / n, np.sqrt(expected * (1 - expected) / n)
+        if 1.0 - len(pulls) / len(self.valid) > error.max():
+            warn(
+                f"{len(self.valid) - len(pulls)} of {len(self.valid)} toys have no errors: their fits failed, or ended at a "
+                "limit. The share that is covered is that of the others"
+            )
         return pd.DataFrame({"covered": covered, "error": error, "expected": expected})
 
     def _pulls(self) -> pd.DataFrame:
