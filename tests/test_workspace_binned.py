@@ -368,3 +368,35 @@ def test_outcomes_of_measurements_of_nuisances_are_those_of_pyhf(tmp_path):
     (tmp_path / "other.yaml").write_text(other, encoding="utf-8")
     with pytest.raises(ValueError, match="no other sigmas than 1"):
         Workspace.read(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (
+            {"name": "lumi", "auxdata": [1.0], "sigmas": [0.1]},
+            "'lumi' is measured or fixed otherwise than in channel 'one'",
+        ),
+        ({"name": "jes", "fixed": True}, "'jes' is measured or fixed otherwise"),
+    ],
+)
+def test_channels_that_disagree_on_a_measurement_are_refused(tmp_path, setting, words):
+    """The one that came last was taken: a luminosity known to 0.1 in place of 0.03, and twice the error of a yield."""
+    document = """\
+version: 1
+channels:
+- {name: one, histfactory: {workspace: one.json}}
+- {name: two, histfactory: {workspace: two.json}}
+measurements:
+- {name: main, config: {poi: scale_b, parameters: []}}
+"""
+    two = json.loads(json.dumps(CONTROL).replace('"CR"', '"CR2"').replace('"mc"', '"mc2"'))
+    two["measurements"][0]["config"]["parameters"] = [setting] if setting["name"] == "lumi" else [LUMI, setting]
+    for name, content in (("one", CONTROL), ("two", two)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "analysis.yaml").write_text(document, encoding="utf-8")
+    with pytest.raises(ValueError, match=words):
+        Workspace.read(tmp_path / "analysis.yaml")
+    said = json.dumps(setting)
+    (tmp_path / "analysis.yaml").write_text(document.replace("[]", f"[{said}]"), encoding="utf-8")
+    assert Workspace.read(tmp_path / "analysis.yaml").loss() is not None

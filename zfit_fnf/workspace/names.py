@@ -326,6 +326,7 @@ def _check_analytic(text: Text, sample: Sample, channel: Channel, place: Place) 
 
 
 def _check_measurements(text: Text, document: Document) -> None:
+    _check_agreement(text, document)
     every = parameters_of(document)
     _check_declared(text, document, every, [one.name for one in document.functions])
     for index, measurement in enumerate(document.measurements):
@@ -352,6 +353,26 @@ def _check_measurements(text: Text, document: Document) -> None:
             raise text.error(
                 ("blinding", "parameters"), f"{name!r} is {_KINDS[every[name].kind]}, which is not blinded"
             )
+
+
+def _check_agreement(text: Text, document: Document) -> None:
+    """Channels of pyhf measure and fix the parameters that they share alike, unless the measurement says what is meant."""
+    for measurement in document.measurements:
+        settled = {one.name for one in measurement_of(document, measurement.name).config.parameters}
+        known: dict[str, tuple[object, str]] = {}
+        for at, channel in ((at, one) for at, one in _channels(document) if one.histfactory is not None):
+            assert channel.histfactory is not None
+            says = settings_of(channel.histfactory, measurement.name)
+            for name in sorted({name for name, _, _ in parameter_uses(channel.histfactory)} - settled):
+                one = says.get(name, ParameterConfig(name=name))
+                found = (one.auxdata, one.sigmas, one.fixed)
+                before, other = known.setdefault(name, (found, channel.name))
+                if found != before:
+                    raise text.error(
+                        (*at, "histfactory"),
+                        f"{name!r} is measured or fixed otherwise than in channel {other!r} (auxdata, sigmas, fixed: {found}, "
+                        f"and {before}): the measurement {measurement.name!r} has to say which is meant",
+                    )
 
 
 def _check_declared(text: Text, document: Document, every: dict[str, Parameter], functions: list[str]) -> None:
