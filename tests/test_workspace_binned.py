@@ -374,7 +374,7 @@ def test_outcomes_of_measurements_of_nuisances_are_those_of_pyhf(tmp_path):
     ("setting", "words"),
     [
         (
-            {"name": "lumi", "auxdata": [1.0], "sigmas": [0.1]},
+            {**LUMI, "sigmas": [0.1]},
             "'lumi' is measured or fixed otherwise than in channel 'one'",
         ),
         ({"name": "jes", "fixed": True}, "'jes' is measured or fixed otherwise"),
@@ -391,6 +391,11 @@ measurements:
 - {name: main, config: {poi: scale_b, parameters: []}}
 """
     two = json.loads(json.dumps(CONTROL).replace('"CR"', '"CR2"').replace('"mc"', '"mc2"'))
+    (tmp_path / "one.json").write_text(json.dumps(CONTROL), encoding="utf-8")
+    (tmp_path / "two.json").write_text(json.dumps(two).replace('"mc2"', '"mc"'), encoding="utf-8")
+    (tmp_path / "analysis.yaml").write_text(document, encoding="utf-8")
+    with pytest.raises(ValueError, match="the errors 'mc' of bins are also those of channel 'one'"):
+        Workspace.read(tmp_path / "analysis.yaml")
     two["measurements"][0]["config"]["parameters"] = [setting] if setting["name"] == "lumi" else [LUMI, setting]
     for name, content in (("one", CONTROL), ("two", two)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from .document import Place, Text, nearest
 from .schema import Document, HistFactory, ParameterConfig
 
-__all__ = ["Kind", "inlined", "measured", "parameter_uses", "settings_of"]
+__all__ = ["Kind", "errors_of_bins", "inlined", "measured", "parameter_uses", "settings_of"]
 
 Kind = Literal["factor", "nuisance", "lumi", "free"]
 
@@ -44,6 +44,12 @@ def parameter_uses(binned: HistFactory) -> Iterator[tuple[str, Kind, str]]:
                 if modifier["type"] in KINDS:
                     own = modifier["name"]
                     yield binned.parameters.get(own, own), KINDS[modifier["type"]], own
+
+
+def errors_of_bins(binned: HistFactory) -> set[str]:
+    """Names of errors that each bin of the channels has for itself; of all channels of one document, as pyhf knows them."""
+    modifiers = (one for channel in _channels(binned) for sample in channel["samples"] for one in sample["modifiers"])
+    return {one["name"] for one in modifiers if one["type"] in ("staterror", "shapesys")}
 
 
 def settings_of(binned: HistFactory, measurement: str) -> dict[str, ParameterConfig]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .binned import Kind, parameter_uses, settings_of
+from .binned import Kind, errors_of_bins, parameter_uses, settings_of
 from .document import Place, Text, nearest
 from .expressions import Expression, sorted_by_use
 from .schema import (
@@ -356,7 +356,19 @@ def _check_measurements(text: Text, document: Document) -> None:
 
 
 def _check_agreement(text: Text, document: Document) -> None:
-    """Channels of pyhf measure and fix the parameters that they share alike, unless the measurement says what is meant."""
+    """Channels of pyhf measure and fix the parameters that they share alike, unless the measurement says what is meant.
+
+    Errors of bins they do not share: parameters of one name would be one.
+    """
+    errors: dict[str, str] = {}
+    for at, channel in _channels(document):
+        for name in sorted(errors_of_bins(channel.histfactory)) if channel.histfactory is not None else ():
+            if (other := errors.setdefault(name, channel.name)) != channel.name:
+                raise text.error(
+                    (*at, "histfactory"),
+                    f"the errors {name!r} of bins are also those of channel {other!r}, and would fluctuate together: give them "
+                    "another name in one of the workspaces of pyhf, or take both channels from one (channels: [...])",
+                )
     for measurement in document.measurements:
         settled = {one.name for one in measurement_of(document, measurement.name).config.parameters}
         known: dict[str, tuple[object, str]] = {}
