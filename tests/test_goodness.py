@@ -11,7 +11,7 @@ from likelihoods import Measurement, search
 
 from zfit_fnf.diagnostics import goodness_of_fit
 from zfit_fnf.diagnostics.goodness import _p_values
-from zfit_fnf.loss import UnbinnedNLL
+from zfit_fnf.loss import ExtendedUnbinnedNLL, UnbinnedNLL
 from zfit_fnf.minimize import Minuit
 
 N_TOYS = 7
@@ -87,3 +87,15 @@ def test_mistakes_are_named(bump):
     for make, kind, message in cases:
         with pytest.raises(kind, match=message):
             make()
+
+
+def test_how_far_a_fit_converged_is_no_test():
+    """The minimiser of zfit stops a hundredth of an error before ours, which fits the toys: all right models were refused."""
+    n = zfit.Parameter("n_goodness", 100.0, 0, 5000)
+    model = zfit.pdf.Gauss(0.5, 1.2, obs=zfit.Space("m", limits=(0.0, 3.0)), extended=n)
+    events = np.random.default_rng(1).uniform(0.0, 3.0, 300)
+    nll = ExtendedUnbinnedNLL(model, {"m": events})
+    result = Minuit().minimize(nll)
+    result.params[n]["value"] += 0.3  # 0.017 of its error
+    tests = goodness_of_fit(nll, result, n_toys=9, progress=False).tests.set_index("test")
+    assert tests.loc["events", ["statistic", "p_value"]].tolist() == [0.0, 1.0]

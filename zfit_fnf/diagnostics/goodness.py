@@ -33,6 +33,7 @@ __all__ = ["GoodnessOfFit", "goodness_of_fit"]
 _REFERENCE = 2  # events of the fitted model for each of the data
 _FOR_CLASSIFIER = 50_000  # data events, beyond which trees gain little
 _BINS, _PER_BIN = 20, 20.0  # at most so many bins, of so many events at least
+_CONVERGED = 0.05  # errors by which fits of free yields may miss the number of events: how far they converge is no test
 _LEAVES, _PER_LEAF = 8, 0.02  # regions of the map, and the least share of the events in one
 
 
@@ -203,7 +204,8 @@ class _Comparison:
             yield float(2.0 * np.sum(expected - observed + xlogy(observed, observed / expected)))
         if self._channel.extended:
             expected_number = expected_events(self.model)
-            yield abs(len(x) - expected_number) / np.sqrt(max(expected_number, 1.0))
+            away = abs(len(x) - expected_number) / np.sqrt(max(expected_number, 1.0))
+            yield away if away > _CONVERGED else 0.0
 
     def bins(self) -> pd.DataFrame:
         """Projections of the data."""
