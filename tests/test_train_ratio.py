@@ -234,6 +234,28 @@ def test_negative_weights():
     assert slope(found, 2) == pytest.approx(0.5, abs=0.4)
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_signed_weights_do_not_lead_astray(seed):
+    """A fifth of the weights is negative: where few events are, they may sum to nothing, and so did curvatures.
+
+    Steps of 270 products led to evidence of 4e5 nats, or to none, and the halves to -1e12 nats of each other.
+    """
+    n, rng, samples = 4000, np.random.default_rng(seed), []
+    for nu in (0.0, 1.0, -1.0):
+        t = rng.uniform(-1.0, 1.0, (4 * n, 2))
+        t[:, 1] = np.tanh(0.7 * rng.normal(size=4 * n))
+        t = t[rng.random(4 * n) < (1.0 + 0.8 * nu * np.tanh((t[:, 0] - 0.8) / 0.05)) / 2.0][:n].astype(np.float32)
+        weights = np.where(rng.random(len(t)) < 0.2, -1.0, 1.0)
+        weights *= np.sum(weights) / np.sum(np.square(weights))
+        nothing = np.zeros((len(t), 2), np.float32)
+        samples.append(ContrastSample(t, nothing, weights, np.arange(len(t)) % 3, nothing))
+    learned = learn(Contrast(samples, np.array([[1.0, 1.0], [-1.0, 1.0]]), 1, first_terms(1, 1, 2), squares=True))
+    # An effect of 0.8 in a tenth of the events: 2 * 4000 * 0.36 effective events * 0.64 * about 0.1 nats and more.
+    assert learned.significant
+    assert 150.0 < learned.evidence < 500.0
+    assert learned.crossed > 100.0
+
+
 def test_halves_that_contradict_each_other_confirm_nothing():
     """Half of the events tilted one way, half the other way: whatever one half learns is wrong for the other."""
     one, other = contrast(0.5, 4000, 1), contrast(-0.5, 4000, 2)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from scipy.linalg import lapack
 from scipy.special import log_softmax
 
 from ..common.chunks import EVENTS, slices
@@ -33,6 +34,8 @@ __all__ = ["Contrast", "ContrastSample", "Quadratic"]
 
 _RIDGE = 1e-3  # of what is free, for functions of conditions that the events do not determine
 _SMALLEST = 1e-6  # of the mean curvature, what a direction has to have at least to be known by pairs
+_ROUNDING = 1e-7  # of products of features, relative
+_LEAST_SIGNED = 0.5  # of the usual share of signed weights in unsigned ones
 _INDEPENDENT = 1e-11  # mean square of a combination of features in that of the largest one, below which it is rounding
 _PROJECTED = 20_000  # nominal events for which a square is a polynomial
 _NOTHING = 1e-9  # size of a sample that has no events in a part of them
@@ -119,7 +122,7 @@ class Contrast:
         squares: bool = False,
     ):
         self.samples, self.monomials, self.paired, self.squares = samples, monomials, paired, squares
-        self.n_dim = n_dim
+        self.n_dim, self._signed = n_dim, any(np.any(sample.weights < 0.0) for sample in samples)
         self._set(exponents)
         sizes = [[sample.weights[sample.folds == fold].sum() for sample in samples] for fold in range(3)]
         self._log_sizes = np.log(np.maximum(sizes, _NOTHING))  # (3, 1 + J)
@@ -194,20 +197,29 @@ class Contrast:
             most: Number of events of each sample, if not all.
         """
         size = coefficients.size
-        sums, scatter, of_pairs = [Quadratic.zero(size)] * 3, np.zeros((size, size)), np.zeros((0, size), np.float32)
+        gradients, curvatures, unsigned = np.zeros((3, size)), np.zeros((3, size, size)), np.zeros((3, size, size))
+        scatter, of_pairs = np.zeros((size, size)), np.zeros((0, size), np.float32)
         for index, fold, features, offsets, weights in self._chunks(most):
             log_shares = self._log_shares(features, offsets, coefficients, fold)
             shares = np.exp(log_shares[:, 1:])
             scores = ((index == np.arange(1, self.n_variations + 1)) - shares) * weights[:, None]
-            gradient = (scores.T @ features).ravel()
-            hessian = _spread(features, shares, weights).reshape(size, size)
-            sums[fold] += Quadratic(gradient + hessian @ coefficients.ravel(), hessian)
+            gradients[fold] += (scores.T @ features).ravel()
+            curvatures[fold] += _spread(features, shares, weights).reshape(size, size)
+            if self._signed:
+                unsigned[fold] += _spread(features, shares, np.abs(weights)).reshape(size, size)
             if self.paired:
                 own = (scores.astype(np.float32)[:, :, None] * features[:, None, :]).reshape(len(features), size)
                 of_pairs = own if index == 0 else of_pairs + own
                 if index == self.n_variations:
                     scatter += of_pairs.T @ of_pairs
-        return self._of_pairs(sums, scatter, coefficients.ravel()) if self.paired else sums
+        if self._signed:
+            curvatures = np.array(list(map(_populated, curvatures, unsigned)))
+        at = coefficients.ravel()
+        sums = [
+            Quadratic(gradient + curvature @ at, curvature)
+            for gradient, curvature in zip(gradients, curvatures, strict=True)
+        ]
+        return self._of_pairs(sums, scatter, at) if self.paired else sums
 
     def _of_pairs(self, sums: Sequence[Quadratic], scatter: np.ndarray, at: np.ndarray) -> list[Quadratic]:
         """What pairs know, from the sums of the folds, and of squares of the scores of pairs.
@@ -308,6 +320,25 @@ def _spread(features: np.ndarray, shares: np.ndarray, weights: np.ndarray) -> np
                 block -= 2.0 * (negative.T @ negative)
             block *= 1.0 if j == k else -1.0
             found[j, :, k], found[k, :, j] = block, block.T
+    return found
+
+
+def _populated(curvature: np.ndarray, unsigned: np.ndarray) -> np.ndarray:
+    """A curvature of events of both signs of weights, in all directions at least half of what is usual beside that without signs.
+
+    It fluctuates to nothing, or below, in directions that only few events see, where a step would lead anywhere.
+    """
+    if not unsigned.any():
+        return curvature
+    least = _LEAST_SIGNED * max(float(np.trace(curvature) / np.trace(unsigned)), 0.0)
+    tiny = _ROUNDING * np.trace(unsigned) / len(unsigned) * np.eye(len(unsigned))
+    if lapack.dpotrf(curvature - least * unsigned + tiny, lower=True)[1] == 0:
+        return curvature
+    sizes, directions = np.linalg.eigh(unsigned)
+    root = directions * np.sqrt(np.maximum(sizes, _ROUNDING * sizes[-1]))
+    inverse = root / np.square(root).sum(axis=0)
+    relative, along = np.linalg.eigh(inverse.T @ curvature @ inverse)
+    found: np.ndarray = (root @ along * np.maximum(relative, least)) @ (root @ along).T
     return found
 
 
