@@ -17,6 +17,7 @@ from typing import Any
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
+from scipy.optimize import isotonic_regression
 from scipy.stats import norm
 
 from ..arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, real
@@ -247,19 +248,8 @@ def _parts(x: np.ndarray, height: np.ndarray) -> list[tuple[float, float]]:
 def _falling(p_values: np.ndarray) -> np.ndarray:
     """p-values nearest to these, in squares, that fall to both sides of the largest."""
     top = int(np.argmax(p_values))
-    left, right = (_steady(side) for side in (p_values[top::-1], p_values[top:]))
+    left, right = (isotonic_regression(side, increasing=False).x for side in (p_values[top::-1], p_values[top:]))
     return np.concatenate([left[:0:-1], right])
-
-
-def _steady(values: np.ndarray) -> np.ndarray:
-    """Isotonic regression: of all means of neighbours, the smallest of those that are largest up to here."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    first, last = np.arange(len(values))[:, None], np.arange(1, len(values) + 1)
-    means = np.where(last > first, (sums[last] - sums[first]) / np.maximum(last - first, 1), -np.inf)
-    from_here = np.maximum.accumulate(means[:, ::-1], axis=1)[
-        :, ::-1
-    ]  # the largest of those that end here or further on
-    return np.array([from_here[: index + 1, index].min() for index in range(len(values))])
 
 
 def _edge(x: np.ndarray, height: np.ndarray, row: int, side: int) -> float:
