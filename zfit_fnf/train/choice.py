@@ -185,7 +185,7 @@ class _Judgement:
         if learned is not None and keep_map and not self.candidates.accurate:
             notes = [*notes, _INACCURATE]
             warn(_INACCURATE)
-        if keep_map and learned is None and not keep and self._of_one_shape():
+        if keep_map and learned is None and not keep and self._in_one_direction():
             notes = [
                 *notes,
                 "its map moves events in one direction for all values of the nuisance: events confirm no more",
@@ -342,7 +342,7 @@ class _Judgement:
         self.with_map, self.beside = former, beside
         return False
 
-    def _of_one_shape(self) -> bool:
+    def _in_one_direction(self) -> bool:
         """Let a map move events in one direction, by a polynomial of the nuisance, if all else is noise.
 
         That is where all events together show nothing that is not linear in the nuisance, the density changes more linearly

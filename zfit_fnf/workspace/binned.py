@@ -10,7 +10,7 @@ from typing import Any, Literal
 from .document import Place, Text, nearest
 from .schema import Document, HistFactory, ParameterConfig
 
-__all__ = ["Kind", "errors_of_bins", "inlined", "measured", "parameter_uses", "settings_of"]
+__all__ = ["KINDS", "Kind", "errors_of_bins", "inlined", "measured", "parameter_uses", "said_of", "settings_of"]
 
 Kind = Literal["factor", "nuisance", "lumi", "free"]
 
@@ -60,11 +60,19 @@ def settings_of(binned: HistFactory, measurement: str) -> dict[str, ParameterCon
         if one["name"] not in kinds:
             continue
         name, kind = kinds[one["name"]]
-        wanted = ["inits", "bounds", "fixed", *(["auxdata", "sigmas"] if kind == "lumi" else [])]
-        given = {key: one[key] for key in wanted if key in one}
-        if kind == "nuisance" and one.get("auxdata", [0.0]) != [0.0]:
-            given |= {"auxdata": one["auxdata"], "sigmas": [1.0]}
-        found[name] = ParameterConfig.model_validate({"name": name, **given})
+        found[name] = ParameterConfig.model_validate({"name": name, **said_of(one, kind)})
+    return found
+
+
+def said_of(parameter: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    """What a measurement of pyhf says of a parameter, as one of this document says it.
+
+    A nuisance is measured as zero here unless it has an outcome, which needs a standard deviation.
+    """
+    wanted = ["inits", "bounds", "fixed", *(["auxdata", "sigmas"] if kind == "lumi" else [])]
+    found = {key: parameter[key] for key in wanted if key in parameter}
+    if kind == "nuisance" and parameter.get("auxdata", [0.0]) != [0.0]:
+        found |= {"auxdata": parameter["auxdata"], "sigmas": [1.0]}
     return found
 
 

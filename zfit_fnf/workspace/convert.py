@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..common.optional import require
+from .binned import KINDS, said_of
 from .datacard import Card, Process, ShapeRule, Systematic, matches
 from .expressions import Expression
 
@@ -99,12 +100,8 @@ def _of_pyhf(path: Path) -> Conversion:
         parameters = []
         for one in measurement["config"]["parameters"]:
             kind, scalar = names.get(one["name"]), all(len(one.get(key, [0])) == 1 for key in ("inits", "bounds"))
-            if kind in ("normfactor", "lumi", "normsys", "histosys") and scalar:
-                wanted = {"name", "inits", "bounds", "fixed", *(("auxdata", "sigmas") if kind == "lumi" else ())}
-                settings = {key: value for key, value in one.items() if key in wanted}
-                if kind in ("normsys", "histosys") and one.get("auxdata", [0.0]) != [0.0]:
-                    settings |= {"auxdata": one["auxdata"], "sigmas": [1.0]}
-                parameters.append(settings)
+            if kind in KINDS and scalar:
+                parameters.append({"name": one["name"], **said_of(one, KINDS[kind])})
             elif kind is not None:
                 left.append(f"measurement {measurement['name']}: the settings of {one['name']!r} stay in {path.name}")
         # Measurements have the settings of the first one here, and those of pyhf do not.
