@@ -211,6 +211,37 @@ def test_integral_of_a_strong_response_is_that_over_all_events():
     np.testing.assert_allclose(normalised(1024), -np.log([1.4, 0.6]), atol=0.008)
 
 
+def _judged_right_shares(n_signal, n_background, weigh, rng, inside=None):
+    """Of two Gaussians 1.5 apart, with weights that do not depend on anything but the process and x."""
+    x, label = rng.normal(np.repeat([1.5, 0.0], [n_signal, n_background])), np.repeat([0, 1], [n_signal, n_background])
+    weights = np.where(label == 0, 1 / n_signal, weigh(x, rng) / n_background)
+    share = 1 / (1 + np.exp(1.125 - 1.5 * x))
+    own = inside and inside(x)
+    return Reliability.of(["s", "b"], np.column_stack([share, 1 - share]), label, weights, inside=own)
+
+
+def _signs(x, rng):
+    """Most weights are negative where the signal is, and one on average everywhere."""
+    negative = np.where(x > 1.0, 0.45, 0.1)
+    return np.where(rng.uniform(size=len(x)) < negative, -1.0, 1.0) / (1 - 2 * negative)
+
+
+@pytest.mark.parametrize(
+    ("n_signal", "weigh", "inside"),
+    [
+        (300, lambda x, rng: np.ones(len(x)), None),  # 29 of 100 such were refused
+        (60, lambda x, rng: np.ones(len(x)), lambda x: x < 0.0),  # all
+        (3000, _signs, None),  # 50 of 100
+    ],
+)
+def test_right_shares_of_unequal_samples_and_of_signed_weights_pass(n_signal, weigh, inside):
+    """Few events of large weight beside many of small weight: what a bin without any of the few scatters by is not small."""
+    judged = [_judged_right_shares(n_signal, 3000, weigh, np.random.default_rng(k), inside) for k in range(40)]
+    assert all(one.passed for one in judged)
+    assert np.mean([one.p_value < 0.1 for one in judged]) <= 0.2  # 0.05 is expected, and 0.8 or more were
+    assert min(one.p_value for one in judged) > 1e-3
+
+
 def test_shares_that_fail_in_a_part_of_a_condition_are_refused():
     """A classifier that knows nothing is right on average, and not for the largest x."""
     rng, n = np.random.default_rng(7), 100_000

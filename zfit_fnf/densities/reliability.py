@@ -13,6 +13,7 @@ from scipy.stats import chi2
 __all__ = ["Reliability"]
 
 _LARGEST_ERROR, _SMALLEST_P = 0.02, 1e-4
+_AS_EVERYWHERE = 5.0  # events of a process in a bin, at which their own weights count as much as those of all its events
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Reliability:
         weights: np.ndarray,
         n_bins: int = 15,
         region: str = "",
+        inside: np.ndarray | None = None,
     ) -> Reliability:
         """From events.
 
@@ -53,22 +55,23 @@ class Reliability:
             labels: Process ``(n,)`` that each event is of, by its number.
             weights: Weights ``(n,)``, with equal sums for all processes.
             n_bins: Number of bins with as many events each.
-            region: What the events have in common.
+            region: What the events that are looked at have in common.
+            inside: Which of the events ``(n,)`` are looked at; by default all. The others tell how large weights are.
         """
-        rows = []
+        rows, squares = [], _squares(labels, weights, len(processes))
+        if inside is not None:
+            predicted, labels, weights = predicted[inside], labels[inside], weights[inside]
         for index, name in enumerate(processes):
             own = predicted[:, index]
             edges = np.quantile(own, np.linspace(0, 1, n_bins + 1)[1:-1])
             for number in range(n_bins):
-                inside = np.searchsorted(edges, own, side="right") == number
-                w, total = weights[inside], weights[inside].sum()
+                of_bin = np.searchsorted(edges, own, side="right") == number
+                w, total = weights[of_bin], weights[of_bin].sum()
                 if not total > 0:  # negative weights, or equal shares
                     continue
-                residual = (labels[inside] == index) - own[inside]
-                mean, difference = float(w @ own[inside] / total), float(w @ residual / total)
-                # What is expected of right shares: where a bin has no event of the others by chance, residuals scatter less.
-                variance = (own * (1.0 - own))[inside].clip(min=0.0)
-                error = float(np.sqrt(np.square(w) @ variance) / total)
+                residual = (labels[of_bin] == index) - own[of_bin]
+                mean, difference = float(w @ own[of_bin] / total), float(w @ residual / total)
+                error = _error(predicted[of_bin], labels[of_bin], w, index, squares) / total
                 rows.append((name, mean, mean + difference, error, float(total / weights.sum())))
         columns: Any = zip(*rows, strict=True) if rows else [()] * 5
         one, two, three, four, five = map(tuple, columns)
@@ -110,3 +113,32 @@ class Reliability:
             f"shares {verdict} by held-out events{where}: rms calibration error {self.calibration_error:.2g}, "
             f"p-value {self.p_value:.2g}"
         )
+
+
+def _squares(labels: np.ndarray, weights: np.ndarray, n_processes: int) -> np.ndarray:
+    """Of each process the sum ``(C, 2)`` of the squares of its weights, by the sum of its weights, and by its events."""
+    found = np.zeros((n_processes, 2))
+    for process in range(n_processes):
+        own = weights[labels == process]
+        total = own.sum() if own.sum() > 0 else max(np.abs(own).sum(), 1e-300)
+        found[process] = np.square(own).sum() / np.array([total, max(1, len(own))])
+    return found
+
+
+def _error(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray, index: int, squares: np.ndarray) -> float:
+    """Standard deviation of the sum of the weighted residuals of a process in a bin, if its shares are right.
+
+    As many events of each process are expected as the shares say, not those that are there: where a bin has none of a process by
+    chance, residuals scatter less, and few events of large weight beside many of small weight are most of the scatter. How large
+    weights are is what the events of the process in the bin say, where it has some.
+    """
+    variance = 0.0
+    for process, (of_weight, of_event) in enumerate(squares):
+        expected = weights @ predicted[:, process]  # sum of weights
+        residual = np.square((process == index) - predicted[:, index])
+        mean = np.abs(weights) * predicted[:, process]
+        squared = max(expected, 0.0) * of_weight
+        there = np.square(weights[labels == process]).sum()
+        share = (there + _AS_EVERYWHERE * of_event) / (squared + _AS_EVERYWHERE * of_event)
+        variance += share * squared * float(mean @ residual / max(mean.sum(), 1e-300))
+    return float(np.sqrt(variance))

@@ -235,7 +235,7 @@ class _Training:
                 own = (values >= low) & (values <= high)
                 region = f"{name} from {low:.4g} to {high:.4g}"
                 part = Reliability.of(
-                    self.fractions.processes, predicted[own], labels[own], weights[own], _BINS_OF_REGION, region
+                    self.fractions.processes, predicted, labels, weights, _BINS_OF_REGION, region, own
                 )
                 if part.process and not part.passed:
                     failed.append(part)
