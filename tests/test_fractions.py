@@ -165,10 +165,39 @@ def test_nuisances_outside_of_their_window_are_told(fractions):
         nll.value()
 
 
+def test_conditions_outside_of_the_training_are_told(fractions):
+    """Some 2 % of the events, of a mixture that has shares of any conditions."""
+    assert fractions.ranges["x1"][1] == pytest.approx(SHIFT + 4.0, abs=1.0)
+    pdf = mixture(fractions, zfit.Parameter("mu_far", 1.0, 0, 5), zfnf.nuisance("jes_far"))
+    x = np.append(np.zeros(49), 9.0)
+    with pytest.warns(UserWarning, match=r"condition 'x1' of 'ConditionalMixturePDF' of 2 % of the events is outside"):
+        zfnf.loss.UnbinnedNLL(pdf, {"y": np.zeros(50), "x1": x, "x2": np.zeros(50)}).value()
+
+
+def test_shares_are_numbers_where_one_process_is_alone(fractions):
+    far = {"x1": [1e6], "x2": [1e6]}  # the logarithm of the ratio is beyond what an exponential holds
+    np.testing.assert_allclose(fractions.shares(far), [[1.0, 0.0]])
+    shares = fractions.shares({"x1": [0.0], "x2": [0.0]}, {"signal": 0.0, "background": 1.0})
+    np.testing.assert_array_equal(shares, [[0.0, 1.0]])
+    with pytest.raises(ValueError, match="yields= are all zero"):
+        fractions.shares({"x1": [0.0], "x2": [0.0]}, {"signal": 0.0, "background": 0.0})
+
+
+def test_variations_on_other_sides_of_two_processes_are_refused(simulations):
+    """There is no range in which both are known: it ended with probabilities that are no numbers."""
+    one_sided = {
+        name: zfnf.Simulation(one.nominal, [zfnf.Variation(one.nominal, at={"jes": side})])
+        for (name, one), side in zip(simulations.items(), (1.0, -1.0), strict=True)
+    }
+    with pytest.raises(ValueError, match=r"variations of 'jes' have no range in common.*'signal': \(0.0, 1.0\)"):
+        fit_fractions(one_sided, ["x1", "x2"], progress=False)
+
+
 def test_stored_fractions_are_the_same(fractions, plane, tmp_path):
     zfnf.save(fractions, tmp_path / "fractions.fnf")
     again = zfnf.load(tmp_path / "fractions.fnf")
     assert again.reliability == fractions.reliability
+    assert again.ranges == fractions.ranges
     np.testing.assert_array_equal(log_odds(again, plane, 0.7), log_odds(fractions, plane, 0.7))
 
 

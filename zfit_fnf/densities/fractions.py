@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from scipy.special import softmax
 
 from ..common.checks import integer, names, number
 from ..samples import as_sample, index_of
@@ -68,6 +69,7 @@ class Fractions(Model):
         hidden: Widths of the hidden layers; default two of 64.
         n_events: Events of each moved process that its integral beyond second order is averaged over.
         reliability: How well held-out events confirm the shares; not known by default.
+        ranges: Lowest and highest value ``(low, high)`` of each condition in the training; not known by default.
         seed: Seed of the initial weights.
 
     Raises:
@@ -84,6 +86,7 @@ class Fractions(Model):
         hidden: Sequence[int] | None = None,
         n_events: int = 0,
         reliability: Reliability | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -96,6 +99,9 @@ class Fractions(Model):
         for response in self.responses:
             if response.process not in self.processes or not set(response.nuisances) <= set(self.windows):
                 raise ValueError(f"{response} is not of a process in {list(self.processes)}, or has no window")
+        self.ranges = dict(ranges or {})
+        if self.ranges and set(self.ranges) != set(self.cond):
+            raise ValueError(f"ranges= are those of the conditions {list(self.cond)}; got {list(self.ranges)}")
         self.hidden, self.reliability = hidden_widths(hidden, 1), reliability
         m = len(self.cond)
         self.network = MaskedMLP(1, m, len(self.processes), hidden=self.hidden, seed=seed)
@@ -186,8 +192,8 @@ class Fractions(Model):
             A row for each of the conditions, with their pandas index, and a column for each process.
 
         Raises:
-            ValueError: For bad columns, yields that are not of these processes, and unknown nuisances; if held-out events have
-                not confirmed the shares.
+            ValueError: For bad columns, yields that are not of these processes or all zero, and unknown nuisances; if held-out
+                events have not confirmed the shares.
         """
         self.check()
         yields, nu = yields or dict.fromkeys(self.processes, 1.0), nu or {}
@@ -197,10 +203,12 @@ class Fractions(Model):
             raise ValueError(f"unknown nuisance {unknown}: these fractions know {list(self.nuisances)}")
         point = tf.constant([number(nu.get(name, 0.0), name) for name in self.nuisances], tf.float64)
         x = as_sample(data, self.cond).array(self.cond)
-        terms = np.exp(self.log_ratios(point, self.precompute(tf.constant(x))).numpy())
-        terms *= [number(yields[name], f"the yield of {name!r}", low=0.0) for name in self.processes]
-        shares = terms / terms.sum(axis=1, keepdims=True)
-        return pd.DataFrame(shares, columns=list(self.processes), index=index_of(data))
+        expected = np.array([number(yields[name], f"the yield of {name!r}", low=0.0) for name in self.processes])
+        if not expected.any():
+            raise ValueError("yields= are all zero: there are no shares of nothing")
+        with np.errstate(divide="ignore"):  # a yield of zero
+            terms = self.log_ratios(point, self.precompute(tf.constant(x))).numpy() + np.log(expected)
+        return pd.DataFrame(softmax(terms, axis=1), columns=list(self.processes), index=index_of(data))
 
     def check(self) -> None:
         """Refuse shares that held-out events have not confirmed; those of fractions that nothing was held out for are not known.
@@ -223,6 +231,7 @@ class Fractions(Model):
             "hidden": self.hidden,
             "n_events": self.n_events,
             "reliability": self.reliability,
+            "ranges": self.ranges,
         }
 
     def __repr__(self) -> str:

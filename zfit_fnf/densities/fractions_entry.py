@@ -45,6 +45,7 @@ class FractionsEntry(Entry):
     windows: dict[Text, Window]
     hidden: Widths
     n_events: Count = 0
+    ranges: dict[Text, tuple[float, float]] = Field(default_factory=dict)
     reliability: _Reliability | None
 
     def layout(self) -> Iterator[Array]:

@@ -100,6 +100,16 @@ class ConditionalMixturePDF(LogSpacePDF, zfit.pdf.BaseFunctor):
         """By name of the nuisance its parameter, and the range in which the fractions were trained."""
         return {name: (self.params[f"nuisance_{name}"], *window) for name, window in self.fractions.windows.items()}
 
+    @property
+    def trained_conditions(self) -> dict[str, tuple[float, float]]:
+        """By name of a condition the range in which the fractions were trained, if it is known."""
+        return dict(self.fractions.ranges)
+
+    @property
+    def given_conditions(self) -> dict[str, float]:
+        """Conditions that are given, of which there are none."""
+        return {}
+
     def yields(self) -> tf.Tensor:
         """Yields of the processes ``(C,)``."""
         return tf.stack([scalar_of(self.params[f"yield_{process}"]) for process in self.fractions.processes])

@@ -98,18 +98,19 @@ def fit_fractions(
         for name, one in simulations.items()
         if one.variations
     }
+    nominal = [parts[0] for parts in samples.values()]
     responses = [FractionResponse(name, one, powers) for name, p in plans.items() for one, powers in p.powers.items()]
     fractions = Fractions(
         list(simulations),
         cond,
         responses=responses,
-        windows=_windows(plans.values()),
+        windows=_windows(plans),
         hidden=hidden,
         n_events=_AVERAGED if responses else 0,
+        ranges={one: _range(one, nominal) for one in cond},
         seed=seed,
     )
     training = _Training(fractions, schedule, seed, progress)
-    nominal = [parts[0] for parts in samples.values()]
     training.standardise(nominal)
     parts = [_split(sample, seed + index) for index, sample in enumerate(nominal)]
     training.classifier([part[0] for part in parts])
@@ -411,13 +412,26 @@ def _split(sample: Sample, seed: int) -> list[Sample]:
     return parts
 
 
-def _windows(plans: Any) -> dict[str, tuple[float, float]]:
+def _range(name: str, samples: Sequence[Sample]) -> tuple[float, float]:
+    """Lowest and highest value of a condition in any of the samples."""
+    columns = [sample.columns[name] for sample in samples]
+    return float(min(column.min() for column in columns)), float(max(column.max() for column in columns))
+
+
+def _windows(plans: Mapping[str, Plan]) -> dict[str, tuple[float, float]]:
     """The widest range of each nuisance that all processes with it know."""
     windows: dict[str, tuple[float, float]] = {}
-    for plan in plans:
+    for plan in plans.values():
         for name, (low, high) in plan.windows.items():
             other = windows.get(name, (low, high))
             windows[name] = max(low, other[0]), min(high, other[1])
+    for name, (low, high) in windows.items():
+        if not low < high:
+            known = {process: plan.windows[name] for process, plan in plans.items() if name in plan.windows}
+            raise ValueError(
+                f"the variations of {name!r} have no range in common, of one process on one side and of another on the other: "
+                f"{known}; add variations of the other side"
+            )
     return windows
 
 
