@@ -177,6 +177,13 @@ def test_spectrum_is_what_data_have(result, data):
         assert one.signal.sum() == pytest.approx(truth, rel=0.16)  # four standard deviations of the failing ones
 
 
+def test_spectrum_without_pairs_of_an_outcome_has_the_errors_of_what_is_expected(result, data):
+    passing = data["id"].to_numpy() & (data["a"] > 0.5).to_numpy()
+    found = result.spectrum(False, passing, bins=10)
+    assert not found.observed.any()
+    np.testing.assert_allclose(found.expected_variance, found.signal + found.background)
+
+
 def test_a_file_has_all_but_the_pairs(result, data, tmp_path):
     save(result, tmp_path / "id.fnf")
     again = load(tmp_path / "id.fnf")
@@ -206,6 +213,9 @@ def test_correction_is_read_by_correctionlib(result, tmp_path):
     np.testing.assert_allclose(correction.evaluate(*at, "statistics_down"), found.values - statistics)
     one = result.bins({"one": lambda x: (x["a"] >= 0) & (x["b"] < 0.5)})
     assert found.values[2] == pytest.approx(one.values[0], rel=1e-12)
+    endless = export_correction(result, path, {"a": [-np.inf, 0.0, np.inf], "b": [-1.0, 1.0]})
+    read = correctionlib.CorrectionSet.from_file(str(path))["id"]
+    np.testing.assert_allclose(read.evaluate(np.array([-7.0, 7.0]), np.zeros(2), "nominal"), endless.values)
     ones = export_correction(result, path, edges, over=result)
     np.testing.assert_allclose(ones.values, 1.0)
     with pytest.raises(ValueError, match="edges= are those of the conditions"):
@@ -285,6 +295,8 @@ def test_bad_input_is_refused(result, data):
         fit(data, Peak(), Exponential(), **{**SETTINGS, "window": (200, 300)})
     with pytest.raises(ValueError, match=r"a name other than .*; got 'denominator'"):  # the error of scale factors
         fit(data, Peak(), Exponential(), alternatives={"denominator": {"signal": Peak()}}, **SETTINGS)
+    with pytest.raises(ValueError, match=r"a name other than .*; got 'value'"):  # a column of tables, which it replaced
+        fit(data, Peak(), Exponential(), alternatives={"value": {"signal": Peak()}}, **SETTINGS)
     with pytest.raises(ValueError, match="alternative 'x' replaces signal, background or both"):
         fit(data, Peak(), Exponential(), alternatives={"x": {"shape": Peak()}}, **SETTINGS)
     with pytest.raises(ValueError, match="a region says true or false of each of"):

@@ -36,7 +36,7 @@ def export_correction(
     Args:
         result: The fit.
         path: The file, ``*.json``.
-        edges: Edges of the bins of each condition, by name.
+        edges: Edges of the bins of each condition, by name; the last one may be infinite. Values on it are not inside.
         over: A fit that values are divided by, such as one of simulation; bins are averaged over the pairs of the first.
         name: Name of the correction; by default that of the column that says whether probes pass.
         pairs: Pairs over which each bin is averaged; by default those of the fit.
@@ -87,7 +87,7 @@ def _binning(schema: Any, edges: Mapping[str, Sequence[float]], values: np.ndarr
     return schema.MultiBinning(
         nodetype="multibinning",
         inputs=list(edges),
-        edges=list(edges.values()),
+        edges=[[edge if np.isfinite(edge) else f"{edge:+}" for edge in own] for own in edges.values()],
         content=values.tolist(),
         flow="error",
     )

@@ -23,7 +23,13 @@ __all__ = ["fit"]
 
 _FINER = (1, 3, 9)  # times as many nodes of the quadrature over the mass, until integrals are right
 _INTEGRAL = 1e-3  # how wrong they may be: what is common to all pairs cancels
-_SOURCES = "statistics", "networks", "denominator"  # of errors, which no alternative is called
+_SOURCES = (
+    "statistics",
+    "networks",
+    "denominator",
+    "value",
+    "error",
+)  # columns of tables, which no alternative is called
 _STARTS = 200  # pairs whose shapes are looked at before anything is trained
 
 Shapes = Any  # a shape, or one for passing and one for failing probes

@@ -43,8 +43,8 @@ class Spectrum:
 
     @property
     def expected_variance(self) -> np.ndarray:
-        """Variance of what is observed; for weighted pairs the mean weight counts."""
-        weight = self.variance.sum() / self.observed.sum()
+        """Variance of what is observed; for weighted pairs the mean weight counts, which is one where there are none."""
+        weight = self.variance.sum() / self.observed.sum() if self.variance.any() else 1.0
         found: np.ndarray = (self.signal + self.background) * weight
         return found
 
