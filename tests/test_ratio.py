@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 
 import zfit_fnf as zfnf
 from zfit_fnf import Deformation, Flow
+from zfit_fnf.common.chunks import SMALL_GRAPH
 from zfit_fnf.densities.basis import Basis, default_degree
 from zfit_fnf.densities.deformation import Response
 from zfit_fnf.densities.quadrature import latent_nodes
@@ -125,7 +126,7 @@ def test_few_nodes_are_enough(n_dim, n_context):
 
 @pytest.mark.parametrize(("n_dim", "n_context"), [(2, 1), (3, 0)])
 def test_networks_see_nodes_that_differ_in_the_last_observable_once(n_dim, n_context, monkeypatch):
-    monkeypatch.setattr(Reweighting, "_choose_nodes", lambda _: None)
+    monkeypatch.setattr(Reweighting, "_choose_nodes", lambda _: (None, None))
     reweighting, rng = deformation(n_dim, n_context).reweighting, np.random.default_rng(2)
     z = rng.normal(size=(3, n_dim))[[0, 0, 1, 2, 2]]
     z[:, -1] = rng.normal(size=5)
@@ -135,7 +136,24 @@ def test_networks_see_nodes_that_differ_in_the_last_observable_once(n_dim, n_con
     nodes = reweighting._nodes_at(u, c, np.zeros((2, 5)), np.eye(2))
     for nu in (tf.constant([0.5, -1.0], tf.float64), tf.constant([3.0, 2.0], tf.float64)):
         found = reweighting._terms_of_grid(nodes, z)(nu)
-        np.testing.assert_allclose(found, reweighting._log_terms(nu, nodes), atol=1e-9)
+        np.testing.assert_allclose(found, reweighting._terms_of(nodes)(nu), atol=1e-9)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_no_table_has_all_nodes_by_all_products(moving, monkeypatch):
+    """There can be two million of the one and four thousand of the other."""
+    model, rows, coefficients = deformation(2, 1, moving=moving), [], LogRatio.coefficients
+
+    def spied(self, t):
+        rows.append(len(t))
+        return coefficients(self, t)
+
+    monkeypatch.setattr(LogRatio, "coefficients", spied)
+    model.use_all_nodes()
+    found = model.reweighting.log_norm_at_anchors(tf.constant([1.0, -1.0], tf.float64))
+    assert model.reweighting.n_nodes > 4 * SMALL_GRAPH
+    assert max(rows, default=0) <= SMALL_GRAPH
+    assert found.shape == (model.reweighting._nodes.log_weights.shape[0],)
 
 
 def test_an_integral_that_is_wrong_is_told():

@@ -16,14 +16,16 @@ between the anchors, with factors that are computed once per event.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
+from ..common.chunks import GRAPH, SMALL_GRAPH, concatenated
 from .basis import Basis
 from .bijectors import Affine
+from .flows import AutoregressiveDensity
 from .integral_check import IntegralCheck
 from .monomials import Monomials
 from .quadrature import few_nodes, few_places, latent_nodes, lattice, snapshots
@@ -60,12 +62,15 @@ def _degree_between_anchors(n_dim: int, n_context: int) -> int:
     return {1: 48, 2: 12, 3: 7}.get(n_context, 4)
 
 
+Terms = Callable[[tf.Tensor], tf.Tensor]
+
+
 class _Nodes(NamedTuple):
     """Nodes ``Q`` at each of ``A`` anchors."""
 
     log_weights: tf.Tensor  # logarithms of their shares, (A, Q)
-    coefficients: tf.Tensor  # of the log-ratios where they are, (A Q, M)
-    place: Any  # u (A Q, d), c (A Q, m), and what map and flow make of the conditions; None if nothing moves
+    coefficients: Any  # of the log-ratios where they are, (A Q, M); None if they move
+    place: Any  # otherwise u (A Q, d) and c (A Q, m)
     interpolation: tf.Tensor  # from polynomials in the conditions to factors of the anchors, (B, A)
 
 
@@ -97,7 +102,7 @@ class Reweighting:
         with tf.init_scope():
             self.moves = deformation.moves
             self._of_conditions = _with_constant(self.n_context, self._degree())
-            self._nodes = self._choose_nodes()
+            self._nodes, self._log_terms = self._choose_nodes()
         self.check = IntegralCheck(self)
 
     @property
@@ -147,21 +152,27 @@ class Reweighting:
 
     def log_norm_at_anchors(self, nu: tf.Tensor) -> tf.Tensor:
         """Logarithm of the integral ``(A,)`` at the anchors."""
-        return tf.reduce_logsumexp(self._log_terms(nu, self._nodes), axis=1)
+        return tf.reduce_logsumexp(self._log_terms(nu), axis=1)
 
-    def _log_terms(self, nu: tf.Tensor, nodes: _Nodes) -> tf.Tensor:
-        """Logarithms ``(A, Q)`` of what every node adds to the integral."""
-        coefficients = nodes.coefficients
-        if nodes.place is not None:
-            u, c, (of_layer, of_flow) = nodes.place
-            u = self._deformation.forward(u, c, self._deformation.basis(nu), of_layer)
-            coefficients = self._coefficients(u, c, of_flow)
-        return nodes.log_weights + tf.reshape(
-            tf.linalg.matvec(coefficients, self.monomials(nu)), nodes.log_weights.shape
-        )
+    def _terms_of(self, nodes: _Nodes) -> Terms:
+        """Logarithms ``(A, Q)`` of what every node adds to the integral, as a function of the nuisances."""
+        deformation = self._deformation
+        u, c = nodes.place or (None, None)
+        of_layer, of_flow = deformation.precompute_conditions(c) if nodes.place else (None, None)
 
-    def _terms_of_grid(self, nodes: _Nodes, z: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-        """As :meth:`_log_terms` of moving nodes, most of which differ from others in their last observable only.
+        def log_terms(nu: tf.Tensor) -> tf.Tensor:
+            coefficients = nodes.coefficients
+            if coefficients is None:
+                coefficients = self._coefficients(
+                    deformation.forward(u, c, deformation.basis(nu), of_layer), c, of_flow
+                )
+            log_weights = tf.linalg.matvec(coefficients, self.monomials(nu))
+            return nodes.log_weights + tf.reshape(log_weights, nodes.log_weights.shape)
+
+        return log_terms
+
+    def _terms_of_grid(self, nodes: _Nodes, z: np.ndarray) -> Terms:
+        """As :meth:`_terms_of` of moving nodes, most of which differ from others in their last observable only.
 
         Networks see one of these each, its *head*.
 
@@ -175,7 +186,7 @@ class Reweighting:
         starts = np.arange(n_anchors)[:, None]
         of_head = (starts * len(heads) + of_head.ravel()).ravel()
         heads = (starts * len(z) + heads).ravel()
-        u, c, _ = nodes.place
+        u, c = nodes.place
         u_heads, c_heads = tf.gather(u, heads), tf.gather(c, heads)
         of_layer, of_flow = deformation.precompute_conditions(c_heads)
         (layer,) = flow.density.layers
@@ -229,9 +240,9 @@ class Reweighting:
         grid = 1 < self.n_dim <= (2 if self.n_context else 3)
         return self.moves and grid and has_latent(self.flow) and self._deformation.n_layers == 1
 
-    def _choose_nodes(self) -> _Nodes:
+    def _choose_nodes(self) -> tuple[_Nodes, Terms]:
         anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
-        cost = 1.0 if not self.moves or self._by_heads else (3.0 if self.n_dim == 1 else 7.0)
+        cost = 0.15 if not self.moves else 1.0 if self._by_heads else (3.0 if self.n_dim == 1 else 7.0)
         for steps in self._steps():
             z, log_weights = latent_nodes(self.n_dim, len(anchors), steps, 8192 if len(anchors) == 1 else 1024)
             if affordable := cost * len(points[1]) * log_weights.size < _AFFORDABLE:
@@ -239,52 +250,73 @@ class Reweighting:
         if not has_latent(flow):
             log_weights = np.zeros((len(anchors), 32768 if len(anchors) == 1 else 1024))
         c = tf.constant(np.repeat(anchors, log_weights.shape[1], axis=0))
-        if has_latent(flow):
-            u = flow.density.from_base(tf.constant(z.reshape(-1, self.n_dim)), flow.precompute(c))
-        else:
-            u = flow.draw(c, tf.constant([1, 2]))
+        places = self._places(z.reshape(-1, self.n_dim), c)
         interpolation = np.linalg.pinv(self._condition_polynomials(tf.constant(anchors)).numpy())
-        nodes = self._nodes_at(u, c, log_weights, interpolation)
-        if not (self._few_nodes and affordable):
-            return nodes
-        terms = self._terms_of_grid(nodes, z[0]) if self._by_heads else lambda nu: self._log_terms(nu, nodes)
-        return self._few_of(nodes, tf.function(terms, autograph=False), u, c, *points)
+        nodes = self._nodes_at(places, c, log_weights, interpolation)
+        log_terms = self._terms_of_grid(nodes, z[0]) if self._by_heads else self._terms_of(nodes)
+        if self._few_nodes and affordable:
+            few = self._few_of(nodes, tf.function(log_terms, autograph=False), places, c, *points)
+            return (few, self._terms_of(few)) if few else (nodes, log_terms)
+        return nodes, log_terms
 
-    def _nodes_at(self, u: tf.Tensor, c: tf.Tensor, log_weights: np.ndarray, interpolation: np.ndarray) -> _Nodes:
-        """Nodes ``u (A Q, d)`` given ``c (A Q, m)``."""
-        of_conditions = self._deformation.precompute_conditions(c)
-        return _Nodes(
-            tf.constant(log_weights - logsumexp(log_weights, axis=1, keepdims=True)),
-            self._coefficients(u, c, of_conditions[1]),
-            (u, c, of_conditions) if self.moves else None,
-            tf.constant(interpolation),
-        )
+    def _places(self, z: np.ndarray, c: tf.Tensor) -> tf.Tensor:
+        """Where nodes are: ``u (A Q, d)`` if the map moves them, bounded coordinates ``(A Q, d + m)`` if they stay there."""
+        flow = self.flow
+        if not has_latent(flow):
+            u = flow.draw(c, tf.constant([1, 2]))
+            return u if self.moves else bounded(flow, u, c, None)
+        if not self.moves:
+            return tf.concat([sigmoid(tf.constant(z)), sigmoid(c)], axis=1)
+        density = cast(AutoregressiveDensity, flow.density)
+        from_base = concatenated(lambda z, c: density.from_base(z, flow.precompute(c)), tf.constant(z), c, size=GRAPH)
+        return tf.constant(from_base)
+
+    def _nodes_at(self, places: tf.Tensor, c: tf.Tensor, log_weights: np.ndarray, interpolation: np.ndarray) -> _Nodes:
+        """Nodes that are at ``places`` given ``c (A Q, m)``."""
+        place, coefficients = None, None
+        if self.moves:
+            place = (places, c)
+        else:
+            coefficients = tf.constant(concatenated(self._at_bounded, places, size=SMALL_GRAPH))
+        log_weights = log_weights - logsumexp(log_weights, axis=1, keepdims=True)
+        return _Nodes(tf.constant(log_weights), coefficients, place, tf.constant(interpolation))
 
     def _few_of(
-        self, nodes: _Nodes, evaluate: Any, u: tf.Tensor, c: tf.Tensor, points: tf.Tensor, importance: np.ndarray
-    ) -> _Nodes:
+        self, nodes: _Nodes, evaluate: Any, at: tf.Tensor, c: tf.Tensor, points: tf.Tensor, importance: np.ndarray
+    ) -> _Nodes | None:
         """Few nodes in place of many, whose terms are evaluated, if they give the same integrals."""
-        log_terms = np.array([evaluate(nu) for nu in points])
-        log_norms = logsumexp(log_terms, axis=2)
+        terms = self._terms_by_anchor(nodes, evaluate, points)
+        n_anchors, n_nodes = nodes.log_weights.shape
+        log_norms = np.stack([logsumexp(terms(anchor), axis=1) for anchor in range(n_anchors)], axis=1)
         anchors, interpolation = few_places(log_norms * importance[:, None], 0.3 * _TOLERANCE)
         chosen = [
-            few_nodes(np.exp(log_terms[:, anchor] - log_norms[:, anchor, None]), importance, _TOLERANCE)
-            for anchor in anchors
+            few_nodes(np.exp(terms(anchor) - log_norms[:, anchor, None]), importance, _TOLERANCE) for anchor in anchors
         ]
-        size, n_nodes = max(len(places) for places, _ in chosen), log_terms.shape[2]
+        size = max(len(places) for places, _ in chosen)
         rows, log_weights = np.zeros((len(anchors), size), int), np.full((len(anchors), size), _NOTHING)
         for index, (anchor, (places, factors)) in enumerate(zip(anchors, chosen, strict=True)):
             rows[index] = anchor * n_nodes + np.resize(places, size)
             log_weights[index, : len(places)] = nodes.log_weights.numpy()[anchor, places] + np.log(factors)
-        u, c = tf.gather(u, rows.ravel()), tf.gather(c, rows.ravel())
-        few = self._nodes_at(u, c, log_weights, nodes.interpolation.numpy() @ interpolation.T)
+        at, c = tf.gather(at, rows.ravel()), tf.gather(c, rows.ravel())
+        few = self._nodes_at(at, c, log_weights, nodes.interpolation.numpy() @ interpolation.T)
         points, importance = self._snapshots(seed=1)
+        log_terms = self._terms_of(few)
         for nu, matters in zip(points[-_CHECKS:], importance[-_CHECKS:], strict=True):
-            log_norm = tf.reduce_logsumexp(self._log_terms(nu, few), axis=1).numpy()
+            log_norm = tf.reduce_logsumexp(log_terms(nu), axis=1).numpy()
             error = np.abs(log_norm @ interpolation - logsumexp(evaluate(nu), axis=1)).max()
             if not error * matters < 10.0 * _TOLERANCE:
-                return nodes
+                return None
         return few
+
+    def _terms_by_anchor(self, nodes: _Nodes, evaluate: Any, points: tf.Tensor) -> Callable[[int], np.ndarray]:
+        """What gives the terms ``(S, Q)`` at an anchor; of nodes that stay where they are, one anchor after the other."""
+        if self.moves:
+            log_terms = np.array([evaluate(nu) for nu in points])
+            return lambda anchor: log_terms[:, anchor]
+        monomials = np.array([self.monomials(nu) for nu in points])
+        log_weights = nodes.log_weights.numpy()
+        coefficients = nodes.coefficients.numpy().reshape(*log_weights.shape, -1)
+        return lambda anchor: log_weights[anchor] + monomials @ coefficients[anchor].T
 
     def _snapshots(self, seed: int) -> tuple[tf.Tensor, np.ndarray]:
         """Points ``(S, K)`` of the nuisances at which integrals are compared, and how much they matter."""
