@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -405,6 +406,42 @@ def test_only_what_is_stale_is_trained(learned, monkeypatch, tmp_path):
     assert calls == [("fit_process", "Flow")]
 
 
+def test_damaged_models_are_trained_again(learned, monkeypatch, tmp_path):
+    """One was "trained already", and no command could read it."""
+    models = tmp_path / "models"
+    shutil.copytree(learned.folder / "results" / "models", models)
+    path = models / "SR.signal.fnf"
+    path.write_bytes(path.read_bytes()[:-100])
+    calls = counted(monkeypatch)
+    learned.train(tmp_path, progress=False)
+    assert [name for name, _ in calls] == ["fit_flow", "fit_process"]
+    assert zfit_fnf.load(path).nuisances == ("jes",)
+
+
+def test_what_is_made_of_one_generated_event_is_trained_on_or_held_out(learned):
+    """The rows that a selection keeps differ; four fifths of held-out ones had been seen, moved, in the training."""
+    workspace = changed(learned, "scale: 0.1}", "scale: 0.1, selection: abs(m) < 1.5}")
+    (task,) = workspace.tasks(learned.folder / "results")
+    held, seen = training.held_out(task), training.seen_by(task, training.simulation_of(task))
+    moved = {one.at["jes"]: np.asarray(one.events.columns["m"]) - 0.5 * one.at["jes"] for one in held.variations}
+    assert {at: len(values) for at, values in moved.items()} == {1.0: pytest.approx(300, abs=80)} | {
+        -1.0: pytest.approx(300, abs=80)
+    }
+    for values in moved.values():
+        assert np.isin(np.round(values, 9), np.round(held.nominal.columns["m"], 9)).sum() > 150
+        assert not np.isin(np.round(values, 9), np.round(seen.nominal.columns["m"], 9)).any()
+
+
+def test_weights_that_are_no_numbers_are_named_where_yields_are_taken(learned):
+    table = np.column_stack([np.linspace(-1.0, 1.0, 50), np.where(np.arange(50) == 7, np.nan, 0.1)])
+    np.savetxt(learned.folder / "nan.csv", table, header="m,w", comments="", delimiter=",")
+    workspace = changed(learned, "{at: {eff: 1}, scale: 0.11}", "{at: {eff: 1}, file: nan.csv, weights: w}")
+    with pytest.raises(
+        ValueError, match=r"events of 'SR.signal \(eff=\+1\)' are NaN or infinite in the weights: row 7"
+    ):
+        workspace.train(learned.folder / "other", progress=False)
+
+
 def test_yields_that_the_fit_leaves_out_are_said(learned, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "_learn", lambda *_: smooth_flow(["m"]))
     problems = {}
@@ -505,6 +542,8 @@ def test_folds_are_averaged_and_calibrated(learned, tmp_path, monkeypatch):
     assert not set(first.nominal.columns["m"]) & set(second.nominal.columns["m"])
     analysis = Analysis(workspace, tmp_path, progress=False)
     assert [type(one).__name__ for one in analysis.loss.model] == ["FoldedPDF"]
+    with pytest.raises(ValueError, match="there is no parameter 'nu'"):
+        analysis.fit(minos=["nu"])
     fit, yields = analysis.fit(minos=False), analysis.yields().table
     assert {"mu", "eff", "mcstat_0"} <= set(fit.parameters.index)
     assert yields.loc["SR", "prefit"].tolist() == pytest.approx([200.0, 50.0, 250.0])  # though calibration has moved mu

@@ -129,6 +129,8 @@ class Analysis:
             minos: Of which parameters there are MINOS errors: by default those of interest, ``False`` for none, or names.
         """
         wanted = self.measurement.config.poi if minos is True else minos or []
+        if unknown := [name for name in wanted if name not in self.model.parameters]:
+            raise ValueError(f"there is no parameter {unknown[0]!r}{nearest(unknown[0], self.model.parameters)}")
         found = [self.model.parameters[name] for name in wanted]
         if params := [one for one in found if one.floating]:
             with self._listening():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..samples import Sample, Simulation, Variation
+from ..samples.columns import check_weights
 from ..samples.cuts import Cut
 from ..samples.event_files import find
 from ..samples.variation import yields_at_one
@@ -16,6 +18,8 @@ from .expressions import Expression, sorted_by_use
 from .schema import Events, Source
 
 __all__ = ["files_of", "read_events", "read_simulation", "yield_ratios"]
+
+_ROW = "number of the row"
 
 
 def files_of(source: Source, folder: Path) -> list[Path]:
@@ -36,6 +40,11 @@ def read_events(source: Source, columns: tuple[str, ...], folder: Path, name: st
         folder: What paths are relative to.
         name: What messages call them.
     """
+    return _read(source, columns, folder, name)[0]
+
+
+def _read(source: Source, columns: tuple[str, ...], folder: Path, name: str) -> tuple[Sample, np.ndarray]:
+    """The events of a source, and which rows of its files they are."""
     derived = {one: Expression(text) for one, text in source.columns.items()}
     weight = None if source.weights is None else Expression(source.weights)
     cut = None if source.selection is None else Cut(source.selection)
@@ -57,13 +66,16 @@ def read_events(source: Source, columns: tuple[str, ...], folder: Path, name: st
     weights = _weights(weight, arrays, n_events, _factor(source))
     passed = np.ones(n_events, bool) if cut is None else cut(arrays)
     kept = {column: arrays[column][passed] for column in columns}
-    return Sample(kept, None if weights is None else weights[passed], name=name)
+    return Sample(kept, None if weights is None else weights[passed], name=name), passed
 
 
 def read_simulation(
     events: Events, columns: tuple[str, ...], folder: Path, name: str, *, nuisances: tuple[str, ...] | None = None
 ) -> Simulation:
     """The simulation of a process.
+
+    Where a selection keeps other rows of a variation than of the nominal events, of files with as many rows, these are numbered:
+    what is made of one generated event stays together when the simulation is split.
 
     Args:
         events: Where it is.
@@ -72,18 +84,28 @@ def read_simulation(
         name: What messages call it.
         nuisances: Which nuisances; by default all.
     """
-    nominal = read_events(events.nominal, columns, folder, name)
-    variations = []
+    nominal, passed = _read(events.nominal, columns, folder, name)
+    variations, rows = [], []
     for variation in events.variations:
         if nuisances is not None and not set(variation.at) <= set(nuisances):
             continue
         point = ", ".join(f"{one}={value:+g}" for one, value in variation.at.items())
-        sample = read_events(variation.source(events.nominal), columns, folder, f"{name} ({point})")
+        sample, own = _read(variation.source(events.nominal), columns, folder, f"{name} ({point})")
         if variation.changes_weights_only:
             variations.append(Variation(at=variation.at, weights=sample.weights))
         else:
             variations.append(Variation(sample, at=variation.at))
-    return Simulation(nominal, variations=tuple(variations))
+            rows.append(own)
+    if not any(len(own) == len(passed) and np.any(own != passed) for own in rows):
+        return Simulation(nominal, variations=tuple(variations))
+    numbers = iter(rows)
+    numbered = [v if v.is_reweighting else replace(v, events=_numbered(v.events, next(numbers))) for v in variations]
+    return Simulation(_numbered(nominal, passed), variations=tuple(numbered), paired_by=_ROW)
+
+
+def _numbered(sample: Sample, passed: np.ndarray) -> Sample:
+    """With the numbers of its rows in the files."""
+    return Sample({**sample.columns, _ROW: np.flatnonzero(passed)}, sample.weights, name=sample.name)
 
 
 def yield_ratios(nuisances: Iterable[str], events: Simulation, name: str) -> dict[str, dict[str, float | None]]:
@@ -95,11 +117,15 @@ def yield_ratios(nuisances: Iterable[str], events: Simulation, name: str) -> dic
         name: What messages call it.
 
     Raises:
+        ValueError: If a weight is no finite number.
         WorkspaceError: If there is no variation at -1 or +1.
     """
     nominal, found = events.nominal.sum_weights, {}
     for nuisance in nuisances:
         moved = [one for one in events.variations if set(one.at) == {nuisance}]
+        for one in moved:
+            own = one.weights if one.is_reweighting else one.events.weights
+            check_weights(np.asarray([] if own is None else own, float), f"{name} ({one.name})")
         sums = {
             v.at[nuisance]: np.sum(np.asarray(v.weights, float)) if v.is_reweighting else v.events.sum_weights
             for v in moved

@@ -139,7 +139,7 @@ def train_all(
         TrainingStopped: If a training diverges or is interrupted; what is complete stays, and the next call goes on.
     """
     records = {task.name: read_record(task.out, task.name) for task in tasks}
-    stale = [task for task in tasks if not is_fresh(task, records[task.name])]
+    stale = [task for task in tasks if not (is_fresh(task, records[task.name]) and _is_intact(task))]
     for task in tasks:
         if task not in stale:
             echo(f"{task.name} is trained already")
@@ -227,6 +227,15 @@ def is_fresh(task: Task, record: Record | None) -> bool:
     """Whether the model of a sample was trained from what the workspace says now."""
     done = record is not None and record.complete and model_path(task.out, task.name).is_file()
     return done and record is not None and record.inputs == _inputs(task)
+
+
+def _is_intact(task: Task, path: Path | None = None) -> bool:
+    """Whether the model file of a sample can be read; one that was cut or edited is trained again."""
+    try:
+        storage.inspect(path or model_path(task.out, task.name))
+    except ValueError:
+        return False
+    return True
 
 
 def changes(task: Task, record: Record) -> list[str]:
@@ -348,7 +357,7 @@ def _usable(task: Task, record: Record | None, inputs: dict[str, str]) -> Any:
     if record is None or record.inputs.get("nominal") != inputs["nominal"]:
         return None
     path = model_path(task.out, task.name, ".fnf" if record.complete else _PARTIAL)
-    if not path.is_file():
+    if not (path.is_file() and _is_intact(task, path)):
         return None
     model = storage.load(path)
     if not isinstance(model, Deformation):
@@ -364,6 +373,8 @@ def _inputs(task: Task) -> dict[str, str]:
     assert events is not None
     of_responses = {name: settings.pop(name) for name in ("response_steps", "order", "mirror")}
     ranges = {name: one.range for name, one in task.channel.observables.items()}
+    if any(one.source(events.nominal).selection and not one.changes_weights_only for one in events.variations):
+        settings["rows"] = "numbered"  # models of before were trained on other rows
     nominal = _checksum(task, [events.nominal], ranges, list(task.sample.given), settings, task.fold)
     responses: dict[str, list[Any]] = {}
     others: list[Any] = []
