@@ -264,3 +264,25 @@ def test_missing_entries_of_columns_that_are_not_used_do_not_matter():
         Simulation(table).sample(["z"])
     with pytest.raises(ValueError, match="NaN or infinite in column 'z'"):
         [part.sample(["z"]) for part in parts]
+
+
+@pytest.mark.parametrize("paired_by", [None, "number"])
+def test_parts_without_events_are_refused(paired_by):
+    """Ten folds of five events were five trainings with all of them, and five parts held out without any."""
+    table = {"x": np.arange(5.0), "number": np.arange(5)}
+    for n in (10, 0.99):
+        with pytest.raises(ValueError, match=r"part \d of \d+ would have none of the 5 events of 'data'"):
+            Simulation(table, paired_by=paired_by).split(n)
+    with pytest.raises(ValueError, match=r"part \d of 10 would have none"):
+        Simulation(table, paired_by=paired_by).folds(10)
+
+
+def test_numbers_of_events_that_are_not_exact_are_refused():
+    """A thousand of them were a few numbers, and parts of a quarter and three quarters."""
+    numbers = np.arange(1000) + 2**60
+    halves = Simulation({"x": np.zeros(1000), "number": numbers}, paired_by="number").split(2)
+    assert [len(one.nominal.columns["x"]) for one in halves] == [pytest.approx(500, abs=80)] * 2
+    with pytest.raises(
+        ValueError, match=r"'number' of 'data' numbers the events, but floating-point numbers beyond 2\^53"
+    ):
+        Simulation({"x": np.zeros(1000), "number": numbers.astype(float)}, paired_by="number").split(2)

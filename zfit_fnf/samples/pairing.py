@@ -24,6 +24,7 @@ __all__ = [
     "warn_of_copies",
 ]
 
+_EXACT = 2.0**53  # beyond, whole numbers are no longer all there in float64
 _COUNT = 4
 _FEWEST = 100  # events, of which correlations mean something
 _SPREAD, _RELATED = 0.1, 0.1  # of the logarithms of nominal weights, and their correlation with others
@@ -139,6 +140,11 @@ def integers_of(values: np.ndarray, column: str, name: str) -> np.ndarray:
         if (rows := np.flatnonzero(values != np.floor(values))).size:
             raise ValueError(
                 f"column {column!r} of {name!r} numbers the events, but is not whole in {rows.size} rows: {show(values, rows)}"
+            )
+        if (rows := np.flatnonzero(np.abs(values) > _EXACT)).size:
+            raise ValueError(
+                f"column {column!r} of {name!r} numbers the events, but floating-point numbers beyond 2^53, in {rows.size} rows, "
+                f"are those of several events: {show(values, rows)}. Keep it as whole numbers, or give a shorter one"
             )
         values = values.astype(np.int64)
     return values.astype(np.uint64)

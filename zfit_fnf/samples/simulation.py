@@ -199,6 +199,9 @@ class Simulation:
             n: A share such as 0.8 for two parts, of that share and of the rest; or a number of equal parts.
             seed: Seed of the choice.
 
+        Raises:
+            ValueError: If a part would have no events of a sample.
+
         Example:
             >>> train, held_out = signal.split(0.8, seed=1)
             >>> first, second = signal.split(2, seed=1)
@@ -228,10 +231,17 @@ class Simulation:
         places = self._places(integer(seed, "seed", low=0))
         if self.paired_by is None:  # sizes that are exact
             places = [(np.argsort(np.argsort(place)) + 0.5) / len(place) for place in places]
-        return [
+        parts = [
             [np.flatnonzero((place >= low) & (place < high)) for place in places]
             for low, high in itertools.pairwise(edges)
         ]
+        for place, part in enumerate(parts, start=1):
+            if without := [s for s, rows in zip(self._whole, part, strict=True) if s.n_events and not rows.size]:
+                raise ValueError(
+                    f"part {place} of {len(parts)} would have none of the {without[0].n_events} events of {without[0].name!r}: "
+                    "split them into fewer parts, or simulate more"
+                )
+        return parts
 
     def resampled(self, seed: int) -> Simulation:
         """A bootstrap replica: Poisson(1) copies of each generated event, as weights; the same for rows that are paired.
