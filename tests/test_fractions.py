@@ -183,6 +183,15 @@ def test_shares_are_numbers_where_one_process_is_alone(fractions):
         fractions.shares({"x1": [0.0], "x2": [0.0]}, {"signal": 0.0, "background": 0.0})
 
 
+def test_bad_input_is_named():
+    x = np.random.default_rng(1).normal(size=50)
+    processes = {"signal": zfnf.Simulation({"x": x[:3]}), "background": zfnf.Simulation({"x": x})}
+    with pytest.raises(ValueError, match="'signal, nominal' has 3 events, a tenth of which is to calibrate"):
+        fit_fractions(processes, ["x"], progress=False)  # "has no events to learn from"
+    with pytest.raises(ValueError, match="cond= names the conditions, one at least"):
+        fit_fractions(processes, [], progress=False)
+
+
 def test_variations_on_other_sides_of_two_processes_are_refused(simulations):
     """There is no range in which both are known: it ended with probabilities that are no numbers."""
     one_sided = {

@@ -39,6 +39,7 @@ from .schedule import Schedule, checked_schedule
 __all__ = ["fit_fractions"]
 
 _HELD_OUT = 0.2  # of the events, half to calibrate and half to check
+_FEWEST = 10  # events of each process
 _SPREAD = 5.0  # of the prior of log-ratios between processes, which are well separated ones in a part of the space
 _RIDGE = 1e-6  # of the mean curvature, for directions of the last layer that the events do not determine
 _NEWTON_STEPS = 20
@@ -87,6 +88,8 @@ def fit_fractions(
     """
     _check_simulations(simulations)
     cond, seed = names(cond, "cond", '["pt", "eta"]'), integer(seed, "seed", low=0)
+    if not cond:
+        raise ValueError('cond= names the conditions, one at least, such as ["pt", "eta"]')
     schedule = checked_schedule(schedule, Schedule(steps=3000, batch_size=4096))
     flag(progress, "progress")
     samples = {name: one.samples(cond, process=name) for name, one in simulations.items()}
@@ -401,6 +404,10 @@ def _cross_entropy(logits: Sequence[np.ndarray], samples: Sequence[Sample]) -> f
 def _split(sample: Sample, seed: int) -> list[Sample]:
     """To train, to calibrate and to check."""
     n = sample.n_events
+    if n < _FEWEST:
+        raise ValueError(
+            f"{sample.name!r} has {n} events, a tenth of which is to calibrate and another one to check: give {_FEWEST} at least"
+        )
     rows = np.random.default_rng(seed).permutation(n)
     first, second = round((1 - _HELD_OUT) * n), round((1 - _HELD_OUT / 2) * n)
     parts = []
