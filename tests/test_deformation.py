@@ -276,6 +276,10 @@ def test_bad_input(deformation, flow, events):
         Deformation(flow, [shaken_response(["p"], ((1,),), 1)], windows={})
     with pytest.raises(ValueError, match="one response per nuisance"):
         Deformation(flow, [shaken_response(["p"], ((1,),), seed) for seed in (1, 2)], windows={"p": (-1.0, 1.0)})
+    alone = [shaken_response([name], ((1,),), 1) for name in ("p", "q")]
+    twice = [shaken_response(pair, ((1, 1),), 1) for pair in (["p", "q"], ["q", "p"])]
+    with pytest.raises(ValueError, match="one interaction per pair of nuisances"):
+        Deformation(flow, alone + twice, windows={"p": (-1.0, 1.0), "q": (-1.0, 1.0)})
     with pytest.raises(ValueError, match="at least one nuisance"):
         Deformation(flow, [], windows={})
     with pytest.raises(ValueError, match="would not vanish at zero"):

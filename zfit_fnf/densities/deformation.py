@@ -82,6 +82,9 @@ class Deformation(PolynomialMap, ShapeResponse):
             raise ValueError(f"interactions with {unknown} need a response of each of these nuisances alone")
         if len(set(singles)) < len(singles):
             raise ValueError(f"need one response per nuisance, got responses of {singles}")
+        pairs = [tuple(sorted(r.nuisances)) for r in responses if len(r.nuisances) > 1]
+        if len(set(pairs)) < len(pairs):  # their corrections would all be those of the last one
+            raise ValueError(f"need one interaction per pair of nuisances, got interactions of {pairs}")
         super().__init__(responses, windows=windows)
         check_dimensions(self.responses, len(flow.obs), len(flow.cond))
         self.flow = flow
