@@ -283,6 +283,10 @@ def test_counts_of_control_regions_and_edits_are_those_of_combine(tmp_path):
             "$CHANNEL/$PROCESS$MASS $CH",
             r"line 5 .*'\$CHANNEL/\$PROCESS\$MASS' has no value here",
         ),
+        ("bin sr sr cr", "bin sr sr zr", "has the bin 'zr'"),  # its processes were left out
+        ("rate 10 -1 90", "rate 10 -1 -1", "rate of bkg in cr is -1, and it has no histogram"),  # -1 events
+        ("rate 10 -1 90", "rate 10 -2 90", "line 15: .*-2 is no rate"),
+        ("observation -1 100", "observation -1 -1", "neither how many events 'cr' observed"),
     ],
 )
 def test_a_damaged_datacard_is_one_error(folder, before, after, message):
@@ -292,11 +296,85 @@ def test_a_damaged_datacard_is_one_error(folder, before, after, message):
         convert(folder / "card.txt")
 
 
+def test_an_empty_process_has_no_shape_and_data_are_those_of_the_histogram(folder):
+    """Its yield was not a number, at no other."""
+    with uproot.update(folder / "shapes.root") as file:
+        for end in ("", "_jesUp", "_jesDown"):
+            file[f"sr/sig{end}"] = (np.zeros(4), np.arange(5.0))
+    card = CARD.replace("rate 10 -1", "rate -1 -1").replace("observation -1", "observation 110")
+    (folder / "card.txt").write_text(card, encoding="utf-8")
+    conversion = convert(folder / "card.txt")
+    json.dumps(conversion.document, allow_nan=False)
+    (data,) = [one for one in conversion.left if one.startswith("line 10")]
+    assert "sr has 111 events in its histogram, not 110; the histogram is taken" in data
+
+
 def test_missing_variations_are_listed(folder):
     (folder / "card.txt").write_text(CARD.replace("jes shape", "jer shape"), encoding="utf-8")
     assert any(
         "line 19: jer shape" in one and "has no 'sr/sig_jerUp'" in one for one in convert(folder / "card.txt").left
     )
+
+
+REPEATED = """\
+bin sr cr
+observation 25 90
+bin sr sr cr
+process sig bkg bkg
+process 0 1 1
+rate 5 20 80
+jes lnN 1.1 1.1 1.05
+jes lnN - 1.2 -
+free rateParam sr bkg 1.5 [0.5, 2.0]
+free rateParam cr bkg 1.5
+free rateParam sr bkg 1.5
+other lnN - 1.3 -
+all group = jes other nothing
+nuisance edit rename * * other jes
+nuisance edit add bkg sr jes lnN 1.4
+nuisance edit freeze nothing
+"""
+
+
+def test_effects_that_are_repeated_multiply(tmp_path):
+    """Of several modifiers of one name pyhf takes the last: of a shape and a lnN of one nuisance the yield was lost."""
+    (tmp_path / "card.txt").write_text(REPEATED, encoding="utf-8")
+    conversion = convert(tmp_path / "card.txt")
+    assert [one.partition(": ")[0] for one in conversion.left] == [f"line {line}" for line in (11, 13, 14, 15, 16)]
+    conversion.write(tmp_path / "analysis.yaml")
+    nll = Workspace.read(tmp_path / "analysis.yaml").loss()
+    params = {one.name: one for one in nll.get_params(floating=None)}
+    assert params["free"].lower == 0.5  # the range of one line counts for both
+
+    def exact(r, free, jes, other):
+        sr = 5 * r * 1.1**jes + 20 * free * 1.1**jes * 1.2**jes * 1.3**other
+        cr = 80 * free * 1.05**jes
+        return sr - 25 * np.log(sr) + cr - 90 * np.log(cr) + 0.5 * (jes**2 + other**2)
+
+    differences = []
+    for values in ((1.0, 1.5, 1.2, -1.5), (0.5, 0.9, -1.4, 1.3), (2.0, 1.1, -1.9, 1.0)):
+        point = dict(zip(("r", "free", "jes", "other"), values, strict=True))
+        zfit.param.set_values([params[name] for name in point], list(values))
+        differences.append(float(nll.value()) - exact(*values))
+    assert np.ptp(differences) < 1e-9  # 2.6 when only the last one counted
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("jes lnN - 1.2 -", "jes lnN - -/1.2 -", "line 8: jes lnN - -/1.2 -: it is not understood"),
+        ("jes lnN - 1.2 -", "jes lnN - 0/1.2 -", "not a positive factor"),
+        ("jes lnN - 1.2 -", "jes lnN - nan -", "not a positive factor"),
+        ("jes lnN - 1.2 -", "jes gmN 5.5 - 4 -", "5.5 is no number of events"),
+        ("free rateParam sr bkg 1.5 [0.5, 2.0]", "free rateParam sr bkg", "line 9: free rateParam sr bkg: it is not"),
+        ("free rateParam sr bkg 1.5 [0.5, 2.0]", "free rateParam sr bkg 3 [0,2]", "its value 3 is outside"),
+        ("free rateParam cr bkg 1.5", "free rateParam cr bkg 1", "it has the value 1.5 and the range"),
+    ],
+)
+def test_what_a_line_cannot_mean_is_listed(tmp_path, before, after, reason):
+    assert before in REPEATED
+    (tmp_path / "card.txt").write_text(REPEATED.replace(before, after, 1), encoding="utf-8")
+    assert any(reason in one for one in convert(tmp_path / "card.txt").left)
 
 
 PYHF = {

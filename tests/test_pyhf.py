@@ -319,6 +319,23 @@ def test_mistakes(case):
         make()
 
 
+def test_modifiers_of_which_pyhf_takes_the_last_are_told():
+    """As of a yield that depends on a nuisance twice: pyhf has 1.2 where 1.1 * 1.2 was meant."""
+    effects = [{"name": "a", "type": "normsys", "data": {"lo": 1 / k, "hi": k}} for k in (1.1, 1.2)]
+    samples = [{"name": "s", "data": [10.0], "modifiers": effects}]
+    document = {
+        "version": "1.0.0",
+        "channels": [{"name": "c", "samples": samples}],
+        "observations": [{"name": "c", "data": [12.0]}],
+        "measurements": [{"name": "m", "config": {"poi": "", "parameters": []}}],
+    }
+    with pytest.warns(UserWarning, match="the sample 's' of 'c' has normsys 'a' more than once"):
+        nll = zfit_fnf.pyhf.channel(document)
+    (a,) = nll.get_params()
+    a.set_value(1.0)
+    assert float(nll.model[0].counts(norm=False).numpy()[0]) == pytest.approx(12.0)
+
+
 def test_two_names_that_cannot_be_one():
     events = zfit_fnf.loss.ExtendedUnbinnedNLL(
         zfit.pdf.Uniform(0.0, 1.0, obs=zfit.Space("y", 0, 1), extended=zfit.Parameter("jes", 3.0)), {"y": [0.2]}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import zfit  # before tensorflow, which it silences
 import numpy as np
 import pyhf
 
+from ..common.warning import warn
 from ..loss import NLL
 from .pdf import HistFactoryPDF
 
@@ -52,6 +54,9 @@ def channel(
         TypeError: If a parameter is given that is not constrained as that of pyhf.
         ValueError: If there is no such channel or parameter, if the data of a model are not given or have another number of bins.
 
+    Warns:
+        UserWarning: If a sample has several modifiers of one type and name, of which pyhf takes the last.
+
     Example:
         >>> nll = zfit_fnf.loss.ExtendedUnbinnedNLL(model, events) + channel("control.json", "CR", params={"jes": jes})
     """
@@ -65,6 +70,7 @@ def channel(
     else:
         document = workspace if isinstance(workspace, pyhf.Workspace) else pyhf.Workspace(_read(workspace))
         chosen = _chosen(document.channels, channel)
+        _warn_of_repeated([one for one in document["channels"] if one["name"] in chosen])
         model = _model_of_workspace(document, chosen, measurement, settings)
         counts = data
         if data is None:
@@ -91,6 +97,18 @@ def _read(workspace: Any) -> Mapping[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no workspace of pyhf: {error}") from None
+
+
+def _warn_of_repeated(channels: Iterable[Mapping[str, Any]]) -> None:
+    """Modifiers of one type and name act once in pyhf, as the last of them says."""
+    for channel in channels:
+        for sample in channel["samples"]:
+            keys = Counter((one["type"], one["name"]) for one in sample["modifiers"])
+            if several := [f"{kind} {name!r}" for (kind, name), n in keys.items() if n > 1]:
+                warn(
+                    f"the sample {sample['name']!r} of {channel['name']!r} has {several[0]} more than once, of which pyhf takes "
+                    "the last: make one modifier of them, or give them different names"
+                )
 
 
 def _chosen(known: Collection[str], channel: Any) -> list[str]:

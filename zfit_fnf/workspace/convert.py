@@ -14,7 +14,7 @@ import numpy as np
 
 from ..common.optional import require
 from .binned import KINDS, said_of
-from .datacard import Card, Process, ShapeRule, Systematic, matches
+from .datacard import Card, Process, ShapeRule, Systematic, bounds_of, is_effect, matches
 from .expressions import Expression
 
 __all__ = ["Conversion", "convert"]
@@ -164,9 +164,16 @@ class _OfCard:
                 known.update({"auxdata": [mean], "sigmas": [sigma], **({"bounds": [bounds]} if bounds else {})})
             else:
                 self._leave(line, f"param {parameter}", "nothing that was converted depends on it")
-        for parameter in self.card.frozen & (self.used | {"r"}):
-            self.settings.setdefault(parameter, {"name": parameter})["fixed"] = True
-        groups = {group: [one for one in members if one in self.used] for group, members in self.card.groups.items()}
+        for parameter, line in self.card.frozen.items():
+            if parameter in (self.used | {"r"}):
+                self.settings.setdefault(parameter, {"name": parameter})["fixed"] = True
+            else:
+                self._leave(line, f"nuisance edit freeze {parameter}", "nothing that was converted depends on it")
+        groups = {group: [one for _, one in members if one in self.used] for group, members in self.card.groups.items()}
+        for group, members in self.card.groups.items():
+            for line, one in members:
+                if one not in self.used:
+                    self._leave(line, f"{group} group", f"nothing that was converted depends on {one!r}")
         config = {"poi": "r", "parameters": list(self.settings.values())}
         document = {
             "version": 1,
@@ -235,7 +242,7 @@ class _OfCard:
     def _effects(self, process: Process) -> Iterator[tuple[Systematic, str]]:
         column = self.card.processes.index(process)
         for systematic in self.card.systematics:
-            if not re.fullmatch(r"-|0*[.]?0*", systematic.effects[column]):
+            if is_effect(systematic.effects[column]):
                 yield systematic, systematic.effects[column]
 
     def _factor(self, systematic: Systematic, effect: str, process: Process) -> list[dict[str, Any]]:
@@ -285,11 +292,32 @@ class _OfCard:
                     found.append({"name": name, "type": "expression", "data": formula})
                     self.used |= set(re.findall(r"[A-Za-z_]\w*", formula))
                 continue
+            if any(one["name"] == name for one in found):
+                self._leave(line, f"rateParam {name}", f"an earlier line has it for {process.name} already")
+                continue
+            try:
+                bounds = bounds_of(more)
+            except ValueError as error:
+                self._leave(line, f"rateParam {name}", f"it is not understood ({error})")
+                continue
+            if bounds and not bounds[0] <= start <= bounds[1]:
+                self._leave(line, f"rateParam {name}", f"its value {start:g} is outside of its range")
+                continue
             found.append({"name": name, "type": "normfactor"})
-            bounds = [float(one) for one in more[0].strip("[]").split(",")] if more else [0.0, max(10.0, 10.0 * start)]
-            self.settings[name] = {"name": name, "inits": [start], "bounds": [bounds]}
+            self._set_rate(line, name, start, bounds)
             self.used.add(name)
         return found
+
+    def _set_rate(self, line: int, name: str, start: float, bounds: list[float] | None) -> None:
+        """Value and range of a ``rateParam``; of several lines of one, a range that is given counts for all."""
+        free = [[min(0.0, 10.0 * start), max(10.0, 10.0 * start)]]
+        said = {"name": name, "inits": [start], "bounds": [bounds] if bounds else free}
+        known = self.settings.setdefault(name, said)
+        if bounds and known == {**said, "bounds": free}:
+            known["bounds"] = [bounds]
+        elif known["inits"] != [start] or (bounds and known["bounds"] != [bounds]):
+            reason = f"it has the value {known['inits'][0]:g} and the range {known['bounds'][0]} already"
+            self._leave(line, f"rateParam {name}", reason)
 
     # --- channels of histograms ---------------------------------------------------------------------------------------
 
@@ -309,16 +337,31 @@ class _OfCard:
 
     def _observed(self, channel: str) -> list[float]:
         rule = self.card.rule("data_obs", channel)
+        said = self.card.observed.get(channel, -1.0)
         if rule is None or rule.file == "FAKE":
-            return [self.card.observed[channel]]
-        return [float(one) for one in self._histogram(rule, rule.nominal, "data_obs", channel)[0]]
+            if said < 0:
+                raise ValueError(
+                    f"the datacard says neither how many events {channel!r} observed, nor where their histogram is"
+                )
+            return [said]
+        counts = self._histogram(rule, rule.nominal, "data_obs", channel)[0]
+        if said >= 0 and abs(said - counts.sum()) > 1e-3 * max(said, 1.0):
+            reason = f"{channel} has {counts.sum():g} events in its histogram, not {said:g}; the histogram is taken"
+            self._leave(self.card.observation, "observation", reason)
+        return [float(one) for one in counts]
 
     def _sample(self, channel: str, process: Process) -> dict[str, Any]:
         rule = self.card.rule(process.name, channel)
         values, variances, scale = np.array([process.rate]), np.zeros(1), 1.0
         if rule is not None and rule.file != "FAKE":
             values, variances = self._histogram(rule, rule.nominal, process.name, channel)
+            if process.rate > 0 and values.sum() <= 0:
+                raise ValueError(
+                    f"the rate of {process.name} in {channel} is {process.rate:g}, but the sum of its histogram {values.sum():g}"
+                )
             scale = process.rate / values.sum() if process.rate >= 0 and values.sum() else 1.0
+        elif process.rate < 0:
+            raise ValueError(f"the rate of {process.name} in {channel} is {process.rate:g}, and it has no histogram")
         modifiers: list[dict[str, Any]] = []
         if process.is_signal:
             modifiers.append({"name": "r", "type": "normfactor", "data": None})
@@ -332,7 +375,7 @@ class _OfCard:
                 modifiers += self._shape(systematic, effect, rule, process, values, scale)
         modifiers += [{**one, "data": None} for one in self._rate_modifiers(process, binned=True)]
         modifiers += self._statistics(channel, process, scale * np.sqrt(variances))
-        return {"name": process.name, "data": (scale * values).tolist(), "modifiers": modifiers}
+        return {"name": process.name, "data": (scale * values).tolist(), "modifiers": _multiplied(modifiers)}
 
     def _normsys(self, systematic: Systematic, effect: str) -> dict[str, Any]:
         factors = _factors(effect)
@@ -369,6 +412,11 @@ class _OfCard:
             self._leave(systematic.line, text, f"{process.name}: a shape that is scaled has no counterpart")
             return []
         total = values.sum()
+        if not any(np.any(one) for one in (values, *sides.values())):
+            return []  # nothing is there that could change
+        if total <= 0:
+            self._leave(systematic.line, text, f"the histogram of {process.name} has no positive sum")
+            return []
         ratios = {key: float(one.sum() / total) for key, one in sides.items()}
         if min(ratios.values()) <= 0:
             self._leave(systematic.line, text, f"a varied histogram of {process.name} has no positive sum")
@@ -411,6 +459,17 @@ class _OfCard:
             values = np.asarray(histogram.values(), float)
             variances = histogram.variances()
         return values.ravel(), np.zeros(values.size) if variances is None else np.asarray(variances, float).ravel()
+
+
+def _multiplied(modifiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Effects of one nuisance on one yield, as of a ``shape`` and a ``lnN``, as one: pyhf takes the last of several."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in modifiers:
+        known = found.setdefault((one["name"], one["type"]), one)
+        if known is not one and one["type"] == "normsys":
+            factors = {side: known["data"][side] * one["data"][side] for side in ("lo", "hi")}
+            found[one["name"], one["type"]] = {**known, "data": factors}
+    return list(found.values())
 
 
 def _factors(effect: str) -> Any:
