@@ -150,6 +150,30 @@ class TestProjection:
         assert 0 < ax.get_ylim()[0] < 1  # the last bin has one event
         assert ax.get_ylim()[1] > 5
 
+    def test_negative_sums_of_weights_are_shown(self):
+        """They were below the axis."""
+        ax, _ = self.draw(weights=np.r_[np.full(4, 0.5), np.full(5, -1.0), 1.0])
+        points, _ = errorbars(ax)
+        assert points[:, 1].min() == -5.0
+        assert ax.get_ylim()[0] == pytest.approx(-6.0)
+        negative = {"interference": Sample({"x": np.array([0.5])}, np.array([-7.0]))}
+        ax = plotting.projection(self.data, negative, "x", bins=EDGES, ax=Figure().subplots())
+        assert ax.get_ylim()[0] == pytest.approx(-8.4)
+
+    @pytest.mark.parametrize("name", ["model", "data", "_hidden"])
+    def test_components_have_names_of_their_own(self, ax, name):
+        """The legend had the sum twice, and a line in place of the component."""
+        with pytest.raises(ValueError, match=f"cannot be called '{name}'"):
+            plotting.projection(self.data, {name: self.components["signal"]}, "x", bins=EDGES, ax=ax)
+
+    def test_what_cannot_be_drawn_is_said(self, ax):
+        with pytest.raises(ValueError, match="with one at least"):
+            plotting.projection(self.data, {}, "x", bins=EDGES, ax=ax)
+        with pytest.raises(ValueError, match="bins=50 cover the events, and there are none"):
+            plotting.projection({"x": np.zeros(0)}, self.components, "x", ax=ax)
+        plotting.projection(self.data, self.components, "x", bins=np.int64(7), ax=ax)
+        assert len(errorbars(ax)[0]) <= 7
+
     def test_chi_square_counts_the_bins_with_enough_expected_events(self, ax):
         components = {"all": Sample({"x": np.array([0.5, 1.5, 3.0])}, np.array([8.0, 6.0, 3.0]))}  # the last is too few
         plotting.projection(self.data, components, "x", bins=EDGES, ax=ax)

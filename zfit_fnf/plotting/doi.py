@@ -194,7 +194,8 @@ def postfit(
         ax.errorbar(centres, observed[index], yerr=error, fmt="o", color=INK, markersize=3, linewidth=1, label="data")
         low, high = panels[index : index + 2]
         ax.set(title=f"{low:g} < {across} < {high:g}", ylabel=f"events / {per_bin(edges)}", xlim=(edges[0], edges[-1]))
-        ax.set_ylim(0, None)
+        if np.min(np.r_[expected, observed[index]]) >= 0:  # weights of both signs may sum to less
+            ax.set_ylim(0, None)
         statistical = expected if sample.weights is None else variances[index]
         draw_pulls(edges, observed[index], expected, statistical + bands_of(band)[0][0][index] ** 2, ax_pulls)
         ax_pulls.set(xlabel=column, xlim=(edges[0], edges[-1]))

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,9 +46,11 @@ def histogram(sample: Sample, column: str, edges: np.ndarray) -> Any:
 
 def bin_edges(bins: Bins, values: np.ndarray, *, tails: float = 0.0) -> np.ndarray:
     """Bin edges; a mere number of bins spans the values, apart from a fraction in each tail."""
-    if isinstance(bins, int) and bins > 0 and len(values):
-        return _round_edges(bins, *np.quantile(values, [tails, 1.0 - tails]))
-    if isinstance(bins, tuple) and len(bins) == 3 and isinstance(bins[0], int):
+    if isinstance(bins, Integral) and bins > 0:
+        if not len(values):
+            raise ValueError(f"bins={bins} cover the events, and there are none: give (number, low, high) or edges")
+        return _round_edges(int(bins), *np.quantile(values, [tails, 1.0 - tails]))
+    if isinstance(bins, tuple) and len(bins) == 3 and isinstance(bins[0], Integral):
         edges = np.linspace(bins[1], bins[2], bins[0] + 1)
     else:
         edges = np.asarray(bins, float)

@@ -69,13 +69,15 @@ def projection(
 
     Raises:
         ImportError: If a plotting library is missing, with the command that installs it.
-        ValueError: If a column is missing, or the bins are none.
+        ValueError: If a column is missing, the bins are none, there is no component, or one is called as something else in the
+            legend.
 
     Example:
         >>> fig, (ax, ax_pulls) = plt.subplots(2, sharex=True, height_ratios=[3, 1])
         >>> parts = component_samples(model, params=result.values)
         >>> projection(data, parts, "mass", bins=(60, 60, 120), ax=ax, ax_pulls=ax_pulls)
     """
+    _check_labels(components)
     ax = current_axes() if ax is None else ax
     sample = as_sample(data, [column], weights=weights)
     edges = bin_edges(bins, sample.columns[column])
@@ -100,6 +102,18 @@ def projection(
         draw_pulls(edges, observed.values(), expected.values(), variance, ax_pulls)
         ax_pulls.set(xlabel=title, xlim=(edges[0], edges[-1]))
     return ax
+
+
+def _check_labels(components: Mapping[str, Any]) -> None:
+    """Whether each component has an entry of its own in the legend."""
+    if not isinstance(components, Mapping) or not components:
+        raise ValueError(f"components is a mapping from labels to events, with one at least; got {components!r:.100}")
+    taken = ("data", "model", POSTFIT_BAND)
+    if wrong := [name for name in components if name in taken or str(name).startswith("_")]:
+        raise ValueError(
+            f"a component cannot be called {wrong[0]!r} in a plot: {taken} are in the legend already, and Matplotlib hides what "
+            "begins with '_'"
+        )
 
 
 def variations(
@@ -168,10 +182,13 @@ def variations(
 
 
 def scale_counts(ax: Axes, counts: np.ndarray, log: bool) -> None:
-    """Axis of counts with room for the legend; a logarithmic one starts below the smallest bin that is not empty."""
+    """Axis of counts with room for the legend; a logarithmic one starts below the smallest bin that is not empty.
+
+    Sums of weights of both signs may be negative, and are shown too.
+    """
     highest = float(counts.max(initial=0.0)) or 1.0
     if not log:
-        ax.set_ylim(0, 1.6 * highest)
+        ax.set_ylim(1.2 * float(counts.min(initial=0.0)), 1.6 * highest)
         return
     lowest = float(counts[counts > 0].min(initial=highest))
     ax.set_yscale("log")

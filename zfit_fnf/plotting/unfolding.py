@@ -53,7 +53,8 @@ def spectrum(
         chi2 = f", chi2 = {band.chi2(expected):.1f} / {band.value.size}" if known else ""
         ax.stairs(expected, edges, baseline=None, color=RED, linestyle="dashed", label=label + chi2)
     ax.set(xlabel=name, ylabel=f"events / {per_bin(edges)}", xlim=(edges[0], edges[-1]))
-    ax.set_ylim(0, None)
+    if np.min(band.value) >= 0:  # weights of both signs may sum to less
+        ax.set_ylim(0, None)
     legend_above(ax, columns=2)
     covariance = band.covariance(None if known else "systematic")
     errors = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
