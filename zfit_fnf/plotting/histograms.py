@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +30,7 @@ __all__ = [
     "per_bin",
 ]
 
-Bins = int | tuple[int, float, float] | Sequence[float] | np.ndarray
+Bins = int | np.integer[Any] | tuple[int, float, float] | Sequence[float] | np.ndarray
 """At most how many bins of a round width cover the events, ``(number, low, high)``, or the edges."""
 
 _ENOUGH_EXPECTED = 5  # events in a bin, from which on its pull is nearly Gaussian
@@ -46,11 +45,11 @@ def histogram(sample: Sample, column: str, edges: np.ndarray) -> Any:
 
 def bin_edges(bins: Bins, values: np.ndarray, *, tails: float = 0.0) -> np.ndarray:
     """Bin edges; a mere number of bins spans the values, apart from a fraction in each tail."""
-    if isinstance(bins, Integral) and bins > 0:
+    if isinstance(bins, (int, np.integer)) and bins > 0:
         if not len(values):
             raise ValueError(f"bins={bins} cover the events, and there are none: give (number, low, high) or edges")
         return _round_edges(int(bins), *np.quantile(values, [tails, 1.0 - tails]))
-    if isinstance(bins, tuple) and len(bins) == 3 and isinstance(bins[0], Integral):
+    if isinstance(bins, tuple) and len(bins) == 3 and isinstance(bins[0], (int, np.integer)):
         edges = np.linspace(bins[1], bins[2], bins[0] + 1)
     else:
         edges = np.asarray(bins, float)

@@ -104,7 +104,7 @@ def projection(
     return ax
 
 
-def _check_labels(components: Mapping[str, Any]) -> None:
+def _check_labels(components: Any) -> None:
     """Whether each component has an entry of its own in the legend."""
     if not isinstance(components, Mapping) or not components:
         raise ValueError(f"components is a mapping from labels to events, with one at least; got {components!r:.100}")
