@@ -57,6 +57,15 @@ def test_map_is_found_within_its_errors(result):
     assert np.linalg.eigvalsh(found.covariance)[0] > -1e-12
 
 
+def test_weights_that_cancel_are_told_where_a_fit_fails(data, monkeypatch):
+    """The peak was called too narrow, which it had become around events of positive weight."""
+    few = data[:500].assign(w=np.where(np.arange(500) % 5 < 2, -1.0, 1.0))
+    monkeypatch.setattr("zfit_fnf.tagprobe.training.Training.member", lambda *_: (None, 0.5))
+    for weights, reason in (("w", "40% of the weights are negative"), (None, "a peak is too narrow")):
+        with pytest.raises(ValueError, match=f"with 360 nodes: {reason}"):
+            fit(few, Peak(), Exponential(), weights=weights, members=1, hidden=[4], schedule=SHORT, **SETTINGS)
+
+
 def test_integrated_efficiency_and_its_error(result, data):
     inside = result.bins({"low": lambda x: x["a"] < 0, "high": lambda x: x["a"] >= 0})
     for name, value, error in zip((data["a"] < 0, data["a"] >= 0), inside.values, inside.errors, strict=True):

@@ -140,10 +140,10 @@ def _fitted(pairs: Pairs, likelihood: Likelihood, settings: _Settings, name: str
             ranges = {one: (float(x.min()), float(x.max())) for one, x in pairs.table.items()}
             return TagProbeResult(settings.columns, ranges, settings.moments, tuple(members), finer, pairs)
     n_nodes = len(finer.quadrature.nodes()[0])
-    raise ValueError(
-        f"the integral of a shape over the mass is wrong by {error:.1g} even with {n_nodes} nodes: a peak is too narrow for "
-        "window=, or a shape has a jump or cannot be normalised; give a narrower window, or another shape"
+    why = pairs.of_negative_weights() or (
+        "a peak is too narrow for window=, or a shape has a jump or cannot be normalised; give a narrower window, or another shape"
     )
+    raise ValueError(f"the integral of a shape over the mass is wrong by {error:.1g} even with {n_nodes} nodes: {why}")
 
 
 def _likelihood(shapes: Mapping[str, Shapes], columns: Columns, name: str) -> Likelihood:

@@ -20,6 +20,7 @@ __all__ = ["Columns", "Moments", "Pairs"]
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean and width of each condition
 
+_CANCELLING = 0.2  # share of negative weights that is told where a fit fails
 _REGIONS = 4  # of each condition, in which probes have to pass and to fail
 _EXPECTED = 10.0  # probes that would pass, or fail, in a region of two conditions, before it is told that none does
 
@@ -116,6 +117,17 @@ class Pairs:
                 f"their conditions that does; got {found.dtype} of shape {found.shape}"
             )
         return found
+
+    def of_negative_weights(self) -> str:
+        """What weights may have to do with a fit that fails: nothing, unless many of them cancel."""
+        share = float(-self.weights[self.weights < 0].sum() / np.abs(self.weights).sum())
+        if share < _CANCELLING:
+            return ""
+        return (
+            f"{share:.0%} of the weights are negative, which a likelihood with few effective events does not survive: shapes "
+            "become narrow where negative pairs are few, and have no best value; subtract less, or take wider regions and fewer "
+            "coefficients"
+        )
 
     def check_outcomes(self) -> None:
         """Refuse quarters of the range of a condition where no probes pass or fail; tell it of regions of two conditions."""

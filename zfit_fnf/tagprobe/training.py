@@ -120,9 +120,10 @@ class Training:
         if not np.isfinite(value):
             raise ValueError("the likelihood is not finite: can the shapes be normalised over the window?")
         if not has_arrived and not gradient @ step < _FAR:
+            remedy = self.pairs.of_negative_weights() or "train longer (schedule=), or give simpler shapes"
             warn(
                 f"the fit of tag and probe has not reached its maximum, which is {0.5 * float(gradient @ step):.2g} above: its "
-                "errors are not to be trusted; train longer (schedule=), or give simpler shapes"
+                f"errors are not to be trusted; {remedy}"
             )
         return at, _sandwich(hessian, squares, once, np.diag(ridge), basis[0].shape[1])
 
