@@ -212,6 +212,32 @@ def test_means_and_what_few_simulated_events_do_to_them(measured):
     assert half.value == pytest.approx(np.sqrt(2 / np.pi), abs=5 * float(half.simulation))
 
 
+def test_observables_that_events_left_out_do_not_have(measured):
+    """A mean was not a number where an observable is infinite outside of the selection, and histograms were refused."""
+
+    def positive(events):
+        return events["y"] > 0
+
+    def inverse(events):
+        with np.errstate(divide="ignore"):
+            return np.where(positive(events), 1.0 / (1.0 + np.maximum(events["y"], 0.0)), np.inf)
+
+    found = measured.mean(inverse, select=positive)
+    events = measured.events().query("y > 0")
+    assert found.value == pytest.approx(np.average(1.0 / (1.0 + events["y"]), weights=events["weight"]), rel=1e-12)
+    known = measured.mean(lambda events: 1.0 / (1.0 + np.abs(events["y"])), select=positive)  # is defined everywhere
+    for name in ("statistical", "systematic", "simulation"):
+        assert getattr(known, name) > 0
+        assert getattr(found, name) == pytest.approx(getattr(known, name), rel=1e-12)
+    root = {"root": lambda events: np.sqrt(events["y"].where(positive(events)))}
+    counts = measured.histogram({"root": [0.0, 1.0, np.inf]}, define=root, select=positive)
+    assert counts.value.sum() == pytest.approx(events["weight"].sum())
+    with pytest.raises(ValueError, match="infinite for some of the events"):
+        measured.mean(inverse)
+    with pytest.raises(ValueError, match="no events are selected"):
+        measured.mean("y", select=lambda events: events["y"] > 1e9)
+
+
 def test_the_simulated_events_scatter_as_said(measured):
     """Against a bootstrap of them, with the sum of weights fixed."""
     found = measured.histogram(EDGES)

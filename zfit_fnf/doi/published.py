@@ -145,13 +145,13 @@ class Published:
 
         def membership(events: pd.DataFrame) -> np.ndarray:
             """Number of the bin of each event ``(n,)``; one more than there are where it has none."""
-            places = []
+            places, chosen = [], _mask(select, events)
             for name, edge in zip(columns, edges, strict=True):
-                values = _values((define or {}).get(name, name), events)
+                values = _values((define or {}).get(name, name), events, chosen)
                 inside = (values >= edge[0]) & (values <= edge[-1])
                 place = np.minimum(np.searchsorted(edge, values, side="right") - 1, len(edge) - 2)
                 places.append(np.where(inside, place, -1))
-            counted = np.all(np.array(places) >= 0, axis=0) & _mask(select, events)
+            counted = np.all(np.array(places) >= 0, axis=0) & chosen
             flat = np.ravel_multi_index(tuple(np.maximum(places, 0)), shape)
             return np.where(counted, flat, int(np.prod(shape)))
 
@@ -169,17 +169,29 @@ class Published:
         Args:
             observable: A column, or a function of the table of events.
             select: Function of the table that says which events to average over.
+
+        Raises:
+            ValueError: If an event that is averaged over has no finite number, or none is selected in a variation.
         """
 
+        def finite(events: pd.DataFrame, chosen: np.ndarray) -> np.ndarray:
+            """The observable of selected events, zero for others, which may have none."""
+            values = np.where(chosen, _values(observable, events, chosen), 0.0)
+            if not np.isfinite(values).all():
+                raise ValueError("the observable is infinite for some of the events: there is no average of it")
+            return values
+
         def average(events: pd.DataFrame) -> np.ndarray:
-            weights = events[WEIGHT].to_numpy() * _mask(select, events)
-            return np.array(np.sum(weights * _values(observable, events)) / np.sum(weights))
+            chosen = _mask(select, events)
+            weights = events[WEIGHT].to_numpy() * chosen
+            if not np.sum(weights):
+                raise ValueError("no events are selected, in this variation at least: there is no average")
+            return np.array(np.sum(weights * finite(events, chosen)) / np.sum(weights))
 
         nominal = self.events()
         counted = _mask(select, nominal)
-        pulls = (
-            counted * (_values(observable, nominal) - average(nominal)) / np.sum(nominal[WEIGHT].to_numpy() * counted)
-        )
+        pulls = counted * (finite(nominal, counted) - average(nominal))
+        pulls = pulls / np.sum(nominal[WEIGHT].to_numpy() * counted)
         return self._uncertainty(average, _of_sums(pulls[:, None], nominal), {})
 
     def _uncertainty(
@@ -252,8 +264,8 @@ def read(path: str | os.PathLike[str]) -> Published:
 # --- numbers of events -------------------------------------------------------------------------------------------------
 
 
-def _values(observable: Observable, events: pd.DataFrame) -> np.ndarray:
-    """An observable of each event ``(n,)``."""
+def _values(observable: Observable, events: pd.DataFrame, chosen: np.ndarray | None = None) -> np.ndarray:
+    """An observable of each event ``(n,)``; those that are not chosen may have none."""
     if isinstance(observable, str):
         if observable not in events or observable == PROCESS:
             numbers = [name for name in events if name != PROCESS]
@@ -268,9 +280,10 @@ def _values(observable: Observable, events: pd.DataFrame) -> np.ndarray:
         raise ValueError(
             f"the function of an observable gives one number for each of {len(events)} events; got {values.shape}"
         )
-    if np.isnan(values).any():
+    if (undefined := np.isnan(values) & (True if chosen is None else chosen)).any():
         raise ValueError(
-            f"the function of an observable gives no number for {np.isnan(values).sum()} of {len(events)} events"
+            f"the function of an observable gives no number for {undefined.sum()} of {len(events)} events: leave them out by "
+            "select="
         )
     return values
 

@@ -141,7 +141,8 @@ def _fitted(pairs: Pairs, likelihood: Likelihood, settings: _Settings, name: str
             return TagProbeResult(settings.columns, ranges, settings.moments, tuple(members), finer, pairs)
     n_nodes = len(finer.quadrature.nodes()[0])
     why = pairs.of_negative_weights() or (
-        "a peak is too narrow for window=, or a shape has a jump or cannot be normalised; give a narrower window, or another shape"
+        "a peak is too narrow for window=, or a shape has a jump or cannot be normalised; give a narrower window, or another "
+        "shape"
     )
     raise ValueError(f"the integral of a shape over the mass is wrong by {error:.1g} even with {n_nodes} nodes: {why}")
 
