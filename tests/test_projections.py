@@ -13,6 +13,7 @@ import zfit_fnf as zfnf
 from zfit_fnf.influence import of_events
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.projections import component_samples, fitted_nuisances, hesse_error, postfit_band, vary
+from zfit_fnf.scans import impacts
 from zfit_fnf.yield_tables import yield_table
 
 N = 40_000
@@ -39,6 +40,23 @@ def expected(measurement, edges, values):
             mean, sigma = part.deformation.moments(nu)
             total += float(part.get_yield().value()) * np.diff(norm.cdf(edges, mean[0], sigma[0]))
     return total
+
+
+def test_sides_that_no_variation_was_trained_on_are_told(fitted, monkeypatch):
+    """Of one-sided variations: the other side is an extrapolation, in plots as in impacts."""
+    measurement, result = fitted
+    model = measurement.nll.model[0]
+    parts = component_samples(model, params=result.values, n_events=100)
+    for part in model.pdfs:
+        monkeypatch.setitem(part.deformation.windows, "shape", (-1.0, 1.0))
+    vary(model, result, parts)
+    monkeypatch.setitem(model.pdfs[0].deformation.windows, "shape", (-0.8, 1.0))
+    said = r"before the fit are outside .* on that side: 'shape' \(-0.8 to 1 in 'FNFPDF'\)"
+    with pytest.warns(UserWarning, match=f"variations by one standard deviation {said}"):
+        vary(model, result, parts)
+    vary(model, result, parts, nuisances=[measurement.nuisances[1]])
+    with pytest.warns(UserWarning, match=f"impacts by one standard deviation {said}"):
+        impacts(measurement.nll, result, measurement.mu, progress=False)
 
 
 class TestComponentSamples:

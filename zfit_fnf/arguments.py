@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import zfit  # before tensorflow, which it silences
@@ -14,6 +14,7 @@ from zfit.result import FitResult
 from .common.parallel import check_executor
 from .common.warning import warn
 from .param import limits_of
+from .pdf import components
 
 __all__ = [
     "check_executor_fits",
@@ -27,7 +28,10 @@ __all__ = [
     "parameter_of",
     "positive",
     "real",
+    "warn_of_untrained_sides",
 ]
+
+_ROUNDING = 1e-6  # of an end of a step
 
 
 def check_likelihood(nll: Any) -> None:
@@ -41,6 +45,29 @@ def check_likelihood(nll: Any) -> None:
     if not (hasattr(nll, "value_gradient") and hasattr(nll, "get_params") and hasattr(nll, "model")):
         raise TypeError(
             f"the first argument is a likelihood, e.g. zfit_fnf.loss.UnbinnedNLL(model, data); got {type(nll).__name__}"
+        )
+
+
+def warn_of_untrained_sides(
+    models: Iterable[Any], steps: Mapping[zfit.Parameter, tuple[float, float]], what: str
+) -> None:
+    """Tell of nuisances that are moved to where no response was trained, as those of one-sided variations are.
+
+    Args:
+        models: The models.
+        steps: Ends of the steps of each nuisance.
+        what: What is made with them.
+    """
+    found = dict[str, str]()
+    for pdf in (part for model in models for part in components(model)):
+        for name, (parameter, low, high) in getattr(pdf, "trained_windows", {}).items():
+            ends = steps.get(parameter, (low, high))
+            if min(ends) < low - _ROUNDING or max(ends) > high + _ROUNDING:
+                found.setdefault(name, f"{name!r} ({low:g} to {high:g} in {pdf.name!r})")
+    if found:
+        warn(
+            f"{what} by one standard deviation before the fit are outside of where responses were trained, and extrapolations on "
+            f"that side: {', '.join(found.values())}"
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
-from .arguments import check_result, covariance_of
+from .arguments import check_result, covariance_of, warn_of_untrained_sides
 from .common.warning import warn
 from .loss import EventDensity, drawn_events
 from .param import LINEAR, Nuisance, limits_of, principal_shifts
@@ -142,7 +142,8 @@ def vary(
         The events with their weights. Parameters are left as they are.
 
     Warns:
-        UserWarning: If limits of a nuisance are closer than a step of it, whose variation is then too small.
+        UserWarning: If limits of a nuisance are closer than a step of it, whose variation is then too small; if a step before
+            the fit leaves the range in which its response was trained.
 
     Raises:
         ValueError: If a nuisance was not fitted, or has no HESSE error.
@@ -168,6 +169,9 @@ def vary(
         warn(
             f"limits of {', '.join(cut)} are less than a standard deviation away, and variations end there: make them wider"
         )
+
+    prior = {one: (before[one] - known[one].error, before[one] + known[one].error) for one in moved}
+    warn_of_untrained_sides([model], prior, "variations")
 
     def weights(nuisance: Nuisance, centre: float, width: float) -> tuple[np.ndarray, np.ndarray]:
         down, up = (log_rate({**before, nuisance: centre + side * width}) for side in (-1, 1))

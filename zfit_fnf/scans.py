@@ -25,6 +25,7 @@ from .arguments import (
     numbers_inside,
     parameter_of,
     positive,
+    warn_of_untrained_sides,
 )
 from .common.parallel import Executor, run
 from .common.warning import warn
@@ -404,6 +405,12 @@ def _warn_of_impacts(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], t
             cut.append(one.name)
     if cut:
         warn(f"limits of {', '.join(cut[:5])} are less than an error away, and impacts too small: make them wider")
+    prior = {
+        one: (every[one].value - every[one].error, every[one].value + every[one].error)
+        for one in params[1:]
+        if one in every
+    }
+    warn_of_untrained_sides(getattr(best_fit.nll, "model", None) or (), prior, "impacts")
     (low, high), room = limits_of(params[0]), 1e-3 * best_fit.errors[params[0]]
     after_fit = table.filter(regex="^(observed_)?(down|up)$")  # before the fit a limit may well be reached
     ends = best_fit.values[params[0]] + after_fit
