@@ -359,6 +359,27 @@ def test_effects_that_are_repeated_multiply(tmp_path):
     assert np.ptp(differences) < 1e-9  # 2.6 when only the last one counted
 
 
+def test_effects_on_events_that_are_repeated_multiply(tmp_path):
+    """A workspace does not take one name twice; and what has no bins, or no meaning, is listed."""
+    more = "lumi lnN 1.1 -\nasym lnN 1.1 -\njes shape 1 -\nwrong rateParam sr bkg (@0*@1) alpha\n* autoMCStats 10\n"
+    (tmp_path / "card.txt").write_text(UNBINNED + more, encoding="utf-8")
+    conversion = convert(tmp_path / "card.txt")
+    signal, background = conversion.document["channels"][0]["samples"]
+    found = {one["name"]: one["data"] for one in signal["modifiers"] if one["type"] == "lnN"}
+    assert found == {"lumi": pytest.approx(1.02 * 1.1), "asym": pytest.approx([0.9 / 1.1, 1.2 * 1.1])}
+    assert background["modifiers"][0]["data"] == 1.02
+    assert len(signal["events"]["variations"]) == 2
+    left = "\n".join(conversion.left)
+    for reason in (
+        "line 18: jes shape 1: an earlier line is its shape",
+        "line 19: rateParam wrong: the formula '(@0*@1) alpha'",
+    ):
+        assert reason in left
+    assert "line 20: autoMCStats: sr has events, and no bins" in left
+    conversion.write(tmp_path / "analysis.yaml")
+    Workspace.read(tmp_path / "analysis.yaml", files=False)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [

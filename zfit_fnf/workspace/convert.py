@@ -15,7 +15,7 @@ import numpy as np
 from ..common.optional import require
 from .binned import KINDS, said_of
 from .datacard import Card, Process, ShapeRule, Systematic, bounds_of, is_effect, matches
-from .expressions import Expression
+from .modifiers import factors, formula, multiplied, sides
 
 __all__ = ["Conversion", "convert"]
 
@@ -197,6 +197,8 @@ class _OfCard:
 
     def _unbinned(self, channel: str, processes: list[Process]) -> dict[str, Any]:
         samples = []
+        if line := self.card.statistics.get(channel, (0, False))[0]:
+            self._leave(line, "autoMCStats", f"{channel} has events, and no bins")
         for process in processes:
             rule = self.card.rule(process.name, channel)
             if rule is not None:
@@ -209,12 +211,15 @@ class _OfCard:
             for systematic, effect in self._effects(process):
                 self.used.add(systematic.name)
                 if systematic.kind == "lnN":
-                    modifiers.append({"name": systematic.name, "type": "lnN", "data": _factors(effect)})
+                    modifiers.append({"name": systematic.name, "type": "lnN", "data": factors(effect)})
                 elif systematic.kind in ("lnU", "gmN"):
                     modifiers += self._factor(systematic, effect, process)
-                elif isinstance(scale := _factors(effect), list):
+                elif isinstance(scale := factors(effect), list):
                     text = f"{systematic.name} {systematic.kind} {effect}"
                     self._leave(systematic.line, text, "a shape with two factors has no counterpart")
+                elif any((one["name"], one["type"]) == (systematic.name, "shape") for one in modifiers):
+                    text = f"{systematic.name} {systematic.kind} {effect}"
+                    self._leave(systematic.line, text, f"an earlier line is its shape of {process.name}")
                 else:
                     modifiers.append({"name": systematic.name, "type": "shape"})
                     # The varied events of a shape that is scaled by 0.5 are at two standard deviations.
@@ -228,7 +233,7 @@ class _OfCard:
                 "nominal": {"file": f"{FILL_IN}_{process.name}.root", "weights": "weight"},
                 "variations": variations,
             }
-            sample: dict[str, Any] = {"name": process.name, "events": events, "modifiers": modifiers}
+            sample: dict[str, Any] = {"name": process.name, "events": events, "modifiers": multiplied(modifiers)}
             if process.rate >= 0:
                 sample["yield"] = process.rate
             samples.append(sample)
@@ -285,12 +290,16 @@ class _OfCard:
             try:
                 start = float(value)
             except ValueError:  # a formula, with its arguments as @0, @1 ...
-                formula = _formula(value, more[0].split(",") if more else [])
-                if binned or formula is None:
+                filled = formula(value, more[0].split(",") if more else [])
+                if binned:
                     self._leave(line, f"rateParam {name}", "a formula in a binned channel has no counterpart")
+                elif filled is None:
+                    self._leave(
+                        line, f"rateParam {name}", f"the formula {' '.join([value, *more])!r} is not understood"
+                    )
                 else:
-                    found.append({"name": name, "type": "expression", "data": formula})
-                    self.used |= set(re.findall(r"[A-Za-z_]\w*", formula))
+                    found.append({"name": name, "type": "expression", "data": filled})
+                    self.used |= set(re.findall(r"[A-Za-z_]\w*", filled))
                 continue
             if any(one["name"] == name for one in found):
                 self._leave(line, f"rateParam {name}", f"an earlier line has it for {process.name} already")
@@ -371,18 +380,21 @@ class _OfCard:
                 modifiers.append(self._normsys(systematic, effect))
             elif systematic.kind in ("lnU", "gmN"):
                 modifiers += [{**one, "data": None} for one in self._factor(systematic, effect, process)]
+            elif any((one["name"], one["type"]) == (systematic.name, "histosys") for one in modifiers):
+                text = f"{systematic.name} {systematic.kind} {effect}"
+                self._leave(systematic.line, text, f"an earlier line is its shape of {process.name}")
             else:
                 modifiers += self._shape(systematic, effect, rule, process, values, scale)
         modifiers += [{**one, "data": None} for one in self._rate_modifiers(process, binned=True)]
         modifiers += self._statistics(channel, process, scale * np.sqrt(variances))
-        return {"name": process.name, "data": (scale * values).tolist(), "modifiers": _multiplied(modifiers)}
+        return {"name": process.name, "data": (scale * values).tolist(), "modifiers": multiplied(modifiers)}
 
     def _normsys(self, systematic: Systematic, effect: str) -> dict[str, Any]:
-        factors = _factors(effect)
-        if isinstance(factors, list):
+        both = factors(effect)
+        if isinstance(both, list):
             text = f"{systematic.name} lnN {effect}"
             self._leave(systematic.line, text, "converted as normsys, which interpolates otherwise within one sigma")
-        low, high = factors if isinstance(factors, list) else (1.0 / factors, factors)
+        low, high = sides(both)
         return {"name": systematic.name, "type": "normsys", "data": {"lo": low, "hi": high}}
 
     def _shape(
@@ -405,10 +417,10 @@ class _OfCard:
                 sides[key] = self._histogram(rule, path, process.name, process.channel)[0]
         except ValueError as error:
             if systematic.kind == "shape?":  # without histograms it is lnN, as in combine
-                return [] if _factors(effect) == 1.0 else [self._normsys(systematic, effect)]
+                return [] if factors(effect) == 1.0 else [self._normsys(systematic, effect)]
             self._leave(systematic.line, text, str(error))
             return []
-        if _factors(effect) != 1.0:
+        if factors(effect) != 1.0:
             self._leave(systematic.line, text, f"{process.name}: a shape that is scaled has no counterpart")
             return []
         total = values.sum()
@@ -459,31 +471,3 @@ class _OfCard:
             values = np.asarray(histogram.values(), float)
             variances = histogram.variances()
         return values.ravel(), np.zeros(values.size) if variances is None else np.asarray(variances, float).ravel()
-
-
-def _multiplied(modifiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Effects of one nuisance on one yield, as of a ``shape`` and a ``lnN``, as one: pyhf takes the last of several."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in modifiers:
-        known = found.setdefault((one["name"], one["type"]), one)
-        if known is not one and one["type"] == "normsys":
-            factors = {side: known["data"][side] * one["data"][side] for side in ("lo", "hi")}
-            found[one["name"], one["type"]] = {**known, "data": factors}
-    return list(found.values())
-
-
-def _factors(effect: str) -> Any:
-    """Of ``lnN``: one factor, or those at -1 and at +1."""
-    low, _, high = effect.partition("/")
-    return [float(low), float(high)] if high else float(low)
-
-
-def _formula(text: str, arguments: list[str]) -> str | None:
-    """A formula of combine, with its arguments by name, as an expression."""
-    filled = re.sub(r"@(\d+)", lambda found: arguments[int(found[1])] if int(found[1]) < len(arguments) else "?", text)
-    filled = re.sub(r"TMath::(\w+)", lambda found: found[1].lower(), filled.replace("^", "**"))
-    try:
-        Expression(filled)
-    except ValueError:
-        return None
-    return filled
