@@ -163,8 +163,8 @@ class TestProjection:
     @pytest.mark.parametrize("name", ["model", "data", "_hidden"])
     def test_components_have_names_of_their_own(self, ax, name):
         """The legend had the sum twice, and a line in place of the component."""
-        with pytest.raises(ValueError, match=f"cannot be called '{name}'"):
-            plotting.projection(self.data, {name: self.components["signal"]}, "x", bins=EDGES, ax=ax)
+        plotting.projection(self.data, {name: self.components["signal"]}, "x", bins=EDGES, ax=ax)
+        assert labels(ax) == ["data", "model", f"component {name}"]
 
     def test_what_cannot_be_drawn_is_said(self, ax):
         with pytest.raises(ValueError, match="with one at least"):
@@ -406,6 +406,17 @@ class TestProfile:
         assert (ax.get_xlabel(), ax.get_ylabel()) == (r"jes [$\sigma$]", r"$-2\,\Delta \ln L$")
         assert ax.get_ylim()[0] == 0
 
+    def test_fits_that_failed_leave_a_gap(self, ax):
+        """A spline went on where nothing is known, through the minimum."""
+        delta = np.where(np.abs(self.values - 0.5) < 0.08, np.nan, self.scan.delta)
+        plotting.profile(replace(self.scan, values=self.values[::-1], delta=delta), ax=ax)  # in any order
+        x, y = ax.lines[0].get_data()
+        unknown = np.abs(x - 0.5) < 0.1
+        assert np.isnan(y[unknown]).all()
+        np.testing.assert_allclose(y[~unknown], ((x[~unknown] - 0.5) / 0.1) ** 2, atol=1e-9)
+        with pytest.raises(ValueError, match="converged at 1 of 13 points"):
+            plotting.profile(replace(self.scan, delta=np.where(self.values < 0.22, 1.0, np.nan)), ax=ax)
+
     def test_leaves_out_what_did_not_converge(self, ax):
         delta = self.scan.delta.copy()
         delta[[0, 5]] = np.nan
@@ -498,6 +509,26 @@ class TestToyPulls:
         np.testing.assert_allclose(edges, [-2.0, -1.75, 0.0, 0.25, 0.75, 1.0])  # pulls -2, 0 and 0.8
         (curve,) = ax.lines
         assert curve.get_ydata().sum() == pytest.approx(3.0, rel=1e-5)  # the Gaussian has as many toys
+
+    def test_those_outside_and_those_that_are_none_are_told(self, ax):
+        values = pd.DataFrame({"mu": [1.0, 2.0, 9.0, 2.0]})
+        errors = pd.DataFrame({"mu": [0.5, 0.5, 0.5, np.nan]})
+        plotting.toy_pulls(ToyFits({"mu": 2.0}, values, errors, np.full(4, True)), "mu", ax=ax)
+        assert labels(ax)[0] == "3 toys, 1 outside"
+        with pytest.raises(ValueError, match="none of 4 fits is valid"):
+            plotting.toy_pulls(ToyFits({"mu": 2.0}, values, errors, np.full(4, False)), "mu", ax=ax)
+        with pytest.raises(ValueError, match="'nu' was not fitted"):
+            plotting.toy_pulls(ToyFits({"mu": 2.0}, values, errors, np.full(4, True)), "nu", ax=ax)
+
+
+def test_contours_of_few_points_and_of_half_a_truth(ax):
+    grid = np.linspace(-1.0, 1.0, 3)
+    delta = 4.0 * np.add.outer(grid**2, grid**2)
+    scan = ContourScan(("a", "b"), ("a", "b"), (grid, grid), delta, (0.0, 0.0))
+    x, y, fine = plotting.fits.smooth(scan)
+    np.testing.assert_allclose(fine, 4.0 * np.add.outer(x**2, y**2), atol=1e-9)
+    with pytest.raises(ValueError, match=r"truth= lacks \['b'\]"):
+        plotting.contour(scan, truth={"a": 0.0}, ax=ax)
 
 
 def test_training_history(ax):

@@ -42,6 +42,8 @@ REGIONS = {"68.3 %": 2.30, "95.4 %": 6.18}
 """Probability of a region of two parameters, and twice the rise of the negative log-likelihood at its edge."""
 
 _N_FINE = 200  # points along a smooth line
+_FEWEST = 2  # points of a curve
+_GAP = 2  # points in a row without which a curve has a gap
 
 
 def pulls(result: FitResult, nuisances: Sequence[Nuisance] | None = None, *, ax: Axes | None = None) -> Axes:
@@ -179,7 +181,8 @@ def profile(scan: ProfileScan, *, ax: Axes | None = None) -> Axes:
     """Profile likelihood of one parameter, with the rise at one and two standard deviations.
 
     Args:
-        scan: The scan, from `zfit_fnf.scans.profile`; a cubic spline is drawn through its points.
+        scan: The scan, from `zfit_fnf.scans.profile`; a cubic spline is drawn through its points, with gaps where fits at
+            several points in a row failed.
         ax: Where to draw; by default in the current figure.
 
     Returns:
@@ -187,15 +190,23 @@ def profile(scan: ProfileScan, *, ax: Axes | None = None) -> Axes:
 
     Raises:
         ImportError: If Matplotlib is missing, with the command that installs it.
+        ValueError: If fits converged at fewer than two points.
 
     Example:
         >>> profile(zfit_fnf.scans.profile(nll, result, jes))
     """
     ax = current_axes() if ax is None else ax
-    good = np.isfinite(scan.delta)
-    values, delta = scan.values[good], scan.delta[good]
+    order = np.argsort(scan.values)
+    known = np.flatnonzero(np.isfinite(scan.delta[order]))
+    values, delta = scan.values[order][known], scan.delta[order][known]
+    if len(known) < _FEWEST:
+        raise ValueError(
+            f"fits converged at {len(known)} of {len(order)} points of this scan: there is no curve to draw"
+        )
     fine = np.linspace(values[0], values[-1], _N_FINE)
-    ax.plot(fine, CubicSpline(values, delta)(fine), color=BLUE, linewidth=1.8, label="profile likelihood")
+    missing = np.diff(known)[np.clip(np.searchsorted(values, fine), 1, len(known) - 1) - 1] - 1
+    curve = np.where(missing < _GAP, CubicSpline(values, delta)(fine), np.nan)
+    ax.plot(fine, curve, color=BLUE, linewidth=1.8, label="profile likelihood")
     ax.plot(values, delta, ".", color=BLUE)
     ax.axvline(scan.best_fit, color=INK, linestyle="dotted", linewidth=1.2, label="best fit")
     for n_sigma in (1, 2):
@@ -219,6 +230,7 @@ def contour(scan: ContourScan, *, truth: Mapping[str, float] | None = None, ax: 
 
     Raises:
         ImportError: If Matplotlib is missing, with the command that installs it.
+        ValueError: If the truth of one of the parameters is missing.
 
     Example:
         >>> contour(zfit_fnf.scans.contour(nll, result, (jes, jer)), truth={"jes": 0.5, "jer": -0.5})
@@ -231,6 +243,8 @@ def contour(scan: ContourScan, *, truth: Mapping[str, float] | None = None, ax: 
         ax.plot([], [], color=BLUE, linestyle=style, label=label)
     ax.plot(*scan.best_fit, "+", color=INK, markersize=11, markeredgewidth=1.8, linestyle="none", label="best fit")
     if truth is not None:
+        if missing := [name for name in scan.parameters if name not in truth]:
+            raise ValueError(f"truth= lacks {missing}; the parameters of the contour are {list(scan.parameters)}")
         point = [truth[name] for name in scan.parameters]
         ax.plot(*point, "*", color=RED, markersize=11, linestyle="none", label="truth")
     ax.set(xlabel=scan.titles[0], ylabel=scan.titles[1])
@@ -313,17 +327,31 @@ def toy_pulls(fits: ToyFits, parameter: zfit.Parameter | str, *, ax: Axes | None
 
     Raises:
         ImportError: If Matplotlib is missing, with the command that installs it.
+        ValueError: If the parameter was not fitted, or no fit is valid.
 
     Example:
         >>> toy_pulls(zfit_fnf.toys.fit_toys(nll, 100), mu)
     """
     ax = current_axes() if ax is None else ax
     name = parameter if isinstance(parameter, str) else parameter.name
-    pulls = ((fits.values[name] - fits.truth[name]) / fits.errors[name])[fits.valid]
+    if name not in fits.values:
+        raise ValueError(f"{name!r} was not fitted; the toys have {list(fits.values)}")
+    pulls = ((fits.values[name] - fits.truth[name]) / fits.errors[name])[fits.valid].dropna()
+    if not len(pulls):
+        raise ValueError(
+            f"none of {len(fits.valid)} fits is valid and has an error of {name!r}: there are no pulls to draw"
+        )
     edges = np.linspace(-5, 5, 41)
+    outside = int(np.sum(np.abs(pulls) > edges[-1]))
     centres = 0.5 * (edges[1:] + edges[:-1])
     gauss = np.exp(-0.5 * centres**2) / np.sqrt(2 * np.pi)
-    ax.hist(pulls, bins=edges.tolist(), histtype="stepfilled", alpha=0.5, label=f"{len(pulls)} toys")
+    ax.hist(
+        pulls,
+        bins=edges.tolist(),
+        histtype="stepfilled",
+        alpha=0.5,
+        label=f"{len(pulls)} toys" + (f", {outside} outside" if outside else ""),
+    )
     ax.plot(centres, gauss * len(pulls) * (edges[1] - edges[0]), color="black", label="unit Gaussian")
     ax.set(xlabel=f"pull of {name}", ylabel="toys")
     ax.legend()
@@ -360,7 +388,7 @@ def smooth(scan: ContourScan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     (x, y), delta = scan.values, scan.delta
     if not np.isfinite(delta).all():
         return x, y, delta
-    spline = RectBivariateSpline(x, y, delta)
+    spline = RectBivariateSpline(x, y, delta, kx=min(3, len(x) - 1), ky=min(3, len(y) - 1))
     x, y = np.linspace(x[0], x[-1], _N_FINE), np.linspace(y[0], y[-1], _N_FINE)
     return x, y, spline(x, y)
 

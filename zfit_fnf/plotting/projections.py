@@ -69,15 +69,14 @@ def projection(
 
     Raises:
         ImportError: If a plotting library is missing, with the command that installs it.
-        ValueError: If a column is missing, the bins are none, there is no component, or one is called as something else in the
-            legend.
+        ValueError: If a column is missing, the bins are none, or there is no component.
 
     Example:
         >>> fig, (ax, ax_pulls) = plt.subplots(2, sharex=True, height_ratios=[3, 1])
         >>> parts = component_samples(model, params=result.values)
         >>> projection(data, parts, "mass", bins=(60, 60, 120), ax=ax, ax_pulls=ax_pulls)
     """
-    _check_labels(components)
+    components = _labelled(components)
     ax = current_axes() if ax is None else ax
     sample = as_sample(data, [column], weights=weights)
     edges = bin_edges(bins, sample.columns[column])
@@ -104,16 +103,15 @@ def projection(
     return ax
 
 
-def _check_labels(components: Any) -> None:
-    """Whether each component has an entry of its own in the legend."""
+def _labelled(components: Any) -> dict[str, Any]:
+    """Components by labels of their own: some are taken in the legend, and Matplotlib hides what begins with an underscore."""
     if not isinstance(components, Mapping) or not components:
         raise ValueError(f"components is a mapping from labels to events, with one at least; got {components!r:.100}")
     taken = ("data", "model", POSTFIT_BAND)
-    if wrong := [name for name in components if name in taken or str(name).startswith("_")]:
-        raise ValueError(
-            f"a component cannot be called {wrong[0]!r} in a plot: {taken} are in the legend already, and Matplotlib hides what "
-            "begins with '_'"
-        )
+    return {
+        f"component {name}" if name in taken or name.startswith("_") else name: part
+        for name, part in ((str(name), part) for name, part in components.items())
+    }
 
 
 def variations(
