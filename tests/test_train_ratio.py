@@ -664,17 +664,19 @@ def test_a_map_that_held_out_events_like_less_straightened_stays_with_its_log_ra
 
 
 @pytest.mark.parametrize(
-    ("size", "curvature", "loss", "more", "taken"),
+    ("size", "of_ratio", "curvature", "loss", "more", "taken"),
     [
-        (0.1, 0.02, 0.1, False, True),
-        (0.1, 0.06, 0.1, False, False),  # less linear than before
-        (0.1, 0.02, 1.0, False, False),  # held-out events mind
-        (0.1, 0.02, 0.1, True, False),  # there are events that have not been seen
-        (0.3, 0.02, 0.1, False, False),  # a large effect
+        (0.1, 0.0, 0.02, 0.1, False, True),
+        (0.1, 0.01, 0.02, 0.1, False, True),  # what it is beside the linear coefficient, too, is next to nothing
+        (0.1, 0.018, 0.02, 0.1, False, False),  # it has a function of its own
+        (0.1, 0.0, 0.06, 0.1, False, False),  # less linear than before
+        (0.1, 0.0, 0.02, 1.0, False, False),  # held-out events mind
+        (0.1, 0.0, 0.02, 0.1, True, False),  # there are events that have not been seen
+        (0.3, 0.0, 0.02, 0.1, False, False),  # a large effect
     ],
 )
-def test_what_is_noise_in_a_map_is_taken_out(monkeypatch, size, curvature, loss, more, taken):
-    """The square of the nuisance keeps what it has in common with the linear coefficient: half of that."""
+def test_what_is_noise_in_a_map_is_taken_out(monkeypatch, size, of_ratio, curvature, loss, more, taken):
+    """The square of the nuisance keeps what it has in common with the linear coefficient: half of that, as in a log-ratio."""
     rng = np.random.default_rng(1)
     judgement = object.__new__(choice._Judgement)
     response = Response(["nu"], [(1,), (2,)], n_dim=1, n_context=0)
@@ -690,14 +692,16 @@ def test_what_is_noise_in_a_map_is_taken_out(monkeypatch, size, curvature, loss,
 
     judgement.candidates = SimpleNamespace(
         with_map=SimpleNamespace(responses=[response]),
+        nuisances=("nu",),
+        idle=[],
         points=POINTS,
         has_more=lambda _: more,
         contrasts=lambda _: (None, "one direction"),
         forget_map=lambda: None,
     )
     judgement.with_map, judgement.of_map = "trained", np.tile([1.0, loss - 1.0], 50)
-    scores = iter([whole(0.04), whole(curvature)])
-    judgement._scored, judgement._is_linear = lambda *_: next(scores), lambda: "exactly"
+    scores, judgement.alone = iter([whole(0.04), whole(curvature)]), SimpleNamespace(weights=None)
+    judgement._scored = lambda use_map, *_: next(scores) if use_map else whole(of_ratio)
     monkeypatch.setattr(choice._Judgement, "_held_out", staticmethod(lambda _: np.zeros(100)))
     assert judgement._in_one_direction() is taken
     assert judgement.with_map == ("one direction" if taken else "trained")

@@ -18,6 +18,7 @@ from zfit_fnf.train import fit_deformation, fit_flow
 from zfit_fnf.train import loop as optimise
 from zfit_fnf.train.choice import Choice
 from zfit_fnf.train.schedule import TrainingStopped
+from zfit_fnf.train.score_correction import NoMaximum
 
 SCHEDULE = Schedule(steps=200, batch_size=64, rotate_every=0, patience=None)  # validated every ten steps
 SETTINGS = {"schedule": SCHEDULE, "hidden": (3,), "seed": 2, "progress": False}
@@ -149,6 +150,25 @@ class Dying(Executor):
         else:
             future.set_exception(self.error)
         return future
+
+
+def test_a_map_that_cannot_be_placed_leaves_it_to_the_log_ratio(monkeypatch, flow):
+    """Where many weights are negative, a likelihood need not have a maximum."""
+
+    def fail(*_):
+        raise NoMaximum("it cannot be placed")
+
+    seen, nothing = [], Choice(Claim("pruned", 0.0, 0.0, 0.0))
+    monkeypatch.setattr(train_deformation, "correct_score", fail)
+    monkeypatch.setattr(
+        train_deformation, "choose", lambda candidates, **_: seen.append(candidates.with_map) or nothing
+    )
+    deformation = fit_deformation(flow, VARIATIONS[:1], **SETTINGS)
+    assert seen == [None]
+    assert deformation.history["a"].notes == ["no map: it cannot be placed"]
+    assert not deformation.moves
+    with pytest.raises(TrainingStopped, match='it cannot be placed; map="auto" learns a log-ratio in its place'):
+        fit_deformation(flow, VARIATIONS[:1], map=True, **SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,10 @@ _CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not 
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
+_ALONG = (
+    0.02  # variance of what is no multiple of the linear coefficient, in that one: 8 % of the information at the edges
+)
+_NOISE = 0.25  # and in that of a map, of which all else is noise
 _STRAIGHTENED = 4000  # nominal events
 _SEEN = 3.0  # standard deviations by which held-out events have to speak for both in several variables
 _SLIGHTLY = 1.0  # and where both may be right, for the one that continues better
@@ -345,15 +349,18 @@ class _Judgement:
     def _in_one_direction(self) -> bool:
         """Let a map move events in one direction, by a polynomial of the nuisance, if all else is noise.
 
-        That is where all events together show nothing that is not linear in the nuisance, the density changes more linearly
-        then, and held-out events do not mind. A network has learned some noise for the square, which claims information where
-        the nuisance is not zero.
+        That is where the log-ratio alone, which has no noise for which there is no evidence, has one direction only or nearly
+        so, the density changes more linearly then, and held-out events do not mind. What a network has learned of noise for the
+        square claims information where the nuisance is not zero.
         """
         candidates, density = self.candidates, self.candidates.with_map
         assert density is not None
-        if candidates.has_more(_JUDGED) or self._is_linear() != "exactly":
+        if candidates.has_more(_JUDGED) or not self._sees_curvature:
             return False
         former, of_map, scored = self.with_map, self.of_map, self._scored(True, None, [0, 1, 2])
+        noise = np.minimum(_ALONG, _NOISE * _beside_first(scored))
+        if np.any(_beside_first(self._scored(False, self.alone.weights, [0, 1, 2])) >= noise):
+            return False
         factors = of_first(scored, candidates.points)
         if factors is None:
             return False
@@ -460,6 +467,14 @@ _INACCURATE = (
     "or ratio=False"
 )
 _KINDS = {(True, False): "map", (False, True): "ratio", (True, True): "both", (False, False): "pruned"}
+
+
+def _beside_first(scored: Scored) -> np.ndarray:
+    """Variances of coefficients without what is a multiple of the linear one, in that of the linear one."""
+    spread = scored.spread(0)
+    first = max(float(spread[0, 0]), 1e-300)
+    found: np.ndarray = np.diag(spread)[1:] / first - np.square(spread[0, 1:] / first)
+    return found
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:

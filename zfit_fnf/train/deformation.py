@@ -30,7 +30,7 @@ from .findings import pruned_ones
 from .loop import held_out_rows, n_held_out
 from .plan import Plan, named_seed
 from .schedule import Schedule, TrainingStopped, checked_schedule
-from .score_correction import correct_score, scale
+from .score_correction import NoMaximum, correct_score, scale
 from .sources import EventSource, no_weights_beside
 from .weights import by_weights
 
@@ -309,10 +309,16 @@ def train_response(task: Task) -> Trained:
     nothing = Response(**{**response.config(), "hidden": []})
     candidates = None if task.nominal is None else _candidates(task, nothing)
     choice = None if candidates is None else by_weights(candidates, keep=task.keep)
-    if choice is not None or task.wanted.map is False:
-        history = History(label, **_sizes(task.sources))
-    else:
-        history = _train_map(task, label)
+    history, without_map = History(label, **_sizes(task.sources)), list[str]()
+    if choice is None and task.wanted.map is not False:
+        try:
+            history = _train_map(task, label)
+        except NoMaximum as reason:
+            if candidates is None:
+                raise
+            if task.wanted.map is True or task.wanted.ratio is False:
+                raise TrainingStopped(f'{reason}; map="auto" learns a log-ratio in its place') from reason
+            candidates, without_map = replace(candidates, with_map=None), [f"no map: {reason}"]
     if candidates is None:
         return response, history, None
     if choice is None:
@@ -324,7 +330,7 @@ def train_response(task: Task) -> Trained:
     if claim.kind == "map":
         off, where = off_between_of_map(candidates, response)
         claim = replace(claim, between=off, between_at=where)
-    history = replace(history, notes=choice.notes, claim=claim, seconds=time.monotonic() - started)
+    history = replace(history, notes=[*without_map, *choice.notes], claim=claim, seconds=time.monotonic() - started)
     return response if choice.keep_map else nothing, history, ratio
 
 

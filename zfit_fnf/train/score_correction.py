@@ -22,13 +22,17 @@ from .loop import filled
 from .schedule import TrainingStopped
 from .sources import EventSource
 
-__all__ = ["NewtonSums", "correct_score", "scale", "vanish_at"]
+__all__ = ["NewtonSums", "NoMaximum", "correct_score", "scale", "vanish_at"]
 
 _MANY = 2_000_000  # events of which the sums are worth a compilation by XLA
 _STEPS = 5
 _PLACED = 0.3  # nats that the last step gains at most in any sample: one more would gain ten times less
 
 NewtonSums = Callable[..., tuple[tf.Tensor, tf.Tensor]]
+
+
+class NoMaximum(TrainingStopped):
+    """A map cannot be placed on a sample, which has too many negative weights where it would matter."""
 
 
 def correct_score(deformation: Deformation, response: Response, sources: Sequence[EventSource]) -> None:
@@ -38,6 +42,10 @@ def correct_score(deformation: Deformation, response: Response, sources: Sequenc
         deformation: The response together with those of its nuisances alone.
         response: The response; its correction is zero so far, or as `vanish_at` has made it.
         sources: The samples that it was trained on.
+
+    Raises:
+        NoMaximum: If the log-density of a sample has no maximum.
+        TrainingStopped: If its derivatives are not finite.
     """
     many = sum(source.sample.n_events for source in sources) > _MANY
     newton_sums = tf.function(_newton_sums(deformation), jit_compile=many, autograph=False)
@@ -114,16 +122,11 @@ def _newton_step(newton_sums: NewtonSums, source: EventSource, fed: np.ndarray) 
         first, second = newton_sums(*map(tf.constant, (u, c, basis, w)))
         gradient += first.numpy()[fed]
         information += second.numpy()[np.ix_(fed, fed)]
-    finite = np.isfinite(gradient).all() and np.isfinite(information).all()
-    if not finite or np.linalg.eigvalsh(information)[0] <= 0.0:
-        raise TrainingStopped(
-            f"the response at {source.sample.name!r} cannot be placed on its events: their density has "
-            + (
-                "no maximum, since too many of their weights are negative"
-                if finite
-                else "derivatives that are not finite"
-            )
-        )
+    failure = f"the map of {source.sample.name!r} cannot be placed on its events: their density has "
+    if not (np.isfinite(gradient).all() and np.isfinite(information).all()):
+        raise TrainingStopped(failure + "derivatives that are not finite")
+    if np.linalg.eigvalsh(information)[0] <= 0.0:
+        raise NoMaximum(failure + "no maximum, since too many of their weights are negative")
     return np.linalg.solve(information, gradient), gradient
 
 
