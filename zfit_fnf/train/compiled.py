@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,9 @@ from .loop import Maximiser, Prior
 from .schedule import Schedule
 from .sources import EventSource
 
-__all__ = ["Parts", "TrainingLoop", "of_density", "of_last_response"]
+__all__ = ["Parts", "TrainingLoop", "of_density", "of_last_response", "wide"]
+
+_SHARE = math.log(1e-3)
 
 
 class TrainingLoop:
@@ -37,7 +40,7 @@ class TrainingLoop:
     def __init__(self, model: Model, parts: Callable[[Any], Parts], schedule: Schedule):
         self._model, self._parts = model, parts
         log_prob, self._variables, prior = parts(self._model)
-        self._maximiser = Maximiser(log_prob, self._variables, schedule=schedule, prior=prior)
+        self._maximiser = Maximiser(log_prob, self._variables, schedule=schedule, floor=wide, prior=prior)
 
     @classmethod
     def of(
@@ -62,6 +65,16 @@ class TrainingLoop:
         finally:
             for variable, trained in zip(self._parts(model)[1], self._variables, strict=True):
                 variable.assign(trained)
+
+
+def wide(u: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+    r"""Logarithm of a thousandth of the Cauchy density ``(n,)`` of standardised events, the floor of negative weights.
+
+    Where a density is ten times that and a seventh of its events have negative weights it becomes too large by 1.4 %, since
+    these push less, and by a hundredth of that where it is a hundred times as large again. Tails of a flow fall faster, so that
+    single events of negative weights far away push nothing.
+    """
+    return _SHARE - tf.reduce_sum(tf.math.log1p(tf.square(u)) + math.log(math.pi), axis=1)
 
 
 Parts = tuple[Callable[..., tf.Tensor], Sequence[tf.Variable], Prior]

@@ -53,7 +53,8 @@ def fit_flow(
             :class:`~zfit_fnf.Simulation` that has them.
         obs: Columns whose density is learned.
         cond: Columns it is conditional on.
-        weights: Event weights: a column name or an array; negative ones are allowed.
+        weights: Event weights: a column name or an array. Negative ones are allowed; where a density is less than a
+            thousandth of that of a wide Cauchy distribution they count less, since it would vanish at each of them.
         ranges: Physical ``(low, high)`` of the observables that have them.
         family: ``"mixture"`` (smooth, default) or ``"spline"``.
         n_layers: Autoregressive layers.

@@ -230,6 +230,8 @@ class Maximiser:
         schedule: How long and how fast.
         step_sizes: Multiply the learning rate of each variable, numbers or variables; the weights of networks want one,
             the default.
+        floor: A log-density of the same events, below which those of negative weights push no more: without it their
+            likelihood has no maximum, since a density may vanish at each of them.
         prior: Gaussian prior of some of the variables. What is maximised is the posterior density: the more events, the less
             it counts; of few it keeps networks from following single events.
         xla: Whether XLA compiles the steps; by default where there are many.
@@ -242,13 +244,15 @@ class Maximiser:
         *,
         schedule: Schedule,
         step_sizes: Sequence[float | tf.Variable] | None = None,
+        floor: LogProb | None = None,
         prior: Prior = (),
         xla: bool | None = None,
     ):
         self._schedule, self._optimiser = schedule, _Optimiser(variables, schedule, step_sizes)
         xla = schedule.steps > _MANY if xla is None else xla
-        self._run = _compiled_steps(log_prob, self._optimiser, prior, xla=xla)
-        self._losses = _compiled_losses(log_prob)
+        weighed = _weighed(log_prob, floor)
+        self._run = _compiled_steps(weighed, self._optimiser, prior, xla=xla)
+        self._losses = _compiled_losses(weighed)
 
     def __call__(
         self, name: str, sources: Sequence[Source], *, seed: int, progress: bool, first_step: int = 0
@@ -365,7 +369,24 @@ class _Best:
             variable.assign(value)
 
 
-def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser, prior: Prior, *, xla: bool) -> Callable[..., tf.Tensor]:
+def _weighed(log_prob: LogProb, floor: LogProb | None) -> LogProb:
+    """Log-likelihood of each event, as a function of what the log-density takes of it, then of its weight, in the dtype of that.
+
+    It is linear in the weight; of a negative one the logarithm is that of the density plus the floor.
+    """
+
+    def weighed(*columns: tf.Tensor) -> tf.Tensor:
+        *inputs, w = columns
+        found = tf.cast(log_prob(*inputs), w.dtype)
+        if floor is not None:
+            low = tf.cast(floor(*inputs), w.dtype)
+            found = tf.where(w < 0.0, low + tf.math.softplus(found - low), found)
+        return w * found
+
+    return weighed
+
+
+def _compiled_steps(weighed: LogProb, optimiser: _Optimiser, prior: Prior, *, xla: bool) -> Callable[..., tf.Tensor]:
     """Many optimiser steps in one program: no round trips to Python between minibatches."""
 
     @tf.function(jit_compile=xla, autograph=False)
@@ -373,10 +394,9 @@ def _compiled_steps(log_prob: LogProb, optimiser: _Optimiser, prior: Prior, *, x
         count = rates.shape[0]
 
         def body(i: tf.Tensor, losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            *inputs, w = (column[i] for column in batches)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(optimiser.targets)
-                loss = -tf.reduce_mean(w * tf.cast(log_prob(*inputs), w.dtype))
+                loss = -tf.reduce_mean(weighed(*(column[i] for column in batches)))
                 objective = loss + per_event * _minus_log_prior(prior)
             gradients = tape.gradient(objective, optimiser.targets, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             optimiser.step(gradients, tf.cast(first + i + 1, tf.float32), rates[i])
@@ -398,13 +418,13 @@ def _minus_log_prior(prior: Prior) -> tf.Tensor:
     return 0.5 * tf.add_n(terms) if terms else tf.constant(0.0)
 
 
-def _compiled_losses(log_prob: LogProb) -> Callable[..., tf.Tensor]:
+def _compiled_losses(weighed: LogProb) -> Callable[..., tf.Tensor]:
     """Weighted loss of each event of a piece, in float64; XLA would compile for longer than it saves."""
 
     @tf.function(autograph=False)
     def losses(*columns: tf.Tensor) -> tf.Tensor:
         *inputs, w = columns
-        return -tf.cast(w, tf.float64) * tf.cast(log_prob(*inputs), tf.float64)
+        return -weighed(*inputs, tf.cast(w, tf.float64))
 
     return losses
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from ..common.chunks import GRAPH
 from ..densities.deformation import Deformation
 from ..densities.polynomial_map import Response
+from .compiled import wide
 from .loop import filled
 from .schedule import TrainingStopped
 from .sources import EventSource
@@ -132,13 +133,17 @@ def _newton_step(newton_sums: NewtonSums, source: EventSource, fed: np.ndarray) 
 
 def _newton_sums(deformation: Deformation) -> NewtonSums:
     def newton_sums(u: tf.Tensor, c: tf.Tensor, basis: tf.Tensor, w: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Sums over events of ``w F`` and ``w F F^T``, with ``F = d log p / d weights`` of the coefficients."""
+        """Sums over events of ``w F`` and ``w F F^T``, with ``F = d log p / d weights`` of the coefficients.
+
+        As in the training, events of negative weights push no more where the density is small.
+        """
         coefficients = deformation.coefficients(u, c)
         with tf.GradientTape() as tape:
             tape.watch(basis)
             nominal, log_det = deformation.inverse(u, c, coefficients, basis)
             log_prob = deformation.flow.log_density(nominal, c) + log_det
         derivative = tape.gradient(log_prob, basis)
+        w = tf.where(w < 0.0, w * tf.sigmoid(log_prob - wide(u)), w)
         derivative, weight = tf.cast(derivative, tf.float64), tf.cast(w, tf.float64)[:, None]
         return tf.reduce_sum(weight * derivative, axis=0), tf.matmul(derivative, weight * derivative, transpose_a=True)
 
