@@ -356,7 +356,7 @@ def test_effects_that_are_repeated_multiply(tmp_path):
         point = dict(zip(("r", "free", "jes", "other"), values, strict=True))
         zfit.param.set_values([params[name] for name in point], list(values))
         differences.append(float(nll.value()) - exact(*values))
-    assert np.ptp(differences) < 1e-9  # 2.6 when only the last one counted
+    assert np.ptp(differences) < 1e-9
 
 
 def test_effects_on_events_that_are_repeated_multiply(tmp_path):
