@@ -54,8 +54,8 @@ LAWS: dict[str, tuple[Any, tuple[float, float] | None]] = {
 }
 """Of the first observable, and its range."""
 
-OTHERS = {"normal": stats.norm(), "tails": stats.t(5), "gamma": stats.gamma(2)}
-"""Of what the second one adds to the first."""
+OTHERS = {"normal": stats.norm(), "tails": stats.t(5), "gamma": stats.gamma(4)}
+"""Of what the second one adds to the first; smooth where they begin, since the information would not be finite otherwise."""
 
 WEIGHTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "tilt": lambda v, place: 2.0 * (2.0 * v - 1.0),
