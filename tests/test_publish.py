@@ -212,6 +212,16 @@ def test_means_and_what_few_simulated_events_do_to_them(measured):
     assert half.value == pytest.approx(np.sqrt(2 / np.pi), abs=5 * float(half.simulation))
 
 
+def test_what_a_function_does_to_its_table_does_not_count(measured):
+    def spoilt(events):
+        events["weight"] = 2.0 + np.sign(events["z"])
+        return events["z"]
+
+    found, right = measured.mean(spoilt), measured.mean("z")
+    assert found.value == pytest.approx(right.value, rel=1e-12)
+    assert found.simulation == pytest.approx(right.simulation, rel=1e-12)
+
+
 def test_observables_that_events_left_out_do_not_have(measured):
     """A mean was not a number where an observable is infinite outside of the selection, and histograms were refused."""
 

@@ -275,7 +275,7 @@ def _values(observable: Observable, events: pd.DataFrame, chosen: np.ndarray | N
         return events[observable].to_numpy()
     if not callable(observable):
         raise TypeError(f"an observable is a column, or a function of the table of events; got {observable!r}")
-    values = np.asarray(observable(events), float)
+    values = np.asarray(observable(events.copy()), float)  # what it does to its table does not count
     if values.shape != (len(events),):
         raise ValueError(
             f"the function of an observable gives one number for each of {len(events)} events; got {values.shape}"
