@@ -9,7 +9,7 @@ from untrained import smooth_flow
 
 from zfit_fnf import Deformation, Sample
 from zfit_fnf.densities.polynomial_map import Response
-from zfit_fnf.train.compiled import wide
+from zfit_fnf.train.compiled import signed_floor
 from zfit_fnf.train.score_correction import correct_score
 from zfit_fnf.train.sources import EventSource
 
@@ -36,5 +36,5 @@ def test_a_map_is_placed_in_spite_of_them():
 def test_the_floor_is_a_thousandth_of_a_density(n_dim):
     axis = np.tan(np.pi * (np.arange(400) + 0.5) / 400 - 0.5 * np.pi)  # quantiles of the Cauchy density
     u = np.stack(np.meshgrid(*[axis] * n_dim), axis=-1).reshape(-1, n_dim)
-    shares = np.exp(wide(tf.constant(u)).numpy()) * np.prod(np.pi * (1.0 + u**2), axis=1)
+    shares = np.exp(signed_floor(tf.constant(u)).numpy()) * np.prod(np.pi * (1.0 + u**2), axis=1)
     np.testing.assert_allclose(shares, 1e-3, rtol=1e-9)

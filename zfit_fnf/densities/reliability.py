@@ -13,9 +13,7 @@ from scipy.stats import chi2
 __all__ = ["Reliability"]
 
 _LARGEST_ERROR, _SMALLEST_P = 0.02, 1e-4
-_AS_EVERYWHERE = (
-    5.0  # events of a process in a bin, at which their own weights count as much as those of all its events
-)
+_AS_EVERYWHERE = 5.0  # events of a process in a bin, whose own weights then count as much as those of all its events
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Reweighting:
 
     @property
     def size(self) -> int:
-        """Numbers in the largest table that an evaluation makes of the nodes."""
+        """Numbers in the largest table that an evaluation makes of the nodes, at most."""
         columns = max(len(ratio.exponents) for ratio in self._ratios) if self.moves else 1
         return self.n_nodes * columns
 
@@ -240,9 +240,17 @@ class Reweighting:
         grid = 1 < self.n_dim <= (2 if self.n_context else 3)
         return self.moves and grid and has_latent(self.flow) and self._deformation.n_layers == 1
 
+    def _cost(self) -> float:
+        """Of a node at a point of the nuisances: in densities, of which networks that see many of them take less."""
+        if not self.moves:  # no networks
+            return 0.15
+        if self._by_heads:
+            return 1.0
+        return 3.0 if self.n_dim == 1 else 7.0
+
     def _choose_nodes(self) -> tuple[_Nodes, Terms]:
         anchors, flow, points = self._anchors(), self._deformation.flow, self._snapshots(seed=0)
-        cost = 0.15 if not self.moves else 1.0 if self._by_heads else (3.0 if self.n_dim == 1 else 7.0)
+        cost = self._cost()
         for steps in self._steps():
             z, log_weights = latent_nodes(self.n_dim, len(anchors), steps, 8192 if len(anchors) == 1 else 1024)
             if affordable := cost * len(points[1]) * log_weights.size < _AFFORDABLE:

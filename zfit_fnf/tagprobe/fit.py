@@ -23,13 +23,7 @@ __all__ = ["fit"]
 
 _FINER = (1, 3, 9)  # times as many nodes of the quadrature over the mass, until integrals are right
 _INTEGRAL = 1e-3  # how wrong they may be: what is common to all pairs cancels
-_SOURCES = (
-    "statistics",
-    "networks",
-    "denominator",
-    "value",
-    "error",
-)  # columns of tables, which no alternative is called
+_TAKEN = "statistics", "networks", "denominator", "value", "error"  # columns of tables, which no alternative is called
 _STARTS = 200  # pairs whose shapes are looked at before anything is trained
 
 Shapes = Any  # a shape, or one for passing and one for failing probes
@@ -176,8 +170,8 @@ def _checked_alternatives(given: Any, nominal: Mapping[str, Shapes]) -> dict[str
     if not isinstance(given, Mapping):
         raise TypeError(f"alternatives= are shapes by a name of each, such as {example}; got {given!r}")
     for name, shapes in given.items():
-        if not isinstance(name, str) or not name or name in _SOURCES:
-            raise ValueError(f"an alternative needs a name other than {', '.join(map(repr, _SOURCES))}; got {name!r}")
+        if not isinstance(name, str) or not name or name in _TAKEN:
+            raise ValueError(f"an alternative needs a name other than {', '.join(map(repr, _TAKEN))}; got {name!r}")
         if not isinstance(shapes, Mapping) or not shapes or not set(shapes) <= set(nominal):
             raise ValueError(
                 f"the alternative {name!r} replaces signal, background or both, as in {example}; got {shapes!r}"

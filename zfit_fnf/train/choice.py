@@ -32,9 +32,7 @@ _CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not 
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map
-_ALONG = (
-    0.02  # variance of what is no multiple of the linear coefficient, in that one: 8 % of the information at the edges
-)
+_ALONG = 0.02  # variance of what is no multiple of the linear coefficient, in that one: 8 % of information at the edges
 _NOISE = 0.25  # and in that of a map, of which all else is noise
 _STRAIGHTENED = 4000  # nominal events
 _SEEN = 3.0  # standard deviations by which held-out events have to speak for both in several variables

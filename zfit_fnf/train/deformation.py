@@ -109,8 +109,9 @@ def fit_deformation(
     Raises:
         ValueError: For bad input: a variation at the origin, an interaction without joint samples or without its single
             nuisances, two samples at one point, an order that the points cannot determine.
-        TrainingStopped: If a training diverges, is interrupted, or a process of the executor dies; ``.model`` is the
-            deformation by what was trained so far (``None`` if that is nothing).
+        TrainingStopped: If a training diverges, is interrupted, or a process of the executor dies, or if a map cannot be placed
+            on its events, for negative weights, and no log-ratio may take its place; ``.model`` is the deformation by what was
+            trained so far (``None`` if that is nothing).
 
     Warns:
         UserWarning: If a training went wrong in a way that its record shows, see :attr:`History.problems`; for variations

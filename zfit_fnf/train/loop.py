@@ -370,9 +370,9 @@ class _Best:
 
 
 def _weighed(log_prob: LogProb, floor: LogProb | None) -> LogProb:
-    """Log-likelihood of each event, as a function of what the log-density takes of it, then of its weight, in the dtype of that.
+    """Weight times log-density of each event, in the dtype of the weight, which comes last.
 
-    It is linear in the weight; of a negative one the logarithm is that of the density plus the floor.
+    Of a negative weight it is the logarithm of the sum of the density and the floor.
     """
 
     def weighed(*columns: tf.Tensor) -> tf.Tensor:

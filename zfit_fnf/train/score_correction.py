@@ -18,7 +18,7 @@ import tensorflow as tf
 from ..common.chunks import GRAPH
 from ..densities.deformation import Deformation
 from ..densities.polynomial_map import Response
-from .compiled import wide
+from .compiled import signed_floor
 from .loop import filled
 from .schedule import TrainingStopped
 from .sources import EventSource
@@ -143,7 +143,7 @@ def _newton_sums(deformation: Deformation) -> NewtonSums:
             nominal, log_det = deformation.inverse(u, c, coefficients, basis)
             log_prob = deformation.flow.log_density(nominal, c) + log_det
         derivative = tape.gradient(log_prob, basis)
-        w = tf.where(w < 0.0, w * tf.sigmoid(log_prob - wide(u)), w)
+        w = tf.where(w < 0.0, w * tf.sigmoid(log_prob - signed_floor(u)), w)
         derivative, weight = tf.cast(derivative, tf.float64), tf.cast(w, tf.float64)[:, None]
         return tf.reduce_sum(weight * derivative, axis=0), tf.matmul(derivative, weight * derivative, transpose_a=True)
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..common.optional import require
 from .binned import KINDS, said_of
 from .datacard import Card, Process, ShapeRule, Systematic, bounds_of, is_effect, matches
-from .modifiers import factors, formula, multiplied, sides
+from .modifiers import at_both_sides, factors, formula, multiplied
 
 __all__ = ["Conversion", "convert"]
 
@@ -394,7 +394,7 @@ class _OfCard:
         if isinstance(both, list):
             text = f"{systematic.name} lnN {effect}"
             self._leave(systematic.line, text, "converted as normsys, which interpolates otherwise within one sigma")
-        low, high = sides(both)
+        low, high = at_both_sides(both)
         return {"name": systematic.name, "type": "normsys", "data": {"lo": low, "hi": high}}
 
     def _shape(

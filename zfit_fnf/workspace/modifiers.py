@@ -7,7 +7,7 @@ from typing import Any
 
 from .expressions import Expression
 
-__all__ = ["factors", "formula", "multiplied", "sides"]
+__all__ = ["at_both_sides", "factors", "formula", "multiplied"]
 
 
 def multiplied(modifiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def multiplied(modifiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if one["type"] == "normsys":
             data: Any = {side: known["data"][side] * one["data"][side] for side in ("lo", "hi")}
         elif one["type"] == "lnN":
-            (low, high), (lower, higher) = (sides(factor["data"]) for factor in (known, one))
+            (low, high), (lower, higher) = (at_both_sides(factor["data"]) for factor in (known, one))
             are_two = isinstance(known["data"], list) or isinstance(one["data"], list)
             data = [low * lower, high * higher] if are_two else high * higher
         else:
@@ -29,9 +29,9 @@ def multiplied(modifiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def sides(factors: Any) -> list[float]:
+def at_both_sides(data: Any) -> list[float]:
     """Factors of ``lnN`` at -1 and at +1."""
-    return list(factors) if isinstance(factors, list) else [1.0 / factors, factors]
+    return list(data) if isinstance(data, list) else [1.0 / data, data]
 
 
 def factors(effect: str) -> Any:
