@@ -329,6 +329,32 @@ def test_an_eigenvector_that_leaves_the_limits_of_a_parameter(profiled, result, 
     assert not list(tmp_path.iterdir())
 
 
+def test_parameters_that_were_fixed_in_the_fit(profiled, result, simulated):
+    """The map was taken where the fixed one has the value of the one that floats, or the fit was refused."""
+    strength, jes = (profiled.parameters[name] for name in ("mu_of_published", "jes"))
+    loss = zfit.loss.SimpleLoss(lambda params: 50.0 * (params[0].value() - 1.2) ** 2, [strength], errordef=0.5)
+    full = scenarios(profiled, result).best
+    with zfit.param.set_values([strength, jes], [1.0, TRUTH["jes"]]):
+        found = zfit.minimize.Minuit(gradient="zfit").minimize(loss)
+        found.hesse()
+        with pytest.raises(
+            ValueError, match=r"a fit of \['mu_of_published'\]; the profile has the parameters \['jes', 'mu"
+        ):
+            scenarios(profiled, found)
+        jes.floating = False
+        try:
+            maps = scenarios(profiled, found)
+        finally:
+            jes.floating = True
+    assert maps.best.values == pytest.approx({"jes": TRUTH["jes"], "mu_of_published": 1.2}, abs=1e-4)
+    assert maps.eigenvariations.names == ("mu_of_published",)
+    assert {one.values["jes"] for sides in maps.moved for one in sides} == {TRUTH["jes"]}
+    for one in (maps.best, *maps.replicas):
+        there = replace(full, values=maps.best.values, transfer=one.transfer)
+        own, expected = (variation.to_data(simulated["other"], process="other") for variation in (one, there))
+        np.testing.assert_array_equal(own, expected)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

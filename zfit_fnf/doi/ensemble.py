@@ -101,7 +101,7 @@ def ensemble(profiled: ProfiledFit, *, progress: bool = True) -> Ensemble:
         raise ValueError(
             f"an ensemble of {len(replicas)} has no spread: make replicas first, with bootstrap(profiled, 50)"
         )
-    params = list(profiled.parameters.values())
+    params = [parameter for parameter in profiled.parameters.values() if parameter.floating]
     nll = rebased_loss(profiled)
     minima = []
     with preserved(nll):

@@ -262,7 +262,7 @@ class EnsembleEntry(Entry):
     def make(self, parts: Parts) -> Any:
         """The ensemble, with its likelihood."""
         profiled = parts.model(self.profiled, "doi.profiled.ProfiledFit")
-        if len(profiled.replicas) != self.n_members or set(self.values) != set(profiled.fit.values):
+        if len(profiled.replicas) != self.n_members or not set(self.values) <= set(profiled.fit.values):
             raise ValueError("has replicas or parameters that its fit does not have")
         nll = rebased_loss(profiled)
         for index, lowest in enumerate(parts.arrays["lowest"].tolist()):

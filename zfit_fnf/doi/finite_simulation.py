@@ -98,7 +98,7 @@ def finite_simulation(
     directions = maps.eigenvariations.directions * maps.eigenvariations.deviations
     covariance = directions @ directions.T
     model, rows, total = profiled.pdf, {}, np.zeros((len(params),) * 2)
-    with zfit.param.set_values(params, list(best.values.values())):
+    with zfit.param.set_values(params, [best.values[name] for name in names]):
         loss = profiled.loss()
         processes = processes_of(loss, simulations, unseen=False)
         if profiled.fit.data.weights is not None:

@@ -68,9 +68,9 @@ def unfolded(
         data: The events, with all observables of the model.
         columns: Bin edges by observable: one axis of the histogram each.
         weights: Weights of the events: a column or an array.
-        counting: Whether the statistical uncertainty includes that of the numbers of events, so that it is
-            one of what the experiment would find if it were repeated; without it, the numbers are those of *these* events,
-            and only the map is uncertain.
+        counting: Whether uncertainties include that of the numbers of events, and are those of what the experiment would
+            find if it were repeated: what of it moves the parameters is in their part, the rest in the statistical one.
+            Without it, the numbers are those of *these* events, and only the map is uncertain.
 
     Example:
         >>> result = maps.evaluate(unfolded(data, {"y1": np.linspace(-3, 3, 31)}))

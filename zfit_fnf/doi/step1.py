@@ -102,8 +102,9 @@ class TransferFit:
 
     @property
     def parameters(self) -> dict[str, zfit.Parameter]:
-        """The parameters that were fitted, by name."""
-        return {parameter.name: parameter for parameter in floating(self.pdf)}
+        """The parameters that were fitted, by name, also where one has been fixed since."""
+        found = {parameter.name: parameter for parameter in self.pdf.get_params(floating=None)}
+        return {name: found[name] for name in self.values}
 
     @property
     def errors(self) -> dict[str, float]:

@@ -3,7 +3,8 @@ r"""Uncertainties of numbers that are computed with the map: statistical, system
 A :class:`MapVariation` is the map at one value of the parameters: at the best fit, for each replica, and moved by one standard
 deviation along each eigenvector of the covariance of the parameters. A number computed for all of them has an uncertainty.
 Replicas are taken at the best fit of the *parameters*, with ``T_psi``: their spread is the statistical uncertainty of the
-map alone, the eigenvectors carry the uncertainty of the parameters, and the total is the sum in quadrature.
+map alone, the eigenvectors carry the uncertainty of the parameters, and the total is the sum in quadrature. Numbers of events,
+which measure the parameters as well, are shared out in the same way (:mod:`zfit_fnf.doi.counts`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +33,7 @@ from ..param import limits_of
 from ..pdf import log_density, precompute
 from ..samples import Sample, as_sample, index_of
 from ..state import preserved
+from .counts import Counts
 from .profiled import ProfiledFit
 from .replicas import poisson_counts
 from .rows import behind, parts_of, responsibilities
@@ -59,6 +62,7 @@ class MapVariation:
         parameters: The parameters of the model, by name.
         data: The events of the fit.
         seed: Of the weights of the events, for the map of a replica.
+        often: How often the events of the fit count ``(n,)``, where that is not once.
     """
 
     name: str
@@ -68,18 +72,21 @@ class MapVariation:
     parameters: Mapping[str, zfit.Parameter]
     data: Sample
     seed: tuple[int, int] | None = None
+    often: Callable[[], np.ndarray] | None = field(default=None, repr=False)
 
     def counts(self, events: Any) -> np.ndarray:
-        """How often each event counts ``(n,)``: once, but Poisson(1) times for a replica.
+        """How often each event counts ``(n,)``: once for the best fit.
 
-        Events of the fit count as often as in the fit of the replica, in any order and also if they are only some of
-        them; others are independent of it. Averages over data that are weighted by it contain the counting statistics.
+        For a replica, Poisson(1) times, but without what would move the best fit of the parameters; along an eigenvector as
+        often as in data whose best fit is there. Events of the fit are found in any order and also if they are only some
+        of them; others know of neither. Averages over data that are weighted by it contain the counting statistics.
         """
         sample = as_sample(events, self.pdf.obs)
-        if self.seed is None:
-            return np.ones(sample.n_events)
-        places, others = self.places(sample), poisson_counts((*self.seed, 1), sample.n_events)
-        return np.where(places < 0, others, poisson_counts(self.seed, self.data.n_events)[places])
+        others = np.ones(sample.n_events) if self.seed is None else poisson_counts((*self.seed, 1), sample.n_events)
+        if self.often is None:
+            return others
+        places = self.places(sample)
+        return np.where(places < 0, others, self.often()[places])
 
     def places(self, events: Any) -> np.ndarray:
         """Which event of the fit ``(n,)`` each one is, by its observables; -1 for others."""
@@ -399,6 +406,8 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
         profiled: The profile, of a fit with replicas if there is to be a statistical uncertainty.
         result: A fit of its loss: the best fit and the covariance of the parameters; by default it is made here.
 
+    Parameters that were fixed in that fit keep their present values, and have no uncertainty.
+
     Raises:
         TypeError: If the arguments are not a profile and the result of a fit.
         ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters or is one with the
@@ -414,40 +423,56 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
     if result is None:
         loss = profiled.loss()
         with preserved(loss):
-            zfit.param.set_values(list(profiled.parameters.values()), list(profiled.fit.values.values()))
+            start = {one: profiled.fit.values[name] for name, one in profiled.parameters.items() if one.floating}
+            zfit.param.set_values(list(start), list(start.values()))
             result = Minuit().minimize(loss)
     if not isinstance(result, FitResult):
         raise TypeError(f"scenarios takes the result of a fit of profiled.loss(); got {type(result).__name__}")
-    if {parameter.name for parameter in result.params} != set(profiled.parameters):
-        found = sorted(parameter.name for parameter in result.params)
-        raise ValueError(f"result is a fit of {found}; the profile has the parameters {list(profiled.parameters)}")
-    fixed = profiled.fit.pdf, profiled.fit.model
-    if any(model is one for model in getattr(result.loss, "model", None) or [] for one in fixed):
+    held, still = _fixed(profiled, result), (profiled.fit.pdf, profiled.fit.model)
+    if any(model is one for model in getattr(result.loss, "model", None) or [] for one in still):
         raise ValueError(
             "result is a fit of a likelihood whose map is fixed, such as that of step 1, and its errors are too small: fit "
             "profiled.loss()"
         )
     eigen = Eigenvariations.of(result)
-    best = dict(zip(eigen.names, eigen.values.tolist(), strict=True))
+    counts = Counts(profiled, dict(zip(eigen.names, eigen.values, strict=True)), eigen.directions * eigen.deviations)
 
-    def nominal(name: str, values: dict[str, float]) -> MapVariation:
-        return MapVariation(name, values, profiled.transfer, profiled.pdf, profiled.parameters, profiled.fit.data)
+    def ordered(values: dict[str, float]) -> dict[str, float]:
+        return {name: (held | values)[name] for name in profiled.parameters}
 
+    def nominal(name: str, values: dict[str, float], often: Callable[[], np.ndarray] | None = None) -> MapVariation:
+        made = profiled.transfer, profiled.pdf, profiled.parameters, profiled.fit.data
+        return MapVariation(name, ordered(values), *made, often=often)
+
+    def along(index: int, side: str, sign: float) -> MapVariation:
+        often = partial(counts.moved, sign * eigen.deviations[index] * eigen.directions[:, index])
+        return nominal(f"eigenvector {index} {side}", eigen.moved(index, sign), often)
+
+    best = nominal("best fit", dict(zip(eigen.names, eigen.values.tolist(), strict=True)))
     replicas = []
     for index, replica in enumerate(profiled.replicas):
         transfer = profiled.transfer.displaced(replica.fields)
         pdf = behind(profiled.fit.model, transfer, params=profiled.parameters)
-        replicas.append(
-            MapVariation(f"replica {index}", best, transfer, pdf, profiled.parameters, profiled.fit.data, replica.seed)
+        often = partial(counts.of_replica, replica.seed)
+        own = replace(best, name=f"replica {index}", transfer=transfer, pdf=pdf, seed=replica.seed, often=often)
+        replicas.append(own)
+    moved = tuple((along(index, "down", -1.0), along(index, "up", +1.0)) for index in range(len(eigen.names)))
+    return MapVariations(best, tuple(replicas), eigen, moved)
+
+
+def _fixed(profiled: ProfiledFit, result: FitResult) -> dict[str, float]:
+    """Values of the parameters that were fixed in a fit, by name.
+
+    Raises:
+        ValueError: If the fit has other parameters than the profile, or lacks one that is not fixed.
+    """
+    found = {parameter.name for parameter in result.params}
+    missing = [one for name, one in profiled.parameters.items() if name not in found]
+    if found - set(profiled.parameters) or any(one.floating for one in missing):
+        raise ValueError(
+            f"result is a fit of {sorted(found)}; the profile has the parameters {list(profiled.parameters)}"
         )
-    moved = tuple(
-        (
-            nominal(f"eigenvector {index} down", eigen.moved(index, -1.0)),
-            nominal(f"eigenvector {index} up", eigen.moved(index, +1.0)),
-        )
-        for index in range(len(eigen.names))
-    )
-    return MapVariations(nominal("best fit", best), tuple(replicas), eigen, moved)
+    return {one.name: float(one.value()) for one in missing}
 
 
 def check_map_variations(maps: Any, taker: str) -> None:
