@@ -10,6 +10,8 @@ With the scores :math:`s_i` of the parameters, the likelihood has the curvature 
 map moves by ``h`` with a parameter. The map that is best for each value moves by the ``h`` that makes it smallest, the
 *least favourable direction*; what is left is the information of the profile likelihood. For fields that are linear in
 their weights this is linear regression, with one factorisation for any number of parameters.
+
+Of events with negative weights it has a floor (:mod:`zfit_fnf.doi.floor`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from ..common.chunks import GRAPH, slices
 from ..densities.displacement import Displacement, log_slope
 from ..densities.transfer import Transfer
 from ..samples import Sample
+from .floor import LOWEST, SHARE, above, is_signed
+from .frames import fit_frames, middle
 from .pdf import MappedEvents
 from .rows import mixture, parts_of, responsibilities
 
@@ -40,7 +44,6 @@ LARGEST_RIDGE = 0.1
 
 _FOLDS = 4
 _RIDGES = np.geomspace(1e-6, 1.0, 13)  # of the diagonal of the normal matrix
-_SMALLEST = 1e-3  # of the width of a coordinate: residuals below it do not make a frame narrower
 
 
 class EventsBehind(NamedTuple):
@@ -73,6 +76,7 @@ class DisplacedLikelihood:
         self._sizes = [len(displacement.degrees_of(j)) for j in range(displacement.n_dim)]
         self._prepared = tf.function(self._prepare, autograph=False, reduce_retracing=True)
         self._fields = tf.function(self._all_fields, autograph=False, reduce_retracing=True)
+        self._floors = tf.function(self._log_floor, autograph=False, reduce_retracing=True)
         self._value = tf.function(self._log_likelihood, autograph=False, reduce_retracing=True)
         self._gradient = tf.function(self._gradient_of, autograph=False, reduce_retracing=True)
         self._rows = tf.function(self._first_variation, autograph=False, reduce_retracing=True)
@@ -97,10 +101,8 @@ class DisplacedLikelihood:
         given = [tf.constant(weights[rows]) for rows in slices(len(order), GRAPH)]
         if frames:
             self._fit_frames(prepared, given)
-        chunks = [
-            _Chunk(events, self._fields(events), shares, gradients, own)
-            for (events, shares, gradients), own in zip(prepared, given, strict=True)
-        ]
+        signed = is_signed(sample)
+        chunks = [self._chunk_of(one, own, signed=signed) for one, own in zip(prepared, given, strict=True)]
         unmoved = EventsBehind(x, chunks, np.zeros(self._displacement.n_fields))
         return unmoved._replace(slope=self.gradient(unmoved, unmoved.slope))
 
@@ -118,10 +120,15 @@ class DisplacedLikelihood:
         """The same events with other weights ``(n,)``; what is computed of them is kept."""
         return events._replace(chunks=_Reweighted(events.chunks, weights))
 
-    def chunk(self, x: np.ndarray, weights: np.ndarray) -> _Chunk:
-        """Some events ``(n, n_obs)`` behind ``T_phi``."""
-        events, shares, gradients = self._prepared(tf.constant(x))
-        return _Chunk(events, self._fields(events), shares, gradients, tf.constant(weights))
+    def chunk(self, x: np.ndarray, weights: np.ndarray, *, signed: bool) -> _Chunk:
+        """Some events ``(n, n_obs)`` behind ``T_phi``, of a sample in which some weights are negative or none."""
+        return self._chunk_of(self._prepared(tf.constant(x)), tf.constant(weights), signed=signed)
+
+    def _chunk_of(self, prepared: Any, weights: tf.Tensor, *, signed: bool) -> _Chunk:
+        events, log_p, shares, gradients = prepared
+        floor = self._floors(events) if signed else tf.fill(tf.shape(weights), tf.constant(LOWEST, tf.float64))
+        shares, gradients = _kept(floor, log_p, (shares, gradients))
+        return _Chunk(events, self._fields(events), shares, gradients, weights, floor)
 
     def value(self, events: EventsBehind, weights: np.ndarray) -> float:
         """Sum of the log-densities at the current parameters, events displaced by fields with these weights ``(K,)``."""
@@ -165,7 +172,7 @@ class DisplacedLikelihood:
                             self._conditions(events[mine[0]]).numpy(),
                             own.numpy() * np.sum([shares[number].numpy() for number in mine], axis=0),
                         )
-                        for (events, shares, _), own in zip(prepared, weights, strict=True)
+                        for (events, _, shares, _), own in zip(prepared, weights, strict=True)
                     ),
                     strict=True,
                 )
@@ -174,8 +181,8 @@ class DisplacedLikelihood:
 
     # --- graphs ---------------------------------------------------------------------------------------------------
 
-    def _prepare(self, x: tf.Tensor) -> tuple[list[MappedEvents], list[tf.Tensor], list[tf.Tensor]]:
-        """The events, the shares of the components in them, and the gradients of the mixture by their places."""
+    def _prepare(self, x: tf.Tensor) -> tuple[list[MappedEvents], tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        """The events, their log-densities, the shares of the components in them, and the gradients by their places."""
         parts = parts_of(self._pdf)
         events = tf.nest.map_structure(_single, [part.mapped(part.precompute_unmapped(x)) for part in parts])
         places = [of_part.u for of_part in events]
@@ -184,7 +191,15 @@ class DisplacedLikelihood:
             log_p = [part.log_density_at(*pair) for part, *pair in zip(parts, events, places, strict=True)]
             value = mixture(self._pdf, log_p)
         shares = [_single(share) for share in responsibilities(self._pdf, log_p)]
-        return events, shares, tape.gradient(value, places)
+        return events, value, shares, tape.gradient(value, places)
+
+    def _log_floor(self, events: Sequence[MappedEvents]) -> tf.Tensor:
+        """Logarithm ``(n,)`` of the floor of events."""
+        log_p = []
+        for part, index, own in zip(parts_of(self._pdf), self._maps, events, strict=True):
+            there, falls = middle(self._displacement, own.u, self._conditions(own), index)
+            log_p.append(part.log_density_at(own, there) - tf.cast(falls, tf.float64))
+        return mixture(self._pdf, log_p) + SHARE
 
     def _conditions(self, events: MappedEvents) -> tf.Tensor:
         return events.context[:, : len(self._transfer.cond)]
@@ -196,7 +211,8 @@ class DisplacedLikelihood:
 
     def _log_likelihood(self, chunk: _Chunk, weights: tf.Tensor) -> tf.Tensor:
         places, slopes = zip(*self._moved(chunk, weights), strict=True)
-        return tf.reduce_sum(chunk.weights * mixture(self._pdf, self._log_densities(chunk, places, slopes)))
+        found = mixture(self._pdf, self._log_densities(chunk, places, slopes))
+        return tf.reduce_sum(chunk.weights * above(found, chunk.floor))
 
     def _moved(self, chunk: _Chunk, weights: tf.Tensor) -> list[tuple[tf.Tensor, list[tf.Tensor]]]:
         """For each component, where fields with these weights take its events, and the slopes of the displacement."""
@@ -232,7 +248,8 @@ class DisplacedLikelihood:
             log_p = self._log_densities(chunk, places, slopes)
             value = mixture(self._pdf, log_p)
         shares = [_single(share) for share in responsibilities(self._pdf, log_p)]
-        return self._variations(chunk, tape.gradient(value, places), shares, slopes)
+        gradients, shares = _kept(chunk.floor, value, (tape.gradient(value, places), shares))
+        return self._variations(chunk, gradients, shares, slopes)
 
     def _variations(self, chunk: _Chunk, gradients: Any, shares: Any, slopes: Any) -> tf.Tensor:
         columns = []
@@ -255,7 +272,8 @@ class _Streamed:
     def __iter__(self) -> Iterator[_Chunk]:
         x, own = self._sample.array(self._likelihood.obs), self._sample.weights
         weights = np.ones(len(x)) if own is None else own
-        return (self._likelihood.chunk(x[rows], weights[rows]) for rows in slices(len(x), GRAPH))
+        signed = is_signed(self._sample)
+        return (self._likelihood.chunk(x[rows], weights[rows], signed=signed) for rows in slices(len(x), GRAPH))
 
 
 class _Reweighted:
@@ -278,9 +296,10 @@ class _Chunk(NamedTuple):
     Attributes:
         events: For each component of the model.
         fields: Fields and slopes ``(n, functions)`` of each coordinate of each map.
-        shares: Of each component in the events ``(n,)``.
-        gradients: Of the mixture by the places of the events of each component ``(n, d)``.
+        shares: Of each component in the events ``(n,)``, and
+        gradients: of the mixture by the places of the events of each component ``(n, d)``, times what the floor leaves of them.
         weights: Of the events ``(n,)``.
+        floor: Log-density ``(n,)`` below which they move nothing.
     """
 
     events: list[MappedEvents]
@@ -288,6 +307,13 @@ class _Chunk(NamedTuple):
     shares: list[tf.Tensor]
     gradients: list[tf.Tensor]
     weights: tf.Tensor
+    floor: tf.Tensor
+
+
+def _kept(floor: tf.Tensor, log_p: tf.Tensor, derivatives: Any) -> Any:
+    """Derivatives ``(n,)`` and ``(n, d)`` of the logarithm of a density with a floor from those without."""
+    kept = _single(tf.sigmoid(log_p - floor))
+    return tf.nest.map_structure(lambda one: one * (kept if one.shape.rank == 1 else kept[:, None]), derivatives)
 
 
 def _log_slope_derivative(slope: tf.Tensor) -> tf.Tensor:
@@ -299,38 +325,6 @@ def _log_slope_derivative(slope: tf.Tensor) -> tf.Tensor:
 
 def _single(tensor: tf.Tensor) -> tf.Tensor:
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.float64 else tensor
-
-
-def fit_frames(displacement: Displacement, index: int, v: np.ndarray, c: np.ndarray, weights: np.ndarray) -> None:
-    """Running mean and width of each coordinate of one map, by regression on the conditions and the coordinates before it.
-
-    Args:
-        displacement: What gets the frames.
-        index: Number of the map.
-        v: Coordinates ``(n, d)``.
-        c: Conditions ``(n, m)``.
-        weights: Weights of the events ``(n,)``; negative ones count as zero.
-    """
-    weights = np.maximum(weights, 0.0)
-    for j, frame in enumerate(displacement.frames):
-        functions = np.asarray(displacement.frame_functions(tf.constant(v), tf.constant(c), j), float)
-        own = v[:, j].astype(float)
-        mean = _weighted_regression(functions, own, weights)
-        residuals = np.abs(own - functions @ mean)
-        typical = np.sqrt(np.average(residuals**2, weights=weights))
-        log_width = _weighted_regression(functions, np.log(np.maximum(residuals, _SMALLEST * typical)), weights)
-        relative = residuals * np.exp(-(functions @ log_width))
-        log_width[0] += 0.5 * np.log(np.average(relative**2, weights=weights))
-        values = frame.numpy()
-        values[index] = [mean, log_width]
-        frame.assign(values)
-
-
-def _weighted_regression(functions: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    weighted = functions * weights[:, None]
-    matrix = functions.T @ weighted
-    matrix += 1e-4 * np.diag(np.diag(matrix)) + 1e-12 * np.eye(len(matrix))
-    return np.linalg.solve(matrix, weighted.T @ target)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,10 +27,12 @@ from ..common.checks import integer
 from ..common.warning import warn
 from ..loss import scores
 from ..param import limits_of
+from ..samples import Sample
+from .floor import is_signed
 from .profiled import ProfiledFit, Replica
 from .regression import LARGEST_RIDGE, MOST, DisplacedLikelihood, EventsBehind, Regression
-from .rows import behind
-from .step2 import free_fields
+from .rows import behind, observed, simulated_events
+from .step2 import events_for, free_fields
 
 __all__ = ["bootstrap", "poisson_counts"]
 
@@ -120,17 +122,23 @@ class _Replicas:
         """Information of the events about the weights of the free fields where the map is best, and the ridge.
 
         That of the events themselves, and not of the model: an event far out, where the model has few, cannot move the map by
-        more than to itself.
+        more than to itself. With negative weights it would not be positive, and it is that of the model.
         """
         data, pdf = self._profiled.fit.data, self._profiled.pdf
-        few = data.n_events <= MOST
-        events = self._events if few else self._likelihood.events(data, float(data.sum_weights), seed, frames=False)
+        signed = is_signed(data)
+        few = not signed and data.n_events <= MOST
+        sample = (self._of_model(seed) if signed else None) or data
+        events = self._events if few else self._likelihood.events(sample, float(data.sum_weights), seed, frames=False)
         rows = list(self._rows(events))
         # Scores of the profile are those in which the map follows; the regression is of those with the map fixed.
         own = self._scores if few else scores(pdf, events.x, self._params)
         followed = np.concatenate([chunk @ self._directions for chunk, _ in rows])
         found = Regression.of(((chunk[:, self._free], weights) for chunk, weights in rows), own - followed)
         return replace(found, ridge=min(found.ridge, LARGEST_RIDGE))
+
+    def _of_model(self, seed: int) -> Sample | None:
+        simulated = simulated_events(self._profiled.fit.model, events_for(self._displacement.n_fields), seed)
+        return observed(self._profiled.pdf, simulated) if simulated else None
 
     def slopes(self, labels: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Slopes ``(B, F)`` of the likelihood of each replica that its counts make, and those ``(F,)`` that are left without."""
@@ -178,7 +186,8 @@ class _Replicas:
         if not problem:
             return ends, []
         n_events, n_fields = self._profiled.fit.data.n_events, steps.shape[1]
-        problem += f", as {n_events} events are few for {n_fields} fields. Use a smaller n_fields= in profile"
+        signed = ", some of negative weight," if is_signed(self._profiled.fit.data) else ""
+        problem += f", as {n_events} events{signed} are few for {n_fields} fields. Use a smaller n_fields= in profile"
         warn(problem)
         return ends, [problem]
 
@@ -246,8 +255,8 @@ class _Likelihood:
         slope, found = np.zeros(len(added)), np.zeros((len(added), len(added)))
         for rows, counts in self.likelihood.rows(self.events, self._weights(added)):
             own = rows[:, self.free]
-            weighted = own * counts[:, None].astype(np.float32)
-            slope, found = slope + weighted.sum(axis=0, dtype=float), found + own.T @ weighted
+            slope = slope + counts @ own
+            found = found + own.T @ (own * np.maximum(counts, 0.0)[:, None].astype(np.float32))
         return slope - self.left - self.regression.penalty() * added, found
 
     def _value(self, added: np.ndarray) -> float:

@@ -30,6 +30,7 @@ from ..pdf import UNBOUNDED, is_compilable, outputs, space_ranges, sum_shares
 from ..samples import Sample, as_sample, check_inside
 from ..train.loop import Maximiser
 from ..train.schedule import Schedule
+from .floor import SHARE, above, is_signed, middles
 from .pdf import MappedEvents
 from .rows import (
     Precomputed,
@@ -254,6 +255,7 @@ class GlobalProblem:
         self._sum_weights = tf.Variable(1.0, dtype=tf.float64, trainable=False)
         self._step_sizes = [tf.Variable(1.0, trainable=False) for _ in self.params]
         self._fit: Maximiser | None = None
+        self._signed = False
         self._xla = n_fits * schedule.steps * schedule.batch_size > _MUCH and all(
             map(is_compilable, parts_of(self.pdf))
         )
@@ -271,8 +273,11 @@ class GlobalProblem:
             TrainingStopped: If the training diverges or is interrupted.
         """
         self._sum_weights.assign(sample.sum_weights)
-        source = [Rows(sample, self._precomputed.rows(sample))]
-        self._fit = self._fit or self._maximiser(sample)
+        signed = is_signed(sample)
+        source = [Rows(sample, self._precomputed.rows(sample) + (middles(self.transfer, sample) if signed else []))]
+        if self._fit is None or self._signed != signed:
+            self._signed = signed
+            self._fit = self._maximiser(sample)
         found: _Minimum | None = None
         for attempt in range(_TRAININGS):
             minimum = self._train(sample, source, seed + _OTHER_SEED * attempt, progress=progress)
@@ -341,12 +346,16 @@ class GlobalProblem:
 
     def _log_likelihood(self, constraints: Sequence[Any]) -> Callable[..., tf.Tensor]:
         """Log-density of minibatches, with the terms of the likelihood that are not sums over events shared out."""
-        parts = parts_of(self.pdf)
+        parts, signed = parts_of(self.pdf), self._signed
 
         def log_likelihood(*columns: tf.Tensor) -> tf.Tensor:
             unmapped = self._precomputed.packed(columns)
             log_p = [part.log_density_at(part.mapped(events)) for part, events in zip(parts, unmapped, strict=True)]
             value = mixture(self.pdf, log_p)
+            if signed:
+                there = [part.log_density_at(own, columns[-2]) for part, own in zip(parts, unmapped, strict=True)]
+                floor = mixture(self.pdf, there) - tf.cast(columns[-1], tf.float64) + SHARE
+                value = above(value, tf.stop_gradient(floor))
             if self.penalty:
                 value -= self.penalty * self._displacement(unmapped, log_p)
             if self.pdf.is_extended:
