@@ -329,6 +329,15 @@ def test_an_eigenvector_that_leaves_the_limits_of_a_parameter(profiled, result, 
     assert not list(tmp_path.iterdir())
 
 
+def test_fits_that_are_no_minimum_are_told(profiled, result, monkeypatch):
+    """Their values are those of the start, and nothing was said."""
+    monkeypatch.setattr(type(result), "valid", property(lambda _: False))
+    with pytest.warns(
+        UserWarning, match=r"the fit of the profile has not converged \(.*\): neither its values nor its errors"
+    ):
+        scenarios(profiled, result)
+
+
 def test_parameters_that_were_fixed_in_the_fit(profiled, result, simulated):
     """The map was taken where the fixed one has the value of the one that floats, or the fit was refused."""
     strength, jes = (profiled.parameters[name] for name in ("mu_of_published", "jes"))
@@ -478,3 +487,5 @@ def test_what_is_no_table(measured, tmp_path):
         to_hepdata(measured.histogram(EDGES), tmp_path / "hepdata")
     with pytest.raises(ValueError, match="longer than the 64 characters"):
         to_hepdata({"y" * 60: measured.histogram(EDGES)}, tmp_path / "hepdata")
+    with pytest.raises(ValueError, match=r"units= names \['Y'\]; the observables of these histograms are \['y'"):
+        to_hepdata({"spectrum": measured.histogram(EDGES)}, tmp_path / "hepdata", units={"Y": "GeV"})

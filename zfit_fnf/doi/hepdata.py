@@ -41,13 +41,16 @@ def to_hepdata(
         FileExistsError: If there is something at the path.
         ImportError: If PyYAML is missing (``pip install "zfit_fnf[io]"``).
         TypeError: If the numbers are none.
-        ValueError: If they are not histograms, or a name is empty, too long or there twice.
+        ValueError: If they are not histograms, a name is too long, or units are of none of their observables.
 
     Example:
         >>> to_hepdata({"mass": maps.evaluate(unfolded(data, {"mass": edges}))}, "hepdata", units={"mass": "GeV"})
     """
     yaml = require("yaml", extra="io")
     _check(numbers)
+    observables = list(dict.fromkeys(name for band in numbers.values() for name in band.edges))
+    if unknown := [name for name in units or {} if name not in observables]:
+        raise ValueError(f"units= names {unknown}; the observables of these histograms are {observables}")
     tables: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, band in numbers.items():
         text = f"Numbers of events in bins of {', '.join(band.edges)}, with one uncertainty for each source."

@@ -413,6 +413,9 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
         ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters or is one with the
             map fixed.
 
+    Warns:
+        UserWarning: If the fit is not valid.
+
     Example:
         >>> maps = scenarios(profiled)
         >>> band = maps.evaluate(lambda variation: variation.to_data(events, process="B").to_numpy())
@@ -433,6 +436,11 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
         raise ValueError(
             "result is a fit of a likelihood whose map is fixed, such as that of step 1, and its errors are too small: fit "
             "profiled.loss()"
+        )
+    if not result.valid:
+        warn(
+            f"the fit of the profile has not converged ({getattr(result, 'message', '') or 'no message'}): neither its values "
+            "nor its errors are those of a minimum"
         )
     eigen = Eigenvariations.of(result)
     counts = Counts(profiled, dict(zip(eigen.names, eigen.values, strict=True)), eigen.directions * eigen.deviations)
