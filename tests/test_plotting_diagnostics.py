@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,11 +20,11 @@ VERDICT = ValidationReport(
     (),
     pd.DataFrame(
         [
-            ("p(y)", "nominal", "classifier", "y", np.nan, 0.4, False),
-            ("p(y)", "jes=+1", "closure", "jes", 4.5, 1e-8, True),
-            ("p(y)", "jes=-1", "closure", "jes", -0.2, 0.7, False),
+            ("p(y)", "nominal", "classifier", "y", np.nan, 0.4, 5000, 0.1, False),
+            ("p(y)", "jes=+1", "closure", "jes", 4.5, 1e-8, 5000, 4.5, True),
+            ("p(y)", "jes=-1", "closure", "jes", -0.2, 0.7, 5000, 0.2, False),
         ],
-        columns=["process", "point", "test", "of", "value", "p_value", "problem"],
+        columns=["process", "point", "test", "of", "value", "p_value", "n_data", "seen", "problem"],
     ),
     0.01,
     5000,
@@ -57,6 +59,9 @@ def test_closure_is_a_bar_for_each_sample_and_nuisance(ax):
     assert to_hex(bars[0].get_facecolor()) == RED != to_hex(bars[1].get_facecolor())
     assert [label.get_text() for label in ax.get_yticklabels()] == ["jes at jes=+1", "jes at jes=-1"]
     assert "5,000 events" in ax.get_xlabel()
+    of_two = replace(VERDICT, table=VERDICT.table.assign(n_data=[5000, 4000, 1000]))
+    plotting.closure(of_two, ax=ax)
+    assert "1,000 to 4,000 events" in ax.get_xlabel()
     without = ValidationReport((), (), VERDICT.table[:1], 0.01, 5000)
     with pytest.raises(ValueError, match="no density depends on nuisances"):
         plotting.closure(without, ax=ax)

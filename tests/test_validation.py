@@ -9,7 +9,9 @@ import zfit
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 from scipy.special import eval_hermitenorm, factorial
+from untrained import deformed, smooth_flow
 
 import zfit_fnf as zfnf
 from zfit_fnf import Sample, Simulation, Variation
@@ -347,6 +349,66 @@ def test_negative_weights_take_events_away():
     second = {"y": rng.normal(size=3000)}
     assert two_sample_test({"y": first}, second, ["y"], weights=(weights, None)) > CONSERVATIVE
     assert two_sample_test({"y": first}, second, ["y"], weights=(np.abs(weights), None)) < 1e-4
+
+
+def test_differences_that_the_data_would_not_see_are_no_problem(response):
+    """The mean of 8000 events is off by 0.06 widths, 5.4 of its errors, and by 0.13 errors of that of 5 events of data."""
+    events = response.sample(8000, seed=1)
+    moved = {"y1": events["y1"] + 0.06, "y2": events["y2"]}
+    few, many = (validate(response.flow, Simulation(moved), n_data=n) for n in (5, 2000))
+    assert few.passed
+    assert "by less than 0.3 standard deviations" in str(few)
+    mean = many.table[(many.table["test"] == "mean") & (many.table["of"] == "y1")].iloc[0]
+    assert mean["problem"]
+    assert mean["seen"] == pytest.approx(mean["value"] * np.sqrt(2000), rel=1e-9)
+
+
+def test_what_training_events_have_by_chance_is_no_fault(monkeypatch):
+    """As many events have taught a density as test it: deviations count less, and those of a closure as before."""
+    learned = Response(gaussian())
+    simulation = simulate(learned, 2000, 5)
+    before = validate(learned, simulation, level=CONSERVATIVE).table
+    monkeypatch.setattr(Subject, "learned_from", lambda self, nu: 2000.0)
+    after = validate(learned, simulation, level=CONSERVATIVE).table
+
+    def deviations(table, *tests):
+        return stats.norm.isf(table.loc[table["test"].isin(tests), "p_value"] / 2.0)
+
+    # Ranks are those among 16 times as many events.
+    less = np.sqrt((1 + 1 / 16) / (2 + 1 / 16))
+    np.testing.assert_allclose(deviations(after, "mean"), less * deviations(before, "mean"), rtol=1e-9)
+    np.testing.assert_allclose(deviations(after, "closure"), deviations(before, "closure"), rtol=1e-12)
+    seen = before["test"] == "classifier"
+    assert (after["p_value"][seen] >= before["p_value"][seen]).all()
+
+
+def test_a_density_has_the_chances_of_the_samples_that_taught_it():
+    nuisances = [zfnf.nuisance(name) for name in ("a", "b")]
+    density = deformed(smooth_flow(["y"]), nuisances, interactions=True).deformation
+    assert Subject("", density).learned_from({"a": 1.0}) == np.inf  # nobody knows
+    density.flow.history = History("p(y)", n_events=900, effective_size=1000.0)
+    sizes = {"a": 6000.0, "b": 1000.0, "a x b": 4000.0}  # of two samples, two, and one
+    density.history.update({name: History(name, n_events=100, effective_size=size) for name, size in sizes.items()})
+    subject = Subject("", density)
+    at = [{}, {"a": 1.0}, {"b": -0.5}, {"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 1.0}]
+    assert [round(subject.learned_from(point)) for point in at] == [1000, 3000, 500, 500, 4000]
+    pruned = History("a x b", n_events=100, effective_size=4000.0, claim=Claim("pruned", 0.0, 0.0, 0.0))
+    density.history.update({"a x b": pruned})
+    # Both responses know the nominal events, whose chances count once.
+    assert subject.learned_from({"a": 1.0, "b": 1.0}) == pytest.approx(1.0 / (1 / 3000 + 1 / 500 - 1 / 1000), rel=1e-12)
+
+
+def test_each_process_has_its_share_of_the_data(response):
+    shape = {name: zfnf.nuisance(name) for name in "ab"}
+    signal = zfnf.pdf.FNFPDF(response, shape, extended=300.0, name="signal")
+    model = zfnf.pdf.SumPDF([signal, zfnf.pdf.FlowPDF(response.flow, extended=9700.0, name="other")])
+    simulations = {"signal": simulate(response, 300, 1), "other": Simulation(response.sample(300, seed=2))}
+    report = validate(model, simulations, level=CONSERVATIVE)
+    assert report.n_data == 10_000
+    assert report.table.groupby("process")["n_data"].unique().map(list).tolist() == [[9700], [300]]
+    assert "for 300 events" in str(report)
+    fewer = validate(model, {"signal": simulations["signal"]}, level=CONSERVATIVE, n_data=1000)
+    assert set(fewer.table["n_data"]) == {30}
 
 
 def test_what_is_not_tested_is_said(response):

@@ -14,10 +14,11 @@ from zfit.core.parameter import BaseParameter
 
 from ..common.chunks import SMALL_GRAPH, slices
 from ..densities.flows import AutoregressiveDensity, Flow
+from ..densities.history import label_of
 from ..densities.process import FittedProcess
 from ..densities.responses import ShapeResponse
 from ..loss import Compiled
-from ..pdf import sum_components
+from ..pdf import sum_components, sum_shares
 from ..samples import Sample
 
 __all__ = ["Subject", "subjects_of", "unnamed"]
@@ -31,11 +32,13 @@ class Subject:
         process: Name of the process; empty where there is one only.
         density: The density.
         driven: Conditions that a parameter drives, or may drive; a fit uses the derivatives along these.
+        share: Of the process in the events of the model.
     """
 
     process: str
     density: Flow | ShapeResponse
     driven: tuple[str, ...] = ()
+    share: float = 1.0
 
     @property
     def flow(self) -> Flow:
@@ -63,6 +66,27 @@ class Subject:
         given = f" | {', '.join(self.flow.cond)}" if self.flow.cond else ""
         factor = f"p({', '.join(self.flow.obs)}{given})"
         return f"{self.process}, {factor}" if self.process else factor
+
+    def learned_from(self, nu: Mapping[str, float]) -> float:
+        """Number of events whose chances the density has at a point; infinite where it is not known to be learned from any.
+
+        At the point of a sample it is that of this sample, since its response is learned against the nominal events. Where
+        responses of several samples come together without a joint one, theirs add up.
+        """
+        if self.flow.history is None or not self.flow.history.effective_size > 0.0:
+            return np.inf
+        nominal = 1.0 / self.flow.history.effective_size
+        known = getattr(self.response, "history", {})
+        moved = {name for name, value in nu.items() if value and name in self.nuisances}
+        acting = {}
+        for response in getattr(self.response, "responses", ()):
+            record = known.get(label_of(response.nuisances))
+            if record is None or (record.claim and record.claim.kind == "pruned"):
+                continue
+            if moved.issuperset(response.nuisances) and record.effective_size > 0.0:
+                acting[frozenset(response.nuisances)] = len(response.powers) / record.effective_size
+        variances = [own for names, own in acting.items() if not any(names < more for more in acting)]
+        return 1.0 / max(sum(variances) - (len(variances) - 1) * nominal, nominal if not variances else 1e-300)
 
     def log_probs(self, sample: Sample, points: Sequence[Mapping[str, float]]) -> np.ndarray:
         """Log-densities ``(points, n)`` of events at several points of the nuisances."""
@@ -164,17 +188,19 @@ def subjects_of(model: Any, names: Mapping[str, Any] | None) -> Iterator[Subject
         alone = Subject("", model)
         yield replace(alone, driven=tuple(alone.flow.cond))
         return
-    for pdf in _named(model, names or {}):
-        yield from (Subject(pdf.name, density, driven) for density, driven in _learned(pdf))
+    for pdf, share in _named(model, names or {}):
+        yield from (Subject(pdf.name, density, driven, share) for density, driven in _learned(pdf))
 
 
-def _named(pdf: Any, names: Mapping[str, Any]) -> Iterator[Any]:
-    """Components of a PDF that are called so."""
+def _named(pdf: Any, names: Mapping[str, Any], share: float = 1.0) -> Iterator[tuple[Any, float]]:
+    """Components of a PDF that are called so, and their shares of its events."""
     if pdf.name in names:
-        yield pdf
+        yield pdf, share
         return
-    for daughter in getattr(pdf, "pdfs", ()):
-        yield from _named(daughter, names)
+    daughters = getattr(pdf, "pdfs", ())
+    shares = sum_shares(pdf) if sum_components(pdf) != [pdf] else np.ones(len(daughters))
+    for daughter, own in zip(daughters, shares, strict=True):
+        yield from _named(daughter, names, share * float(own))
 
 
 def unnamed(pdf: Any, names: Mapping[str, Any]) -> list[str]:

@@ -49,7 +49,13 @@ def two_sample_auc(
 
 
 def two_sample_test(
-    first: Any, second: Any, columns: Sequence[str], *, weights: tuple[Any, Any] = (None, None), seed: int = 0
+    first: Any,
+    second: Any,
+    columns: Sequence[str],
+    *,
+    weights: tuple[Any, Any] = (None, None),
+    seed: int = 0,
+    learned_from: float = np.inf,
 ) -> float:
     """Probability that samples of one distribution differ as much as these do, for a classifier.
 
@@ -63,6 +69,8 @@ def two_sample_test(
         columns: Which columns the classifier sees.
         weights: Weights of each: a column or an array; negative ones take events away, as they should.
         seed: Seed of the split and of the classifier.
+        learned_from: Number of events that taught a density of which the second sample is drawn, with all that they have by
+            chance; a difference that is no larger than that is none.
 
     Raises:
         ImportError: If scikit-learn is missing, with the command that installs it.
@@ -75,8 +83,11 @@ def two_sample_test(
     p_values = []
     for k in range(_FOLDS):
         ranks, labels, weights = stats.rankdata(score[fold == k]), label[fold == k], w[fold == k]
-        means, variances = zip(*(_mean(ranks[labels == one], weights[labels == one]) for one in (0, 1)), strict=True)
-        p_values.append(stats.norm.sf((means[1] - means[0]) / np.sqrt(max(sum(variances), 1e-300))))
+        means, variances, sizes = zip(
+            *(_mean(ranks[labels == one], weights[labels == one]) for one in (0, 1)), strict=True
+        )
+        variance = sum(variances) + variances[1] * sizes[1] / learned_from
+        p_values.append(stats.norm.sf((means[1] - means[0]) / np.sqrt(max(variance, 1e-300))))
     return float(min(1.0, _FOLDS * min(p_values)))
 
 
@@ -146,11 +157,11 @@ def _codes(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([np.searchsorted(np.quantile(a, levels), b) for a, b in columns], axis=1).astype(float)
 
 
-def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Weighted mean, and its variance."""
+def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+    """Weighted mean, its variance, and the number of events without weights that it would have of."""
     shares = weights / weights.sum()
-    mean = float(shares @ values)
-    return mean, float(np.square(shares) @ np.square(values - mean))
+    mean, squares = float(shares @ values), np.square(shares)
+    return mean, float(squares @ np.square(values - mean)), float(1.0 / squares.sum())
 
 
 def _positive(weights: np.ndarray) -> np.ndarray:

@@ -10,7 +10,10 @@ Every sample of a process, nominal or moved, is compared with events that the de
 * the *normalisation*, by importance sampling;
 * the closure *along conditions* that a parameter drives (:mod:`~zfit_fnf.diagnostics.conditions`), of the nominal sample.
 
-The probability of a false alarm anywhere is ``level``, by Holm's procedure over all tests.
+The probability of a false alarm anywhere is ``level``, by Holm's procedure over all tests, for a density that is as right as the
+events can make it that taught it: what these have by chance is no fault of the density, and is part of the error of what it is
+compared with. It is left out of the closure, since it is what a fit is off by. A difference that ``n_data`` events would see by
+less than 0.3 standard deviations is no problem of theirs.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from ..common.checks import integer, number
 from ..densities.claims import OFF_BETWEEN
 from ..interop.callable import check_normalisation
 from ..loss import LogSpaceNLL
+from ..pdf import expected_events
 from ..samples import Sample, Simulation, check_trainable
 from .conditions import REMEDIES as OF_CONDITIONS
 from .conditions import tests_of_conditions
@@ -47,9 +51,10 @@ _MOMENTS = {"mean": 1.0, "width": 1.0 / np.sqrt(2.0), "skewness": np.sqrt(6.0)}
 _CUMULANTS = {1: (0.0, 0.0), 2: (np.sqrt(8.0), 12.0), 3: (0.0, 90.0)}
 """Skewness and excess kurtosis of these polynomials, of standard deviation one, of normal numbers."""
 
-_BIASED = 0.3  # errors of a fit: a bias that should be seen
+_BIASED = 0.3  # errors of a fit: a bias, or any other difference, that should be seen
 _STEP = 0.05  # standard deviations between which a score is a difference
 _ROUNDING = 1e-6  # of an integral: where a response changes nothing, that is all there is
+_FITTED = 10_000.0  # data events, where nobody says
 _FEWEST = 100.0  # effective events, below which a test says nothing
 _DRAWS = 4  # events of the density for each simulated one
 _RANKED = 16  # the same for ranks among them, whose noise adds to that of the simulation
@@ -68,9 +73,11 @@ class ValidationReport:
         table: One row for each test: ``process``, ``point``, ``test``, ``of`` (what is tested), ``value`` (of the
             ``closure`` and of a ``condition``, the predicted bias of a fit in errors; of ``information along condition``, what
             scores scatter in units of the claimed information; of ``mean``, ``width`` and ``skewness``, what they are off by;
-            the integral), its p-value (none, or zero, of what is not a matter of chance) and whether it is a ``problem``.
+            the integral), its p-value (none, or zero, of what is not a matter of chance), the number ``n_data`` of data events
+            of the process, by how many standard deviations they would ``see`` the difference (none of what matters in any
+            case) and whether it is a ``problem``.
         level: Probability of a false alarm.
-        n_data: Number of data events that the biases are for.
+        n_data: Number of data events, of all processes.
     """
 
     problems: tuple[str, ...]
@@ -81,7 +88,7 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no test found anything."""
+        """Whether no test found anything that the data would see."""
         return not self.problems
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -105,15 +112,15 @@ class ValidationReport:
         table = self.table[self.table["test"] == "closure"]
         value, sigmas = table["value"].to_numpy(float), stats.norm.isf(table["p_value"].to_numpy(float) / 2.0)
         error = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)
-        return table.assign(error=error)[["process", "point", "of", "value", "error", "problem"]]
+        return table.assign(error=error)[["process", "point", "of", "value", "error", "n_data", "problem"]]
 
     def __str__(self) -> str:
         head = "passed" if self.passed else f"NOT PASSED, {len(self.problems)} problems"
         lines = [f"{head}: {len(self.table)} tests at a level of {self.level:g}"]
         if len(biases := self.biases):
-            value, error = biases.loc[biases["value"].abs().idxmax(), ["value", "error"]]
+            value, error, n_data = biases.loc[biases["value"].abs().idxmax(), ["value", "error", "n_data"]]
             lines[0] += (
-                f"; largest of {len(biases)} predicted biases {value:+.2g} +- {error:.2g} errors for {self.n_data} events"
+                f"; largest of {len(biases)} predicted biases {value:+.2g} +- {error:.2g} errors for {n_data:.0f} events"
             )
             if (typical := float(biases["error"].median())) > _BIASED:
                 more = (typical / _BIASED) ** 2
@@ -121,6 +128,12 @@ class ValidationReport:
                     f"- {typical:.2g} errors is how well so few held-out events predict a bias: take {more:.2g} times as many to "
                     f"see {_BIASED:g}"
                 )
+        significant = _rejected(self.table["p_value"].fillna(1.0).to_numpy(), self.level)
+        if small := int(np.sum(significant & ~self.table["problem"])):
+            lines.append(
+                f"- {small} difference{'s' * (small > 1)} that so many data events would see by less than {_BIASED:g} standard "
+                "deviations"
+            )
         return "\n".join([*lines, *(f"- {one}" for one in (*self.problems, *self.untested))])
 
 
@@ -142,7 +155,8 @@ def validate(
         simulation: Its simulation; for a PDF by name of the process. A variation in which several nuisances move tests
             their interaction.
         level: Probability that a density that is right does not pass.
-        n_data: Number of data events for which biases are predicted; by default those of the likelihood, or 10,000.
+        n_data: Number of data events for which biases are predicted, and which have to see what is a problem; by default those
+            of the likelihood, the yield of an extended PDF, or 10,000. Of a sum each process has its share.
         seed: Seed of all that is random.
         progress: Whether to show a progress bar.
 
@@ -158,34 +172,42 @@ def validate(
     # Of a calibrated likelihood, the learned densities are what is validated.
     nll: Any = getattr(model, "learned", model) if isinstance(model, LogSpaceNLL) else None
     level = number(level, "level=", above=0.0)
-    if n_data is None:
-        n_data = 10_000 if nll is None else max(int(sum(data.num_entries for data in nll.data)), 1)
-    n_data = integer(n_data, "n_data=", low=1)
     named = isinstance(simulation, Mapping)
     given: dict[str, Any] = dict(simulation) if isinstance(simulation, Mapping) else {"": simulation}
     if wrong := [type(one).__name__ for one in given.values() if not isinstance(one, Simulation)]:
         raise TypeError(f"simulation= is a Simulation, or one for each process by its name; got {wrong[0]}")
     parts: list[Any] = [model] if nll is None else list(nll.model)
-    subjects = [subject for part in parts for subject in subjects_of(part, given if named else None)]
+    sizes = [_expected(model)] if nll is None else [float(data.num_entries) for data in nll.data]
+    n_all = integer(round(sum(sizes)) if n_data is None else n_data, "n_data=", low=0 if n_data is None else 1)
+    parts_of_all = np.array(sizes) / max(sum(sizes), 1.0)
+    subjects, numbers = list[Subject](), list[int]()
+    for part, part_of_all in zip(parts, parts_of_all, strict=True):
+        subjects += (found := list(subjects_of(part, given if named else None)))
+        numbers += (max(1, round(n_all * part_of_all * abs(one.share))) for one in found)
     if not subjects or (named and (unknown := sorted(set(given) - {one.process for one in subjects}))):
         raise ValueError(f"there is no learned density called {unknown if subjects else list(given)} in {model!r:.100}")
     rows, untested = list[tuple[Any, ...]](), list[str]()
-    for subject in subjects:
-        untested += _check(subject, given[subject.process], n_data)
+    for subject, number_of in zip(subjects, numbers, strict=True):
+        untested += _check(subject, given[subject.process], number_of)
     for part in parts if named else ():
         untested += (f"{name}: not tested, it has no simulation" for name in unnamed(part, given))
     n_points = sum(1 + len(given[subject.process].variations) for subject in subjects)
     with tqdm(total=n_points + (nll is not None), desc="verdict", unit="sample", disable=not progress) as bar:
-        for index, subject in enumerate(subjects):
-            rows += _tests(subject, given[subject.process], n_data, np.random.SeedSequence([seed, index]), bar)
+        for index, (subject, number_of) in enumerate(zip(subjects, numbers, strict=True)):
+            rows += _tests(subject, given[subject.process], number_of, np.random.SeedSequence([seed, index]), bar)
         if nll is not None:
             bar.set_postfix_str("where the fit ended")
-            rows += tests_of_fit(nll, seed)
+            rows += ((*row, n_all, np.nan) for row in tests_of_fit(nll, seed))
             bar.update()
-    table = pd.DataFrame(rows, columns=["process", "point", "test", "of", "value", "p_value"])
-    table["problem"] = _rejected(table["p_value"].fillna(1.0).to_numpy(), level)
-    problems = tuple(_sentence(row, n_data) for row in table[table["problem"]].itertuples())
-    return ValidationReport(problems, tuple(untested), table, level, n_data)
+    table = pd.DataFrame(rows, columns=["process", "point", "test", "of", "value", "p_value", "n_data", "seen"])
+    table["problem"] = _rejected(table["p_value"].fillna(1.0).to_numpy(), level) & ~(table["seen"] < _BIASED)
+    problems = tuple(_sentence(row) for row in table[table["problem"]].itertuples())
+    return ValidationReport(problems, tuple(untested), table, level, n_all)
+
+
+def _expected(model: Any) -> float:
+    """Number of data events that a model is made for."""
+    return expected_events(model) if getattr(model, "is_extended", False) else _FITTED
 
 
 def _tests(
@@ -208,18 +230,32 @@ def _tests(
         log_p = [subject.log_probs(one, [{}, at, *around]) for one in (sample, promised)] if around else []
         scores = [(one[2::2] - one[3::2]) / (2 * _STEP) for one in log_p]
         for test, of, value, p_value in itertools.chain(
-            _classifier(sample, promised, subject, second),
+            _classifier(sample, promised, subject, at, second),
             _integral_transforms(sample, drawn, subject, at),
             _closure(subject, sample, promised, scores, n_data),
             _normalisation_by_draws(promised, log_p[1][0] - log_p[1][1])
             if at
             else _normalisation(sample, subject, second),
         ):
-            yield subject.title, name, test, of, value, p_value
+            yield subject.title, name, test, of, value, p_value, n_data, _seen(test, value, p_value, n_data, sample)
         if not at:
-            for window, *found in tests_of_conditions(subject, sample, n_data):
-                yield subject.title, f"{name}, {window}", *found
+            for window, test, of, value, p_value in tests_of_conditions(subject, sample, n_data):
+                seen = _seen(test, value, p_value, n_data, sample)
+                yield subject.title, f"{name}, {window}", test, of, value, p_value, n_data, seen
         bar.update()
+
+
+def _seen(test: str, value: float, p_value: float, n_data: int, sample: Sample) -> float:
+    """Standard deviations by which data events would see what simulated ones have found; none where it matters in any case."""
+    if test in ("closure", "condition"):
+        return abs(value)
+    if test in _MOMENTS:
+        return abs(value) / _MOMENTS[test] * float(np.sqrt(n_data))
+    if test == "classifier":
+        return float(
+            stats.norm.isf(max(p_value, 1e-300)) * np.sqrt(n_data / min(sample.effective_size, _FOR_CLASSIFIER))
+        )
+    return np.nan
 
 
 def _check(subject: Subject, simulation: Simulation, n_data: int) -> Iterator[str]:
@@ -246,10 +282,18 @@ def _check(subject: Subject, simulation: Simulation, n_data: int) -> Iterator[st
             )
 
 
-def _classifier(sample: Sample, promised: Sample, subject: Subject, seed: int) -> Iterator[tuple[Any, ...]]:
+def _classifier(
+    sample: Sample, promised: Sample, subject: Subject, at: Mapping[str, float], seed: int
+) -> Iterator[tuple[Any, ...]]:
     rows = np.random.default_rng(seed).permutation(sample.n_events)[:_FOR_CLASSIFIER]
     # As many of the density as of the simulation: trees are biased towards the larger class.
-    p_value = two_sample_test(_rows(sample, rows), _rows(promised, rows), subject.columns, seed=seed % 2**31)
+    p_value = two_sample_test(
+        _rows(sample, rows),
+        _rows(promised, rows),
+        subject.columns,
+        seed=seed % 2**31,
+        learned_from=subject.learned_from(at),
+    )
     yield "classifier", ", ".join(subject.columns), np.nan, p_value
 
 
@@ -275,11 +319,12 @@ def _integral_transforms(
             [_ranks(sample.columns[name], drawn.columns[name], known) for name in subject.flow.obs], axis=1
         )
         more = 1.0 / _RANKED
+    by_chance = np.square(shares).sum() * (1.0 + more) + 1.0 / subject.learned_from(at)
     for name, values in zip(subject.flow.obs, uniform.T, strict=True):
         normal = ndtri(np.clip(values, 1e-15, 1 - 1e-15))
         for order, (what, unit) in enumerate(_MOMENTS.items(), start=1):
             found = float(shares @ eval_hermitenorm(order, normal) / np.sqrt(factorial(order)))
-            deviation = abs(found) / np.sqrt(np.square(shares).sum() * (1.0 + more))
+            deviation = abs(found) / np.sqrt(by_chance)
             yield what, name, found * unit, _two_sided(deviation, order, shares)
 
 
@@ -370,8 +415,8 @@ _REMEDIES = {
 }
 
 
-def _sentence(row: Any, n_data: int) -> str:
-    what = _REMEDIES[row.test].format(of=row.of, value=row.value, percent=100 * row.value, n_data=n_data)
+def _sentence(row: Any) -> str:
+    what = _REMEDIES[row.test].format(of=row.of, value=row.value, percent=100 * row.value, n_data=row.n_data)
     joint = row.point.count("=") > 1
     remedy = (
         ". Add the interaction: fit_deformation(..., interactions=[...])"

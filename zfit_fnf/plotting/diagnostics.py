@@ -53,8 +53,9 @@ def closure(report: ValidationReport, *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(rows, labels)
     ax.tick_params(axis="y", length=0)
     reach = 1.1 * max(3.0, float((np.abs(value) + error).max()))
+    numbers = " to ".join(f"{n:,}" for n in sorted({int(table["n_data"].min()), int(table["n_data"].max())}))
     ax.set(
-        xlabel=rf"bias of a fit to {report.n_data:,} events [$\sigma$]",
+        xlabel=rf"bias of a fit to {numbers} events [$\sigma$]",
         xlim=(-reach, reach),
         ylim=(len(rows) - 0.4, -0.6),
     )

@@ -1,0 +1,354 @@
+r"""Analyses that are drawn at random, by default trainings and fits, against fits of their exact likelihoods.
+
+    python benchmarks/random_analyses.py --problems 10 --first-seed 1 --json random_analyses.json
+
+A signal and a background in one or two observables, the first one in a range; two nuisances, each of which moves events of a
+process, changes their weights, or leaves them alone, and both change its yield. Samples of other events or of other weights of
+the same events, at one or both sides; where one nuisance changes what the other one does there are joint samples too. The
+density of the first observable is normalised on a grid, everything else is known in closed form.
+
+Each analysis is learned once, judged by :func:`~zfit_fnf.diagnostics.validate` with as many fresh events, and fitted to
+``--data`` data sets of nuisances that are drawn from their constraints within the samples, as learned and calibrated with
+the fresh events. Each estimate is compared with that of the exact likelihood of the same events: ``off``, the difference in
+exact errors, and ``ratio``, the error over the exact one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import zfit
+import iminuit
+import numpy as np
+from scipy import stats
+from scipy.special import expit
+
+import zfit_fnf as zfnf
+
+LOW, HIGH = 0.0, 10.0
+GRID = np.linspace(LOW, HIGH, 10_001)
+NUISANCES = ("a", "b")
+
+Events = dict[str, np.ndarray]
+
+SIGNALS = {"normal": stats.norm(), "tails": stats.t(5), "skewed": stats.gamma(4, loc=-4, scale=0.5)}
+BACKGROUNDS = {"falling": stats.expon(loc=-1.0), "broad": stats.gamma(3), "flat": stats.norm(2.0, 3.0)}
+"""Without edges that would move within the range, of which fits would know everything."""
+
+WEIGHTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "tilt": lambda v, place: 2.0 * (2.0 * v - 1.0),
+    "step": lambda v, place: 1.5 * expit((v - place) / 0.03),
+    "bump": lambda v, place: 1.5 * np.exp(-0.5 * np.square((v - place) / 0.05)),
+}
+"""Logarithms of weights for a nuisance of one, as functions of the rank."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process whose density is known."""
+
+    name: str
+    law: Any
+    loc: float
+    width: float
+    tilt: float
+    centre: float
+    effects: Mapping[str, tuple[str, float, float]]
+    """Of each nuisance its kind, its size and its place."""
+    cross: float
+    obs: tuple[str, ...]
+
+    def size(self, name: str, nu: Mapping[str, float]) -> float:
+        """By how much a nuisance moves something; ``cross`` is what the second one adds to the first one's."""
+        kind, size, _ = self.effects[name]
+        return size * nu[name] * (1.0 + (self.cross * nu["b"] if name == "a" else 0.0)) if kind != "none" else 0.0
+
+    def total(self, kind: str, nu: Mapping[str, float]) -> float:
+        return sum(self.size(name, nu) for name, (of, _, _) in self.effects.items() if of == kind)
+
+    def standard(self, y: np.ndarray, nu: Mapping[str, float]) -> np.ndarray:
+        """What the first observable is before it is moved, in its widths."""
+        return (y - self.loc - self.width * self.total("shift", nu)) / (self.width * np.exp(self.total("scale", nu)))
+
+    def unnormalised(self, y: np.ndarray, nu: Mapping[str, float]) -> np.ndarray:
+        """Of the first observable."""
+        z = self.standard(y, nu)
+        v, log = self.law.cdf(z), np.zeros_like(z)
+        for name, (kind, _, place) in self.effects.items():
+            if kind in WEIGHTS:
+                log = log + self.size(name, nu) * WEIGHTS[kind](v, place)
+        return np.asarray(self.law.pdf(z) * np.exp(log))
+
+    def sample(self, n: int, nu: Mapping[str, float], rng: np.random.Generator) -> Events:
+        density = self.unnormalised(GRID, nu)
+        below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+        events = {"y1": np.interp(rng.random(n), below / below[-1], GRID)}
+        if "y2" in self.obs:
+            events["y2"] = self.middle(events["y1"], nu) + rng.normal(size=n)
+        return events
+
+    def middle(self, y: np.ndarray, nu: Mapping[str, float]) -> np.ndarray:
+        """Of the second observable, given the first."""
+        return self.centre + self.total("second", nu) + self.tilt * np.tanh(self.standard(y, nu))
+
+    def density(self, events: Events, nu: Mapping[str, float]) -> np.ndarray:
+        whole = np.trapezoid(self.unnormalised(GRID, nu), GRID)
+        found = self.unnormalised(events["y1"], nu) / whole
+        return found * stats.norm.pdf(events["y2"] - self.middle(events["y1"], nu)) if "y2" in self.obs else found
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One analysis, drawn with its seed."""
+
+    seed: int
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What it is, ready for JSON."""
+        rng = np.random.default_rng(self.seed)
+        second = bool(rng.integers(2))
+        kinds = ["none", "shift", "scale", *WEIGHTS, *(["second"] * 2 if second else [])]
+
+        def drawn(*, small: float, large: float) -> dict[str, tuple[str, float, float]]:
+            return {
+                name: (
+                    str(rng.choice(kinds)),
+                    float(rng.choice([-1, 1]) * np.exp(rng.uniform(np.log(small), np.log(large)))),
+                    float(rng.uniform(0.2, 0.9)),
+                )
+                for name in NUISANCES
+            }
+
+        return {
+            "obs": ["y1", "y2"] if second else ["y1"],
+            "signal": str(rng.choice(list(SIGNALS))),
+            "background": str(rng.choice(list(BACKGROUNDS))),
+            "loc": float(rng.uniform(2.0, 7.0)),
+            "width": float(rng.uniform(0.3, 1.0)),
+            "broad": float(rng.uniform(1.5, 3.0)),
+            "signal_effects": drawn(small=0.02, large=0.4),
+            "background_effects": drawn(small=0.01, large=0.15),
+            "cross": float(rng.choice([0.0, 0.0, 0.4])),
+            "samples": str(rng.choice(["others", "others", "same"])),
+            "sides": [[1.0, -1.0], [1.0, -1.0], [1.0], [2.0, -2.0]][rng.integers(4)],
+            "events": int(rng.choice([20_000, 50_000, 100_000])),
+            "yields": [float(rng.choice([300, 1000, 3000])), 10_000.0],
+            "kappas": rng.uniform(0.9, 1.1, size=(2, 2)).tolist(),
+        }
+
+    @cached_property
+    def processes(self) -> list[Process]:
+        has = self.settings
+        common = {"cross": has["cross"], "obs": tuple(has["obs"])}
+        return [
+            Process(
+                "signal",
+                SIGNALS[has["signal"]],
+                has["loc"],
+                has["width"],
+                0.5,
+                1.0,
+                has["signal_effects"],
+                **common,
+            ),
+            Process(
+                "background",
+                BACKGROUNDS[has["background"]],
+                0.0,
+                has["broad"],
+                -0.4,
+                0.0,
+                has["background_effects"],
+                **common,
+            ),
+        ]
+
+    def points(self, process: Process) -> list[dict[str, float]]:
+        found = [{name: side} for name in NUISANCES for side in self.settings["sides"]]
+        if process.cross and "none" not in (process.effects["a"][0],):
+            found += [{"a": a, "b": b} for a in self.settings["sides"] for b in self.settings["sides"]]
+        return found
+
+    def simulation(self, process: Process, rng: np.random.Generator) -> zfnf.Simulation:
+        zero, n = dict.fromkeys(NUISANCES, 0.0), self.settings["events"]
+        nominal, points = process.sample(n, zero, rng), self.points(process)
+        movers = {"shift", "scale", "second"}
+        if self.settings["samples"] == "same" and not movers & {kind for kind, _, _ in process.effects.values()}:
+            before = process.density(nominal, zero)
+            weighted = {f"w{k}": process.density(nominal, zero | at) / before for k, at in enumerate(points)}
+            return zfnf.Simulation(
+                nominal | weighted, [zfnf.Variation(at=at, weights=f"w{k}") for k, at in enumerate(points)]
+            )
+        return zfnf.Simulation(nominal, [zfnf.Variation(process.sample(n, zero | at, rng), at=at) for at in points])
+
+    def yields(self, nu: Mapping[str, float]) -> np.ndarray:
+        powers = np.array([nu[name] for name in NUISANCES])
+        return np.asarray(self.settings["yields"]) * np.prod(np.asarray(self.settings["kappas"]) ** powers, axis=1)
+
+    def data(self, nu: Mapping[str, float], rng: np.random.Generator) -> Events:
+        parts = [
+            process.sample(rng.poisson(n), nu, rng) for process, n in zip(self.processes, self.yields(nu), strict=True)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.settings["obs"]}
+
+    def exact(self, data: Events) -> tuple[np.ndarray, np.ndarray]:
+        """Estimates and errors of ``mu``, ``nb``, ``a`` and ``b`` from the exact likelihood."""
+
+        def nll(mu: float, nb: float, a: float, b: float) -> float:
+            nu = {"a": a, "b": b}
+            n = self.yields(nu) * (mu, nb)
+            density = sum(k * process.density(data, nu) for k, process in zip(n, self.processes, strict=True))
+            return float(2.0 * (n.sum() - np.log(np.maximum(density, 1e-300)).sum()) + a**2 + b**2)
+
+        minuit = iminuit.Minuit(nll, mu=1.0, nb=1.0, a=0.0, b=0.0)
+        minuit.errors = (0.1, 0.02, 0.5, 0.5)
+        minuit.limits["mu"] = (-5.0, 20.0)
+        minuit.migrad().hesse()
+        return np.array(minuit.values), np.array(minuit.errors)
+
+
+def estimates(loss: Any, parameters: list[Any]) -> dict[str, Any]:
+    """Of one fit, with what it says of itself."""
+    for parameter, start in zip(parameters, (1.0, 1.0, 0.0, 0.0), strict=True):
+        parameter.set_value(start)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = zfnf.Minuit().minimize(loss)
+        hesse = result.hesse()
+    return {
+        "values": [float(result.params[parameter]["value"]) for parameter in parameters],
+        "errors": [float(hesse[parameter]["error"]) if parameter in hesse else np.nan for parameter in parameters],
+        "valid": bool(result.valid),
+        "told": [str(each.message) for each in told if issubclass(each.category, UserWarning)],
+    }
+
+
+def solved(seed: int, n_data: int) -> dict[str, Any]:
+    """One analysis and its fits."""
+    analysis, rng = Analysis(seed), np.random.default_rng([seed, 1])
+    has = analysis.settings
+    simulations = {process.name: analysis.simulation(process, rng) for process in analysis.processes}
+    fresh = {process.name: analysis.simulation(process, rng) for process in analysis.processes}
+    started = time.process_time()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        models = {
+            process.name: zfnf.train.fit_process(
+                simulations[process.name],
+                obs=has["obs"],
+                ranges={"y1": (LOW, HIGH)},
+                seed=seed,
+                progress=False,
+                n_data=n,
+            ).model
+            for process, n in zip(analysis.processes, has["yields"], strict=True)
+        }
+    trained = time.process_time() - started
+    mu, nb = zfit.Parameter("mu", 1.0, -5.0, 20.0), zfit.Parameter("nb", 1.0, 0.0, 5.0)
+    nuisances = {name: zfnf.nuisance(name) for name in NUISANCES}
+    pdfs = [
+        zfnf.pdf.FNFPDF(
+            models[process.name],
+            params={name: nuisances[name] for name in models[process.name].nuisances},
+            extended=zfnf.modified_yield(
+                n, [strength, *(zfnf.lnN(nuisances[k], kappa) for k, kappa in zip(NUISANCES, kappas, strict=True))]
+            ),
+            name=process.name,
+        )
+        for process, n, strength, kappas in zip(analysis.processes, has["yields"], (mu, nb), has["kappas"], strict=True)
+    ]
+    model = zfnf.pdf.SumPDF(pdfs)
+    started = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        verdict = zfnf.diagnostics.validate(model, fresh, seed=seed)
+    judged = time.process_time() - started
+    parameters = [mu, nb, *nuisances.values()]
+    fits = []
+    low, high = (np.clip(bound(0.0, *has["sides"]), -1.5, 1.5) for bound in (min, max))
+    for _ in range(n_data):
+        nu = {name: float(np.clip(abs(rng.normal()) if low == 0.0 else rng.normal(), low, high)) for name in NUISANCES}
+        data = analysis.data(nu, rng)
+        values, errors = analysis.exact(data)
+        nll = zfnf.loss.ExtendedUnbinnedNLL(model, data)
+        fit: dict[str, Any] = {"nu": nu, "exact": values.tolist(), "exact_errors": errors.tolist()}
+        naive = estimates(nll, parameters)
+        with warnings.catch_warnings(record=True) as calibrating:
+            warnings.simplefilter("always")
+            try:
+                calibrated = estimates(zfnf.calibrate(nll, fresh, seed=seed), parameters)
+                calibrated["told"] += [str(e.message) for e in calibrating if issubclass(e.category, UserWarning)]
+            except ValueError as error:
+                calibrated = {"refused": str(error)}
+        for name, one in (("naive", naive), ("calibrated", calibrated)):
+            if "values" in one:
+                one["off"] = ((np.array(one["values"]) - values) / errors).tolist()
+                one["ratio"] = (np.array(one["errors"]) / errors).tolist()
+            fit[name] = one
+        fits.append(fit)
+    return {
+        "seed": seed,
+        **has,
+        "kinds": {
+            name: {key: record.claim.kind if record.claim else None for key, record in one.history.items()}
+            for name, one in models.items()
+            if hasattr(one, "history") and isinstance(one.history, Mapping)
+        },
+        "told": [str(each.message) for each in told if issubclass(each.category, UserWarning)],
+        "passed": verdict.passed,
+        "differences": verdict.table[verdict.table["p_value"] < 1e-3].to_dict(orient="records"),
+        "problems": verdict.problems,
+        "fits": fits,
+        "cpu_seconds": {"training": trained, "verdict": judged},
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of all fits, and of those of models that have passed."""
+    found: dict[str, Any] = {"problems": len(rows), "passed": sum(row["passed"] for row in rows)}
+    for name in ("naive", "calibrated"):
+        fits = [fit[name] for row in rows for fit in row["fits"] if "off" in fit[name]]
+        off, ratio = (np.array([fit[key] for fit in fits]) for key in ("off", "ratio"))
+        found[name] = {
+            "fits": len(fits),
+            "valid": sum(fit["valid"] for fit in fits),
+            "rms_off": np.sqrt(np.square(off).mean(axis=0)).tolist(),
+            "largest_off": np.abs(off).max(axis=0).tolist(),
+            "ratio_16_50_84": np.quantile(ratio, [0.16, 0.5, 0.84], axis=0).T.tolist(),
+        }
+    return found
+
+
+def main() -> None:
+    """Run the study and print its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--data", type=int, default=3, help="data sets of each analysis")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = []
+    # Compiled programs of one analysis are of no use to the next.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as executor:
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.problems)
+        for row in executor.map(solved, seeds, [arguments.data] * len(seeds)):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    print(json.dumps(summary(rows), indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"summary": summary(rows), "problems": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
