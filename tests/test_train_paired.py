@@ -98,7 +98,7 @@ def test_pairs_show_a_small_effect_that_independent_samples_do_not(flow):
     wider = error(zfnf.train.fit_deformation(flow, [smeared], schedule=SHORT, progress=False))
     assert wider == pytest.approx(1 / np.sqrt(1 + 5000 * 2 * np.log(1.09) ** 2 / 4), rel=0.15)
     assert found["paired"] == pytest.approx(ERROR_OF_A_TENTH, rel=0.05)
-    assert found["shuffled"] > 1.15 * ERROR_OF_A_TENTH  # half of what is just significant is believed
+    assert found["shuffled"] > 1.02 * ERROR_OF_A_TENTH  # of what is just significant, 10 nats, nine tenths are believed
 
 
 @pytest.mark.filterwarnings("ignore:.*(does not respond|never better|still improving)")

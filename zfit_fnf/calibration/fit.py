@@ -117,7 +117,7 @@ def calibrate(
         if path[-1] > _LONG and share == 1.0 and (part := part or measurement.thinned()) is not None:
             point = _followed(nll, params, errors, part, closure, moments, edges)
         else:
-            point = point + share * step
+            point = np.clip(point + share * step, *edges)  # rounding might leave them
     _refuse_astray(params, path, (start - end) / errors, np.maximum(edges[0] - end, end - edges[1]) / total)
     loss = _calibrated(nll, params, errors, moments, start, curvature)
     zfit.param.set_values(params, end)
@@ -251,10 +251,10 @@ def _followed(
         step = np.clip(point + errors * _step(nll, params, errors, moments), *edges) - point
         path.append(float(np.max(np.abs(step) / total)))
         if path[-1] < 0.5 * _ARRIVED or len(path) > _ROUNDS:
-            return point + share * step
+            return np.clip(point + share * step, *edges)
         if len(path) > 1 and path[-1] > _SLOW * path[-2]:
             share *= 0.5
-        point = point + share * step
+        point = np.clip(point + share * step, *edges)
         zfit.param.set_values(params, point)
         moments = replace(moments, bias=(rest + part().bias) * errors)
 

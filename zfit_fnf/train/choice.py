@@ -28,7 +28,7 @@ MAP_SIGNIFICANT = 5.0
 
 _JUDGED = 100_000  # events of each sample that a judgement is learned from, beside those that are held out
 _OF_CLEAR_EFFECTS = 25_000  # where all that is left to judge is a map
-_CLEAR = 10.0 * SIGNIFICANT  # evidence of an effect that more events would not make clearer
+_CLEAR = 80.0  # evidence of an effect that more events would not make clearer
 _NEARLY_ALL = 0.95
 _LARGE_PART = 0.5  # of an effect that a map follows, which then moves events: a log-ratio alone extrapolates less well
 _LINEAR = 0.1  # spread of the quadratic coefficient of a log-ratio in that of the linear one, from which it needs a map

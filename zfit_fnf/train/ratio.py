@@ -29,9 +29,10 @@ from .terms import LOWEST, chosen, lost
 
 __all__ = ["Learned", "learn", "of_conditions_alone"]
 
-SIGNIFICANT = 8.0
-"""Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 2e4 nuisances without effect."""
+SIGNIFICANT = 6.0
+"""Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 1000 nuisances without effect."""
 
+_FIRM = 4.0  # power of the evidence by which trust grows
 _FIRST_LOOK = 50_000  # events of each sample
 _LOOKS = 2
 _MOST_STEPS = 30
@@ -86,10 +87,10 @@ class Learned:
     def trust(self) -> float:
         """Factor by which a small effect is made smaller, so that it is rather under- than overestimated.
 
-        It falls to zero where an effect ceases to be significant, and is close to one already where the evidence is a few
-        times as large: what clear effects lack is a bias of every nuisance that the data measure well.
+        It falls to zero where an effect ceases to be significant, and is close to one already where the evidence is twice as
+        large: what an effect lacks is a bias of every parameter that does the same to the data.
         """
-        return 1.0 - (SIGNIFICANT / self.evidence) ** 2 if self.significant else 0.0
+        return 1.0 - (SIGNIFICANT / self.evidence) ** _FIRM if self.significant else 0.0
 
     def on_held_out(self) -> np.ndarray:
         """Log-likelihoods of the held-out events, which it is not learned from."""
