@@ -112,7 +112,8 @@ class ValidationReport:
         table = self.table[self.table["test"] == "closure"]
         value, sigmas = table["value"].to_numpy(float), stats.norm.isf(table["p_value"].to_numpy(float) / 2.0)
         error = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)
-        return table.assign(error=error)[["process", "point", "of", "value", "error", "n_data", "problem"]]
+        n_data = table.get("n_data", self.n_data)  # those of all processes, in reports of earlier versions
+        return table.assign(error=error, n_data=n_data)[["process", "point", "of", "value", "error", "n_data", "problem"]]
 
     def __str__(self) -> str:
         head = "passed" if self.passed else f"NOT PASSED, {len(self.problems)} problems"
