@@ -21,7 +21,7 @@ from zfit_fnf.densities.polynomial_map import Response as PolynomialResponse
 from zfit_fnf.densities.responses import ShapeResponse
 from zfit_fnf.diagnostics import fitted, two_sample_test, validate
 from zfit_fnf.diagnostics.subjects import Subject
-from zfit_fnf.diagnostics.verdict import _two_sided
+from zfit_fnf.diagnostics.verdict import _normalisation_by_draws, _two_sided
 
 pytest.importorskip("sklearn")
 
@@ -349,6 +349,22 @@ def test_negative_weights_take_events_away():
     second = {"y": rng.normal(size=3000)}
     assert two_sample_test({"y": first}, second, ["y"], weights=(weights, None)) > CONSERVATIVE
     assert two_sample_test({"y": first}, second, ["y"], weights=(np.abs(weights), None)) < 1e-4
+
+
+@pytest.mark.parametrize("width", [0.4, 2.5])
+def test_integrals_are_known_as_well_as_their_errors_say_where_ratios_have_no_variance(width):
+    """Of 100 densities that are much narrower or wider than the nominal one, with integrals of 1.03."""
+    rng, shares, found = np.random.default_rng(11), np.full(2000, 1 / 2000), []
+    for _ in range(100):
+        log_ratios = [
+            stats.norm.logpdf(y, scale=width) + np.log(1.03) - stats.norm.logpdf(y)
+            for y in (rng.normal(0.0, width, 2000), rng.normal(size=2000))
+        ]
+        ((_, _, integral, p_value),) = _normalisation_by_draws(*((shares, one) for one in log_ratios))
+        found.append(np.sign(integral - 1.0) * stats.norm.isf(p_value / 2.0))
+    # Standard deviations of 1.03 from one; they scatter by one, each with an error of 0.07, and are some 1.6 in the mean.
+    assert 0.72 < np.std(found) < 1.28
+    assert np.mean(found) > 0.5
 
 
 def test_differences_that_the_data_would_not_see_are_no_problem(response):

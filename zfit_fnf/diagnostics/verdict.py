@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.special import eval_hermitenorm, factorial, ndtri
+from scipy.optimize import brentq
+from scipy.special import eval_hermitenorm, expit, factorial, ndtri
 from tqdm.auto import tqdm
 
 from ..calibration.processes import check_unseen
@@ -55,6 +56,7 @@ _BIASED = 0.3  # errors of a fit: a bias, or any other difference, that should b
 _STEP = 0.05  # standard deviations between which a score is a difference
 _ROUNDING = 1e-6  # of an integral: where a response changes nothing, that is all there is
 _FITTED = 10_000.0  # data events, where nobody says
+_FARTHEST = 100.0  # logarithm of an integral
 _FEWEST = 100.0  # effective events, below which a test says nothing
 _DRAWS = 4  # events of the density for each simulated one
 _RANKED = 16  # the same for ranks among them, whose noise adds to that of the simulation
@@ -113,7 +115,9 @@ class ValidationReport:
         value, sigmas = table["value"].to_numpy(float), stats.norm.isf(table["p_value"].to_numpy(float) / 2.0)
         error = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)
         n_data = table.get("n_data", self.n_data)  # those of all processes, in reports of earlier versions
-        return table.assign(error=error, n_data=n_data)[["process", "point", "of", "value", "error", "n_data", "problem"]]
+        return table.assign(error=error, n_data=n_data)[
+            ["process", "point", "of", "value", "error", "n_data", "problem"]
+        ]
 
     def __str__(self) -> str:
         head = "passed" if self.passed else f"NOT PASSED, {len(self.problems)} problems"
@@ -229,12 +233,16 @@ def _tests(
         promised = _rows(drawn, np.arange(_DRAWS * sample.n_events))
         around = [{nuisance: side} for nuisance in subject.nuisances for side in (_STEP, -_STEP)]
         log_p = [subject.log_probs(one, [{}, at, *around]) for one in (sample, promised)] if around else []
+        nominal = subject.sample(sample, {}, n=sample.n_events, seed=second) if at else promised
         scores = [(one[2::2] - one[3::2]) / (2 * _STEP) for one in log_p]
         for test, of, value, p_value in itertools.chain(
             _classifier(sample, promised, subject, at, second),
             _integral_transforms(sample, drawn, subject, at),
             _closure(subject, sample, promised, scores, n_data),
-            _normalisation_by_draws(promised, log_p[1][0] - log_p[1][1])
+            _normalisation_by_draws(
+                (_shares(promised), log_p[1][1] - log_p[1][0]),
+                (_shares(nominal), np.subtract(*subject.log_probs(nominal, [at, {}]))),
+            )
             if at
             else _normalisation(sample, subject, second),
         ):
@@ -381,14 +389,29 @@ def _normalisation(sample: Sample, subject: Subject, seed: int) -> Iterator[tupl
         yield _integral(found.integral, found.error)
 
 
-def _normalisation_by_draws(promised: Sample, log_ratio: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """Of a density elsewhere, whose events get the weights that the nominal one has for them."""
-    ratio, shares = np.exp(log_ratio), _shares(promised)
-    integral = float(shares @ ratio)
-    error = float(np.sqrt(np.square(shares) @ np.square(ratio - integral)))
-    if ratio.sum() ** 2 / np.square(ratio).sum() > _FEWEST:
-        # The events are those of the density divided by its integral, however much it exceeds one.
-        yield _integral(1.0 / integral, float(np.hypot(error, _ROUNDING)) / integral**2)
+def _normalisation_by_draws(
+    here: tuple[np.ndarray, np.ndarray], nominal: tuple[np.ndarray, np.ndarray]
+) -> Iterator[tuple[Any, ...]]:
+    r"""Of a density elsewhere, from its own events and nominal ones.
+
+    The log-ratio :math:`l` of the two densities would tell from which of them an event comes with the probability
+    :math:`\sigma(l - c)`, :math:`e^c` being the integral, and sums of these are as large as the numbers of events (C. H. Bennett,
+    J. Comput. Phys. 22, 245). They are bounded, unlike ratios, whose mean may have no variance where one density is narrower.
+
+    Args:
+        here: Shares of events of this density, and their log-ratios.
+        nominal: The same of nominal events.
+    """
+
+    def excess(c: float) -> float:
+        return float(here[0] @ expit(c - here[1]) - nominal[0] @ expit(nominal[1] - c))
+
+    c = float(brentq(excess, -_FARTHEST, _FARTHEST))
+    own, others = expit(c - here[1]), expit(nominal[1] - c)
+    overlap = here[0] @ (own * (1.0 - own)) + nominal[0] @ (others * (1.0 - others))
+    if overlap / np.square(nominal[0]).sum() > _FEWEST:
+        scatter = sum(np.square(w) @ np.square(f - w @ f) for w, f in ((here[0], own), (nominal[0], others)))
+        yield _integral(np.exp(c), np.exp(c) * float(np.hypot(np.sqrt(scatter) / overlap, _ROUNDING)))
 
 
 def _integral(integral: float, error: float) -> tuple[Any, ...]:
