@@ -2,7 +2,8 @@ r"""Analyses that are drawn at random, by default trainings and fits, against fi
 
     python benchmarks/random_analyses.py --problems 10 --first-seed 1 --json random_analyses.json
 
-A signal and a background in one or two observables, the first one in a range; two nuisances, each of which moves events of a
+A signal and a background in one or two observables, the first one in a range, learned together or the second one given the
+first; two nuisances, each of which moves events of a
 process, changes their weights, or leaves them alone, and both change its yield. Samples of other events or of other weights of
 the same events, at one or both sides; where one nuisance changes what the other one does there are joint samples too. The
 density of the first observable is normalised on a grid, everything else is known in closed form.
@@ -145,7 +146,13 @@ class Analysis:
             "events": int(rng.choice([20_000, 50_000, 100_000])),
             "yields": [float(rng.choice([300, 1000, 3000])), 10_000.0],
             "kappas": rng.uniform(0.9, 1.1, size=(2, 2)).tolist(),
+            "factors": 2 if second and rng.integers(2) else 1,
         }
+
+    @property
+    def factors(self) -> list[tuple[list[str], list[str]]]:
+        """Observables and conditions of the densities of each process."""
+        return [(["y2"], ["y1"]), (["y1"], [])] if self.settings["factors"] == 2 else [(self.settings["obs"], [])]
 
     @cached_property
     def processes(self) -> list[Process]:
@@ -244,30 +251,34 @@ def solved(seed: int, n_data: int) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         models = {
-            process.name: zfnf.train.fit_process(
-                simulations[process.name],
-                obs=has["obs"],
-                ranges={"y1": (LOW, HIGH)},
-                seed=seed,
-                progress=False,
-                n_data=n,
-            ).model
+            process.name: [
+                zfnf.train.fit_process(
+                    simulations[process.name],
+                    obs=obs,
+                    cond=cond,
+                    ranges={"y1": (LOW, HIGH)} if "y1" in obs else None,
+                    seed=seed,
+                    progress=False,
+                    n_data=n,
+                ).model
+                for obs, cond in analysis.factors
+            ]
             for process, n in zip(analysis.processes, has["yields"], strict=True)
         }
     trained = time.process_time() - started
     mu, nb = zfit.Parameter("mu", 1.0, -5.0, 20.0), zfit.Parameter("nb", 1.0, 0.0, 5.0)
     nuisances = {name: zfnf.nuisance(name) for name in NUISANCES}
-    pdfs = [
-        zfnf.pdf.FNFPDF(
-            models[process.name],
-            params={name: nuisances[name] for name in models[process.name].nuisances},
-            extended=zfnf.modified_yield(
-                n, [strength, *(zfnf.lnN(nuisances[k], kappa) for k, kappa in zip(NUISANCES, kappas, strict=True))]
-            ),
-            name=process.name,
-        )
-        for process, n, strength, kappas in zip(analysis.processes, has["yields"], (mu, nb), has["kappas"], strict=True)
-    ]
+    pdfs = []
+    for process, n, strength, kappas in zip(analysis.processes, has["yields"], (mu, nb), has["kappas"], strict=True):
+        changes = [zfnf.lnN(nuisances[name], kappa) for name, kappa in zip(NUISANCES, kappas, strict=True)]
+        expected = zfnf.modified_yield(n, [strength, *changes])
+        first, *others = models[process.name]
+        named = {"extended": expected, "name": process.name}
+        parts = [
+            zfnf.pdf.FNFPDF(one, params={name: nuisances[name] for name in one.nuisances}, **({} if others else named))
+            for one in (first, *others)
+        ]
+        pdfs.append(zfnf.pdf.ConditionalProductPDF(parts, **named) if others else parts[0])
     model = zfnf.pdf.SumPDF(pdfs)
     started = time.process_time()
     with warnings.catch_warnings():
@@ -301,9 +312,8 @@ def solved(seed: int, n_data: int) -> dict[str, Any]:
         "seed": seed,
         **has,
         "kinds": {
-            name: {key: record.claim.kind if record.claim else None for key, record in one.history.items()}
-            for name, one in models.items()
-            if hasattr(one, "history") and isinstance(one.history, Mapping)
+            name: [{key: record.claim and record.claim.kind for key, record in one.history.items()} for one in factors]
+            for name, factors in models.items()
         },
         "told": [str(each.message) for each in told if issubclass(each.category, UserWarning)],
         "passed": verdict.passed,
