@@ -11,9 +11,9 @@ Every sample of a process, nominal or moved, is compared with events that the de
 * the closure *along conditions* that a parameter drives (:mod:`~zfit_fnf.diagnostics.conditions`), of the nominal sample.
 
 The probability of a false alarm anywhere is ``level``, by Holm's procedure over all tests, for a density that is as right as the
-events can make it that taught it: what these have by chance is no fault of the density, and is part of the error of what it is
-compared with. It is left out of the closure, since it is what a fit is off by. A difference that ``n_data`` events would see by
-less than 0.3 standard deviations is no problem of theirs.
+events can make it that taught it: what these have by chance is no fault of the density. What fits may be off by for that is said
+where it is more than 0.3 errors. A difference that ``n_data`` events would see by less than 0.3 standard deviations is no problem
+of theirs.
 """
 
 from __future__ import annotations
@@ -70,14 +70,16 @@ class ValidationReport:
     Attributes:
         problems: What is wrong, by how much, and what to do about it, in sentences.
         untested: What is not known, in sentences: learned processes without simulation, samples of fewer than 100 events,
-            whether nuisances interact of which there is no joint sample, and log-ratios between the samples that they were
-            trained with, where they may be off by more than half an error.
+            whether nuisances interact of which there is no joint sample, log-ratios between the samples that they were
+            trained with, where they may be off by more than half an error, and what fits are off by, if that may be more than
+            0.3 errors, since few events have taught the density.
         table: One row for each test: ``process``, ``point``, ``test``, ``of`` (what is tested), ``value`` (of the
             ``closure`` and of a ``condition``, the predicted bias of a fit in errors; of ``information along condition``, what
             scores scatter in units of the claimed information; of ``mean``, ``width`` and ``skewness``, what they are off by;
-            the integral), its p-value (none, or zero, of what is not a matter of chance), the number ``n_data`` of data events
-            of the process, by how many standard deviations they would ``see`` the difference (none of what matters in any
-            case) and whether it is a ``problem``.
+            the integral), its p-value (none, or zero, of what is not a matter of chance), how many events the density there is
+            ``taught_by``, if that is known, the number ``n_data`` of data events of the process, by how many standard
+            deviations they would see the difference (``seen``, none of what matters in any case) and whether it is a
+            ``problem``.
         level: Probability of a false alarm.
         n_data: Number of data events, of all processes.
     """
@@ -113,8 +115,10 @@ class ValidationReport:
         """Predicted biases of a fit, a row for each closure, with the ``value`` in errors of the fit and its own ``error``."""
         table = self.table[self.table["test"] == "closure"]
         value, sigmas = table["value"].to_numpy(float), stats.norm.isf(table["p_value"].to_numpy(float) / 2.0)
-        error = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)
-        n_data = table.get("n_data", self.n_data)  # those of all processes, in reports of earlier versions
+        with_chance = np.divide(np.abs(value), sigmas, out=np.zeros(len(value)), where=sigmas > 0)
+        # In reports of earlier versions there are those of all processes, and nothing by chance.
+        n_data, taught = table.get("n_data", self.n_data), table.get("taught_by", np.nan)
+        error = np.sqrt(np.maximum(with_chance**2 - np.nan_to_num(n_data / taught), 0.0))
         return table.assign(error=error, n_data=n_data)[
             ["process", "point", "of", "value", "error", "n_data", "problem"]
         ]
@@ -202,9 +206,11 @@ def validate(
             rows += _tests(subject, given[subject.process], number_of, np.random.SeedSequence([seed, index]), bar)
         if nll is not None:
             bar.set_postfix_str("where the fit ended")
-            rows += ((*row, n_all, np.nan) for row in tests_of_fit(nll, seed))
+            rows += ((*row, np.nan, n_all, np.nan) for row in tests_of_fit(nll, seed))
             bar.update()
-    table = pd.DataFrame(rows, columns=["process", "point", "test", "of", "value", "p_value", "n_data", "seen"])
+    table = pd.DataFrame(
+        rows, columns=["process", "point", "test", "of", "value", "p_value", "taught_by", "n_data", "seen"]
+    )
     table["problem"] = _rejected(table["p_value"].fillna(1.0).to_numpy(), level) & ~(table["seen"] < _BIASED)
     problems = tuple(_sentence(row) for row in table[table["problem"]].itertuples())
     return ValidationReport(problems, tuple(untested), table, level, n_all)
@@ -227,6 +233,8 @@ def _tests(
         if sample.effective_size < _FEWEST:
             bar.update()
             continue
+        learned_from = subject.learned_from(at)
+        taught_by = learned_from if np.isfinite(learned_from) else np.nan
         # Where distribution functions are not known, ranks among events of the density take their place: many of them.
         n = (_DRAWS if subject.sequential else _RANKED) * sample.n_events
         drawn = subject.sample(sample, at, n=n, seed=first)
@@ -236,9 +244,9 @@ def _tests(
         nominal = subject.sample(sample, {}, n=sample.n_events, seed=second) if at else promised
         scores = [(one[2::2] - one[3::2]) / (2 * _STEP) for one in log_p]
         for test, of, value, p_value in itertools.chain(
-            _classifier(sample, promised, subject, at, second),
-            _integral_transforms(sample, drawn, subject, at),
-            _closure(subject, sample, promised, scores, n_data),
+            _classifier(sample, promised, subject, learned_from, second),
+            _integral_transforms(sample, drawn, subject, at, learned_from),
+            _closure(subject, learned_from, sample, promised, scores, n_data),
             _normalisation_by_draws(
                 (_shares(promised), log_p[1][1] - log_p[1][0]),
                 (_shares(nominal), np.subtract(*subject.log_probs(nominal, [at, {}]))),
@@ -246,11 +254,12 @@ def _tests(
             if at
             else _normalisation(sample, subject, second),
         ):
-            yield subject.title, name, test, of, value, p_value, n_data, _seen(test, value, p_value, n_data, sample)
+            seen = _seen(test, value, p_value, n_data, sample)
+            yield subject.title, name, test, of, value, p_value, taught_by, n_data, seen
         if not at:
             for window, test, of, value, p_value in tests_of_conditions(subject, sample, n_data):
                 seen = _seen(test, value, p_value, n_data, sample)
-                yield subject.title, f"{name}, {window}", test, of, value, p_value, n_data, seen
+                yield subject.title, f"{name}, {window}", test, of, value, p_value, np.nan, n_data, seen
         bar.update()
 
 
@@ -283,6 +292,11 @@ def _check(subject: Subject, simulation: Simulation, n_data: int) -> Iterator[st
         if frozenset((a, b)) not in together:
             yield f"{subject.title}: whether {a!r} and {b!r} interact is not tested, there is no joint sample"
     at = [dict(variation.at) for variation in simulation.variations]
+    if (taught := min(subject.learned_from(one) for one in [{}, *at])) * _BIASED**2 < n_data:
+        yield (
+            f"{subject.title}: what fits to {n_data} events are off by, for what the {taught:.0f} events that taught it have by "
+            f"chance, some {np.sqrt(n_data / taught):.2g} errors, is not tested: calibrate makes it a part of the error"
+        )
     for label, record in getattr(subject.density, "history", {}).items() if subject.nuisances else ():
         if record.claim and (off := record.claim.off_by(n_data)) > OFF_BETWEEN and record.claim.between_at not in at:
             yield (
@@ -292,7 +306,7 @@ def _check(subject: Subject, simulation: Simulation, n_data: int) -> Iterator[st
 
 
 def _classifier(
-    sample: Sample, promised: Sample, subject: Subject, at: Mapping[str, float], seed: int
+    sample: Sample, promised: Sample, subject: Subject, learned_from: float, seed: int
 ) -> Iterator[tuple[Any, ...]]:
     rows = np.random.default_rng(seed).permutation(sample.n_events)[:_FOR_CLASSIFIER]
     # As many of the density as of the simulation: trees are biased towards the larger class.
@@ -301,7 +315,7 @@ def _classifier(
         _rows(promised, rows),
         subject.columns,
         seed=seed % 2**31,
-        learned_from=subject.learned_from(at),
+        learned_from=learned_from,
     )
     yield "classifier", ", ".join(subject.columns), np.nan, p_value
 
@@ -317,7 +331,7 @@ def _shares(sample: Sample) -> np.ndarray:
 
 
 def _integral_transforms(
-    sample: Sample, drawn: Sample, subject: Subject, at: Mapping[str, float]
+    sample: Sample, drawn: Sample, subject: Subject, at: Mapping[str, float], learned_from: float
 ) -> Iterator[tuple[Any, ...]]:
     shares = _shares(sample)
     if subject.sequential:
@@ -328,7 +342,7 @@ def _integral_transforms(
             [_ranks(sample.columns[name], drawn.columns[name], known) for name in subject.flow.obs], axis=1
         )
         more = 1.0 / _RANKED
-    by_chance = np.square(shares).sum() * (1.0 + more) + 1.0 / subject.learned_from(at)
+    by_chance = np.square(shares).sum() * (1.0 + more) + 1.0 / learned_from
     for name, values in zip(subject.flow.obs, uniform.T, strict=True):
         normal = ndtri(np.clip(values, 1e-15, 1 - 1e-15))
         for order, (what, unit) in enumerate(_MOMENTS.items(), start=1):
@@ -363,7 +377,12 @@ def _ranks(values: np.ndarray, known: np.ndarray, weights: np.ndarray) -> np.nda
 
 
 def _closure(
-    subject: Subject, sample: Sample, promised: Sample, scores: Sequence[np.ndarray], n_data: int
+    subject: Subject,
+    learned_from: float,
+    sample: Sample,
+    promised: Sample,
+    scores: Sequence[np.ndarray],
+    n_data: int,
 ) -> Iterator[tuple[Any, ...]]:
     shares, of_promised = _shares(sample), _shares(promised)
     for name, measured, expected in zip(subject.nuisances, *scores or ([], []), strict=True):
@@ -372,7 +391,8 @@ def _closure(
         if not width > 0:
             continue
         parts = ((shares, measured - mean), (of_promised, expected - centre))
-        error = np.sqrt(sum(np.square(share) @ np.square(values) for share, values in parts))
+        variance = sum(np.square(share) @ np.square(values) for share, values in parts)
+        error = np.sqrt(variance + width**2 / learned_from)
         yield (
             "closure",
             name,
