@@ -7,7 +7,7 @@ import json
 import zfit
 import numpy as np
 import pytest
-from likelihoods import Measurement, search
+from likelihoods import Measurement, location, search
 
 from zfit_fnf.diagnostics import goodness_of_fit
 from zfit_fnf.diagnostics.goodness import _p_values
@@ -99,3 +99,20 @@ def test_how_far_a_fit_converged_is_no_test():
     result.params[n]["value"] += 0.3  # 0.017 of its error
     tests = goodness_of_fit(nll, result, n_toys=9, progress=False).tests.set_index("test")
     assert tests.loc["events", ["statistic", "p_value"]].tolist() == [0.0, 1.0]
+
+
+def test_few_events_are_compared():
+    """Three are expected: nine of them or more happen once in 260 times. Trees cannot be grown, which was an error of theirs."""
+    _, model = location(extended=3.0)
+    for n_events, p_value in ((3, 1.0), (9, 1 / 20)):
+        nll = ExtendedUnbinnedNLL(model, {"y": np.linspace(-1.0, 1.2, n_events)})
+        report = goodness_of_fit(nll, Minuit().minimize(nll), n_toys=19, seed=1, progress=False)
+        assert report.n_toys == 19  # also those without any event
+        tests = report.tests.set_index("test")
+        assert tests.loc["events", "p_value"] == pytest.approx(p_value)
+        assert tests.loc["classifier", ["statistic", "p_value"]].tolist() == [0.0, 1.0]
+        assert report.regions["expected"].sum() == pytest.approx(1.5, abs=0.2)  # in one half of the data
+    nll = ExtendedUnbinnedNLL(model, {"y": [0.3]})
+    result = Minuit().minimize(nll)
+    with pytest.raises(ValueError, match=r"have 1 event\(s\)"):
+        goodness_of_fit(nll, result, progress=False)

@@ -30,7 +30,8 @@ from .two_sample import held_out_log_odds
 
 __all__ = ["GoodnessOfFit", "goodness_of_fit"]
 
-_REFERENCE = 2  # events of the fitted model for each of the data
+_REFERENCE, _FEWEST = 2, 1000  # events of the fitted model for each of the data, and in all
+_FEW_FOR_CLASSIFIER = 10  # data events, below which trees cannot be grown
 _FOR_CLASSIFIER = 50_000  # data events, beyond which trees gain little
 _BINS, _PER_BIN = 20, 20.0  # at most so many bins, of so many events at least
 _CONVERGED = 0.05  # errors by which fits of free yields may miss the number of events: how far they converge is no test
@@ -93,9 +94,10 @@ def goodness_of_fit(
     """Whether data could come from the fitted model, by toys that are fitted likewise.
 
     For each channel there are a *classifier* between the data and events of the model (boosted trees, each fifth of the events
-    judged by trees that were grown on the others; the statistic is the mean difference of their log-odds), the
-    *saturated* likelihood ratio of the projection on each observable, in bins, and the number of *events*, where the model
-    has a yield; of the whole likelihood, how far its *constraints* are pulled. Parameters are restored at the end.
+    judged by trees that were grown on the others; the statistic is the mean difference of their log-odds, zero for fewer
+    than ten events), the *saturated* likelihood ratio of the projection on each observable, in bins, and the number of
+    *events*, where the model has a yield; of the whole likelihood, how far its *constraints* are pulled. Parameters are
+    restored at the end.
 
     Args:
         nll: The likelihood, calibrated or not, of unweighted events.
@@ -108,7 +110,7 @@ def goodness_of_fit(
     Raises:
         ImportError: If scikit-learn is missing, with the command that installs it.
         TypeError: If an argument is of another kind.
-        ValueError: If data are weighted or empty, the result is of another likelihood, or no toy could be fitted.
+        ValueError: If data are weighted or fewer than two, the result is of another likelihood, or no toy could be fitted.
 
     Example:
         >>> report = goodness_of_fit(nll, result)
@@ -154,8 +156,10 @@ def _check(nll: Any, result: Any) -> None:
             raise ValueError(
                 f"the data of {channel.model.name!r} are weighted: how they fluctuate is not known, so that no toys can be drawn"
             )
-        if not int(channel.data.n_events):
-            raise ValueError(f"the data of {channel.model.name!r} have no events")
+        if (n_events := int(channel.data.n_events)) < 2:
+            raise ValueError(
+                f"the data of {channel.model.name!r} have {n_events} event(s): nothing can be seen in fewer than two"
+            )
 
 
 def _unbinned(nll: Any) -> list[UnbinnedChannel]:
@@ -183,7 +187,7 @@ class _Comparison:
         self.model, self._channel = channel.model, channel
         self.obs = list(channel.model.obs)
         self._data = _events(channel)
-        self._reference = drawn_events(self.model, self.model, _REFERENCE * len(self._data), seed)
+        self._reference = drawn_events(self.model, self.model, max(_REFERENCE * len(self._data), _FEWEST), seed)
         self._density = EventDensity(self.model, self._reference)
         self._log_p = self._density()
         n_bins = int(np.clip(len(self._data) / _PER_BIN, 2, _BINS))
@@ -256,6 +260,8 @@ class _Comparison:
         return expected_events(self.model) if self._channel.extended else float(len(self._data))
 
     def _classified(self, x: np.ndarray, shares: np.ndarray, seed: int) -> float:
+        if len(x) < _FEW_FOR_CLASSIFIER:
+            return 0.0
         data, reference = x[:_FOR_CLASSIFIER], self._reference[: _REFERENCE * _FOR_CLASSIFIER]
         of_data, of_model = held_out_log_odds(data, reference, shares[: len(reference)], seed=seed)
         return float(of_data.mean() - np.average(of_model, weights=shares[: len(reference)]))
