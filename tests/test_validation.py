@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import zfit
 import numpy as np
@@ -21,7 +22,7 @@ from zfit_fnf.densities.polynomial_map import Response as PolynomialResponse
 from zfit_fnf.densities.responses import ShapeResponse
 from zfit_fnf.diagnostics import fitted, two_sample_test, validate
 from zfit_fnf.diagnostics.subjects import Subject
-from zfit_fnf.diagnostics.verdict import _normalisation_by_draws, _two_sided
+from zfit_fnf.diagnostics.verdict import _normalisation_by_draws, _sentence, _two_sided
 
 pytest.importorskip("sklearn")
 
@@ -421,6 +422,16 @@ def test_a_density_has_the_chances_of_the_samples_that_taught_it():
     density.history.update({"a x b": pruned})
     # Both responses know the nominal events, whose chances count once.
     assert subject.learned_from({"a": 1.0, "b": 1.0}) == pytest.approx(1.0 / (1 / 3000 + 1 / 500 - 1 / 1000), rel=1e-12)
+
+
+def test_an_interaction_that_is_there_is_not_asked_for():
+    density = deformed(smooth_flow(["y"]), [zfnf.nuisance("a"), zfnf.nuisance("b")], interactions=True).deformation
+    of = {"process": "s", "point": "a=+1, b=+1", "test": "closure", "of": "a"}
+    row = SimpleNamespace(**of, value=1.2, p_value=1e-6, n_data=500)
+    asked = ". Add the interaction: fit_deformation(..., interactions=[...])"
+    told = "s at a=+1, b=+1: a fit of 'a' to 500 events would be off by +1.2 errors (p = 1e-06)"
+    assert _sentence(row, set()) == told + asked
+    assert _sentence(row, Subject("", density).interactions) == told
 
 
 def test_each_process_has_its_share_of_the_data(response):

@@ -56,6 +56,12 @@ class Subject:
         return () if self.response is None else tuple(self.response.nuisances)
 
     @property
+    def interactions(self) -> set[frozenset[str]]:
+        """Nuisances that have a response together, be it pruned."""
+        responses = [frozenset(one.nuisances) for one in getattr(self.response, "responses", ())]
+        return {one for one in responses if len(one) > 1}
+
+    @property
     def columns(self) -> list[str]:
         """Observables and conditions."""
         return [*self.flow.obs, *self.flow.cond]

@@ -19,7 +19,7 @@ of theirs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,7 +212,8 @@ def validate(
         rows, columns=["process", "point", "test", "of", "value", "p_value", "taught_by", "n_data", "seen"]
     )
     table["problem"] = _rejected(table["p_value"].fillna(1.0).to_numpy(), level) & ~(table["seen"] < _BIASED)
-    problems = tuple(_sentence(row) for row in table[table["problem"]].itertuples())
+    known = {subject.title: subject.interactions for subject in subjects}
+    problems = tuple(_sentence(row, known.get(row.process, set())) for row in table[table["problem"]].itertuples())
     return ValidationReport(problems, tuple(untested), table, level, n_all)
 
 
@@ -459,12 +460,13 @@ _REMEDIES = {
 }
 
 
-def _sentence(row: Any) -> str:
+def _sentence(row: Any, interactions: Collection[frozenset[str]]) -> str:
     what = _REMEDIES[row.test].format(of=row.of, value=row.value, percent=100 * row.value, n_data=row.n_data)
-    joint = row.point.count("=") > 1
+    moved = [one.partition("=")[0] for one in row.point.split(", ") if "=" in one]
+    lacking = any(frozenset(pair) not in interactions for pair in itertools.combinations(moved, 2))
     remedy = (
         ". Add the interaction: fit_deformation(..., interactions=[...])"
-        if joint and row.test != "normalisation"
+        if lacking and row.test != "normalisation"
         else ""
     )
     where = f"{row.process} at {row.point}" if row.process else row.point
