@@ -126,6 +126,30 @@ def test_there_and_back():
     np.testing.assert_allclose(chosen["moved"], there["a"].loc[chosen.index], rtol=1e-9)
 
 
+def test_others_depend_on_whole_numbers_and_not_on_what_is_random_about_them():
+    """Of numbers and atoms that end where they end with another seed, and that come back: what else there is does so too."""
+    columns = Columns(("n", "b", "y"), {"b": (0.0, 1.0)}, ("n",))
+    flow = shaken(zfnf.Flow(columns.names, ["x", FLAG], hidden=(6,), n_components=3))
+    made, rng = Morph(flow, ["n", "b", "y"], atoms={"b": [0.0, 1.0]}, integers=["n"]), np.random.default_rng(2)
+    b = rng.choice([0.0, 1.0, np.nan], 3000)
+    table = pd.DataFrame({"n": rng.integers(-1, 2, 3000), "b": np.where(np.isnan(b), rng.normal(size=3000), b)})
+    table = table.assign(y=rng.normal(size=3000), x=0.3).astype(float)
+    one, other = made.to_data(table, seed=1), made.to_data(table, seed=2)
+    back = made.to_simulation(one, seed=3)
+
+    def are_alike(left, right):
+        is_continuous = [~frame["b"].isin([0.0, 1.0]) for frame in (table, one, other, back)]
+        return (left["n"] == right["n"]) & np.all(is_continuous, axis=0)
+
+    for left, right in ((one, other), (back, table)):
+        rows = are_alike(left, right)
+        assert rows.sum() > 20
+        for name in ("b", "y"):  # differences were 0.2 on average
+            np.testing.assert_allclose(left.loc[rows, name], right.loc[rows, name], atol=1e-5)
+    assert (one["n"] != table["n"]).any()
+    assert (one["b"] != table["b"]).any()
+
+
 def test_distributions_are_those_of_data(morph, samples):
     """Of other events than those of the training, also at some conditions; and the same the other way."""
     there = morph.to_data(events(10_000, data=False, seed=3))

@@ -41,6 +41,13 @@ class Columns:
         """Names of the columns, where the label of an observable comes before its value."""
         return [column for name in self.obs for column in ([name + LABEL] if name in self.atoms else []) + [name]]
 
+    @property
+    def whole(self) -> dict[int, tuple[float, float]]:
+        """Places of the columns of whole numbers, in order, and the limits of each."""
+        labels = {name + LABEL: (0.0, float(len(values))) for name, values in self.atoms.items()}
+        limits = {**labels, **dict.fromkeys(self.integers, (-np.inf, np.inf))}
+        return {place: limits[name] for place, name in enumerate(self.names) if name in limits}
+
     def label(self, name: str, values: np.ndarray) -> np.ndarray:
         """Number of the atom of each value, or ``K``; columns of float32 have the atom as they round it."""
         known = np.asarray(self.atoms[name])

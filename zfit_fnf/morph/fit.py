@@ -52,7 +52,7 @@ def fit_morph(
         integers: Observables of whole numbers; where there are none below zero, say so by the range ``(-0.5, inf)``.
         ranges: Physical ``(low, high)`` of observables with sharp edges; atoms may be on an edge.
         weights: Of both samples, each the name of a column or an array; negative ones are allowed.
-        n_layers: Autoregressive layers.
+        n_layers: Autoregressive layers; several take correlations with whole numbers and atoms away, a little.
         n_components: Components of the mixture; default 8, and one more for each value that a whole number often has, up to 24.
         hidden: Widths of the hidden layers.
         schedule: Length and speed of the training.

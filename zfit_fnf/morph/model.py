@@ -128,11 +128,29 @@ class Morph(Model):
             )
 
     def _through(self, y: tf.Tensor, x: tf.Tensor, flag: float) -> tf.Tensor:
-        """To the latent space with one flag, and back with the other."""
-        density, flags = self.flow.density, flag * tf.ones_like(y[:, :1])
-        u, here, _ = self.flow.encode(y, tf.concat([x, flags], axis=1))
-        there = self.flow.encode_conditions(tf.concat([x, -flags], axis=1))
-        return self.flow.decode(_to_events(density, _to_latent(density, u, here), there))
+        """To the latent space with one flag, and back with the other.
+
+        A whole number is moved with the random part that it got, but other columns depend on the number alone: the network
+        follows steps smoothly, and would carry the random part over to them. With several layers these cannot be told apart.
+        """
+        flags = flag * tf.ones_like(y[:, :1])
+        here, there = (tf.concat([x, own], axis=1) for own in (flags, -flags))
+        whole = self.columns.whole if len(self.flow.density.layers) == 1 else {}
+        z = self._to_latent(_rounded(y, whole), here)
+        for column in whole:
+            others = {k: limits for k, limits in whole.items() if k != column}
+            z = _with_column(z, column, self._to_latent(_rounded(y, others), here))
+        for column in whole:  # in order, as later ones depend on it
+            moved = _rounded(self._to_events(z, there), {k: limits for k, limits in whole.items() if k <= column})
+            z = _with_column(z, column, self._to_latent(moved, there))
+        return self._to_events(z, there)
+
+    def _to_latent(self, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        u, c, _ = self.flow.encode(y, x)
+        return _to_latent(self.flow.density, u, c)
+
+    def _to_events(self, z: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        return self.flow.decode(_to_events(self.flow.density, z, self.flow.encode_conditions(x)))
 
     def _with(self, flow: Flow) -> Morph:
         new = Morph(flow, self.obs, atoms=self.columns.atoms, integers=self.columns.integers)
@@ -168,3 +186,15 @@ def _to_events(density: AutoregressiveDensity, z: tf.Tensor, c: tf.Tensor) -> tf
     for layer, of_layer in zip(layers[-2::-1], precomputed[-2::-1], strict=True):
         u = layer.forward(tf.reverse(u, axis=[-1]), of_layer)
     return u
+
+
+def _rounded(y: tf.Tensor, whole: Mapping[int, tuple[float, float]]) -> tf.Tensor:
+    """Columns with some of them rounded to whole numbers, inside of their limits."""
+    columns = tf.unstack(y, axis=1)
+    for column, limits in whole.items():
+        columns[column] = tf.clip_by_value(tf.round(columns[column]), *limits)
+    return tf.stack(columns, axis=1)
+
+
+def _with_column(z: tf.Tensor, column: int, other: tf.Tensor) -> tf.Tensor:
+    return tf.concat([z[:, :column], other[:, column : column + 1], z[:, column + 1 :]], axis=1)
