@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from analytic import GaussianFlow
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.stats import norm
 
 import zfit_fnf as zfnf
@@ -181,6 +181,28 @@ def test_shares_are_numbers_where_one_process_is_alone(fractions):
     np.testing.assert_array_equal(shares, [[0.0, 1.0]])
     with pytest.raises(ValueError, match="yields= are all zero"):
         fractions.shares({"x1": [0.0], "x2": [0.0]}, {"signal": 0.0, "background": 0.0})
+
+
+def test_temperatures_that_events_do_not_know_stay_near_one(monkeypatch):
+    """Events of two processes are each on their side, or on that of the other, as few of both signs may be."""
+    training = _Training(Fractions(["s", "b"], ["x"], hidden=(4,), seed=1), SCHEDULE, 0, False)
+    monkeypatch.setattr(
+        training, "_logits", lambda samples: [np.outer(one.columns["x"], [1.0, 0.0]) for one in samples]
+    )
+
+    def temperature(sign, n):
+        samples = [Sample({"x": np.full(n, side)}) for side in (sign, -sign)]
+        training.calibrate(samples, samples)
+        return float(training.fractions.temperature)
+
+    for sign in (1.0, -1.0):
+
+        def objective(k, sign=sign):
+            return np.log1p(np.exp(-sign * np.exp(k))) + 0.5 * k**2 / (0.3**2 * 60)
+
+        best = minimize_scalar(objective, bounds=(-1.5, 1.5), method="bounded").x
+        assert temperature(sign, 30) == pytest.approx(np.exp(-best), rel=1e-3)
+        assert temperature(sign, 30_000) == pytest.approx(np.exp(-1.5 * sign), rel=1e-6)
 
 
 def test_bad_input_is_named():

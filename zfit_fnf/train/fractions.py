@@ -41,6 +41,7 @@ __all__ = ["fit_fractions"]
 _HELD_OUT = 0.2  # of the events, half to calibrate and half to check
 _FEWEST = 10  # events of each process
 _SPREAD = 5.0  # of the prior of log-ratios between processes, which are well separated ones in a part of the space
+_SPREAD_OF_TEMPERATURE, _HOTTEST = 0.3, 1.5  # of the prior of the logarithm of a temperature, and the largest one
 _RIDGE = 1e-6  # of the mean curvature, for directions of the last layer that the events do not determine
 _NEWTON_STEPS = 20
 _REGIONS, _BINS_OF_REGION = 4, 5  # of each condition, in which shares are checked as well
@@ -208,12 +209,16 @@ class _Training:
     def calibrate(self, held_out: Sequence[Sample], everything: Sequence[Sample]) -> None:
         """The temperature by held-out events, then the offsets by all."""
         logits = self._logits(held_out)
+        # Few events, or some of negative weight, do not know a temperature: without a prior it may be zero or infinite.
+        prior = 1.0 / (_SPREAD_OF_TEMPERATURE**2 * sum(sample.effective_size for sample in held_out))
 
         def temperature_and_offsets(numbers: np.ndarray) -> float:
-            return _cross_entropy([z * np.exp(numbers[0]) + np.append(numbers[1:], 0.0) for z in logits], held_out)
+            own = [z * np.exp(numbers[0]) + np.append(numbers[1:], 0.0) for z in logits]
+            return _cross_entropy(own, held_out) + 0.5 * prior * float(numbers[0]) ** 2
 
         n = len(held_out)
-        found = minimize(temperature_and_offsets, np.zeros(n), method="BFGS")
+        limits = [(-_HOTTEST, _HOTTEST), *[(None, None)] * (n - 1)]
+        found = minimize(temperature_and_offsets, np.zeros(n), method="L-BFGS-B", bounds=limits)
         self.fractions.temperature.assign(np.exp(-found.x[0]))
         logits = self._logits(everything)
         offsets = minimize(
