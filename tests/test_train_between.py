@@ -184,6 +184,7 @@ def test_verdicts_say_what_is_not_tested_between_the_samples(tested, n_data, tol
         columns=["y"],
         flow=SimpleNamespace(events=None, history=None, obs=("y",), cond=()),
         density=SimpleNamespace(history={"a": History("a"), "a x b": History("a x b", claim=OFF)}),
+        learned_from=lambda nu: np.inf,
     )
     at = [*({name: 1.0} for name in ("a", "b")), {"a": 1.0, "b": 1.0}]
     points = [*at, {"b": 1.0, "a": 0.5}] if tested else at
