@@ -20,19 +20,17 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from multiprocessing import get_context
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import zfit
 import iminuit
 import numpy as np
+from random_problems import WEIGHTS, one_by_one
 from scipy import stats
-from scipy.special import expit
 
 import zfit_fnf as zfnf
 
@@ -46,12 +44,8 @@ SIGNALS = {"normal": stats.norm(), "tails": stats.t(5), "skewed": stats.gamma(4,
 BACKGROUNDS = {"falling": stats.expon(loc=-1.0), "broad": stats.gamma(3), "flat": stats.norm(2.0, 3.0)}
 """Without edges that would move within the range, of which fits would know everything."""
 
-WEIGHTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "tilt": lambda v, place: 2.0 * (2.0 * v - 1.0),
-    "step": lambda v, place: 1.5 * expit((v - place) / 0.03),
-    "bump": lambda v, place: 1.5 * np.exp(-0.5 * np.square((v - place) / 0.05)),
-}
-"""Logarithms of weights for a nuisance of one, as functions of the rank."""
+REWEIGHTED = ("tilt", "step", "bump")
+"""Of `random_problems.WEIGHTS`."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,7 @@ class Analysis:
         """What it is, ready for JSON."""
         rng = np.random.default_rng(self.seed)
         second = bool(rng.integers(2))
-        kinds = ["none", "shift", "scale", *WEIGHTS, *(["second"] * 2 if second else [])]
+        kinds = ["none", "shift", "scale", *REWEIGHTED, *(["second"] * 2 if second else [])]
 
         def drawn(*, small: float, large: float) -> dict[str, tuple[str, float, float]]:
             return {
@@ -183,7 +177,7 @@ class Analysis:
 
     def points(self, process: Process) -> list[dict[str, float]]:
         found = [{name: side} for name in NUISANCES for side in self.settings["sides"]]
-        if process.cross and "none" not in (process.effects["a"][0],):
+        if process.cross and process.effects["a"][0] != "none":
             found += [{"a": a, "b": b} for a in self.settings["sides"] for b in self.settings["sides"]]
         return found
 
@@ -237,95 +231,108 @@ def estimates(loss: Any, parameters: list[Any]) -> dict[str, Any]:
         "values": [float(result.params[parameter]["value"]) for parameter in parameters],
         "errors": [float(hesse[parameter]["error"]) if parameter in hesse else np.nan for parameter in parameters],
         "valid": bool(result.valid),
-        "told": [str(each.message) for each in told if issubclass(each.category, UserWarning)],
+        "told": sentences(told),
     }
 
 
-def solved(seed: int, n_data: int) -> dict[str, Any]:
-    """One analysis and its fits."""
-    analysis, rng = Analysis(seed), np.random.default_rng([seed, 1])
-    has = analysis.settings
-    simulations = {process.name: analysis.simulation(process, rng) for process in analysis.processes}
-    fresh = {process.name: analysis.simulation(process, rng) for process in analysis.processes}
-    started = time.process_time()
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        models = {
-            process.name: [
-                zfnf.train.fit_process(
-                    simulations[process.name],
-                    obs=obs,
-                    cond=cond,
-                    ranges={"y1": (LOW, HIGH)} if "y1" in obs else None,
-                    seed=seed,
-                    progress=False,
-                    n_data=n,
-                ).model
-                for obs, cond in analysis.factors
-            ]
-            for process, n in zip(analysis.processes, has["yields"], strict=True)
-        }
-    trained = time.process_time() - started
+def learned(analysis: Analysis, simulations: Mapping[str, zfnf.Simulation]) -> dict[str, list[Any]]:
+    """The densities of each process."""
+    return {
+        process.name: [
+            zfnf.train.fit_process(
+                simulations[process.name],
+                obs=obs,
+                cond=cond,
+                ranges={"y1": (LOW, HIGH)} if "y1" in obs else None,
+                seed=analysis.seed,
+                progress=False,
+                n_data=n,
+            ).model
+            for obs, cond in analysis.factors
+        ]
+        for process, n in zip(analysis.processes, analysis.settings["yields"], strict=True)
+    }
+
+
+def model_of(analysis: Analysis, densities: Mapping[str, list[Any]]) -> tuple[Any, list[Any]]:
+    """The sum of the processes, and its parameters ``mu``, ``nb``, ``a`` and ``b``."""
     mu, nb = zfit.Parameter("mu", 1.0, -5.0, 20.0), zfit.Parameter("nb", 1.0, 0.0, 5.0)
     nuisances = {name: zfnf.nuisance(name) for name in NUISANCES}
+    numbers, all_kappas = analysis.settings["yields"], analysis.settings["kappas"]
     pdfs = []
-    for process, n, strength, kappas in zip(analysis.processes, has["yields"], (mu, nb), has["kappas"], strict=True):
+    for process, n, strength, kappas in zip(analysis.processes, numbers, (mu, nb), all_kappas, strict=True):
         changes = [zfnf.lnN(nuisances[name], kappa) for name, kappa in zip(NUISANCES, kappas, strict=True)]
-        expected = zfnf.modified_yield(n, [strength, *changes])
-        first, *others = models[process.name]
-        named = {"extended": expected, "name": process.name}
+        named = {"extended": zfnf.modified_yield(n, [strength, *changes]), "name": process.name}
+        first, *others = densities[process.name]
         parts = [
             zfnf.pdf.FNFPDF(one, params={name: nuisances[name] for name in one.nuisances}, **({} if others else named))
             for one in (first, *others)
         ]
         pdfs.append(zfnf.pdf.ConditionalProductPDF(parts, **named) if others else parts[0])
-    model = zfnf.pdf.SumPDF(pdfs)
+    return zfnf.pdf.SumPDF(pdfs), [mu, nb, *nuisances.values()]
+
+
+def compared(nll: Any, fresh: Mapping[str, zfnf.Simulation], parameters: list[Any], seed: int) -> dict[str, Any]:
+    """Fits of a likelihood as it was learned, and calibrated with fresh events."""
+    learned_fit = estimates(nll, parameters)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            calibrated = estimates(zfnf.calibrate(nll, fresh, seed=seed), parameters)
+            calibrated["told"] += sentences(told)
+        except (ValueError, RuntimeError) as error:
+            calibrated = {"refused": str(error)}
+    return {"naive": learned_fit, "calibrated": calibrated}
+
+
+def solved(seed: int, n_data: int) -> dict[str, Any]:
+    """One analysis and its fits."""
+    analysis, rng = Analysis(seed), np.random.default_rng([seed, 1])
+    simulations, fresh = ({one.name: analysis.simulation(one, rng) for one in analysis.processes} for _ in range(2))
     started = time.process_time()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        densities = learned(analysis, simulations)
+    trained = time.process_time()
+    model, parameters = model_of(analysis, densities)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         verdict = zfnf.diagnostics.validate(model, fresh, seed=seed)
-    judged = time.process_time() - started
-    parameters = [mu, nb, *nuisances.values()]
+    judged = time.process_time()
+    low, high = (np.clip(bound(0.0, *analysis.settings["sides"]), -1.5, 1.5) for bound in (min, max))
     fits = []
-    low, high = (np.clip(bound(0.0, *has["sides"]), -1.5, 1.5) for bound in (min, max))
     for _ in range(n_data):
         nu = {name: float(np.clip(abs(rng.normal()) if low == 0.0 else rng.normal(), low, high)) for name in NUISANCES}
         data = analysis.data(nu, rng)
         values, errors = analysis.exact(data)
-        nll = zfnf.loss.ExtendedUnbinnedNLL(model, data)
-        fit: dict[str, Any] = {"nu": nu, "exact": values.tolist(), "exact_errors": errors.tolist()}
-        naive = estimates(nll, parameters)
-        with warnings.catch_warnings(record=True) as calibrating:
-            warnings.simplefilter("always")
-            try:
-                calibrated = estimates(zfnf.calibrate(nll, fresh, seed=seed), parameters)
-                calibrated["told"] += [str(e.message) for e in calibrating if issubclass(e.category, UserWarning)]
-            except ValueError as error:
-                calibrated = {"refused": str(error)}
-        for name, one in (("naive", naive), ("calibrated", calibrated)):
-            if "values" in one:
-                one["off"] = ((np.array(one["values"]) - values) / errors).tolist()
-                one["ratio"] = (np.array(one["errors"]) / errors).tolist()
-            fit[name] = one
-        fits.append(fit)
+        found = compared(zfnf.loss.ExtendedUnbinnedNLL(model, data), fresh, parameters, seed)
+        for one in (one for one in found.values() if "values" in one):
+            one["off"] = ((np.array(one["values"]) - values) / errors).tolist()
+            one["ratio"] = (np.array(one["errors"]) / errors).tolist()
+        fits.append({"nu": nu, "exact": values.tolist(), "exact_errors": errors.tolist(), **found})
     return {
         "seed": seed,
-        **has,
+        **analysis.settings,
         "kinds": {
             name: [{key: record.claim and record.claim.kind for key, record in one.history.items()} for one in factors]
-            for name, factors in models.items()
+            for name, factors in densities.items()
         },
-        "told": [str(each.message) for each in told if issubclass(each.category, UserWarning)],
+        "told": sentences(told),
         "passed": verdict.passed,
         "differences": verdict.table[verdict.table["p_value"] < 1e-3].to_dict(orient="records"),
         "problems": verdict.problems,
         "fits": fits,
-        "cpu_seconds": {"training": trained, "verdict": judged},
+        "cpu_seconds": {"training": trained - started, "verdict": judged - trained},
     }
 
 
+def sentences(told: list[warnings.WarningMessage]) -> list[str]:
+    """What users are told."""
+    return [str(each.message) for each in told if issubclass(each.category, UserWarning)]
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of all fits, and of those of models that have passed."""
+    """Of all fits, and how many models have passed."""
     found: dict[str, Any] = {"problems": len(rows), "passed": sum(row["passed"] for row in rows)}
     for name in ("naive", "calibrated"):
         fits = [fit[name] for row in rows for fit in row["fits"] if "off" in fit[name]]
@@ -348,13 +355,8 @@ def main() -> None:
     parser.add_argument("--data", type=int, default=3, help="data sets of each analysis")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows = []
-    # Compiled programs of one analysis are of no use to the next.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as executor:
-        seeds = range(arguments.first_seed, arguments.first_seed + arguments.problems)
-        for row in executor.map(solved, seeds, [arguments.data] * len(seeds)):
-            print(json.dumps(row), flush=True)
-            rows.append(row)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.problems)
+    rows = list(one_by_one(partial(solved, n_data=arguments.data), seeds))
     print(json.dumps(summary(rows), indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps({"summary": summary(rows), "problems": rows}, indent=2))

@@ -19,7 +19,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -245,6 +245,14 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def one_by_one(solve: Callable[[int], dict[str, Any]], seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """What was found of each problem, printed as a line of JSON; compiled programs of one are of no use to the next."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as executor:
+        for row in executor.map(solve, seeds):
+            print(json.dumps(row), flush=True)
+            yield row
+
+
 def main() -> None:
     """Run the study and print its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -252,13 +260,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows = []
-    # Compiled programs of one problem are of no use to the next.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as executor:
-        seeds = range(arguments.first_seed, arguments.first_seed + arguments.problems)
-        for row in executor.map(solved, seeds):
-            print(json.dumps(row), flush=True)
-            rows.append(row)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.problems)
+    rows = list(one_by_one(solved, seeds))
     print(json.dumps(summary(rows), indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps({"summary": summary(rows), "problems": rows}, indent=2))

@@ -23,6 +23,8 @@ from ..samples import Sample
 
 __all__ = ["Subject", "subjects_of", "unnamed"]
 
+_TINY = 1e-300  # of a variance
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -92,7 +94,9 @@ class Subject:
             if moved.issuperset(response.nuisances) and record.effective_size > 0.0:
                 acting[frozenset(response.nuisances)] = len(response.powers) / record.effective_size
         variances = [own for names, own in acting.items() if not any(names < more for more in acting)]
-        return 1.0 / max(sum(variances) - (len(variances) - 1) * nominal, nominal if not variances else 1e-300)
+        if not variances:
+            return 1.0 / nominal
+        return 1.0 / max(sum(variances) - (len(variances) - 1) * nominal, _TINY)
 
     def log_probs(self, sample: Sample, points: Sequence[Mapping[str, float]]) -> np.ndarray:
         """Log-densities ``(points, n)`` of events at several points of the nuisances."""

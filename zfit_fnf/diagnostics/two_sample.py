@@ -158,7 +158,7 @@ def _codes(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
-    """Weighted mean, its variance, and the number of events without weights that it would have of."""
+    """Weighted mean, its variance, and the effective number of events."""
     shares = weights / weights.sum()
     mean, squares = float(shares @ values), np.square(shares)
     return mean, float(squares @ np.square(values - mean)), float(1.0 / squares.sum())

@@ -7,7 +7,7 @@ Every sample of a process, nominal or moved, is compared with events that the de
   *mean*, *width* and *skewness* are known: three tests, each as powerful for a wrong width, say, as a test can be;
 * the *score closure*: the mean derivative of the log-density with respect to each nuisance, which is what a fit adds up. Its
   deviation from what the density promises, in units of the error of a fit to ``n_data`` events, predicts the bias of the fit;
-* the *normalisation*, by importance sampling;
+* the *normalisation*, by importance sampling, or where nuisances move it by comparison with the nominal density;
 * the closure *along conditions* that a parameter drives (:mod:`~zfit_fnf.diagnostics.conditions`), of the nominal sample.
 
 The probability of a false alarm anywhere is ``level``, by Holm's procedure over all tests, for a density that is as right as the

@@ -1,14 +1,11 @@
-"""A floor of densities, for events of which some have negative weights.
+"""The floor behind a map of data of which some events have negative weights (:mod:`zfit_fnf.densities.floor`).
 
-The likelihood of such an event grows without limit where a map leaves no density at it, and has no maximum. Where some are
-negative, all events count with the logarithm of the sum of their density and a floor, below which they move nothing: single
-ones that are far away in simulation, and the positive ones there that they should cancel. The floor is a thousandth of the
-density in the middle under the same conditions, and falls off as a Cauchy density; a Gaussian is below it at 4.3 widths.
+All events have it, so that it stops single ones that are far away in simulation, and the positive ones there that they should
+cancel. It is a thousandth of the density in the middle under the same conditions, and falls off as a Cauchy density; a Gaussian
+is below it at 4.3 widths.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import tensorflow as tf
@@ -18,10 +15,7 @@ from ..densities.transfer import Transfer
 from ..samples import Sample
 from .frames import fit_frames, middle
 
-__all__ = ["LOWEST", "SHARE", "above", "is_signed", "middles"]
-
-SHARE = math.log(1e-3)
-"""Of the density in the middle."""
+__all__ = ["LOWEST", "is_signed", "middles"]
 
 LOWEST = -1e4
 """Logarithm of a floor that is none."""
@@ -30,11 +24,6 @@ LOWEST = -1e4
 def is_signed(sample: Sample) -> bool:
     """Whether some events have negative weights."""
     return sample.weights is not None and bool(np.any(sample.weights < 0.0))
-
-
-def above(log_p: tf.Tensor, floor: tf.Tensor) -> tf.Tensor:
-    """Logarithm of the sum of a density and its floor."""
-    return floor + tf.math.softplus(log_p - floor)
 
 
 def middles(transfer: Transfer, sample: Sample) -> list[np.ndarray]:

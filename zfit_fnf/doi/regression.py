@@ -27,9 +27,10 @@ import tensorflow as tf
 
 from ..common.chunks import GRAPH, slices
 from ..densities.displacement import Displacement, log_slope
+from ..densities.floor import SHARE, above
 from ..densities.transfer import Transfer
 from ..samples import Sample
-from .floor import LOWEST, SHARE, above, is_signed
+from .floor import LOWEST, is_signed
 from .frames import fit_frames, middle
 from .pdf import MappedEvents
 from .rows import mixture, parts_of, responsibilities

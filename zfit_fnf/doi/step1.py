@@ -22,6 +22,7 @@ from zfit.result import FitResult
 
 from ..common.checks import integer, names, number
 from ..common.warning import warn
+from ..densities.floor import SHARE, above
 from ..densities.history import History
 from ..densities.transfer import Transfer
 from ..minimize import Minuit
@@ -30,7 +31,7 @@ from ..pdf import UNBOUNDED, is_compilable, outputs, space_ranges, sum_shares
 from ..samples import Sample, as_sample, check_inside
 from ..train.loop import Maximiser
 from ..train.schedule import Schedule
-from .floor import SHARE, above, is_signed, middles
+from .floor import is_signed, middles
 from .pdf import MappedEvents
 from .rows import (
     Precomputed,

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from ..densities.deformation import Deformation
+from ..densities.floor import SHARE
 from ..densities.flows import AutoregressiveDensity, Density
 from ..densities.history import History
 from ..densities.model import Model
@@ -19,8 +20,6 @@ from .schedule import Schedule
 from .sources import EventSource
 
 __all__ = ["Parts", "TrainingLoop", "of_density", "of_last_response", "signed_floor"]
-
-_SHARE = math.log(1e-3)
 
 
 class TrainingLoop:
@@ -74,7 +73,7 @@ def signed_floor(u: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
     these push less; where it is a thousand times that by 0.02 %. Tails of a flow fall faster, so that single events of negative
     weights far away push nothing.
     """
-    return _SHARE - tf.reduce_sum(tf.math.log1p(tf.square(u)) + math.log(math.pi), axis=1)
+    return SHARE - tf.reduce_sum(tf.math.log1p(tf.square(u)) + math.log(math.pi), axis=1)
 
 
 Parts = tuple[Callable[..., tf.Tensor], Sequence[tf.Variable], Prior]

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from ..common.chunks import GRAPH, slices
+from ..densities.floor import above
 from ..densities.history import History
 from ..samples import Sample
 from .schedule import Schedule, TrainingStopped
@@ -380,7 +381,7 @@ def _weighed(log_prob: LogProb, floor: LogProb | None) -> LogProb:
         found = tf.cast(log_prob(*inputs), w.dtype)
         if floor is not None:
             low = tf.cast(floor(*inputs), w.dtype)
-            found = tf.where(w < 0.0, low + tf.math.softplus(found - low), found)
+            found = tf.where(w < 0.0, above(found, low), found)
         return w * found
 
     return weighed

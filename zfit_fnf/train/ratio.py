@@ -30,7 +30,7 @@ from .terms import LOWEST, chosen, lost
 __all__ = ["Learned", "learn", "of_conditions_alone"]
 
 SIGNIFICANT = 6.0
-"""Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 1000 nuisances without effect."""
+"""Evidence (natural logarithm) from which a ratio is kept, by chance for about one of 700 nuisances without effect."""
 
 _FIRM = 4.0  # power of the evidence by which trust grows
 _FIRST_LOOK = 50_000  # events of each sample
