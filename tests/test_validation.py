@@ -443,8 +443,23 @@ def test_each_process_has_its_share_of_the_data(response):
     assert report.n_data == 10_000
     assert report.table.groupby("process")["n_data"].unique().map(list).tolist() == [[9700], [300]]
     assert "for 300 events" in str(report)
-    fewer = validate(model, {"signal": simulations["signal"]}, level=CONSERVATIVE, n_data=1000)
-    assert set(fewer.table["n_data"]) == {30}
+    fewer = validate(model, {"other": simulations["other"]}, level=CONSERVATIVE, n_data=1000)
+    assert set(fewer.table["n_data"]) == {970}
+
+
+def test_a_signal_that_the_fit_has_none_of_is_judged_all_the_same():
+    """A limit depends on its density: 15 % off is 2.1 standard deviations of a hundred events, 0.2 of one."""
+    mu, flow = zfit.Parameter("mu_of_none", 0.0), gaussian()
+    model = zfnf.pdf.SumPDF([
+        zfnf.pdf.FlowPDF(flow, extended=zfnf.modified_yield(300.0, [mu]), name="signal"),
+        zfnf.pdf.FlowPDF(flow, extended=10_000.0, name="other"),
+    ])  # fmt: skip
+    simulation = Simulation(1.15 * flow.sample(20_000, seed=1))
+    report = validate(model, {"signal": simulation}, level=CONSERVATIVE)
+    assert set(report.table["n_data"]) == {100}
+    assert not report.passed
+    widths = report.table[report.table["test"] == "width"]
+    np.testing.assert_allclose(widths["seen"], np.sqrt(2 * 100) * widths["value"], rtol=1e-12)
 
 
 def test_what_is_not_tested_is_said(response):

@@ -165,7 +165,8 @@ def validate(
             their interaction.
         level: Probability that a density that is right does not pass.
         n_data: Number of data events for which biases are predicted, and which have to see what is a problem; by default those
-            of the likelihood, the yield of an extended PDF, or 10,000. Of a sum each process has its share.
+            of the likelihood, the yield of an extended PDF, or 10,000. Of a sum each process has its share, and at least the
+            square root of all: a limit depends on the density of a signal that the fit has none of.
         seed: Seed of all that is random.
         progress: Whether to show a progress bar.
 
@@ -192,7 +193,7 @@ def validate(
     subjects, numbers = list[Subject](), list[int]()
     for part, part_of_all in zip(parts, parts_of_all, strict=True):
         subjects += (found := list(subjects_of(part, given if named else None)))
-        numbers += (max(1, round(n_all * part_of_all * abs(one.share))) for one in found)
+        numbers += (_number_of(one, n_all * part_of_all) for one in found)
     if not subjects or (named and (unknown := sorted(set(given) - {one.process for one in subjects}))):
         raise ValueError(f"there is no learned density called {unknown if subjects else list(given)} in {model!r:.100}")
     rows, untested = list[tuple[Any, ...]](), list[str]()
@@ -220,6 +221,11 @@ def validate(
 def _expected(model: Any) -> float:
     """Number of data events that a model is made for."""
     return expected_events(model) if getattr(model, "is_extended", False) else _FITTED
+
+
+def _number_of(subject: Subject, n_data: float) -> int:
+    """Data events of a process: its share, and no less than what chance alone may give a signal that the fit has none of."""
+    return max(1, round(max(n_data * abs(subject.share), np.sqrt(n_data))))
 
 
 def _tests(
