@@ -50,12 +50,12 @@ def test_sides_that_no_variation_was_trained_on_are_told(fitted, monkeypatch):
     for part in model.pdfs:
         monkeypatch.setitem(part.deformation.windows, "shape", (-1.0, 1.0))
     vary(model, result, parts)
-    monkeypatch.setitem(model.pdfs[0].deformation.windows, "shape", (-0.8, 1.0))
-    said = r"before the fit are outside .* on that side: 'shape' \(-0.8 to 1 in 'FNFPDF'\)"
-    with pytest.warns(UserWarning, match=f"variations by one standard deviation {said}"):
+    monkeypatch.setitem(model.pdfs[0].deformation.windows, "shape", (-0.7, 1.0))
+    said = r"'shape' goes to -1(\.\d+)?, outside of the range \(-0.7, 1\) of 'FNFPDF': "
+    with pytest.warns(UserWarning, match=f"{said}variations by one standard deviation before the fit"):
         vary(model, result, parts)
     vary(model, result, parts, nuisances=[measurement.nuisances[1]])
-    with pytest.warns(UserWarning, match=f"impacts by one standard deviation {said}"):
+    with pytest.warns(UserWarning, match=f"{said}impacts on mu"):
         impacts(measurement.nll, result, measurement.mu, progress=False)
 
 

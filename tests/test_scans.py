@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 from analytic import GaussianDeformation, GaussianFlow
 from executors import Here
-from likelihoods import counting, gaussian_mean
+from likelihoods import counting, events, gaussian_mean, location
 
 import zfit_fnf.loss
 from zfit_fnf import profiles, scans
 from zfit_fnf.minimize import Minuit
 from zfit_fnf.param import nuisance
 from zfit_fnf.pdf import FNFPDF, SumPDF
-from zfit_fnf.yields import normsys
+from zfit_fnf.yields import modified_yield, normsys
 
 N, SLOPE = 400, 0.08
 
@@ -355,6 +355,48 @@ def other():
     """The same model with other data: its minimum is 5 errors away."""
     measurement, error = gaussian_mean(0.3 + 5 * 0.094, N, SLOPE)
     return measurement, Minuit().minimize(measurement.nll), error
+
+
+class TestExtrapolation:
+    """Fits end inside of where responses were trained; what follows from them goes further and is told, once."""
+
+    @pytest.fixture
+    def fit_of_one(self):
+        """Four events: the error of the nuisance is 1 / sqrt(5), so that its scan ends at 1.34."""
+        jes, pdf = location()
+        pdf.deformation.windows["jes"] = (-1.0, 1.0)
+        nll = zfit_fnf.loss.UnbinnedNLL(pdf, {"y": events(4, mean=0.0)})
+        return jes, nll, Minuit().minimize(nll)
+
+    def test_a_scan_of_the_nuisance(self, fit_of_one):
+        jes, nll, result = fit_of_one
+        said = r"'jes' goes to -1.34, outside of the range \(-1, 1\) of 'location': points of the profile of jes are ex"
+        with pytest.warns(UserWarning, match=said) as told:
+            scans.profile(nll, result, jes, progress=False)
+        assert len(told) == 1
+        scans.profile(nll, result, jes, n_sigma=2.0, progress=False)  # to 0.89
+        scans.profile(nll, result, jes, values=[-1.2, 1.2], progress=False)  # where continuations are good
+
+    def test_errors_of_minos(self, fit_of_one):
+        jes, _, result = fit_of_one
+        assert result.errors()[0][jes]["upper"] == pytest.approx(5**-0.5, rel=1e-2)
+        with pytest.warns(UserWarning, match=r"'jes' goes to -?1.3\d, .*: errors of MINOS are") as told:
+            result.errors(cl=0.9973, name="three")
+        assert len(told) == 1
+
+    def test_the_nuisance_follows_the_parameter(self):
+        """Counts of 100 mu (1 + 0.1 nu), and no shape: where mu is scanned, nu makes up for a part of it."""
+        (jes, pdf), mu = location(), zfit.Parameter("mu", 1.0, 0.1, 3.0)
+        pdf.deformation.windows["jes"], pdf.deformation.table[:] = (-0.5, 0.5), 0.0
+        yields = modified_yield(100.0, [mu, normsys(jes, down=0.9, up=1.1)])
+        one = FNFPDF(pdf.deformation, pdf.params, extended=yields, name="one")
+        nll = zfit_fnf.loss.ExtendedUnbinnedNLL(one, {"y": events(100, mean=0.0)})
+        result = Minuit().minimize(nll)
+        for scan in (scans.profile, scans.impacts):
+            what = "profile of mu" if scan is scans.profile else "impacts on mu"
+            with pytest.warns(UserWarning, match=rf"'jes' goes to .*: .*{what} are extrapolations") as told:
+                scan(nll, result, mu, progress=False)
+            assert len(told) == 1
 
 
 class TestMistakes:

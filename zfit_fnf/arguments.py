@@ -28,10 +28,11 @@ __all__ = [
     "parameter_of",
     "positive",
     "real",
-    "warn_of_untrained_sides",
+    "warn_of_extrapolation",
 ]
 
-_ROUNDING = 1e-6  # of an end of a step
+# Of the width of a window: so far beyond it a linear continuation misses a sixteenth of a quadratic effect at its edge.
+_NEAR = 0.125
 
 
 def check_likelihood(nll: Any) -> None:
@@ -48,26 +49,26 @@ def check_likelihood(nll: Any) -> None:
         )
 
 
-def warn_of_untrained_sides(
-    models: Iterable[Any], steps: Mapping[zfit.Parameter, tuple[float, float]], what: str
-) -> None:
-    """Tell of nuisances that are moved to where no response was trained, as those of one-sided variations are.
+def warn_of_extrapolation(models: Iterable[Any], points: Sequence[Mapping[zfit.Parameter, float]], what: str) -> None:
+    """Tell, once, of nuisances that went clearly further than any response was trained, how far, and where that was.
 
     Args:
         models: The models.
-        steps: Ends of the steps of each nuisance.
-        what: What is made with them.
+        points: Where nuisances were; what is not a number does not count.
+        what: What went there, in the plural.
     """
-    found = dict[str, str]()
+    found = dict[str, tuple[float, str]]()
     for pdf in (part for model in models for part in components(model)):
         for name, (parameter, low, high) in getattr(pdf, "trained_windows", {}).items():
-            ends = steps.get(parameter, (low, high))
-            if min(ends) < low - _ROUNDING or max(ends) > high + _ROUNDING:
-                found.setdefault(name, f"{name!r} ({low:g} to {high:g} in {pdf.name!r})")
+            for value in (point[parameter] for point in points if parameter in point):
+                beyond = max(low - value, value - high)
+                if beyond > max(_NEAR * (high - low), found.get(name, (0.0, ""))[0]):
+                    text = f"{name!r} goes to {value:.3g}, outside of the range ({low:g}, {high:g}) of {pdf.name!r}"
+                    found[name] = beyond, text
     if found:
         warn(
-            f"{what} by one standard deviation before the fit are outside of where responses were trained, and extrapolations on "
-            f"that side: {', '.join(found.values())}"
+            f"nuisance {', and '.join(text for _, text in found.values())}: {what} are extrapolations there, where no "
+            "response was trained. Train with variations further out"
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from zfit.result import FitResult
 
 from . import finite_simulation, influence
+from .arguments import warn_of_extrapolation
 from .common.warning import warn
 from .loss import warn_of_weights
 from .loss.zfit_hooks import FailMinimizeNaN, OpenMinuit, OpenResult, matrix_to_dict
@@ -253,17 +254,29 @@ class MinuitResult(OpenResult):
                 raise RuntimeError(f"MINOS needs a minimum. {self.message}")
             minuit.minos(*(parameter.name for parameter in params), cl=cl)
         errors, failed = {}, []
+        reached = list[dict[zfit.Parameter, float]]()
         for parameter in params:
             found = minuit.merrors[parameter.name]
             ours = {name: getattr(found, name) for name in _MINOS}
             for side in ("lower", "upper"):
                 end = getattr(found, side) + minuit.values[parameter.name] - values[parameter]
                 ours[side] = end if ours[f"{side}_valid"] else np.nan
+                moved = {one: ours[side] * _along(minuit, parameter.name, one.name) for one in every}
+                reached.append({one: values[one] + step for one, step in moved.items()})
             failed += [] if found.is_valid else [parameter.name]
             errors[parameter] = {**ours, "original": found}
         if failed:
             warn(f"MINOS has not found all errors of {failed}: there may be another minimum, or none on one side")
+        warn_of_extrapolation(self.loss.model, reached, "errors of MINOS")
         return errors, None
+
+
+def _along(minuit: iminuit.Minuit, moved: str, other: str) -> float:
+    """By how much a parameter moves with another one, by the covariance; not a number if there is none."""
+    if moved == other:
+        return 1.0
+    covariance = minuit.covariance
+    return np.nan if covariance is None else float(covariance[other, moved] / covariance[moved, moved])
 
 
 def _checked(derivatives: Derivatives, start: np.ndarray) -> tuple[float, np.ndarray]:

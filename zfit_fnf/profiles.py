@@ -208,7 +208,7 @@ class ConditionalMinima:
         """The same if Newton steps lead there; none otherwise."""
         assign(self._fixed, point)
         if not self._others:
-            return self._found(point, [], float(self._nll.value(full=True)))
+            return self._found(point, [], float(self._nll.value_gradient(self._fixed, full=True)[0]))
         for position, value, distance in self._newton(self._start(point)):
             # Far out the Hessian of the best fit may be another one, by which a minimum seems nearer than it is.
             is_far = 2.0 * (value - self._lowest) > _FAR
@@ -218,10 +218,15 @@ class ConditionalMinima:
 
     def delta(self, point: Sequence[float]) -> float:
         """Twice the rise of the conditional minimum above the best fit; not a number where that was not found."""
+        return self.rise(point)[0]
+
+    def rise(self, point: Sequence[float]) -> tuple[float, dict[str, float]]:
+        """The same, and the values of all parameters there by name, none of them where it was not found."""
         try:
-            return 2.0 * (self.at(point, tolerance=_TOLERANCE).nll - self._lowest)
+            found = self.at(point, tolerance=_TOLERANCE)
         except NotConverged:
-            return math.nan
+            return math.nan, {}
+        return 2.0 * (found.nll - self._lowest), {one.name: value for one, value in found.values.items()}
 
     def position(self, point: Sequence[float]) -> dict[zfit.Parameter, float]:
         """Values of all parameters at the conditional minimum; not numbers where that was not found."""
@@ -391,3 +396,7 @@ class ProfileLikelihood:
     def known(self) -> set[float]:
         """Values at which the minimum is known."""
         return set(self._points)
+
+    def reached(self, highest: float) -> list[Values]:
+        """Values of all parameters at the minima that are known up to a value of this one."""
+        return [point.values for value, point in self._points.items() if value <= highest]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from zfit.result import FitResult
 
-from .arguments import check_result, covariance_of, warn_of_untrained_sides
+from .arguments import check_result, covariance_of, warn_of_extrapolation
 from .common.warning import warn
 from .loss import EventDensity, drawn_events
 from .param import LINEAR, Nuisance, limits_of, principal_shifts
@@ -170,8 +170,8 @@ def vary(
             f"limits of {', '.join(cut)} are less than a standard deviation away, and variations end there: make them wider"
         )
 
-    prior = {one: (before[one] - known[one].error, before[one] + known[one].error) for one in moved}
-    warn_of_untrained_sides([model], prior, "variations")
+    prior = [{one: before[one] + side * known[one].error for one in moved} for side in (-1, 1)]
+    warn_of_extrapolation([model], prior, "variations by one standard deviation before the fit")
 
     def weights(nuisance: Nuisance, centre: float, width: float) -> tuple[np.ndarray, np.ndarray]:
         down, up = (log_rate({**before, nuisance: centre + side * width}) for side in (-1, 1))

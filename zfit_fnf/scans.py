@@ -25,7 +25,7 @@ from .arguments import (
     numbers_inside,
     parameter_of,
     positive,
-    warn_of_untrained_sides,
+    warn_of_extrapolation,
 )
 from .common.parallel import Executor, run
 from .common.warning import warn
@@ -203,11 +203,7 @@ def profile(
         best_fit = BestFit(nll, result)
         grid = best_fit.grid(param, n_sigma, n_points) if given is None else given
         points = [(value,) for value in grid.tolist()]
-        text = f"profile of {param.name}" if progress else ""
-        work = _shared(_rises, best_fit, [param], minimizer, executor)
-        rises = dict(run(work, points, executor=executor, progress=text))
-        delta = np.array([rises[point] for point in points])
-        warn_of_points([param], points, delta)
+        delta = _scanned(best_fit, [param], points, f"profile of {param.name}", minimizer, executor, progress)
     return ProfileScan(param.name, axis_title(param), grid, delta, best_fit.values[param])
 
 
@@ -257,11 +253,8 @@ def contour(
         best_fit = BestFit(nll, result)
         grids = best_fit.grid(first, n_sigma, n_points), best_fit.grid(second, n_sigma, n_points)
         points = list(itertools.product(*(grid.tolist() for grid in grids)))
-        text = f"contour of {first.name}, {second.name}" if progress else ""
-        work = _shared(_rises, best_fit, [first, second], minimizer, executor)
-        rises = dict(run(work, points, executor=executor, progress=text))
-        delta = np.array([rises[point] for point in points])
-        warn_of_points([first, second], points, delta)
+        text = f"contour of {first.name}, {second.name}"
+        delta = _scanned(best_fit, [first, second], points, text, minimizer, executor, progress)
     return ContourScan(
         (first.name, second.name),
         (axis_title(first), axis_title(second)),
@@ -344,6 +337,26 @@ def impacts(
     return Impacts(param.name, axis_title(param), error, table.loc[order], by_group)
 
 
+def _scanned(
+    best_fit: KnownMinimum,
+    params: list[zfit.Parameter],
+    points: Sequence[tuple[float, ...]],
+    what: str,
+    minimizer: zfit.minimize.BaseMinimizer | None,
+    executor: Executor | None,
+    progress: bool,
+) -> np.ndarray:
+    """Twice the rise of the likelihood with parameters fixed to the points ``(n,)``; what is wrong with them is told."""
+    work = _shared(_rises, best_fit, params, minimizer, executor)
+    found = dict(run(work, points, executor=executor, progress=what if progress else ""))
+    delta = np.array([found[point][0] for point in points])
+    warn_of_points(params, points, delta)
+    by_name = {one.name: one for one in best_fit.params}
+    reached = [{by_name[name]: value for name, value in values.items()} for _, values in found.values()]
+    warn_of_extrapolation(best_fit.nll.model, reached, f"points of the {what}")
+    return delta
+
+
 def _shared(
     make: Callable[..., Callable[[Task], Result]],
     best_fit: KnownMinimum,
@@ -368,9 +381,9 @@ def _at_minimum(
 
 def _rises(
     best_fit: KnownMinimum, params: Sequence[zfit.Parameter], minimizer: zfit.minimize.BaseMinimizer | None
-) -> Callable[[tuple[float, ...]], float]:
-    """Twice the rise of the likelihood with parameters fixed to some values."""
-    return ConditionalMinima(best_fit, params, minimizer).delta
+) -> Callable[[tuple[float, ...]], tuple[float, dict[str, float]]]:
+    """Twice the rise of the likelihood with parameters fixed to some values, and where all of them are then."""
+    return ConditionalMinima(best_fit, params, minimizer).rise
 
 
 def _rows(
@@ -397,20 +410,18 @@ def _warn_of_impacts(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], t
     if len(missing := table.index[table["error"].notna() & table[["down", "up"]].isna().any(axis=1)]):
         warn(f"fits with {', '.join(missing[:5])} fixed did not converge, of which there are no impacts")
     covariance, every, cut = best_fit.covariance_of_data(), known_before(best_fit.nll), []
+    reached = list[dict[zfit.Parameter, float]]()
     for one in params[1:]:
         error = float(np.sqrt(covariance[(best_fit.params.index(one),) * 2]))
         steps = [step for step in (error, every[one].error if one in every else np.nan) if np.isfinite(step)]
         (low, high), value = limits_of(one), best_fit.values[one]
+        # While others are fixed one error away, none moves by more than its own.
+        reached += [{one: min(max(value + side * step, low), high)} for step in steps for side in (-1, 1)]
         if steps and not low <= value - max(steps) <= value + max(steps) <= high:
             cut.append(one.name)
     if cut:
         warn(f"limits of {', '.join(cut[:5])} are less than an error away, and impacts too small: make them wider")
-    prior = {
-        one: (every[one].value - every[one].error, every[one].value + every[one].error)
-        for one in params[1:]
-        if one in every
-    }
-    warn_of_untrained_sides(getattr(best_fit.nll, "model", None) or (), prior, "impacts")
+    warn_of_extrapolation(best_fit.nll.model, reached, f"impacts on {params[0].name}")
     (low, high), room = limits_of(params[0]), 1e-3 * best_fit.errors[params[0]]
     after_fit = table.filter(regex="^(observed_)?(down|up)$")  # before the fit a limit may well be reached
     ends = best_fit.values[params[0]] + after_fit

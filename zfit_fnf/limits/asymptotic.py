@@ -24,7 +24,7 @@ import pandas as pd
 from scipy.interpolate import BarycentricInterpolator
 from scipy.stats import norm
 
-from ..arguments import check_likelihood, check_minimizer, count, parameter_of, real
+from ..arguments import check_likelihood, check_minimizer, count, parameter_of, real, warn_of_extrapolation
 from ..common.warning import warn
 from ..loss import channels_of
 from ..param import Nuisance, limits_of
@@ -75,6 +75,10 @@ def asymptotic_limit(
             best_fit = data.best(above=0.0).values[poi]
             observed = _observed_limit(data, background, 1 - cl, sigma=limits[2] / norm.isf((1 - cl) / 2))
         scan = _scan(background, data)
+        # The search for a limit may have gone further.
+        points = background.reached((1.0 + _CLOSE) * max(limits))
+        points += [] if data is None else data.reached((1.0 + _CLOSE) * observed)
+        warn_of_extrapolation(nll.model, points, f"fits for limits on {poi.name}")
         at[poi] = limits[2]
         n_events = [_n_relevant(nll, poi, at, experiment.data)]
         n_events += [] if data is None else [_n_relevant(nll, poi, at, nll.data)]
@@ -131,6 +135,7 @@ def discovery(
         observed = data.excess(null)
         at = best_fit if expected_at is None else expected_at
         values = data.at(at).values
+        warn_of_extrapolation(nll.model, data.reached(math.inf), f"fits for the significance of {poi.name}")
         experiment = asimov(nll, params=values, n_events=n_asimov, seed=seed)
         n_events = [_n_relevant(nll, poi, values, experiment.data)]
         expected = ProfileLikelihood(

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.optimize import isotonic_regression
 from scipy.stats import norm
 
-from ..arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, real
+from ..arguments import check_likelihood, check_minimizer, count, numbers, parameter_of, real, warn_of_extrapolation
 from ..common.parallel import Executor
 from ..common.warning import warn
 from ..minimize import Minuit
@@ -185,6 +185,8 @@ def feldman_cousins(
         error=np.sqrt(p_values * (1 - p_values) / [len(rise) for rise in rises]),
         inside=p_values > 1 - cl,
     )
+    inside = [point.values for point, is_inside in zip(found, table["inside"], strict=True) if is_inside]
+    warn_of_extrapolation(nll.model, inside, f"fits in the region of {', '.join(names)}")
     for name in _cut(params, axes, table):
         warn(f"the region goes on beyond the points of {name!r}: give more of them (points=)")
     pools = reduce(PoolWorth.worst, worth) if worth else None
