@@ -226,3 +226,38 @@ def test_log_normal_constraints_of_two_widths_are_two():
     assert len(UnbinnedNLL(pdf, {"y": EVENTS}, constraints=[made[0], made[2]]).constraints) == 1
     with pytest.raises(ValueError, match="two different constraints"):
         UnbinnedNLL(pdf, {"y": EVENTS}, constraints=made)
+
+
+REPEATED = {
+    "an explicit unit Gaussian and the same of zfit": lambda a, b: [NuisanceConstraint(a), explicit(a, 1.0)],
+    "their one outcome": lambda a, b: [
+        NuisanceConstraint(a),
+        zfit.constraint.GaussianConstraint(a, observation=a.observed, sigma=1.0),
+    ],
+    "one of two parameters": lambda a, b: [
+        explicit(a, 1.0),
+        zfit.constraint.GaussianConstraint([a, b], observation=[0.0, 0.0], sigma=[1.0, 2.0]),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+def test_constraints_that_say_the_same_of_a_nuisance_are_told(kind):
+    """They halve its variance, of which nothing was said; measurements of other outcomes or widths are no mistake."""
+    a, b = nuisance("a"), nuisance("b")
+    with pytest.warns(UserWarning, match=r"two constraints of \['a'\] are the same, and count as two") as told:
+        nll = UnbinnedNLL(shifted(a), {"y": EVENTS}, constraints=REPEATED[kind](a, b))
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert curvature(nll, a) == pytest.approx(2.0, abs=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        a.observed.set_value(0.5)
+        UnbinnedNLL(shifted(a), {"y": EVENTS}, constraints=[NuisanceConstraint(a), explicit(a, 1.0)])
+
+
+def test_likelihoods_of_zfit_count_nuisances_that_are_given_twice():
+    a, b = nuisance("a"), nuisance("b")
+    nll = theirs(shifted(a), zfit.loss.UnbinnedNLL, constraints=[NuisanceConstraint(a), NuisanceConstraint([a, b])])
+    with pytest.warns(UserWarning, match=r"two constraints of \['a'\] are the same"):
+        assert curvature(nll, a) == pytest.approx(2.0, abs=1e-4)

@@ -221,6 +221,20 @@ def test_sums_share_parameters_by_name_and_constrain_them_once():
     assert len([c for c in twice.constraints if type(c).__name__ == "AuxiliaryCounts"]) == 1
 
 
+def test_a_constraint_of_a_part_of_a_measurement_is_told():
+    """Of both bins it takes the place of what the model has measured; of one of them it is added to that."""
+    background = {"name": "b", "data": [50.0, 60.0], "modifiers": [{"name": "u", "type": "shapesys", "data": [5, 6]}]}
+    signal = {"name": "s", "data": [5.0, 5.0], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]}
+    model = pyhf.Model({"channels": [{"name": "c", "samples": [signal, background]}]})
+    nll = zfit_fnf.pyhf.channel(model, data=[55, 65])
+    first, second = (one for one in nll.get_params() if one.name != "mu")
+    own = np.diag(nll.hessian([first, second]))
+    with pytest.warns(UserWarning, match=rf"\['{first.name}'\] are added to .* constrain \['{second.name}'\], too"):
+        both = nll.create_new(constraints=zfit.constraint.GaussianConstraint(first, observation=1.0, sigma=0.1))
+    found = np.diag(both.hessian([first, second]))
+    np.testing.assert_allclose(found - own, [100.0, 0.0], atol=1e-8)
+
+
 def test_toys_and_asimov_sets(both):
     nll = both[0]
     at_start(nll)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,7 +44,9 @@ def merged(
     others = _once(c for c in given if not isinstance(c, (NuisanceConstraint, ModelConstraint)))
     for constraint in own:
         measured_already = {parameter for c in others for parameter in auxiliary_measurement(c).measured}
-        others += [] if measured_already.issuperset(auxiliary_measurement(constraint).measured) else [constraint]
+        if left := [p for p in auxiliary_measurement(constraint).measured if p not in measured_already]:
+            _warn_of_a_part(constraint, left)
+            others.append(constraint)
     explicit = [c for c in given if isinstance(c, NuisanceConstraint) and not isinstance(c, FoundConstraint)]
     stated = tuple(dict.fromkeys(nu for c in explicit for nu in c.nuisances))
     covered = measured([*explicit, *others])
@@ -51,7 +54,9 @@ def merged(
     # What only a control region depends on is a nuisance of the likelihood too.
     known = [*params, *(p for c in others for p in c.get_params(floating=None))]
     found = tuple(dict.fromkeys(p for p in known if isinstance(p, Nuisance) and p not in covered))
-    return [*_one_of(NuisanceConstraint, stated, given), *_one_of(FoundConstraint, found, given), *others]
+    kept = [*_one_of(NuisanceConstraint, stated, given), *_one_of(FoundConstraint, found, given), *others]
+    _warn_of_repetitions(kept)
+    return kept
 
 
 def measured(constraints: Iterable[BaseConstraint]) -> set[Nuisance]:
@@ -63,7 +68,8 @@ def measured(constraints: Iterable[BaseConstraint]) -> set[Nuisance]:
 
 
 def warn_of_free_nuisances(loss: Any) -> None:
-    """Likelihoods of zfit find no constraints: say so."""
+    """Likelihoods of zfit find no constraints, and count all that they are given: say so."""
+    _warn_of_repetitions(loss.constraints)
     params = sorted(loss.get_params(floating=None), key=table_order) if loss.model else ()
     constrained = measured(loss.constraints)
     if free := [p.name for p in params if isinstance(p, Nuisance) and p not in constrained]:
@@ -94,15 +100,55 @@ def _once(constraints: Iterable[BaseConstraint]) -> list[BaseConstraint]:
             )
         if shared:
             continue
-        if alike and observed:
-            names = [p.name for p in auxiliary_measurement(constraint).measured]
-            warn(
-                f"two constraints of {names} are the same, and count as two measurements. If there was one, give both "
-                "likelihoods one object, or one parameter as observation="
-            )
         outcomes.update((one, constraint) for one in observed if isinstance(one, zfit.Parameter))
         kept.append(constraint)
     return kept
+
+
+def _warn_of_repetitions(constraints: Iterable[BaseConstraint]) -> None:
+    """Tell of parameters of which two constraints say the same: that is seldom meant as two measurements."""
+    known: dict[zfit.Parameter, list[Said]] = {}
+    for constraint in constraints:
+        for parameter, said in _said(constraint):
+            known.setdefault(parameter, []).append(said)
+    if names := [
+        one.name for one, said in known.items() if any(itertools.starmap(_are_equal, itertools.combinations(said, 2)))
+    ]:
+        warn(
+            f"two constraints of {names} are the same, and count as two measurements. If there was one, leave one of them out, "
+            "or give both likelihoods one object, or one parameter as observation="
+        )
+
+
+Said = tuple[Any, type, float]
+
+
+def _said(constraint: BaseConstraint) -> list[tuple[zfit.Parameter, Said]]:
+    """Each parameter that a constraint measures, with the outcome, the kind of its distribution, and its width."""
+    measurement, spread = auxiliary_measurement(constraint), _spread(constraint)
+    kind = zfit.constraint.GaussianConstraint if isinstance(constraint, NuisanceConstraint) else type(constraint)
+    widths = np.diag(spread) if spread.ndim == 2 else np.broadcast_to(spread, len(measurement.observed))
+    triples = zip(measurement.measured, measurement.observed, widths.tolist(), strict=True)
+    return [(parameter, (outcome, kind, width)) for parameter, outcome, width in triples]
+
+
+def _are_equal(one: Said, other: Said) -> bool:
+    (outcome, kind, width), (other_outcome, other_kind, other_width) = one, other
+    if kind is not other_kind or not np.isclose(width, other_width, equal_nan=True):
+        return False
+    if outcome is other_outcome:
+        return True
+    apart = isinstance(outcome, zfit.Parameter) and isinstance(other_outcome, zfit.Parameter)  # they may move apart
+    return not apart and _value(outcome) == _value(other_outcome)
+
+
+def _warn_of_a_part(constraint: BaseConstraint, left: Sequence[zfit.Parameter]) -> None:
+    """A measurement of several parameters that a model brings stays whole where others measure some of them."""
+    if twice := [p.name for p in auxiliary_measurement(constraint).measured if p not in left]:
+        warn(
+            f"constraints of {twice} are added to the measurement that the model has of them. To take its place, constrain "
+            f"{[p.name for p in left]}, too"
+        )
 
 
 def _are_alike(first: BaseConstraint, second: BaseConstraint) -> bool:
@@ -118,9 +164,11 @@ def _are_alike(first: BaseConstraint, second: BaseConstraint) -> bool:
 
 def _number(outcome: Any) -> Any:
     """What an outcome is compared by: a number, or the parameter that it is."""
-    return (
-        id(outcome) if isinstance(outcome, zfit.Parameter) else float(zfit.param.convert_to_parameter(outcome).value())
-    )
+    return id(outcome) if isinstance(outcome, zfit.Parameter) else _value(outcome)
+
+
+def _value(outcome: Any) -> float:
+    return float(zfit.param.convert_to_parameter(outcome).value())
 
 
 def _spread(constraint: BaseConstraint) -> np.ndarray:
