@@ -302,6 +302,20 @@ def test_right_shares_of_unequal_samples_and_of_signed_weights_pass(n_signal, we
     assert min(one.p_value for one in judged) > 1e-3
 
 
+def test_right_shares_pass_in_cells_of_what_they_do_not_depend_on():
+    """All shares are in each cell, and weights are large and negative where some of them are: 23 of 100 were refused."""
+    p_values = []
+    for k in range(40):
+        rng = np.random.default_rng(k)
+        x, label = rng.normal(np.repeat([1.5, 0.0], 3000)), np.repeat([0, 1], 3000)
+        share = 1 / (1 + np.exp(1.125 - 1.5 * x))
+        weights, cells = np.where(label == 0, 1.0, _signs(x, rng)) / 3000, rng.integers(16, size=len(x))
+        judged = Reliability.of(["s", "b"], np.column_stack([share, 1 - share]), label, weights, cells=cells)
+        p_values.append(judged.p_value)
+    assert np.mean(np.array(p_values) < 0.1) <= 0.2  # 0.7 were
+    assert min(p_values) > 1e-3
+
+
 def test_shares_that_fail_in_a_part_of_a_condition_are_refused():
     """A classifier that knows nothing is right on average, and not for the largest x."""
     rng, n = np.random.default_rng(7), 100_000
@@ -385,6 +399,38 @@ def test_fractions_of_few_events_are_near_the_exact_ones():
     share = learned.shares(x)["signal"].to_numpy()
     gap = np.mean(exact * np.log(exact / share) + (1.0 - exact) * np.log((1.0 - exact) / (1.0 - share)))
     assert gap < 0.03  # nats; eight numbers that describe the two densities would cost 4 / 2000
+
+
+@pytest.mark.parametrize("columns", [("x", "y"), ("x",)])
+def test_shares_that_are_the_same_everywhere_are_refused(columns):
+    """Where signs of x and y agree 0.8 are signal, else 0.2; or so where x is between some of its values."""
+    rng, n = np.random.default_rng(8), 20_000
+    found = Fractions(["signal", "background"], columns, hidden=[])
+    found.network.weights[-1].assign(np.zeros((len(columns) + 1, 2)))
+    x, y = rng.uniform(-1, 1, size=(2, n))
+    is_signal = rng.uniform(size=n) < np.where(x * y > 0 if "y" in columns else np.sin(8 * np.pi * x) > 0, 0.8, 0.2)
+    table = {"x": x, "y": y}
+    samples = [Sample({one: table[one][is_signal == own] for one in columns}) for own in (True, False)]
+    judged = _Training(found, SCHEDULE, 1, progress=False).reliability(samples)
+    assert not judged.passed
+    assert judged.calibration_error == pytest.approx(0.3, abs=0.02)
+    assert ("4 x 4 parts of x and y" if "y" in columns else "16 parts of x") in str(judged)
+
+
+def test_right_shares_pass_in_all_parts_of_the_conditions():
+    """Of four conditions, with few events and with many: none of 30 is refused."""
+    for n in (100, 2000):
+        for seed in range(15):
+            rng = np.random.default_rng(seed)
+            found = Fractions(["signal", "background"], list("abcd"), hidden=[])
+            slope = rng.normal(size=4)
+            weights = np.zeros(found.network.weights[-1].shape)
+            weights[:4, 0] = slope
+            found.network.weights[-1].assign(weights)
+            x = rng.normal(size=(n, 4))
+            is_signal = rng.uniform(size=n) < 1 / (1 + np.exp(-x @ slope))
+            samples = [Sample(dict(zip("abcd", x[is_signal == own].T, strict=True))) for own in (True, False)]
+            assert _Training(found, SCHEDULE, 1, progress=False).reliability(samples).passed
 
 
 def test_reliability_of_bins_without_a_single_event_of_the_other_process():

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
-__all__ = ["Reliability"]
+__all__ = ["Reliability", "quantile_bins"]
 
 _LARGEST_ERROR, _SMALLEST_P = 0.02, 1e-4
 _AS_EVERYWHERE = 5.0  # events of a process in a bin, whose own weights then count as much as those of all its events
@@ -19,6 +19,8 @@ _AS_EVERYWHERE = 5.0  # events of a process in a bin, whose own weights then cou
 @dataclass(frozen=True)
 class Reliability:
     """Calibration curve of each process in a mixture of equal parts: predicted and observed share, in bins of the former.
+
+    Or in cells of the conditions, since shares that are the same everywhere are right on average in any bin of themselves.
 
     Attributes:
         process: Process of each bin.
@@ -46,6 +48,7 @@ class Reliability:
         n_bins: int = 15,
         region: str = "",
         inside: np.ndarray | None = None,
+        cells: np.ndarray | None = None,
     ) -> Reliability:
         """From events.
 
@@ -57,15 +60,17 @@ class Reliability:
             n_bins: Number of bins with as many events each.
             region: What the events that are looked at have in common.
             inside: Which of the events ``(n,)`` are looked at; by default all. The others tell how large weights are.
+            cells: Number ``(n,)`` of the cell of the conditions that each event is in, instead of bins of the predicted share.
         """
         rows, squares = [], _squares(labels, weights, len(processes))
         if inside is not None:
             predicted, labels, weights = predicted[inside], labels[inside], weights[inside]
+            cells = None if cells is None else cells[inside]
         for index, name in enumerate(processes):
             own = predicted[:, index]
-            edges = np.quantile(own, np.linspace(0, 1, n_bins + 1)[1:-1])
-            for number in range(n_bins):
-                of_bin = np.searchsorted(edges, own, side="right") == number
+            bins = quantile_bins(own, n_bins) if cells is None else cells
+            for number in np.unique(bins):
+                of_bin = bins == number
                 w, total = weights[of_bin], weights[of_bin].sum()
                 if not total > 0:  # negative weights, or equal shares
                     continue
@@ -115,6 +120,11 @@ class Reliability:
         )
 
 
+def quantile_bins(values: np.ndarray, n_bins: int) -> np.ndarray:
+    """In which of so many bins with as many events each the values ``(n,)`` are."""
+    return np.searchsorted(np.quantile(values, np.linspace(0, 1, n_bins + 1)[1:-1]), values, side="right")
+
+
 def _squares(labels: np.ndarray, weights: np.ndarray, n_processes: int) -> np.ndarray:
     """Of each process the sum ``(C, 2)`` of the squares of its weights, by the sum of its weights, and by its events."""
     found = np.zeros((n_processes, 2))
@@ -137,8 +147,9 @@ def _error(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray, index
         expected = weights @ predicted[:, process]  # sum of weights
         residual = np.square((process == index) - predicted[:, index])
         mean = np.abs(weights) * predicted[:, process]
-        squared = max(expected, 0.0) * of_weight
-        there = np.square(weights[labels == process]).sum()
-        share = (there + _AS_EVERYWHERE * of_event) / (squared + _AS_EVERYWHERE * of_event)
-        variance += share * squared * float(mean @ residual / max(mean.sum(), 1e-300))
+        average = float(mean @ residual / max(mean.sum(), 1e-300))
+        squared, of_events = max(expected, 0.0) * of_weight, _AS_EVERYWHERE * of_event
+        # Not the product of the means: in a cell of many shares, weights may be large where residuals are.
+        there = float(np.square(weights) @ np.where(labels == process, residual, 0.0))
+        variance += squared * (there + of_events * average) / (squared + of_events)
     return float(np.sqrt(variance))

@@ -13,7 +13,7 @@ nuisances has no derivatives, and of several processes it leaves shares that do 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..densities.coordinates import Coordinates
 from ..densities.fractions import FractionResponse, Fractions
 from ..densities.history import problems_of
 from ..densities.networks import MaskedMLP, last_hidden_layer
-from ..densities.reliability import Reliability
+from ..densities.reliability import Reliability, quantile_bins
 from ..samples import Sample, Simulation, check_trainable
 from ..samples.screening import check_conditions
 from .loop import Batch, Maximiser
@@ -45,6 +45,9 @@ _SPREAD_OF_TEMPERATURE, _HOTTEST = 0.3, 1.5  # of the prior of the logarithm of 
 _RIDGE = 1e-6  # of the mean curvature, for directions of the last layer that the events do not determine
 _NEWTON_STEPS = 20
 _REGIONS, _BINS_OF_REGION = 4, 5  # of each condition, in which shares are checked as well
+# Shares are also compared in the cells of any two conditions, so many parts of each, and in as many parts of each alone: what one
+# condition says only if another is known moves no average over that. With fewer events, two parts.
+_PARTS, _MANY = 4, 400
 _AVERAGED = 1024  # events for the integral of a response beyond second order
 _JOINT_POINTS = 32
 _INTEGRAL = 0.01  # how wrong the logarithm of an integral may be, which is the relative error of a yield
@@ -229,7 +232,7 @@ class _Training:
         self.fractions.offsets.assign(np.append(offsets.x, 0.0))
 
     def reliability(self, samples: Sequence[Sample]) -> Reliability:
-        """By events that nothing was fitted to: of all, or of the quarter of a condition where it fails worst."""
+        """By events that nothing was fitted to: of all, or where it fails worst, in parts of one or two conditions."""
         shift, t = self.fractions.offsets.numpy(), float(self.fractions.temperature)
         predicted = np.concatenate([softmax(z / t + shift, axis=1) for z in self._logits(samples)])
         labels = np.repeat(np.arange(len(samples)), [sample.n_events for sample in samples])
@@ -238,8 +241,11 @@ class _Training:
         if not whole.passed:
             return whole
         failed = []
-        for name in self.fractions.cond:
-            values = np.concatenate([sample.columns[name] for sample in samples])
+        columns = {one: np.concatenate([sample.columns[one] for sample in samples]) for one in self.fractions.cond}
+        for region, cells in _partitions(columns, n_parts=_PARTS if len(labels) >= _MANY else 2):
+            parts = Reliability.of(self.fractions.processes, predicted, labels, weights, region=region, cells=cells)
+            failed += [] if parts.passed else [parts]
+        for name, values in columns.items():
             for low, high in itertools.pairwise(np.unique(np.quantile(values, np.linspace(0, 1, _REGIONS + 1)))):
                 own = (values >= low) & (values <= high)
                 region = f"{name} from {low:.4g} to {high:.4g}"
@@ -428,6 +434,15 @@ def _range(name: str, samples: Sequence[Sample]) -> tuple[float, float]:
     """Lowest and highest value of a condition in any of the samples."""
     columns = [sample.columns[name] for sample in samples]
     return float(min(column.min() for column in columns)), float(max(column.max() for column in columns))
+
+
+def _partitions(columns: Mapping[str, np.ndarray], *, n_parts: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Partitions of events by one condition or by two, of as many cells: in words, and the cell ``(n,)`` of each event."""
+    for name, values in columns.items():
+        yield f"{n_parts**2} parts of {name}", quantile_bins(values, n_parts**2)
+    for (first, x), (second, y) in itertools.combinations(columns.items(), 2):
+        cells = quantile_bins(x, n_parts) * n_parts + quantile_bins(y, n_parts)
+        yield f"{n_parts} x {n_parts} parts of {first} and {second}", cells
 
 
 def _windows(plans: Mapping[str, Plan]) -> dict[str, tuple[float, float]]:
