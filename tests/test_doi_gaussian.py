@@ -25,7 +25,7 @@ from zfit_fnf.doi import replicas as replicas_module
 from zfit_fnf.doi.counts import Counts
 from zfit_fnf.doi.regression import Regression
 from zfit_fnf.doi.replicas import poisson_counts
-from zfit_fnf.doi.rows import behind
+from zfit_fnf.doi.rows import behind, make_loss
 from zfit_fnf.doi.step2 import ProfileProblem
 from zfit_fnf.limits import upper_limit
 from zfit_fnf.minimize import Minuit
@@ -158,6 +158,21 @@ def test_fits_with_the_map_fixed_are_not_those_of_the_profile(fitted, profiled):
         scenarios(profiled, Minuit().minimize(fitted.loss()))
 
 
+def test_fits_of_another_profile_or_other_data_are_not_those_of_the_profile(profiled, stuck, data):
+    """In the same parameters: they were taken, with values and errors that belong to another map."""
+    result = Minuit().minimize(profiled.loss())
+    best = result.params["jes"]["value"]
+    half = Minuit().minimize(make_loss(profiled.pdf, data.head(N // 2)))
+    for other in (Minuit().minimize(make_loss(stuck.pdf, stuck.fit.data)), half):
+        with pytest.raises(ValueError, match="not a fit of this profile, but of another one or other data"):
+            scenarios(profiled, other)
+    again = copy.deepcopy(profiled.transfer)  # as that of a file, which has the same likelihood
+    pdf = behind(profiled.fit.model, again, params=profiled.parameters)
+    assert scenarios(replace(profiled, transfer=again, pdf=pdf), result).best.values["jes"] == best
+    fast = scenarios(profiled, Minuit().minimize(zfnf.accelerate(profiled.loss())))
+    assert fast.best.values["jes"] == pytest.approx(best, abs=0.02 * profiled.fit.errors["jes"])
+
+
 def test_bounds(profiled):
     """A shift of ``y`` can be undone by a map, one of ``x`` cannot: half of the information is absorbed."""
     table = profiled.bounds.to_dataframe().loc["jes"]
@@ -167,6 +182,7 @@ def test_bounds(profiled):
     assert table["efficient"] == pytest.approx(1.0 / np.sqrt(N + 1), rel=0.06)
     assert table["absorbed"] == pytest.approx(0.5, abs=0.06)
     assert profiled.bounds.lost == ()
+    assert "negative" not in str(profiled)
 
 
 def test_bounds_and_windows_of_weighted_data(fitted, profiled, data):
@@ -196,6 +212,10 @@ def test_events_of_negative_weight_do_not_make_the_map(data):
         result = Minuit().minimize(made.loss())
         maps = scenarios(made, result)
     error = result.hesse()[made.parameters["jes"]]["error"]
+    assert (
+        made.bounds.errors["profiled"] < error
+    )  # they are for weights that are the same everywhere, and the table says so
+    assert "some weights are negative: where such events are spread further" in str(made)
     of_x = float(weights @ events["x"]) / (weights.sum() + 1)
     # Events far away, whose weights do not cancel in each sample, say something about the nuisance: errors are larger for it.
     assert maps.best.values["jes"] == pytest.approx(of_x, abs=error)

@@ -8,16 +8,21 @@ from typing import Any
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import pandas as pd
+from zfit.result import FitResult
 
 from ..common.warning import warn
 from ..densities.transfer import ProfiledTransfer
+from ..state import preserved
 from .bounds import Bounds
 from .check import COLUMNS, Check
+from .floor import is_signed
 from .rows import make_loss
 from .step1 import TransferFit
 from .window import ends_of
 
-__all__ = ["ProfiledFit", "Replica"]
+__all__ = ["ProfiledFit", "Replica", "check_fit_of"]
+
+_SAME = 0.1  # by which one likelihood may differ where a fit ended: more than accelerated ones promise
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +49,8 @@ class ProfiledFit:
         transfer: The map, as a function of the parameters.
         pdf: The model of data.
         window: Half width of the range where the map is known, around the best fit of step 1, by name.
-        bounds: What data can say about each parameter beside a free map.
+        bounds: What data can say about each parameter beside a free map; too much, where events of negative weight are spread
+            further than others.
         goodness: Probabilities that events of the model differ from the data by as much as they do, by name of the test;
             empty if the model cannot be sampled.
         checks: Comparisons with maps that were refitted.
@@ -106,6 +112,11 @@ class ProfiledFit:
         window = "; ".join([f"window: {window}", *ends_of(self.fit, self.window)])
         replicas = f"{len(self.replicas)} replicas" if self.replicas else "no replicas: no statistical band"
         lines = [f"amortised profile of {', '.join(self.window)}, {replicas}", state, window, str(self.bounds)]
+        if is_signed(self.fit.data):
+            lines.append(
+                "some weights are negative: where such events are spread further than others, these standard errors are too "
+                "small. Quote those of result.hesse() of a fit of loss()"
+            )
         if self.goodness:
             tests = ", ".join(f"{name} {p:.2g}" for name, p in self.goodness.items())
             lines.append(
@@ -127,3 +138,35 @@ class ProfiledFit:
                 "this one, and do not cover the others. Quote distributions, or the shortest map (zfit_fnf.doi.optimal_transport)"
             )
         return "\n".join(lines)
+
+
+def check_fit_of(profiled: ProfiledFit, result: FitResult) -> None:
+    """Refuse a fit of another likelihood in the same parameters. What has no models, as results from files, is not known.
+
+    Args:
+        profiled: The profile.
+        result: A fit, whose loss may be a sum of that of the profile and others.
+
+    Raises:
+        ValueError: If its map is fixed, or it is a fit of another profile or other data.
+    """
+    models, data = (list(getattr(result.loss, name, None) or []) for name in ("model", "data"))
+    if any(model is one for model in models for one in (profiled.fit.pdf, profiled.fit.model)):
+        raise ValueError(
+            "result is a fit of a likelihood whose map is fixed, such as that of step 1, and its errors are too small: fit "
+            "profiled.loss()"
+        )
+    events = profiled.fit.data.array(profiled.pdf.obs)
+    pairs = zip(models, data, strict=True)
+    if not models or any(one is profiled.pdf and np.array_equal(np.asarray(x.value()), events) for one, x in pairs):
+        return
+    # A profile that was read from a file has a model of its own, and the same likelihood.
+    nll = make_loss(profiled.pdf, profiled.fit.data)
+    with preserved(nll):
+        zfit.param.set_values(list(result.params), [found["value"] for found in result.params.values()])
+        value = float(nll.value())
+    if not abs(value - float(result.fmin)) < _SAME:
+        raise ValueError(
+            f"result is not a fit of this profile, but of another one or other data: there the negative log-likelihood is "
+            f"{value:.6g}, and it was {float(result.fmin):.6g} in the fit. Fit profiled.loss()"
+        )

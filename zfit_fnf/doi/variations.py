@@ -34,7 +34,7 @@ from ..pdf import log_density, precompute
 from ..samples import Sample, as_sample, index_of
 from ..state import preserved
 from .counts import Counts
-from .profiled import ProfiledFit
+from .profiled import ProfiledFit, check_fit_of
 from .replicas import poisson_counts
 from .rows import behind, parts_of, responsibilities
 
@@ -410,8 +410,8 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
 
     Raises:
         TypeError: If the arguments are not a profile and the result of a fit.
-        ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters or is one with the
-            map fixed.
+        ValueError: If the covariance of the fit is not positive definite, or the fit has other parameters, is one with the
+            map fixed, or one of another profile or other data.
 
     Warns:
         UserWarning: If the fit is not valid.
@@ -431,12 +431,8 @@ def scenarios(profiled: ProfiledFit, result: FitResult | None = None) -> MapVari
             result = Minuit().minimize(loss)
     if not isinstance(result, FitResult):
         raise TypeError(f"scenarios takes the result of a fit of profiled.loss(); got {type(result).__name__}")
-    held, still = _fixed(profiled, result), (profiled.fit.pdf, profiled.fit.model)
-    if any(model is one for model in getattr(result.loss, "model", None) or [] for one in still):
-        raise ValueError(
-            "result is a fit of a likelihood whose map is fixed, such as that of step 1, and its errors are too small: fit "
-            "profiled.loss()"
-        )
+    held = _fixed(profiled, result)
+    check_fit_of(profiled, result)
     if not result.valid:
         warn(
             f"the fit of the profile has not converged ({getattr(result, 'message', '') or 'no message'}): neither its values "
