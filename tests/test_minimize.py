@@ -7,6 +7,7 @@ import warnings
 import zfit
 import numpy as np
 import pytest
+from likelihoods import counting
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 
@@ -177,6 +178,18 @@ def test_minos_from_a_limit(gaussian, limits, held):
         assert errors[mean][outside] == pytest.approx(0.0, abs=1e-6)
     else:
         assert errors[mean]["upper"] == pytest.approx(brentq(profile_of_mean, 0.3, 1.0) - 0.3, rel=5e-3)
+
+
+def test_errors_that_limits_cut_off_are_told():
+    """Of 20 events where 18 + 5 mu are expected; at mu = 0 the likelihood has risen by 0.11, not by 0.5."""
+    measurement = counting([20], 5.0, 18.0)
+    result = Minuit().minimize(measurement.nll)
+    with pytest.warns(UserWarning, match=r"errors of MINOS of mu \(lower\) are the distance to a limit") as told:
+        errors = result.errors()[0][measurement.mu]
+    assert len(told) == 1
+    assert errors["lower"] == pytest.approx(-result.params[measurement.mu]["value"], abs=1e-6)
+    end = brentq(lambda mu: 5 * mu + 18 - 20 * np.log((5 * mu + 18) / 20) - 20 - 0.5, 0.4, 5.0)
+    assert errors["upper"] == pytest.approx(end - 0.4, rel=5e-3)
 
 
 def test_nuisance_at_the_end_of_its_range():

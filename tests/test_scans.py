@@ -205,6 +205,15 @@ class TestImpacts:
             ranking = scans.impacts(measurement.nll, result, measurement.mu, progress=False)
         assert ranking.table.loc["scale", "down"] == pytest.approx(0.5 * SLOPE, rel=1e-3)
 
+    def test_a_parameter_that_a_limit_holds_has_impacts_that_are_cut_off(self):
+        """Of 12 events beside a background of 20: zeros, as if the rate did not matter."""
+        measurement = counting([12], 5.0, 20.0, change=(0.8, 1.2))
+        result = Minuit().minimize(measurement.nll)
+        with pytest.warns(UserWarning, match="limits of mu cut off impacts of rate, which are larger") as told:
+            found = scans.impacts(measurement.nll, result, measurement.mu, progress=False)
+        assert len(told) == 1
+        np.testing.assert_allclose(found.table[["down", "up"]], 0.0, atol=1e-9)
+
     def test_definitions_of_an_asymmetric_rate(self):
         """One count: a nuisance that makes 400 expected events 480 or 360 moves 20 mu by -80 or +40, however it is moved."""
         counter = counting([420], s=20.0, b=400.0, change=(0.9, 1.2), low=-20.0)

@@ -253,7 +253,7 @@ class MinuitResult(OpenResult):
             if not minuit.valid:
                 raise RuntimeError(f"MINOS needs a minimum. {self.message}")
             minuit.minos(*(parameter.name for parameter in params), cl=cl)
-        errors, failed = {}, []
+        errors, failed, cut = {}, [], []
         reached = list[dict[zfit.Parameter, float]]()
         for parameter in params:
             found = minuit.merrors[parameter.name]
@@ -261,12 +261,19 @@ class MinuitResult(OpenResult):
             for side in ("lower", "upper"):
                 end = getattr(found, side) + minuit.values[parameter.name] - values[parameter]
                 ours[side] = end if ours[f"{side}_valid"] else np.nan
+                if ours[f"at_{side}_limit"] and parameter.name not in self.info["at_limit"]:
+                    cut.append(f"{parameter.name} ({side})")
                 moved = {one: ours[side] * _along(minuit, parameter.name, one.name) for one in every}
                 reached.append({one: values[one] + step for one, step in moved.items()})
             failed += [] if found.is_valid else [parameter.name]
             errors[parameter] = {**ours, "original": found}
         if failed:
             warn(f"MINOS has not found all errors of {failed}: there may be another minimum, or none on one side")
+        if cut:
+            warn(
+                f"errors of MINOS of {', '.join(cut)} are the distance to a limit, where the likelihood has not risen as far as "
+                "an error needs: quote an upper limit, or make limits of parameters wider"
+            )
         warn_of_extrapolation(self.loss.model, reached, "errors of MINOS")
         return errors, None
 

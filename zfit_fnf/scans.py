@@ -422,7 +422,7 @@ def _warn_of_impacts(best_fit: KnownMinimum, params: Sequence[zfit.Parameter], t
     if cut:
         warn(f"limits of {', '.join(cut[:5])} are less than an error away, and impacts too small: make them wider")
     warn_of_extrapolation(best_fit.nll.model, reached, f"impacts on {params[0].name}")
-    (low, high), room = limits_of(params[0]), 1e-3 * best_fit.errors[params[0]]
+    (low, high), room = limits_of(params[0]), 1e-3 * best_fit.width(params[0], 1.0)
     after_fit = table.filter(regex="^(observed_)?(down|up)$")  # before the fit a limit may well be reached
     ends = best_fit.values[params[0]] + after_fit
     if len(at := table.index[((ends < low + room) | (ends > high - room)).any(axis=1)]):
