@@ -71,6 +71,22 @@ def test_discovery_by_counting_events():
     assert result.best_fit == pytest.approx(1.0, abs=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:asymptotic formulae need more events:UserWarning")
+def test_a_control_region_without_events():
+    """The background is none at the best fit, and 20 of 80 with 12 events where there is no signal: 0.15 times as much."""
+    mu, rate = signal_strength(), zfit.Parameter("rate", 1.0, 0.0, 20.0)
+    flow = GaussianFlow([0.0], [1.0], obs=["x"])
+    model = SumPDF(
+        [FlowPDF(flow, extended=modified_yield(n, [one])) for n, one in ((5.0, mu), (20.0, rate))], name="region"
+    )
+    nll = zfit_fnf.loss.ExtendedUnbinnedNLL(model, {"x": np.linspace(-1, 1, 12)})
+    nll += zfit_fnf.loss.counting(modified_yield(60.0, [rate]), 0)
+    found = discovery(nll, mu, n_asimov=N_ASIMOV)
+    assert found.significance == pytest.approx(np.sqrt(24 * np.log(4)), rel=1e-3)
+    assert found.best_fit == pytest.approx(2.4, abs=0.01)
+    assert np.all(np.diff(upper_limit(nll, mu, n_asimov=N_ASIMOV).expected) > 0)
+
+
 def test_no_excess_is_no_discovery():
     measurement = counting([80], 25.0, 100.0, low=-20.0)
     result = discovery(measurement.nll, measurement.mu, expected_at=2.0, n_asimov=100)

@@ -200,6 +200,10 @@ class ConditionalMinima:
         if (found := self.by_steps(point, tolerance=tolerance)) is not None:
             return found
         zfit.param.set_values(self._others, self._start(point), clip=True)
+        if not np.isfinite(self._nll.value(full=False)):
+            # A background of none, as fits best beside a signal, is impossible without: start beside the limits.
+            steps = np.minimum([float(one.stepsize) for one in self._others], 0.25 * (self._high - self._low))
+            zfit.param.set_values(self._others, np.clip(self._start(point), self._low + steps, self._high - steps))
         minimise(self._nll, self._others, self._minimizer)
         value, _ = self._nll.value_gradient(self._others, full=True)
         return self._found(point, current_values(self._others).values(), float(value))
@@ -253,6 +257,8 @@ class ConditionalMinima:
             assign(self._others, position)
             value, tensor = self._nll.value_gradient(self._others, full=True)
             gradient = np.asarray(tensor)
+            if not np.isfinite([float(value), *gradient]).all():
+                return
             if before is not None:
                 curvature = _updated(curvature, position - before[0], gradient - before[1])
             before = position, gradient
