@@ -286,6 +286,7 @@ def _calibrated(
         errors=errors,
         reference=(start - point) / errors,
         curvature=curvature,
+        curvature_here=event_hessian(nll, params) * np.outer(errors, errors),
         moments=moments,
         bias=location,
         nuisances=mcstat,

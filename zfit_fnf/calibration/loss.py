@@ -7,7 +7,9 @@ r"""The calibrated likelihood: the learned one, seen through an affine map of it
 its intervals; :math:`r(\theta, \eta)` are the calibrated scores (:mod:`zfit_fnf.calibration.moments`), and the map
 :math:`\tau(\theta, \eta)` is such that in all directions that the data constrain :math:`Q(\tau)` and the parabola of the scores
 are the same: what remains there is :math:`E(\tau)`, with its true shape. Along directions that data hardly constrain,
-:math:`\tau` is :math:`\theta`, or stays where it is if the learned likelihood claims that they do. :math:`C` are the constraints.
+:math:`\tau` moves with :math:`\theta` in the valley of :math:`Q`, or stays where it is if the learned likelihood claims that they
+do, or changes its mind between its best fit and the calibrated one. Outside of the limits it is the nearest place inside, in the
+metric of :math:`Q`. So nothing that is added to :math:`E` falls without end. :math:`C` are the constraints.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any, cast
 import zfit  # before tensorflow, which it silences
 import numpy as np
 import tensorflow as tf
+from scipy.optimize import lsq_linear
 from zfit.core.loss import NONE
 
 from ..loss import (
@@ -43,7 +46,9 @@ __all__ = ["CalibratedExtendedUnbinnedNLL", "CalibratedNLL", "CalibratedUnbinned
 
 _CONSTRAINED = 0.2  # share of the information on a direction that data give, above which the learned shape is moved
 _HARMLESS = 1.0  # curvature of the learned likelihood, likewise, up to which it is followed elsewhere
+_STEADY = 0.3  # change of that curvature from its best fit to the calibrated one, likewise
 _OTHER_NUMBER = 0.1  # of the events, by which data may be more or fewer, and errors that a bias may be off by for that
+_LEAST = 1e-6  # curvature, where there is none
 _CURVED = 0.05  # curvature of the learned likelihood, in units of the calibrated one, that is needed for it
 
 
@@ -59,6 +64,7 @@ class Calibration:
         errors: Units of the parameters ``(P,)``.
         reference: Best fit of the learned likelihood, relative to the point, ``(P,)``.
         curvature: Hessian of the learned likelihood of the events there, ``(P, P)``.
+        curvature_here: The same at the point.
         moments: What the scores mean.
         bias: What is added to the gradient at the point, ``(P,)``.
         nuisances: ``mcstat_0``, ..., one for each direction of finite simulation.
@@ -71,6 +77,7 @@ class Calibration:
     errors: np.ndarray
     reference: np.ndarray
     curvature: np.ndarray
+    curvature_here: np.ndarray
     moments: Moments
     bias: np.ndarray
     nuisances: tuple[Nuisance, ...]
@@ -118,9 +125,23 @@ class Calibration:
         strong, weak = (half @ vectors[:, chosen] for chosen in (values > _CONSTRAINED, values <= _CONSTRAINED))
         curvatures, rotation = np.linalg.eigh(strong.T @ self.curvature @ strong)
         strong = strong @ rotation[:, curvatures > _CURVED]
-        # Where the learned likelihood claims much that is not there, its shape at a distance means nothing.
-        curvatures, rotation = np.linalg.eigh(weak.T @ self.curvature @ weak)
-        return strong, weak @ rotation[:, np.abs(curvatures) < _HARMLESS], metric
+        # Where the learned likelihood claims much that is not there, or not everywhere, its shape at a distance means nothing.
+        curvatures, rotation = np.linalg.eigh(self._of_valley(strong, weak, self.curvature))
+        weak, curvatures = weak @ rotation[:, harmless := np.abs(curvatures) < _HARMLESS], curvatures[harmless]
+        changes, rotation = np.linalg.eigh(self._of_valley(strong, weak, self.curvature_here) - np.diag(curvatures))
+        return strong, weak @ rotation[:, np.abs(changes) < _STEADY], metric
+
+    def _valley(self, strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
+        """Along directions ``weak`` of the scores, where the learned likelihood is lowest: its own valley."""
+        shear: np.ndarray = inverse(strong.T @ self.curvature @ strong) @ (strong.T @ self.curvature @ weak)
+        return weak - strong @ shear
+
+    @staticmethod
+    def _of_valley(strong: np.ndarray, weak: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+        """A curvature along directions ``weak``, where it is least along ``strong`` ones."""
+        across = strong.T @ curvature @ weak
+        found: np.ndarray = weak.T @ curvature @ weak - across.T @ inverse(strong.T @ curvature @ strong) @ across
+        return found
 
     def moved(self, gradient: np.ndarray, at_reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The map of parameters and nuisances to the parameters of the learned likelihood, at first order.
@@ -133,7 +154,8 @@ class Calibration:
             Where it takes the point, relative to it, and its matrix ``(P, P + m)``.
         """
         strong, weak, metric = self.constrained
-        kept = np.pad(weak @ weak.T @ metric, ((0, 0), (0, self.scores.shape[1] - len(self.point))))
+        follows = self._valley(strong, weak) @ weak.T @ metric
+        kept = np.pad(follows, ((0, 0), (0, self.scores.shape[1] - len(self.point))))
         if not strong.shape[1]:
             return np.zeros(len(self.point)), kept
         curvature = strong.T @ self.curvature @ strong
@@ -142,15 +164,37 @@ class Calibration:
         # Of all maps with this parabola, the one that is closest to the identity.
         left, _, right = np.linalg.svd(root(curvature) @ root(whitened.T @ whitened))
         onto = root(curvature, -0.5) @ left @ right @ half
-        stationary = strong.T @ metric @ self.reference - inverse(curvature) @ (strong.T @ at_reference)
+        stationary = inverse(curvature) @ (strong.T @ (self.curvature @ self.reference - at_reference))
         return strong @ (stationary + onto @ (gradient + self.bias)), kept + strong @ onto @ self.scores
+
+    def inside(self, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The place inside of the limits that is nearest to one outside, in the metric of the learned likelihood.
+
+        From there its parabola goes on to the place itself, which is further from its minimum: what is left after it was taken
+        away is bounded. Of the coordinates alone, the nearest values may be off the valley of correlated parameters, where the
+        parabola is much higher than the likelihood.
+
+        Returns:
+            The place ``(P,)``, and its derivative ``(P, P)``.
+        """
+        low, high = self.limits
+        if np.all((low <= tau) & (tau <= high)):
+            return tau, np.eye(len(tau))
+        metric = self.curvature + self.moments.constraints + _LEAST * np.eye(len(tau))
+        half = root(metric)
+        found = lsq_linear(half, half @ tau, (low, high), method="bvls")
+        free = found.active_mask == 0
+        follows = np.zeros_like(metric)
+        follows[np.ix_(free, free)] = np.eye(free.sum())
+        follows[np.ix_(free, ~free)] = np.linalg.solve(metric[np.ix_(free, free)], metric[np.ix_(free, ~free)])
+        return np.clip(found.x, low, high), follows
 
     def towards_model(self, u: np.ndarray, eta: np.ndarray) -> np.ndarray:
         """Parameters at which the densities describe what is expected at others, all relative to the point."""
         strong, weak, metric = self.constrained
-        promised = inverse(strong.T @ self.moments.promised @ strong)
-        expected = self.bias + self.scores @ np.concatenate([u, eta])
-        moved = weak @ (weak.T @ metric @ u) + strong @ (promised @ (strong.T @ expected))
+        promised, kept = self.moments.promised, weak @ (weak.T @ metric @ u)
+        missing = self.bias + self.scores @ np.concatenate([u, eta]) - promised @ kept
+        moved = kept + strong @ (inverse(strong.T @ promised @ strong) @ (strong.T @ missing))
         return np.clip(moved, *self.limits)
 
 
@@ -286,13 +330,13 @@ class CalibratedNLL(LogSpaceNLL):
         z, calibration = self._checked_position(), self.calibration
         origin, matrix = self._map()
         raw = origin + matrix @ z
-        tau = np.clip(raw, *calibration.limits)
+        tau, follows = calibration.inside(raw)
         known = self.learned.get_params(floating=None)
         others = [one for one in params if one in known and one not in self._calibrated]
         with self._at(tau):
             value, gradient = self._events_value_gradient([*calibration.params, *others])
         extra, at_tau, at_z = self._parabolas(z, tau)
-        inner = np.where(raw == tau, gradient[: len(tau)] * calibration.errors + at_tau, 0.0)
+        inner = follows.T @ (gradient[: len(tau)] * calibration.errors + at_tau)
         own = (matrix.T @ inner + at_z) / self._units
         slopes = dict(zip([*self._calibrated, *others], [*own, *gradient[len(tau) :]], strict=True))
         plain = [constraints_value_gradient(self, params)]
@@ -307,13 +351,16 @@ class CalibratedNLL(LogSpaceNLL):
         z = self._checked_position()
         calibration, (origin, matrix) = self.calibration, self._map()
         raw = origin + matrix @ z
-        tau = np.clip(raw, *calibration.limits)
+        tau, follows = calibration.inside(raw)
         with self._at(tau):
             curvature = event_hessian(self.learned, calibration.params) * np.outer(
                 calibration.errors, calibration.errors
             )
-        inner = np.where(np.outer(raw == tau, raw == tau), curvature - calibration.curvature, 0.0)
-        own = matrix.T @ inner @ matrix + calibration.scores.T @ calibration.weight @ calibration.scores
+        inner = follows @ matrix
+        own = (
+            inner.T @ (curvature - calibration.curvature) @ inner
+            + calibration.scores.T @ calibration.weight @ calibration.scores
+        )
         own /= np.outer(self._units, self._units)
         rows = [self._calibrated.index(one) if one in self._calibrated else len(own) for one in params]
         total = np.pad(own, (0, 1))[np.ix_(rows, rows)] + self.constraint_hessian(params)
