@@ -162,6 +162,21 @@ def test_a_verdict_without_tests_or_p_values_is_the_same_in_a_file(tmp_path, n_t
     assert stored.table["p_value"].dtype == float
 
 
+def test_stored_verdicts_know_how_many_events_taught_and_tested(tmp_path):
+    """Predicted biases are those for the events of each process, and their errors without the chances of the training."""
+    names = ["process", "point", "test", "of", "value", "p_value", "taught_by", "n_data", "seen", "problem"]
+    rows = [
+        ["p", "a=+1", "closure", "a", 0.4, 0.1, 2000.0, 300, 0.4, False],
+        ["p", "nominal", "normalisation", "integral", 1.0, 0.9, np.nan, 300, np.nan, False],
+    ]
+    report = ValidationReport((), (), pd.DataFrame(rows, columns=names), 0.01, 10_000)
+    zfit_fnf.save(report, tmp_path / "report.json")
+    stored = zfit_fnf.load(tmp_path / "report.json")
+    pd.testing.assert_frame_equal(stored.table, report.table)
+    pd.testing.assert_frame_equal(stored.biases, report.biases)
+    assert "for 300 events" in str(stored)
+
+
 @pytest.mark.parametrize(
     "result",
     [

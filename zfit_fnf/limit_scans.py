@@ -11,8 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .limits import LimitResult, upper_limit
-from .param import limits_of
-from .scans import axis_title
+from .param import axis_title, limits_of
 from .state import preserved
 
 __all__ = ["LimitScan", "limits_against"]

@@ -27,9 +27,8 @@ from scipy.stats import norm
 from ..arguments import check_likelihood, check_minimizer, count, parameter_of, real, warn_of_extrapolation
 from ..common.warning import warn
 from ..loss import channels_of
-from ..param import Nuisance, limits_of
+from ..param import Nuisance, axis_title, limits_of
 from ..profiles import ProfileLikelihood
-from ..scans import axis_title
 from ..state import current_values, global_observables, measured_values, preserved
 from ..toys import Values, asimov
 from .results import BANDS, COLUMNS, DiscoveryResult, LimitResult

@@ -21,8 +21,8 @@ from scipy.stats import norm
 
 from ..common.parallel import Executor
 from ..common.warning import warn
+from ..param import axis_title
 from ..profiles import ProfileLikelihood
-from ..scans import axis_title
 from ..state import current_values, global_observables, measured_values, preserved
 from .asymptotic import asymptotic_limit
 from .neyman import Hypothesis, Rises, rises_in_toys

@@ -79,9 +79,11 @@ def _toys(content: dict[str, Any]) -> dict[str, Any]:
 def _validation(content: dict[str, Any]) -> dict[str, Any]:
     texts = {name: tuple(content[name]) for name in ("problems", "untested")}
     names = ["process", "point", "test", "of", "value", "p_value", "problem"]  # also where there are no tests
+    table = _pandas().DataFrame(content["tests"], columns=None if content["tests"] else names)
+    numbers = table.columns.intersection(["value", "p_value", "taught_by", "seen"])
     return {
         **texts,
-        "table": _pandas().DataFrame(content["tests"], columns=names).astype({"value": float, "p_value": float}),
+        "table": table.astype(dict.fromkeys(numbers, float)),
         "level": content["level"],
         "n_data": content["n_data"],
     }
@@ -94,9 +96,9 @@ def _yields(content: dict[str, Any]) -> dict[str, Any]:
 
 _KINDS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]] | None]] = {
     "fit": ("results.FitSummary", None),
-    "profile": ("scans.ProfileScan", _arrays("values", "delta")),
-    "contour": ("scans.ContourScan", _contour),
-    "impacts": ("scans.Impacts", _impacts),
+    "profile": ("scans.profile_scans.ProfileScan", _arrays("values", "delta")),
+    "contour": ("scans.profile_scans.ContourScan", _contour),
+    "impacts": ("scans.nuisance_impacts.Impacts", _impacts),
     "limit": ("limits.results.LimitResult", _limit),
     "limits": ("limit_scans.LimitScan", _limit_scan),
     "region": ("limits.feldman_cousins.FeldmanCousins", _region),
