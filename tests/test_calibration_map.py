@@ -73,6 +73,13 @@ def test_a_direction_in_which_the_learned_shape_changes_is_not_followed():
     np.testing.assert_allclose(bent.moved(np.zeros(N), np.zeros(N))[1][:, :N], np.diag([1.0, 1.0, 0.0]), atol=1e-12)
 
 
+def test_of_a_model_that_is_far_off_only_the_parabola_is_left():
+    made = replace(calibration(2), reference=np.array([0.0, -3.1, 0.0]))
+    assert not any(one.any() for one in made.moved(np.ones(N), np.ones(N)))
+    near = replace(made, reference=np.array([0.0, -2.9, 0.0]))
+    assert all(one.any() for one in near.moved(np.ones(N), np.ones(N)))
+
+
 @given(st.integers(0, 10_000))
 def test_outside_of_the_limits_the_learned_parabola_is_higher_than_inside(seed):
     """Of correlated parameters, too, of which the nearest values one by one may be far up."""

@@ -223,7 +223,8 @@ def test_few_events_for_many_weights(data):
 
 
 @pytest.mark.parametrize(
-    ("n_events", "n_layers", "hidden"), [(450, 1, ()), (3000, 1, (4, 4)), (4000, 3, (8, 8)), (40_000, 3, (32, 32))]
+    ("n_events", "n_layers", "hidden"),
+    [(450, 1, ()), (1000, 1, (4, 4)), (3000, 3, (4, 4)), (4000, 3, (8, 8)), (40_000, 3, (32, 32))],
 )
 def test_maps_of_few_events_are_small(n_events, n_layers, hidden, monkeypatch):
     """Seven events for each weight: networks become narrower, and then there is one layer, and then no network."""

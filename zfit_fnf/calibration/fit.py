@@ -19,6 +19,7 @@ from ..param import NuisanceConstraint, limits_of, nuisance
 from ..pdf import components
 from .closure import Closure, Measurement
 from .loss import (
+    FAR,
     CalibratedExtendedUnbinnedNLL,
     CalibratedNLL,
     CalibratedUnbinnedNLL,
@@ -38,7 +39,6 @@ _SLOW = 0.6  # ratio of two steps, above which the next one is half of what it w
 _LONG = 0.5  # errors of a first step, beyond which a part of the events finds the way
 _ARRIVED = 0.1  # errors between the point of the scores and the best fit: what remains is of second order
 _ASTRAY = 1.0  # the same after all rounds, beyond which the fit has no end: noise of little simulation stays below
-_FAR = 3.0  # errors of bias from which on a model is far off, and of distance from what was simulated
 _SMALLER = 0.75  # times the learned error: a smaller calibrated one has to be explained
 _UNSURE = 0.2  # relative uncertainty of an error: intervals of those beyond covered 35 to 85 %
 _BETWEEN = 0.3  # errors by which the closure between simulated points may be off, beyond which it is told
@@ -177,7 +177,7 @@ def _refuse_astray(
             "Train longer, or add the interactions that are missing"
         )
     for one, off, outside in zip(params, bias, beyond, strict=True):
-        if abs(off) > _FAR and outside > _FAR:
+        if abs(off) > FAR and outside > FAR:
             raise RuntimeError(
                 f"the densities are {abs(off):.2g} errors off in {one.name!r}, and where the calibrated fit goes nothing was "
                 "simulated that could put them right. Train longer, or simulate further out"
@@ -380,11 +380,11 @@ def _between(closure: Closure, moments: Moments, errors: np.ndarray) -> pd.Serie
 
 def _notes(processes: Sequence[Process], table: pd.DataFrame, between: pd.Series[float]) -> list[str]:
     notes = []
-    if len(far := table.index[table["bias"].abs() > _FAR]):
+    if len(far := table.index[table["bias"].abs() > FAR]):
         worst = table["bias"].abs().idxmax()
         notes.append(
             f"the model is far off: a bias of {table.loc[worst, 'bias']:+.1f} errors was removed from {worst!r}"
-            + (f", and more than {_FAR:g} from {list(far)}" if len(far) > 1 else "")
+            + (f", and more than {FAR:g} from {list(far)}" if len(far) > 1 else "")
             + ". Train longer, or add the interactions that are missing"
         )
     if len(small := table.index[table["loss"] < _SMALLER]):

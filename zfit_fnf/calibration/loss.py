@@ -42,7 +42,10 @@ from ..minimum import assign, hessian_here
 from ..param import Nuisance, NuisanceConstraint, limits_of
 from .moments import Moments, inverse, root
 
-__all__ = ["CalibratedExtendedUnbinnedNLL", "CalibratedNLL", "CalibratedUnbinnedNLL", "Calibration"]
+__all__ = ["FAR", "CalibratedExtendedUnbinnedNLL", "CalibratedNLL", "CalibratedUnbinnedNLL", "Calibration"]
+
+FAR = 3.0
+"""Errors by which a model is so far off that it is told, and that the shape of its likelihood means nothing."""
 
 _CONSTRAINED = 0.2  # share of the information on a direction that data give, above which the learned shape is moved
 _HARMLESS = 1.0  # curvature of the learned likelihood, likewise, up to which it is followed elsewhere
@@ -151,8 +154,11 @@ class Calibration:
             at_reference: The same at the reference.
 
         Returns:
-            Where it takes the point, relative to it, and its matrix ``(P, P + m)``.
+            Where it takes the point, relative to it, and its matrix ``(P, P + m)``. Of a model that is far off nothing moves:
+            only the parabola of the scores is left.
         """
+        if np.abs(self.reference).max() > FAR:
+            return np.zeros(len(self.point)), np.zeros((len(self.point), self.scores.shape[1]))
         strong, weak, metric = self.constrained
         follows = self._valley(strong, weak) @ weak.T @ metric
         kept = np.pad(follows, ((0, 0), (0, self.scores.shape[1] - len(self.point))))

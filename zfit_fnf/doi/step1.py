@@ -177,8 +177,8 @@ def fit_transfer(
         penalty: Cost per event of a squared displacement, in nats per squared standard deviation of the observables.
         n_layers: Autoregressive layers of the map; default three, or one where there are few events for each weight.
         hidden: Widths of the hidden layers of its networks; default two of ``max(32, 16 d)``. Where that would leave fewer
-            than seven events for each weight, the default is the largest map that has them: networks of a half or a
-            quarter of that width, then one layer with an eighth of it, then one without hidden layers.
+            than seven events for each weight, the default is the largest map that has them: networks of a half, a
+            quarter or an eighth of that width, then one layer of the last, then one without hidden layers.
         schedule: Length and speed of the training; default 1000 steps over 20 epochs. Its validation events are a
             guard against overfitting: where they speak against later weights, earlier ones are kept.
         seed: Seed of everything random.
@@ -431,8 +431,7 @@ def _sizes(d: int, n_layers: int | None, hidden: Sequence[int] | None) -> Iterat
     widest, least = max(_WIDEST, 16 * d), max(_NARROWEST, d)
     chosen = [widest, widest // 2, widest // 4, max(widest // 8, least)]
     widths: list[Sequence[int]] = [(width, width) for width in chosen] if hidden is None else [hidden]
-    deep = widths[:-1] if hidden is None and n_layers is None else widths
-    yield from ({"n_layers": n_layers or _LAYERS, "hidden": own} for own in deep)
+    yield from ({"n_layers": n_layers or _LAYERS, "hidden": own} for own in widths)
     if n_layers is None:
         yield {"n_layers": 1, "hidden": widths[-1]}
     if hidden is None:
