@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zfit_fnf.calibration.loss import Calibration
+from zfit_fnf.calibration.map import Calibration
 from zfit_fnf.calibration.moments import Moments
 
 N = 3

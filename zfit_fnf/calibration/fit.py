@@ -19,14 +19,13 @@ from ..param import NuisanceConstraint, limits_of, nuisance
 from ..pdf import components
 from .closure import Closure, Measurement
 from .loss import (
-    FAR,
     CalibratedExtendedUnbinnedNLL,
     CalibratedNLL,
     CalibratedUnbinnedNLL,
-    Calibration,
     constraints_value_gradient,
     event_hessian,
 )
+from .map import FAR, Calibration
 from .moments import Moments, cautiously, inverse
 from .processes import Process, processes_of
 from .report import CalibrationReport
