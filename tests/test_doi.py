@@ -20,6 +20,7 @@ from untrained import deformed, smooth_flow
 
 import zfit_fnf as zfnf
 from zfit_fnf import Flow
+from zfit_fnf.densities.displacement import Displacement
 from zfit_fnf.densities.transfer import ProfiledTransfer, Transfer
 from zfit_fnf.doi import (
     DoIPDF,
@@ -35,9 +36,9 @@ from zfit_fnf.doi import (
 from zfit_fnf.doi.bounds import Bounds
 from zfit_fnf.doi.check import Check
 from zfit_fnf.doi.goodness import kolmogorov_smirnov
-from zfit_fnf.doi.rows import Precomputed, behind
+from zfit_fnf.doi.rows import Precomputed, behind, observed
 from zfit_fnf.doi.step1 import _warn_if_few
-from zfit_fnf.pdf import ConditionalProductPDF, FlowPDF, SumPDF
+from zfit_fnf.pdf import UNBOUNDED, ConditionalProductPDF, FlowPDF, SumPDF
 from zfit_fnf.samples import as_sample
 
 data, fitted, profiled = fitted_maps.data, fitted_maps.fitted, fitted_maps.profiled  # fixtures
@@ -261,6 +262,26 @@ def test_simulated_events_are_observed_where_the_map_has_them(fitted, profiled):
         assert np.abs(x[:, pdf.obs.index("y")] - events["y"]).max() > 1e-4  # the map moves them
     x = fitted.pdf.observed(tf.constant(simulated))
     np.testing.assert_allclose(fitted.pdf.simulated(x)["y"], events["y"], atol=1e-5)  # networks are in single precision
+
+
+def test_simulated_events_beyond_a_fold_of_a_map_are_left_out():
+    """A displacement of ``0.9 z**2`` has a minimum of about -0.3: for what is below, Newton's steps end somewhere."""
+    jes = zfnf.nuisance("jes")
+    displacement = Displacement(((1,),), n_dim=1, n_cond=0, n_functions=3, constant=True)
+    displacement.set_fields(np.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.9 * np.sqrt(2.0)]]))
+    transfer = ProfiledTransfer(Transfer(["y"]), displacement, centre={"jes": 0.0}, axes=np.eye(1))
+    gauss = zfit.pdf.Gauss(jes, 1.0, obs=zfit.Space("y", -UNBOUNDED, UNBOUNDED))
+    pdf, simulated = behind(gauss, transfer, params={"jes": jes}), np.random.default_rng(1).normal(size=(1000, 1))
+
+    def again(x):
+        return pdf.simulated(tf.constant(x))["y"].numpy()
+
+    wrong = np.abs(again(pdf.observed(tf.constant(simulated)).numpy()) - simulated[:, 0]) > 0.02
+    assert wrong[simulated[:, 0] < -0.5].mean() > 0.9
+    assert not wrong[simulated[:, 0] > 0.0].any()
+    moved = observed(pdf, [simulated])
+    np.testing.assert_allclose(again(moved.array(["y"])), simulated[~wrong, 0], atol=0.02)
+    assert np.sum(moved.weights) == pytest.approx(1.0)
 
 
 def test_minibatches_hold_what_differs_between_events():

@@ -140,7 +140,12 @@ class DoIPDF(LogSpacePDF, zfit.pdf.BaseFunctor):
 
     def simulated(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The observables of events ``(n, n_obs)`` where simulation has them, by name."""
-        y = self._transfer.decode(self.mapped(self.precompute_unmapped(x)).u)
+        events = self.mapped(self.precompute_unmapped(x))
+        u = events.u
+        if self._profiled:
+            coefficients = self._profiled.coefficients(u, events.context, self._process)
+            u, _ = self._profiled.displacement.inverse(u, coefficients, self._basis())
+        y = self._transfer.decode(u)
         return dict(zip(self._transfer.obs, tf.unstack(y, axis=1), strict=True))
 
     def _simulated(self, events: MappedEvents, u: tf.Tensor, log_det: tf.Tensor | float) -> tuple[Any, Any, tf.Tensor]:

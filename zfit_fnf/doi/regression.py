@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import zfit  # before tensorflow, which it silences
@@ -336,17 +336,27 @@ class Regression:
         gram: Products of first variations ``(folds, K, K)``.
         cross: Of first variations and scores ``(folds, K, P)``.
         squares: Of scores ``(folds, P, P)``.
+        prior: Information ``(P, P)`` of constraints, if parameters are to be measured.
         ridge: Relative strength of the penalty, the best one for events that are held out.
     """
 
     gram: np.ndarray
     cross: np.ndarray
     squares: np.ndarray
+    prior: np.ndarray | None
     ridge: float
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray) -> Regression:
-        """Of chunks of first variations ``(n, K)`` and weights ``(n,)``, with the scores ``(n, P)`` of all events."""
+    def of(
+        cls, rows: Iterable[tuple[np.ndarray, np.ndarray]], scores: np.ndarray, prior: np.ndarray | None = None
+    ) -> Regression:
+        """Of chunks of first variations ``(n, K)`` and weights ``(n,)``, with the scores ``(n, P)`` of all events.
+
+        Args:
+            rows: The chunks.
+            scores: Of the parameters.
+            prior: Information ``(P, P)`` of constraints, as of events with these weights, if parameters are to be measured.
+        """
         gram: Any = [0.0] * _FOLDS
         cross: Any = [0.0] * _FOLDS
         squares: Any = [0.0] * _FOLDS
@@ -361,21 +371,28 @@ class Regression:
                 cross[fold] = cross[fold] + weighted.T.astype(float) @ own
                 squares[fold] = squares[fold] + own.T @ (own * weights[mine, None])
             start = stop
-        made = cls(np.array(gram), np.array(cross), np.array(squares), np.nan)
-        return made.regularised()
+        return cls(np.array(gram), np.array(cross), np.array(squares), prior, np.nan).regularised()
 
     def regularised(self) -> Regression:
-        """With the ridge under which events that are held out are predicted best."""
+        """With the best ridge for events that are held out.
+
+        That is the one with which parameters are known least, by the determinant: where a map absorbs almost all that
+        data say, the little that is left has to be right. Without a prior it is the one that predicts scores best.
+        """
         squares = np.diagonal(self.squares.sum(axis=0))
-        moves = squares > 0.0  # a parameter that moves nothing says nothing about a ridge
-        left = np.array([np.diagonal(self.held_out(ridge)) for ridge in _RIDGES])
-        totals = np.sum(left[:, moves] / squares[moves], axis=1)
-        return Regression(self.gram, self.cross, self.squares, float(_RIDGES[int(np.argmin(totals))]))
+        moves = np.flatnonzero(squares > 0.0)  # a parameter that moves nothing says nothing about a ridge
+        left = np.array([self.held_out(ridge) for ridge in _RIDGES])
+        if self.prior is None:
+            totals = np.sum(np.diagonal(left, axis1=1, axis2=2)[:, moves] / squares[moves], axis=1)
+        else:
+            signs, logarithms = np.linalg.slogdet((left + self.prior)[:, moves][:, :, moves])
+            totals = np.where(signs > 0.0, logarithms, np.inf)
+        return replace(self, ridge=float(_RIDGES[int(np.argmin(totals))]))
 
     def restricted(self, fields: np.ndarray) -> Regression:
         """With some of the fields only; each number of fields has its own best ridge."""
         gram = self.gram[:, fields][:, :, fields]
-        return Regression(gram, self.cross[:, fields], self.squares, np.nan).regularised()
+        return replace(self, gram=gram, cross=self.cross[:, fields]).regularised()
 
     def directions(self) -> np.ndarray:
         """Weights ``(K, P)`` of the fields by which the best map moves with each parameter."""

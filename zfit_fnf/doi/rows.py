@@ -41,6 +41,7 @@ __all__ = [
 
 _SCORED = 32  # calls of the kernel from which the error of a parameter is estimated
 _EPOCHS = 20
+_SAME_PLACE = 0.01  # widths
 
 
 # --- models and their parts -----------------------------------------------------------------------------------------
@@ -106,13 +107,27 @@ def simulated_events(model: zfit.pdf.BasePDF, n: int, seed: int) -> list[np.ndar
 
 
 def observed(pdf: zfit.pdf.BasePDF, simulated: Sequence[np.ndarray]) -> Sample:
-    """Events of the components of a model where data have them, weighted by their shares at the current parameters."""
+    """Events of the components of a model where data have them, weighted by their shares at the current parameters.
+
+    Events that no place in data is taken to are left out: a map that has bent where there are no data may fold there.
+    """
     parts = parts_of(pdf)
     shares = np.asarray(sum_shares(pdf), float) if isinstance(pdf, SumPDF) else np.ones(1)
-    x = [concatenated(part.observed, events, size=GRAPH) for part, events in zip(parts, simulated, strict=True)]
+    x = [_observed(part, events) for part, events in zip(parts, simulated, strict=True)]
     sizes = [len(events) for events in x]
     weights = np.repeat(np.maximum(shares, 0.0) / sizes, sizes)
     return Sample(dict(zip(pdf.obs, np.concatenate(x).T, strict=True)), weights, f"events of {pdf.name}")
+
+
+def _observed(part: DoIPDF, events: np.ndarray) -> np.ndarray:
+    x = concatenated(part.observed, events, size=GRAPH)
+
+    def distance(x: tf.Tensor, events: np.ndarray) -> tf.Tensor:
+        own = [abs(y - events[:, part.obs.index(name)]) / width[name] for name, y in part.simulated(x).items()]
+        return tf.reduce_max(own, axis=0)
+
+    width = dict(zip(part.obs, np.maximum(events.std(axis=0), 1e-300), strict=True))
+    return x[concatenated(distance, x, events, size=GRAPH) < _SAME_PLACE]
 
 
 def floating(pdf: zfit.pdf.BasePDF) -> list[zfit.Parameter]:

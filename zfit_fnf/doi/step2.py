@@ -154,9 +154,10 @@ class ProfileProblem:
         self._total = float(fit.data.sum_weights)
         self._rest = np.zeros(self._displacement.n_fields)
         drawn, of_model, of_data, start = self._at_the_maximum(fit, seed)
-        regression = Regression.of(self._rows(of_model), scores(self._polished_pdf(fit), of_model.x, self.params))
         prior = constraint_hessian(self._constraints, self.params)
         weight = fit.data.sum_weights / fit.data.effective_size
+        own = scores(self._polished_pdf(fit), of_model.x, self.params)
+        regression = Regression.of(self._rows(of_model), own, weight * prior)
         bounds = Bounds.of(tuple(fit.values), regression, prior, self._displacement, weight)
         if not np.isfinite(bounds.covariance).all():
             raise ValueError(
