@@ -264,11 +264,11 @@ def test_simulated_events_are_observed_where_the_map_has_them(fitted, profiled):
     np.testing.assert_allclose(fitted.pdf.simulated(x)["y"], events["y"], atol=1e-5)  # networks are in single precision
 
 
-def test_simulated_events_beyond_a_fold_of_a_map_are_left_out():
-    """A displacement of ``0.9 z**2`` has a minimum of about -0.3: for what is below, Newton's steps end somewhere."""
+def test_simulated_events_that_a_map_with_folds_takes_nowhere_are_left_out():
+    """A displacement by the fifth Hermite polynomial goes up and down: Newton's steps do not come back to a few events."""
     jes = zfnf.nuisance("jes")
-    displacement = Displacement(((1,),), n_dim=1, n_cond=0, n_functions=3, constant=True)
-    displacement.set_fields(np.array([[0.0, 0.0, 0.0], [0.9, 0.0, 0.9 * np.sqrt(2.0)]]))
+    displacement = Displacement(((1,),), n_dim=1, n_cond=0, n_functions=6, constant=True)
+    displacement.set_fields(np.array([np.zeros(6), [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]))
     transfer = ProfiledTransfer(Transfer(["y"]), displacement, centre={"jes": 0.0}, axes=np.eye(1))
     gauss = zfit.pdf.Gauss(jes, 1.0, obs=zfit.Space("y", -UNBOUNDED, UNBOUNDED))
     pdf, simulated = behind(gauss, transfer, params={"jes": jes}), np.random.default_rng(1).normal(size=(1000, 1))
@@ -276,11 +276,10 @@ def test_simulated_events_beyond_a_fold_of_a_map_are_left_out():
     def again(x):
         return pdf.simulated(tf.constant(x))["y"].numpy()
 
-    wrong = np.abs(again(pdf.observed(tf.constant(simulated)).numpy()) - simulated[:, 0]) > 0.02
-    assert wrong[simulated[:, 0] < -0.5].mean() > 0.9
-    assert not wrong[simulated[:, 0] > 0.0].any()
+    wrong = np.abs(again(pdf.observed(tf.constant(simulated)).numpy()) - simulated[:, 0]) > 0.01
+    assert 0 < np.sum(wrong) < 20
     moved = observed(pdf, [simulated])
-    np.testing.assert_allclose(again(moved.array(["y"])), simulated[~wrong, 0], atol=0.02)
+    np.testing.assert_allclose(again(moved.array(["y"])), simulated[~wrong, 0], atol=0.01)
     assert np.sum(moved.weights) == pytest.approx(1.0)
 
 

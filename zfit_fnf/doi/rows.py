@@ -109,7 +109,7 @@ def simulated_events(model: zfit.pdf.BasePDF, n: int, seed: int) -> list[np.ndar
 def observed(pdf: zfit.pdf.BasePDF, simulated: Sequence[np.ndarray]) -> Sample:
     """Events of the components of a model where data have them, weighted by their shares at the current parameters.
 
-    Events that no place in data is taken to are left out: a map that has bent where there are no data may fold there.
+    A map that has bent where there are no data may fold there: events that it does not bring back are left out.
     """
     parts = parts_of(pdf)
     shares = np.asarray(sum_shares(pdf), float) if isinstance(pdf, SumPDF) else np.ones(1)
