@@ -63,6 +63,7 @@ def log_law(law: str, y: tf.Tensor, place: Any, width: Any) -> tf.Tensor:
     """Log-density of a law that is moved and stretched; without a range on both sides these are what they say."""
     if law == "bounded":
         power = 2.5 * tf.exp(-0.5 * place) / width
+        y = tf.clip_by_value(y, 1e-12, 1.0 - 1e-12)  # a map may take an event to an edge in float64
         return tf.math.log(1.5 * power) + 0.5 * tf.math.log(y) + (power - 1.0) * tf.math.log1p(-(y**1.5))
     z, log_width = standard(law, y, place, width), tf.math.log(width) + (0.5 * place if LAWS[law] == POSITIVE else 0.0)
     if law == "peaks":
