@@ -204,6 +204,8 @@ class ConditionalMinima:
             # A background of none, as fits best beside a signal, is impossible without: start beside the limits.
             steps = np.minimum([float(one.stepsize) for one in self._others], 0.25 * (self._high - self._low))
             zfit.param.set_values(self._others, np.clip(self._start(point), self._low + steps, self._high - steps))
+            if np.isposinf(self._nll.value(full=False)):  # whatever the others are, as of no events at all
+                return self._found(point, current_values(self._others).values(), np.inf)
         minimise(self._nll, self._others, self._minimizer)
         value, _ = self._nll.value_gradient(self._others, full=True)
         return self._found(point, current_values(self._others).values(), float(value))
