@@ -16,20 +16,17 @@ exact errors, and ``ratio``, the error over the exact one.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import zfit
 import iminuit
 import numpy as np
-from random_problems import WEIGHTS, one_by_one
+from random_problems import WEIGHTS, study
 from scipy import stats
 
 import zfit_fnf as zfnf
@@ -347,20 +344,5 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Run the study and print its JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=10)
-    parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--data", type=int, default=3, help="data sets of each analysis")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.problems)
-    rows = list(one_by_one(partial(solved, n_data=arguments.data), seeds))
-    print(json.dumps(summary(rows), indent=2))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"summary": summary(rows), "problems": rows}, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    study(__doc__, solved, summary, data=3)

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -253,19 +253,36 @@ def one_by_one(solve: Callable[[int], dict[str, Any]], seeds: Iterable[int]) -> 
             yield row
 
 
-def main() -> None:
-    """Run the study and print its JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=40)
+def study(
+    doc: str | None,
+    solve: Callable[..., dict[str, Any]],
+    summarised: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    *,
+    problems: int = 10,
+    data: int | None = None,
+) -> None:
+    """The command line of a random study: runs it and prints its JSON.
+
+    Args:
+        doc: What it is.
+        solve: Solves the problem of a seed, with ``n_data`` data sets if there are some.
+        summarised: Summary of what was found.
+        problems: Number of problems, by default.
+        data: Number of data sets of each, by default; none, if that is not for users to choose.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=problems)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    if data is not None:
+        parser.add_argument("--data", type=int, default=data, help="data sets of each problem")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.problems)
-    rows = list(one_by_one(solved, seeds))
-    print(json.dumps(summary(rows), indent=2))
+    rows = list(one_by_one(solve if data is None else partial(solve, n_data=arguments.data), seeds))
+    print(json.dumps(summarised(rows), indent=2))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"summary": summary(rows), "problems": rows}, indent=2))
+        arguments.json.write_text(json.dumps({"summary": summarised(rows), "problems": rows}, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    study(__doc__, solved, summary, problems=40)

@@ -20,7 +20,7 @@ from ..common.warning import warn
 from ..param import Nuisance, axis_title, limits_of
 from ..profiles import BestFit, ConditionalMinima, KnownMinimum
 from ..state import Known, current_values, known_before, preserved
-from .shared import check, shared
+from .shared import check_scan, shared_work
 
 __all__ = ["Impacts", "impacts"]
 
@@ -115,7 +115,7 @@ def impacts(
         >>> print(impacts(nll, result, mu))
         >>> ax = zfit_fnf.plotting.impacts(impacts(nll, result, mu))
     """
-    check(nll, result, minimizer, executor)
+    check_scan(nll, result, minimizer, executor)
     param = parameter_of(nll, param, "what is measured")
     if nuisances is None:
         known = known_before(nll)
@@ -129,7 +129,7 @@ def impacts(
     members = _members(nll, groups, moved)
     with preserved(nll):
         best_fit = BestFit(nll, result)
-        work = shared(_rows, best_fit, [param, *moved], minimizer, executor)
+        work = shared_work(_rows, best_fit, [param, *moved], minimizer, executor)
         text = f"impacts on {param.name}" if progress else ""
         found = dict(run(work, range(1, 1 + len(moved)), executor=executor, progress=text))
         rows = {one.name: found[index] for index, one in enumerate(moved, start=1)}

@@ -29,7 +29,7 @@ from ..loss import warn_of_weights
 from ..param import axis_title
 from ..profiles import BestFit, ConditionalMinima, KnownMinimum, warn_of_points
 from ..state import preserved
-from .shared import check, shared
+from .shared import check_scan, shared_work
 
 __all__ = ["ContourScan", "ProfileScan", "contour", "profile"]
 
@@ -144,7 +144,7 @@ def profile(
     Example:
         >>> ax = zfit_fnf.plotting.profile(profile(nll, result, jes))
     """
-    check(nll, result, minimizer, executor)
+    check_scan(nll, result, minimizer, executor)
     warn_of_weights(nll, "profiles", _BY_HESSE)
     param, n_sigma = parameter_of(nll, param, "what is scanned"), positive(n_sigma, "n_sigma=")
     n_points = count(n_points, "n_points=", least=2)
@@ -191,7 +191,7 @@ def contour(
     Example:
         >>> ax = zfit_fnf.plotting.contour(contour(nll, result, (jes, jer)))
     """
-    check(nll, result, minimizer, executor)
+    check_scan(nll, result, minimizer, executor)
     if isinstance(params, (str, zfit.Parameter)) or len(params) != 2:
         raise ValueError(f"a contour needs two parameters, (first, second); got {params!r}")
     warn_of_weights(nll, "contours", _BY_HESSE)
@@ -224,7 +224,7 @@ def _scanned(
     progress: bool,
 ) -> np.ndarray:
     """Twice the rise of the likelihood with parameters fixed to the points ``(n,)``; what is wrong with them is told."""
-    work = shared(_rises, best_fit, params, minimizer, executor)
+    work = shared_work(_rises, best_fit, params, minimizer, executor)
     found = dict(run(work, points, executor=executor, progress=what if progress else ""))
     delta = np.array([found[point][0] for point in points])
     warn_of_points(params, points, delta)

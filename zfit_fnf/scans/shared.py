@@ -13,13 +13,13 @@ from ..common.parallel import Executor
 from ..pickling import work_of
 from ..profiles import KnownMinimum
 
-__all__ = ["check", "shared"]
+__all__ = ["check_scan", "shared_work"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def shared(
+def shared_work(
     make: Callable[..., Callable[[Task], Result]],
     best_fit: KnownMinimum,
     params: Sequence[zfit.Parameter],
@@ -41,7 +41,12 @@ def _at_minimum(
     return make(KnownMinimum(nll, values), params, None)
 
 
-def check(nll: zfit.loss.UnbinnedNLL, result: FitResult, minimizer: Any, executor: Any) -> None:
+def check_scan(nll: zfit.loss.UnbinnedNLL, result: FitResult, minimizer: Any, executor: Any) -> None:
+    """Refuse what cannot be scanned: no likelihood, no result of a fit, or an executor beside a minimiser.
+
+    Raises:
+        TypeError: If one of them is something else; names it.
+    """
     check_likelihood(nll)
     if not isinstance(result, FitResult):
         raise TypeError(f"the second argument is the result of a fit, zfit_fnf.Minuit().minimize(nll); got {result!r}")
